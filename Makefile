@@ -1,0 +1,143 @@
+# ponder.c: `make` lists the targets. Needs make and a C compiler; everything else is optional.
+
+CC ?= cc
+B ?= build
+# Build on every core, unless -j was given.
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+endif
+CFLAGS ?= -O3
+WARN = -Wall -Wextra -Wno-missing-field-initializers -Wno-unused-function $(if $(WERROR),-Werror)
+# No fast math, no contraction: every machine computes the same bits, and NaN stays visible.
+RULES = -std=gnu11 -ffp-contract=off -fno-math-errno
+LIBS = -lm
+
+# OpenMP where the compiler has it; without, everything works on one thread.
+OPENMP := $(shell echo 'int main(void){return 0;}' | $(CC) -fopenmp -x c -o /dev/null - 2>/dev/null && echo -fopenmp)
+NO_OPENMP_NOTE = $(if $(OPENMP),,-Wno-unknown-pragmas)
+
+# One binary holds the program once per instruction set; common/dispatch.c picks at run time.
+ISAS := portable $(if $(filter x86_64 amd64,$(shell uname -m)),avx2 avx512)
+ISA_portable =
+ISA_avx2 = -mavx2 -mfma
+ISA_avx512 = -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mavx2 -mprefer-vector-width=512
+
+COMPILE = $(CC) -x c $(RULES) $(CFLAGS) $(OPENMP) $(WARN) $(NO_OPENMP_NOTE) -I$(B) -MMD -MP
+LINK = $(CC) $(CFLAGS) $(OPENMP)
+
+help: ## list the targets
+	@echo "make TARGET [STEPS=n] [OUT=dir] [ARGS=\"--option ...\"]"
+	@grep -hE '^[a-z][a-z_-]*:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  %-24s %s\n", $$1, $$2 }'
+.PHONY: help
+
+# $(call program,name,source,flags): build/name from source, for every instruction set.
+define program
+$(B)/$(1): $(foreach i,$(ISAS),$(B)/$(1).$(i).o) $(B)/dispatch.o
+	$$(LINK) -o $$@ $$^ $$(LIBS)
+$(foreach i,$(ISAS),$(eval $(call object,$(1),$(2),$(3),$(i))))
+endef
+define object
+$(B)/$(1).$(4).o: $(2) $(B)/modeling_ponder.h
+	$$(COMPILE) $$(ISA_$(4)) $(3) -DMAIN=main_$(4) -c -o $$@ $$<
+endef
+# $(call tool,name,source): a program that computes nothing heavy, compiled once.
+define tool
+$(B)/$(1): $(2) | $(B)
+	$$(COMPILE) -o $$@ $$< $$(LIBS)
+endef
+
+$(B):
+	mkdir -p $(B)
+$(B)/dispatch.o: common/dispatch.c | $(B)
+	$(COMPILE) $(addprefix -DHAVE_,$(ISAS)) -c -o $@ $<
+# The Python class that a checkpoint carries, as a C string: a binary writes it wherever it runs.
+$(B)/modeling_ponder.h: dev/modeling_ponder.py | $(B)
+	( echo 'static const char modeling_ponder_py[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/^/    "/; s/$$/\\n"/' $<; echo '    ;' ) > $@.tmp && mv $@.tmp $@
+
+$(eval $(call program,train_pythia,train_pythia.cu,))
+$(eval $(call program,bench_cpu,dev/bench_cpu.c,))
+$(eval $(call tool,bytes,data/bytes.c))
+$(eval $(call tool,compare,dev/compare.c))
+
+# ---- the main job ----
+
+train_pythia: $(B)/train_pythia ## build the CPU trainer, build/train_pythia
+.PHONY: train_pythia
+
+DATA ?= data/headers
+data: $(DATA)/train.bin ## make the default corpus: this system's C headers, as bytes
+$(DATA)/train.bin: | $(B)/bytes
+	$(B)/bytes --compiler "$(CC)" --out-train $(DATA)/train.bin --out-val $(DATA)/val.bin
+.PHONY: data
+
+# The model and the run of the main job: chosen by the sweep that dev/LOG.md records. All three
+# rows of the comparison share everything but the options that make them what they are, and the
+# learning rate, which is each row's own best.
+STEPS ?= 600
+SEED ?= 42
+MAIN_MODEL = --model pythia-14m --layers 4 --width 128 --heads 4 --vocab 257
+MAIN_RUN = --train "$(DATA)/train.bin" --val "$(DATA)/val.bin" --seq 256 --batch 8 --total-batch 2048 --steps $(STEPS) --seed $(SEED) \
+    --val-every 100 --val-batches 20 --save-every 100 --resume
+ROW_ponder = --ponder 3 --lr 4e-3
+ROW_vanilla = --ponder 0 --lr 4e-3
+ROW_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
+# $(call main_job,row,directory)
+main_job = $(B)/train_pythia $(MAIN_MODEL) $(MAIN_RUN) $(ROW_$(1)) --out "$(2)" $(ARGS)
+
+train_pythia_ponder: $(B)/train_pythia $(DATA)/train.bin ## THE MAIN JOB: train a pondering Pythia (S = 3)
+	$(call main_job,ponder,$(or $(OUT),out/pythia_ponder))
+	@$(call plot,$(or $(OUT),out/pythia_ponder))
+train_pythia_vanilla: $(B)/train_pythia $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
+	$(call main_job,vanilla,$(or $(OUT),out/pythia_vanilla))
+	@$(call plot,$(or $(OUT),out/pythia_vanilla))
+train_pythia_fair: $(B)/train_pythia $(DATA)/train.bin ## the baseline with pondering's initialisation and scaling
+	$(call main_job,fair,$(or $(OUT),out/pythia_fair))
+	@$(call plot,$(or $(OUT),out/pythia_fair))
+.PHONY: train_pythia_ponder train_pythia_vanilla train_pythia_fair
+
+plot = $(MAKE) -s --no-print-directory $(B)/compare && $(B)/compare --svg "$(1)/curves.svg" "$(notdir $(1))=$(1)" >/dev/null && echo "curves     $(1)/curves.svg"
+
+COMPARE = $(or $(OUT),out)
+compare: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## train all three on the same data, steps and seed; table and picture
+	$(call main_job,vanilla,$(COMPARE)/pythia_vanilla)
+	$(call main_job,fair,$(COMPARE)/pythia_fair)
+	$(call main_job,ponder,$(COMPARE)/pythia_ponder)
+	$(B)/compare --svg "$(COMPARE)/compare.svg" --table "$(COMPARE)/compare.md" --title "Pythia on C headers" \
+	    "pondering=$(COMPARE)/pythia_ponder" "vanilla=$(COMPARE)/pythia_vanilla" "fair vanilla=$(COMPARE)/pythia_fair"
+.PHONY: compare
+
+# ---- tests ----
+
+# Tests of arithmetic run in the best instruction set of this machine; that all give the same bits
+# is a test of its own, of build/train_pythia and build/test_common, which hold every one.
+HAS = $(shell grep -qsw $(1) /proc/cpuinfo && echo 1)
+NATIVE := $(if $(filter avx2,$(ISAS)),$(if $(call HAS,avx512bw),avx512,$(if $(call HAS,fma),avx2,portable)),portable)
+# $(call test,name,source,flags,instruction set)
+define test
+$(B)/$(1): $(2) $(B)/modeling_ponder.h
+	$$(COMPILE) $$(ISA_$(4)) -g1 -DTESTING -DMAIN=main -DBUILD_DIR='"$(B)"' $(3) -o $$@ $$< $$(LIBS)
+endef
+$(eval $(call program,test_common,test_common.c,-g1 -DTESTING -DBUILD_DIR='"$(B)"'))
+$(eval $(call test,test_ponder,test_ponder.c,-DMIX_ROWS=8,$(NATIVE)))
+$(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double,portable))
+$(eval $(call test,test_pythia,test_pythia.c,,$(NATIVE)))
+$(eval $(call test,test_pythia_double,test_pythia.c,-DMIX_ROWS=8 -DREAL=double,portable))
+TESTS = $(addprefix $(B)/,test_common test_ponder test_ponder_double test_pythia_double test_pythia)
+
+test: $(TESTS) $(B)/train_pythia $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
+	@dev/run_tests.sh $(TESTS)
+	@echo "not run here: make test-sanitize (ASan, UBSan), make test-all (checkpoints in transformers; needs Python and a network)" >&2
+test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory B=$(B)/sanitize ISAS="$(NATIVE)" \
+	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" test
+.PHONY: test test-sanitize
+
+lint: $(B)/modeling_ponder.h ## the rules of the code
+	@CC="$(CC)" B="$(B)" dev/lint.sh
+.PHONY: lint
+
+clean: ## remove build/ (trained models in out/ and data stay)
+	rm -rf $(B)
+.PHONY: clean
+
+-include $(wildcard $(B)/*.d)

@@ -1,0 +1,164 @@
+// base.h - the few things every file needs: the number type, errors, memory, time, threads.
+//
+// Everything in this project is in the common subset of C11 and C++17, because the same headers
+// are read by a C compiler (CPU program), by nvcc (GPU program) and by g++ (emulator).
+#ifndef PONDER_BASE_H
+#define PONDER_BASE_H
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+// The number type of the C half. The trainer computes in float; the finite-difference tests
+// compile the very same source with -DREAL=double.
+#ifndef REAL
+#define REAL float
+#endif
+typedef REAL real;
+
+#define ALIGNMENT 64  // bytes: one cache line, one AVX-512 register
+
+// A small file that a checkpoint carries beside the tensors (config.json, tokenizer.json, ...).
+typedef struct {
+    const char* name;
+    const char* text;
+    size_t size;
+} CheckpointFile;
+
+static inline size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+static inline size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// How die() ends: a fuzzer, which must survive errors, jumps back instead.
+#ifndef DIE_EXIT
+#define DIE_EXIT(code) exit(code)
+#endif
+
+// Prints "error: ..." on stderr and exits with 1. A message says what was expected, what was
+// found, where, and one hint. No trailing newline in fmt.
+__attribute__((noreturn, format(printf, 1, 2))) static inline void die(const char* fmt, ...) {
+    fflush(stdout);
+    fprintf(stderr, "error: ");
+    va_list args;
+    va_start(args, fmt);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fprintf(stderr, "\n");
+    DIE_EXIT(1);
+}
+
+// Prints "warning: ..." on stderr and goes on.
+__attribute__((format(printf, 1, 2))) static inline void warn(const char* fmt, ...) {
+    fflush(stdout);
+    fprintf(stderr, "warning: ");
+    va_list args;
+    va_start(args, fmt);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fprintf(stderr, "\n");
+}
+
+// a * b, or an error that names what was being sized.
+static inline size_t mul_size(size_t a, size_t b, const char* what) {
+    if (b != 0 && a > SIZE_MAX / b) { die("%s: %zu x %zu does not fit in memory", what, a, b); }
+    return a * b;
+}
+
+// count * size bytes, aligned to ALIGNMENT, zeroed; never returns NULL. Free with free().
+static inline void* xalloc(size_t count, size_t size, const char* what) {
+    size_t bytes = round_up(max_size(mul_size(count, size, what), 1), ALIGNMENT);
+    void* p = NULL;
+    if (posix_memalign(&p, ALIGNMENT, bytes) != 0 || p == NULL) {
+        die("out of memory: could not get %.1f MB for %s", (double)bytes / 1e6, what);
+    }
+    memset(p, 0, bytes);
+    return p;
+}
+
+// A printf into fresh memory; the caller frees it.
+__attribute__((format(printf, 1, 2))) static inline char* format_string(const char* fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    va_list again;
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    if (n < 0) { die("a message could not be formatted: %s", fmt); }
+    char* s = (char*)xalloc((size_t)n + 1, 1, "a string");
+    vsnprintf(s, (size_t)n + 1, fmt, again);
+    va_end(again);
+    return s;
+}
+
+// A growing string: for JSON, tables, help texts. Start from {0}; free(sb.data).
+typedef struct {
+    char* data;   // NUL-terminated once anything was appended
+    size_t size;  // bytes without the NUL
+    size_t capacity;
+} StringBuilder;
+
+static inline void sb_append(StringBuilder* sb, const char* bytes, size_t n) {
+    if (sb->size + n + 1 > sb->capacity) {
+        size_t capacity = max_size(2 * sb->capacity, round_up(sb->size + n + 1, 256));
+        char* data = (char*)xalloc(capacity, 1, "a string");
+        if (sb->size) { memcpy(data, sb->data, sb->size); }
+        free(sb->data);
+        sb->data = data;
+        sb->capacity = capacity;
+    }
+    if (n) { memcpy(sb->data + sb->size, bytes, n); }
+    sb->size += n;
+    sb->data[sb->size] = 0;
+}
+
+__attribute__((format(printf, 2, 3))) static inline void sb_printf(StringBuilder* sb, const char* fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    va_list again;
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    if (n < 0) { die("a message could not be formatted: %s", fmt); }
+    char* s = (char*)xalloc((size_t)n + 1, 1, "a string");
+    vsnprintf(s, (size_t)n + 1, fmt, again);
+    va_end(again);
+    sb_append(sb, s, (size_t)n);
+    free(s);
+}
+
+// Seconds on a clock that never jumps.
+static inline double now_seconds(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+// How many threads a parallel region gets (1 in a build without OpenMP).
+static inline int thread_count(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+// This thread's number inside a parallel region, 0 outside.
+static inline int thread_index(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+#endif

@@ -1,0 +1,182 @@
+// log.h - what a run writes for people (numbers with units, tables) and for programs (metrics.jsonl).
+#ifndef PONDER_LOG_H
+#define PONDER_LOG_H
+
+#include "base.h"
+#include "safetensors.h"  // write_all, write_file
+
+// ---- numbers for people; each writes into the caller's 32 bytes and returns them ----
+
+// 12345678 -> "12.3 M".
+static inline char* format_count(char* out, double n) {
+    static const char* const units[] = {"", " k", " M", " G", " T", " P", " E"};
+    int u = 0;
+    while (fabs(n) >= 999.5 && u < 6) { n /= 1000, u++; }
+    snprintf(out, 32, u == 0 ? "%.0f%s" : fabs(n) < 9.995 ? "%.2f%s" : fabs(n) < 99.95 ? "%.1f%s" : "%.0f%s", n, units[u]);
+    return out;
+}
+
+// Bytes -> "1234.5 MB".
+static inline char* format_megabytes(char* out, double bytes) {
+    snprintf(out, 32, "%.1f MB", bytes / 1e6);
+    return out;
+}
+
+// Seconds -> "12.3 s", "4m05s", "3h07m", "2d03h".
+static inline char* format_time(char* out, double seconds) {
+    if (!(seconds < 1e9)) {
+        snprintf(out, 32, "?");
+    } else if (seconds < 99.95) {
+        snprintf(out, 32, "%.1f s", seconds);
+    } else {
+        long s = (long)(seconds + 0.5);
+        if (s < 3600) {
+            snprintf(out, 32, "%ldm%02lds", s / 60, s % 60);
+        } else if (s < 86400) {
+            snprintf(out, 32, "%ldh%02ldm", s / 3600, s / 60 % 60);
+        } else {
+            snprintf(out, 32, "%ldd%02ldh", s / 86400, s / 3600 % 24);
+        }
+    }
+    return out;
+}
+
+// Words joined with blanks and broken before column 100; continuation lines are indented.
+typedef struct {
+    FILE* file;
+    int indent, at;
+} LogLine;
+
+static inline LogLine log_begin(FILE* file, const char* title, int indent) {
+    LogLine line;
+    line.file = file;
+    line.indent = indent;
+    line.at = fprintf(file, "%-*s", indent, title);
+    return line;
+}
+__attribute__((format(printf, 2, 3))) static inline void log_item(LogLine* line, const char* fmt, ...) {
+    char item[256];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(item, sizeof item, fmt, args);
+    va_end(args);
+    int n = (int)strlen(item);
+    int empty = line->at <= line->indent;
+    if (!empty && line->at + 2 + n > 100) {
+        fprintf(line->file, ",\n%*s", line->indent, "");
+        line->at = line->indent;
+        empty = 1;
+    }
+    line->at += fprintf(line->file, "%s%s", empty ? "" : ", ", item);
+}
+static inline void log_end(LogLine* line) { fprintf(line->file, "\n"); }
+
+// ---- files ----
+
+// Writes all n bytes, or dies naming the file.
+static inline void write_fully(int fd, const char* bytes, size_t n, const char* path) {
+    if (write_all(fd, bytes, n) != 0) { die("%s: could not be written: %s%s", path, strerror(errno), write_hint(errno)); }
+}
+
+// The whole of a file in malloc'd memory (NUL-terminated), NULL if there is none; dies on any other error.
+static inline char* read_fully(const char* path, size_t* size) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        if (errno == ENOENT) { return NULL; }
+        die("cannot read %s: %s", path, strerror(errno));
+    }
+    StringBuilder sb = {0};
+    char chunk[65536];
+    for (;;) {
+        ssize_t n = read(fd, chunk, sizeof chunk);
+        if (n < 0 && errno == EINTR) { continue; }
+        if (n < 0) { die("cannot read %s: %s", path, strerror(errno)); }
+        sb_append(&sb, chunk, (size_t)n);
+        if (n == 0) { break; }
+    }
+    close(fd);
+    *size = sb.size;
+    return sb.data;
+}
+
+// ---- metrics.jsonl: one object a line ----
+
+typedef struct {
+    char* path;
+    int fd;
+    int validated;  // after metrics_open: the line of the validation at `step` is there
+} Metrics;
+
+// The step of a whole line of ours; -1 for anything else. `validation` says which kind it is.
+static inline int64_t metrics_line_step(const char* line, size_t n, int* validation) {
+    static const char start[] = "{\"step\": ";
+    size_t k = sizeof start - 1;
+    if (n < k + 3 || memcmp(line, start, k) != 0 || line[n - 1] != '}') { return -1; }
+    int64_t step = 0;
+    size_t i = k;
+    for (; i < n && line[i] >= '0' && line[i] <= '9' && i < k + 15; i++) { step = 10 * step + (line[i] - '0'); }
+    if (i == k || line[i] != ',') { return -1; }
+    static const char loss[] = ", \"val_loss\"";
+    *validation = n - i > sizeof loss && memcmp(line + i, loss, sizeof loss - 1) == 0;
+    return step;
+}
+
+// Opens OUT/metrics.jsonl to go on after `step`. Lines past it are cut, and a last line that was
+// torn by a crash; with step < 0 all of them. The cut file is written aside and renamed, so a crash
+// in the middle leaves the old one.
+static inline void metrics_open(Metrics* metrics, const char* out, int64_t step) {
+    metrics->path = format_string("%s/metrics.jsonl", out);
+    metrics->validated = 0;
+    size_t size = 0;
+    char* text = read_fully(metrics->path, &size);
+    size_t kept = 0;  // bytes; the steps of a file grow, so what is kept is its beginning
+    for (size_t begin = 0; text && begin < size;) {
+        const char* newline = (const char*)memchr(text + begin, '\n', size - begin);
+        if (!newline) { break; }
+        size_t end = (size_t)(newline - text);
+        int validation = 0;
+        int64_t at = metrics_line_step(text + begin, end - begin, &validation);
+        if (at < 0) { die("%s: byte %zu begins a line that is not a metric of ours; move the file away", metrics->path, begin); }
+        if (at > step) { break; }
+        if (at == step && validation) { metrics->validated = 1; }
+        begin = kept = end + 1;
+    }
+    if (text && kept < size) {
+        char* aside = format_string("%s.tmp", metrics->path);
+        char* error = write_file(aside, text, kept);
+        if (error) { die("%s", error); }
+        if (rename(aside, metrics->path) != 0) { die("cannot rename %s to %s: %s", aside, metrics->path, strerror(errno)); }
+        free(aside);
+    }
+    free(text);
+    metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (metrics->fd < 0) { die("%s: could not be opened: %s%s", metrics->path, strerror(errno), write_hint(errno)); }
+}
+
+static inline void metrics_step(Metrics* metrics, int64_t step, int64_t tokens, double loss, double lr, double grad_norm,
+                                double ms, double tokens_per_s, double utilisation) {
+    char line[512];
+    int n = snprintf(line, sizeof line,
+                     "{\"step\": %lld, \"tokens\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"ms\": %.9g, "
+                     "\"tokens_per_s\": %.9g, \"utilisation\": %.9g}\n",
+                     (long long)step, (long long)tokens, loss, lr, grad_norm, ms, tokens_per_s, utilisation);
+    write_fully(metrics->fd, line, (size_t)n, metrics->path);
+}
+
+static inline void metrics_validation(Metrics* metrics, int64_t step, double loss, const double* loss_of_pass, int passes) {
+    StringBuilder sb = {0};
+    sb_printf(&sb, "{\"step\": %lld, \"val_loss\": %.9g, \"val_loss_pass\": [", (long long)step, loss);
+    for (int s = 0; s < passes; s++) { sb_printf(&sb, "%s%.9g", s ? ", " : "", loss_of_pass[s]); }
+    sb_printf(&sb, "]}\n");
+    write_fully(metrics->fd, sb.data, sb.size, metrics->path);
+    free(sb.data);
+}
+
+// Before a checkpoint is written: its metrics must not be younger than it after a power cut.
+static inline void metrics_flush(Metrics* metrics) {
+    if (fsync(metrics->fd) != 0 && errno != EINVAL && errno != EROFS) {
+        die("%s: could not be written: %s%s", metrics->path, strerror(errno), write_hint(errno));
+    }
+}
+
+#endif

@@ -1,0 +1,122 @@
+// machine.h - what this machine can do at most: the figures that speed is compared with.
+#ifndef PONDER_MACHINE_H
+#define PONDER_MACHINE_H
+
+#include "base.h"
+#include "vec.h"
+
+// The instruction set that this build of the program is for.
+static inline const char* machine_isa(void) {
+#if VL == 16
+    return "AVX-512";
+#elif VL == 8
+    return "AVX2";
+#elif defined(__aarch64__)
+    return "NEON";
+#else
+    return "portable";
+#endif
+}
+
+// The processor's name, "unknown processor" where the system does not tell.
+static inline const char* machine_name(void) {
+    static char name[128];
+    if (name[0]) { return name; }
+    snprintf(name, sizeof name, "unknown processor");
+    FILE* f = fopen("/proc/cpuinfo", "r");
+    if (f == NULL) { return name; }
+    char line[512];
+    while (fgets(line, sizeof line, f)) {
+        char* colon = strchr(line, ':');
+        if (colon && strncmp(line, "model name", 10) == 0) {
+            colon += strspn(colon, ": \t");
+            colon[strcspn(colon, "\n")] = 0;
+            if (*colon) { snprintf(name, sizeof name, "%.127s", colon); }
+            break;
+        }
+    }
+    fclose(f);
+    return name;
+}
+
+// Rounds of fused multiply-adds on registers alone, from x[0], and what they add up to to x[0].
+// Volatile, so that no compiler moves the work past a clock. 14 chains, from 14 numbers so that no
+// compiler makes one of them, hide the instruction's latency and leave two registers of 16.
+__attribute__((noinline)) static void machine_fma_rounds(size_t rounds, volatile float* x) {
+    float first = x[0];
+    vf a = vf_set1(0.75f), b = vf_set1(first), one = vf_set1(1);
+    vf s0 = b, s1 = s0 + one, s2 = s1 + one, s3 = s2 + one, s4 = s3 + one, s5 = s4 + one, s6 = s5 + one;
+    vf s7 = s6 + one, s8 = s7 + one, s9 = s8 + one, s10 = s9 + one, s11 = s10 + one, s12 = s11 + one, s13 = s12 + one;
+    for (size_t i = 0; i < rounds; i++) {
+        s0 = vf_fma(s0, a, b), s1 = vf_fma(s1, a, b), s2 = vf_fma(s2, a, b), s3 = vf_fma(s3, a, b);
+        s4 = vf_fma(s4, a, b), s5 = vf_fma(s5, a, b), s6 = vf_fma(s6, a, b), s7 = vf_fma(s7, a, b);
+        s8 = vf_fma(s8, a, b), s9 = vf_fma(s9, a, b), s10 = vf_fma(s10, a, b), s11 = vf_fma(s11, a, b);
+        s12 = vf_fma(s12, a, b), s13 = vf_fma(s13, a, b);
+    }
+    vf s = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)) + ((s8 + s9) + (s10 + s11)) + (s12 + s13);
+    x[0] = s[0];
+}
+
+// Seconds for `rounds` on each thread: from when all have begun to when all are done.
+static inline double machine_time_fma(size_t rounds) {
+    double start = 0, end = 0;
+#pragma omp parallel
+    {
+        volatile float x[1] = {0.25f};
+        machine_fma_rounds(rounds / 8 + 1, x);
+        x[0] = 0.25f;
+#pragma omp barrier
+#pragma omp master
+        start = now_seconds();
+        machine_fma_rounds(rounds, x);
+#pragma omp barrier
+#pragma omp master
+        end = now_seconds();
+    }
+    return end - start;
+}
+
+// Peak of single-precision fused multiply-adds with all threads, in FLOP/s (two for each): the best
+// of a few runs, about 0.1 s, measured once.
+static inline double machine_peak_flops(void) {
+    static double peak;
+    if (peak > 0) { return peak; }
+    size_t rounds = 1000;  // to begin with; then as many as take one thread 8 ms
+    for (double seconds = 0; seconds < 4e-3; rounds *= 2) {
+        volatile float x[1] = {0.25f};
+        double start = now_seconds();
+        machine_fma_rounds(rounds, x);
+        seconds = now_seconds() - start;
+    }
+    for (int i = 0; i < 8; i++) {
+        double seconds = machine_time_fma(rounds);
+        double flops = 2.0 * VL * 14 * (double)rounds * thread_count() / seconds;
+        if (flops > peak) { peak = flops; }
+    }
+    return peak;
+}
+
+// Bandwidth of copying memory too large for the caches, all threads: bytes read plus bytes written
+// in a second; the best of a few runs, about 0.3 s, measured once. 2 x 128 MB are taken and given back.
+static inline double machine_copy_bandwidth(void) {
+    static double bandwidth;
+    if (bandwidth > 0) { return bandwidth; }
+    size_t n = (size_t)32 << 20;
+    float* a = (float*)xalloc(n, sizeof(float), "measuring the memory bandwidth");
+    float* b = (float*)xalloc(n, sizeof(float), "measuring the memory bandwidth");
+    for (int i = 0; i < 5; i++) {
+        double start = now_seconds();
+#pragma omp parallel for schedule(static)
+        for (size_t j = 0; j < 64; j++) { memcpy(b + n / 64 * j, a + n / 64 * j, n / 64 * sizeof(float)); }
+        double seconds = now_seconds() - start;
+        double rate = 2.0 * (double)n * sizeof(float) / seconds;
+        if (rate > bandwidth) { bandwidth = rate; }
+        float* t = a;
+        a = b, b = t;
+    }
+    free(a);
+    free(b);
+    return bandwidth;
+}
+
+#endif

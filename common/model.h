@@ -1,0 +1,82 @@
+// model.h - what the training loop needs of a model, and nothing more.
+//
+// The loop (train.h) knows neither the architecture nor the pondering: a model is this struct of
+// numbers and functions. ponder.cuh fills it in; a CUDA model fills in the same struct.
+#ifndef PONDER_MODEL_H
+#define PONDER_MODEL_H
+
+#include "base.h"
+#include "json.h"
+#include "options.h"
+#include "tensors.h"
+
+// A row of the memory table (bytes) or of the work table (FLOPs of one token of a training step:
+// forward and backward, causal attention counted as half the square, nothing recomputed).
+typedef struct {
+    const char* what;
+    double amount;
+} ModelRow;
+
+typedef struct Model Model;
+struct Model {
+    void* self;  // the owner's state
+
+    TensorTable tensors;
+    real* params;  // family; allocated by allocate()
+    real* grads;   // family; allocated by allocate() when training
+    int V;         // vocabulary
+    int T;         // longest row
+    int B;         // most rows in a micro-batch
+    int passes;    // S+1: how many losses evaluate() reports
+
+    ModelRow memory[16];  // what allocate() will take, largest families first
+    int memory_rows;
+    ModelRow flops[8];
+    int flops_rows;
+
+    // Gets all memory; nothing is allocated before or after. training = 0: no gradients, no
+    // activations kept for a backward.
+    void (*allocate)(Model* model, int training);
+
+    // One micro-batch, forward and backward. inputs, targets (B,T); a target of -1 is ignored.
+    // grads += scale * d(sum of losses)/d(params); returns the sum of the last pass's losses over
+    // the targets that are not ignored.
+    double (*train)(Model* model, const int* inputs, const int* targets, int B, int T, double scale);
+
+    // Forward only: loss_sums[s] += sum of pass s's losses over the targets that are not ignored.
+    void (*evaluate)(Model* model, const int* inputs, const int* targets, int B, int T, double* loss_sums);
+
+    // Logits of the last pass: of every position, logits (B,T,V), or with last_only of each
+    // row's last position, logits (B,V).
+    void (*logits)(Model* model, const int* inputs, int B, int T, int last_only, real* logits);
+
+    // After a loss that is not finite: the name of the first tensor, in forward order, that holds
+    // a NaN or an infinity ("parameter ...", "pass 1, layer 0: qkv", "gradient of ..."), or NULL.
+    char* (*first_nonfinite)(Model* model, int B, int T);
+
+    // The text of config.json for this model, Hugging Face keys; the caller frees it.
+    char* (*config_json)(const Model* model);
+
+    // The file of Python code that a checkpoint must carry to be loadable, or NULL when the stock
+    // class loads it (code_name is then NULL too).
+    const char* code_name;
+    const char* code_text;
+
+    // 1 for a tensor of a checkpoint that this model does not have and may silently drop.
+    int (*ignores_tensor)(const Model* model, const char* name);
+};
+
+// One architecture, as main() hands it to trainer_main().
+typedef struct {
+    const char* program;         // "train_pythia"
+    const char* default_preset;  // of --model
+    const char* const* presets;  // NULL-terminated, for help and errors
+    // Adds the options that belong to the model and to the pondering.
+    void (*add_options)(OptionTable* options);
+    // Makes a model without allocating its memory. Exactly one of preset and config is not NULL.
+    // Options given on the command line override config and preset. B rows of T positions.
+    // Dies, in words, on shapes that do not fit.
+    Model* (*create)(const OptionTable* options, const char* preset, const Json* config, const char* config_path, int B, int T);
+} ModelClass;
+
+#endif

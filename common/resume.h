@@ -1,0 +1,195 @@
+// resume.h - what makes a run continuable: the lock on OUT, trainer_state.json, the options of a
+// run that is resumed.
+//
+// trainer_state.json holds everything of a run that is neither a weight nor a moment: how far it
+// is, what data it reads, every option that is not of one invocation only, and what it has learnt
+// so far. Options are stored as the text they were written as, so nothing is lost in conversion.
+#ifndef PONDER_RESUME_H
+#define PONDER_RESUME_H
+
+#include "checkpoint.h"
+#include "json.h"
+#include "log.h"
+#include "options.h"
+
+#include <sys/file.h>
+
+typedef struct {
+    int64_t step;         // finished optimiser steps
+    int64_t total_steps;  // of the run
+    int64_t tokens;       // trained on so far
+    int64_t position;     // rows taken from the stream so far
+    int64_t seed;
+    int64_t seq;
+    int64_t total_batch;      // tokens of a step
+    int64_t rows;             // of the training data
+    uint64_t shards;          // hash of the training data
+    int64_t val_rows;         // rows of a validation; 0: none
+    int64_t parameters;
+    double flops_per_token;   // forward and backward
+    double seconds;           // spent in training steps, over all invocations
+    int64_t val_step;         // of the last validation; -1: none yet
+    double val_loss;          // its loss
+    double* val_loss_pass;    // (passes)
+    int passes;
+    int64_t best_step;        // of the best validation; -1: none yet
+    double best_val_loss;
+} TrainerState;
+
+// Makes the directory OUT, and makes it this process's own until it ends, however it ends. A second process is refused.
+static inline void lock_out(const char* out) {
+    char* error = checkpoint_make_directories(out);
+    if (error) { die("--out %s: %s", out, error); }
+    char* path = format_string("%s/lock", out);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) { die("%s: could not be opened: %s%s", path, strerror(errno), write_hint(errno)); }
+    char pid[32] = {0};
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK) { die("cannot lock %s: %s", path, strerror(errno)); }
+        ssize_t n = read(fd, pid, sizeof pid - 1);
+        pid[n > 0 ? strspn(pid, "0123456789") : 0] = 0;
+        die("--out %s is in use by process %s; wait for it, or choose another --out", out, pid[0] ? pid : "(unknown)");
+    }
+    int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
+    if (ftruncate(fd, 0) != 0) { die("%s: could not be written: %s%s", path, strerror(errno), write_hint(errno)); }
+    write_fully(fd, pid, (size_t)n, path);
+    free(path);
+    // The descriptor stays open: closing it would give the lock back.
+}
+
+// ---- trainer_state.json ----
+
+static inline void state_number(StringBuilder* sb, const char* key, double value) {
+    if (isfinite(value)) {
+        sb_printf(sb, "  \"%s\": %.17g,\n", key, value);
+    } else {
+        sb_printf(sb, "  \"%s\": null,\n", key);
+    }
+}
+
+// The file's text; the caller frees it.
+static inline char* state_text(const TrainerState* s, const OptionTable* options) {
+    StringBuilder sb = {0};
+    sb_printf(&sb, "{\n  \"step\": %lld,\n  \"total_steps\": %lld,\n  \"tokens\": %lld,\n  \"position\": %lld,\n", (long long)s->step,
+              (long long)s->total_steps, (long long)s->tokens, (long long)s->position);
+    sb_printf(&sb, "  \"seed\": %lld,\n  \"seq\": %lld,\n  \"total_batch\": %lld,\n  \"rows\": %lld,\n  \"shards\": \"%016llx\",\n",
+              (long long)s->seed, (long long)s->seq, (long long)s->total_batch, (long long)s->rows, (unsigned long long)s->shards);
+    sb_printf(&sb, "  \"val_rows\": %lld,\n  \"parameters\": %lld,\n", (long long)s->val_rows, (long long)s->parameters);
+    state_number(&sb, "flops_per_token", s->flops_per_token);
+    state_number(&sb, "flops", s->flops_per_token * (double)s->tokens);
+    state_number(&sb, "seconds", s->seconds);
+    if (s->val_step >= 0) {
+        sb_printf(&sb, "  \"val_step\": %lld,\n", (long long)s->val_step);
+        state_number(&sb, "val_loss", s->val_loss);
+        sb_printf(&sb, "  \"val_loss_pass\": [");
+        for (int i = 0; i < s->passes; i++) { sb_printf(&sb, "%s%.17g", i ? ", " : "", s->val_loss_pass[i]); }
+        sb_printf(&sb, "],\n  \"best_val_step\": %lld,\n", (long long)s->best_step);
+        state_number(&sb, "best_val_loss", s->best_val_loss);
+    }
+    sb_printf(&sb, "  \"options\": {");
+    const char* comma = "";
+    for (int i = 0; i < options->count; i++) {
+        const Option* o = &options->rows[i];
+        if (o->resume == RESUME_RUN) { continue; }
+        sb_printf(&sb, "%s\n    \"%s\": ", comma, o->name);
+        if (o->set) {
+            json_append_string(&sb, o->text, strlen(o->text));
+        } else {
+            sb_printf(&sb, "null");
+        }
+        comma = ",";
+    }
+    sb_printf(&sb, "\n  }\n}\n");
+    return sb.data;
+}
+
+// A whole number that must be there and not be negative.
+static inline int64_t state_whole(const Json* json, const char* key, const char* path) {
+    int64_t n = json_get_int(json, key, -1, path);
+    if (n < 0) { die("%s: expected \"%s\" to be a whole number, at least 0", path, key); }
+    return n;
+}
+
+// Reads the numbers (not the options) of a state.
+static inline TrainerState state_read(const Json* json, const char* path) {
+    TrainerState s;
+    memset(&s, 0, sizeof s);
+    if (json->type != JSON_OBJECT) { die("%s: expected a JSON object", path); }
+    s.step = state_whole(json, "step", path);
+    s.total_steps = state_whole(json, "total_steps", path);
+    s.tokens = state_whole(json, "tokens", path);
+    s.position = state_whole(json, "position", path);
+    s.seed = state_whole(json, "seed", path);
+    s.seq = state_whole(json, "seq", path);
+    s.total_batch = state_whole(json, "total_batch", path);
+    s.rows = state_whole(json, "rows", path);
+    s.val_rows = state_whole(json, "val_rows", path);
+    s.parameters = state_whole(json, "parameters", path);
+    s.flops_per_token = json_get_number(json, "flops_per_token", 0, path);
+    s.seconds = json_get_number(json, "seconds", 0, path);
+    const char* hash = json_get_string(json, "shards", "", path);
+    if (strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16) { die("%s: expected \"shards\" to be 16 hexadecimal digits", path); }
+    s.shards = strtoull(hash, NULL, 16);
+    s.val_step = json_get_int(json, "val_step", -1, path);
+    s.best_step = json_get_int(json, "best_val_step", -1, path);
+    s.val_loss = json_get_number(json, "val_loss", 0, path);
+    s.best_val_loss = json_get_number(json, "best_val_loss", 0, path);
+    const Json* of_pass = json_get(json, "val_loss_pass");
+    if (of_pass && of_pass->type == JSON_ARRAY) {
+        s.passes = of_pass->count;
+        s.val_loss_pass = (double*)xalloc((size_t)s.passes, sizeof(double), "losses of the passes");
+        for (int i = 0; i < s.passes; i++) {
+            if (of_pass->items[i]->type != JSON_NUMBER) { die("%s: expected \"val_loss_pass\" to be numbers", path); }
+            s.val_loss_pass[i] = of_pass->items[i]->number;
+        }
+    }
+    return s;
+}
+
+// 1 if two texts of one option mean the same.
+static inline int state_same(const Option* o, const char* a, const char* b) {
+    if (strcmp(a, b) == 0) { return 1; }
+    if (o->type == OPTION_INT) { return strtoll(a, NULL, 10) == strtoll(b, NULL, 10); }
+    if (o->type == OPTION_NUMBER) { return strtod(a, NULL) == strtod(b, NULL); }
+    return 0;
+}
+
+// Options not given on the command line get their stored values; those given are compared: a
+// RESUME_FIXED one must not differ, others may, and `said` gets a line for each. The stored texts
+// must live as long as the table. An option that was not set when the run began is left to the
+// caller: for the model the configs are compared instead.
+static inline void state_restore_options(const Json* json, const char* path, OptionTable* options, StringBuilder* said) {
+    const Json* stored = json_get(json, "options");
+    if (!stored || stored->type != JSON_OBJECT) { die("%s: expected \"options\" to be an object", path); }
+    // Of two options that say the same thing, one given now rules out the other from then.
+    static const char* const rivals[][2] = {{"steps", "epochs"}, {"warmup-steps", "warmup-ratio"}};
+    char* source = format_string("%s: ", path);
+    for (int i = 0; i < options->count; i++) {
+        Option* o = &options->rows[i];
+        if (o->resume == RESUME_RUN) { continue; }
+        const char* text = json_get_string(stored, o->name, NULL, path);
+        int ruled_out = 0;
+        for (size_t r = 0; r < sizeof rivals / sizeof rivals[0]; r++) {
+            for (int k = 0; k < 2; k++) {
+                ruled_out |= strcmp(o->name, rivals[r][k]) == 0 && options_given(options, rivals[r][1 - k]);
+            }
+        }
+        if (!o->given && !ruled_out && text) {
+            option_assign(o, text, source);
+        } else if (!o->given && o->set && !text && json_get(stored, o->name)) {
+            o->set = 0;  // it had no value when the run began
+            o->text = NULL;
+        } else if (o->given && text && !state_same(o, o->text, text)) {
+            if (o->resume == RESUME_FIXED) {
+                die("--resume with --%s %s: the run was started with %s (see %s); leave the option out, or start a new run in another --out",
+                    o->name, o->text, text, path);
+            }
+            sb_printf(said, "  --%s %s (was %s)\n", o->name, o->text, text);
+        } else if (o->given && !text && o->resume == RESUME_FREE) {
+            sb_printf(said, "  --%s %s (was not set)\n", o->name, o->text);
+        }
+    }
+    free(source);
+}
+
+#endif

@@ -1,0 +1,110 @@
+// rows.h - reductions over a row of numbers, with the same bits on every machine.
+//
+// A sum depends on the order of its additions. Here the order is a rule: number i goes to lane
+// i % 16, each lane adds its numbers in order, the lanes are folded 8, 4, 2, 1. Sixteen lanes are
+// one AVX-512 register, two of AVX2, four of SSE: each machine runs the same additions.
+#ifndef PONDER_ROWS_H
+#define PONDER_ROWS_H
+
+#include "base.h"
+#include "mathfun.h"
+#include "vec.h"
+
+enum { LANES = 16 };
+
+static inline real lanes_fold(real* lane) {
+    for (int width = LANES / 2; width > 0; width /= 2) {
+        for (int l = 0; l < width; l++) { lane[l] += lane[l + width]; }
+    }
+    return lane[0];
+}
+
+// sum of x(n)
+static inline real row_sum(const real* x, size_t n) {
+    real lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) { lane[l] += x[i + l]; }
+    }
+    for (size_t l = 0; i + l < n; l++) { lane[l] += x[i + l]; }
+    return lanes_fold(lane);
+}
+
+// sum of a(n) * b(n)
+static inline real row_dot(const real* a, const real* b, size_t n) {
+    real lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) { lane[l] = real_fma(a[i + l], b[i + l], lane[l]); }
+    }
+    for (size_t l = 0; i + l < n; l++) { lane[l] = real_fma(a[i + l], b[i + l], lane[l]); }
+    return lanes_fold(lane);
+}
+
+// sum of (x(n) - center)^2
+static inline real row_squares(const real* x, real center, size_t n) {
+    real lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            real d = x[i + l] - center;
+            lane[l] = real_fma(d, d, lane[l]);
+        }
+    }
+    for (size_t l = 0; i + l < n; l++) {
+        real d = x[i + l] - center;
+        lane[l] = real_fma(d, d, lane[l]);
+    }
+    return lanes_fold(lane);
+}
+
+// The largest of x(n), n > 0. A NaN may be passed over: whoever needs to see it must look at a
+// sum over the row as well (softmax_row does).
+static inline real row_max(const real* x, size_t n) {
+    real lane[LANES];
+    for (size_t l = 0; l < LANES; l++) { lane[l] = x[l < n ? l : 0]; }
+    size_t i = LANES;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) { lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l]; }
+    }
+    for (size_t l = 0; i + l < n; l++) { lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l]; }
+    real max = lane[0];
+    for (size_t l = 1; l < LANES; l++) { max = lane[l] > max ? lane[l] : max; }
+    return max;
+}
+
+// x(n) = softmax(x) in place; returns log(sum(exp(x))) of what was there. A NaN or +inf anywhere
+// in the row makes the whole row and the result NaN.
+static inline real softmax_row(real* x, size_t n) {
+    real max = row_max(x, n);
+    real lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            x[i + l] = real_exp(x[i + l] - max);
+            lane[l] += x[i + l];
+        }
+    }
+    for (size_t l = 0; i + l < n; l++) {
+        x[i + l] = real_exp(x[i + l] - max);
+        lane[l] += x[i + l];
+    }
+    real sum = lanes_fold(lane);
+    real inverse = 1 / sum;
+    for (size_t j = 0; j < n; j++) { x[j] *= inverse; }
+    return max + real_log(sum);
+}
+
+// 1 if all of x(n) are finite.
+static inline int row_finite(const real* x, size_t n) {
+    // 0 * x is 0 for a finite x and NaN otherwise; -0 and 0 alike add nothing.
+    real lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) { lane[l] += 0 * x[i + l]; }
+    }
+    for (size_t l = 0; i + l < n; l++) { lane[l] += 0 * x[i + l]; }
+    return lanes_fold(lane) == 0;
+}
+
+#endif

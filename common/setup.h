@@ -1,0 +1,508 @@
+// setup.h - from the command line to a run that is ready to step: options, where the model comes
+// from, data, the numbers of a step, memory, and the banner that tells all of it.
+#ifndef PONDER_SETUP_H
+#define PONDER_SETUP_H
+
+#include "adamw.h"
+#include "checkpoint.h"
+#include "log.h"
+#include "machine.h"
+#include "matmul.h"
+#include "model.h"
+#include "resume.h"
+#include "sample.h"
+#include "shards.h"
+#include "tokenizer.h"
+
+typedef struct {
+    const ModelClass* kind;
+    OptionTable options;
+    const char* out;
+    double started;  // now_seconds() at the start of the program
+    StringBuilder changed;  // options that differ from those of the run that is resumed
+
+    // where the model comes from: exactly one of preset and config is not NULL
+    const char* preset;
+    Json* config;
+    char* config_path;
+    char* weights;     // directory of the weights; NULL: they are initialised
+    char* checkpoint;  // of OUT, when it is resumed; then also `weights`
+    Json* stored;      // its trainer_state.json
+    char* stored_path;
+
+    Model* model;
+    Tokenizer* tokenizer;
+    Shards* train;  // NULL without --train
+    Shards* val;    // NULL without --val
+    int B, T;
+    int64_t step_rows;        // rows of a step: the total batch / T
+    int64_t warmup_steps;
+    double flops_per_token;
+    TrainerState state;
+    Metrics metrics;
+
+    real* m;        // family: first moments
+    real* v;        // family: second moments
+    int* inputs;    // (step_rows,T), and at least (B,T) for validation
+    int* targets;   // the same
+    double* loss_sums;  // (passes)
+    int* prompt;        // (prompt_length) tokens that samples begin with
+    size_t prompt_length;
+    int* sampled;       // (sample_tokens)
+    Sampler sampler;
+
+    int64_t saved_step;  // of the newest checkpoint that holds all we know; -1: none
+    double step_seconds; // smoothed
+} Trainer;
+
+// ---- options ----
+
+static inline void trainer_options(OptionTable* table, char* model_values, char* model_help, const char* default_model) {
+    const double MANY = (double)INFINITY;
+    const Option model[] = {
+        {"model", "model", OPTION_TEXT, default_model, model_values, 0, 0, RESUME_FIXED, model_help},
+    };
+    options_add(table, model, 1);
+    const Option rows[] = {
+        {"data", "train", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE, "shards to train on (.bin files as in llm.c), sorted by name"},
+        {"data", "val", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE, "shards to validate on; without them nothing is validated"},
+        {"data", "seq", OPTION_INT, "2048", "N", 1, 1 << 24, RESUME_FIXED, "tokens of a row, the length of the context"},
+        {"data", "batch", OPTION_INT, "8", "N", 1, 1 << 24, RESUME_FREE, "rows that pass through the model together (a micro-batch)"},
+        {"data", "total-batch", OPTION_INT, NULL, "TOKENS", 1, MANY, RESUME_FIXED,
+         "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by default one batch"},
+        {"data", "shuffle", OPTION_INT, "1", "0|1", 0, 1, RESUME_FIXED, "1: rows in an order drawn anew in each epoch; 0: in the order of the files"},
+        {"data", "seed", OPTION_INT, "42", "N", 0, MANY, RESUME_FIXED, "of the initial weights, the order of the data, and samples"},
+
+        {"run", "out", OPTION_TEXT, "out", "DIR", 0, 0, RESUME_RUN, "for checkpoints (DIR/step_00000010/ and so on) and metrics.jsonl"},
+        {"run", "steps", OPTION_INT, NULL, "N", 0, 1e15, RESUME_FREE, "optimiser steps of the whole run; wins over --epochs"},
+        {"run", "epochs", OPTION_NUMBER, "1", "X", 1e-9, 1e9, RESUME_FREE, "times through the training data, rounded down to whole steps"},
+        {"run", "max-minutes", OPTION_NUMBER, NULL, "X", 0, 1e9, RESUME_RUN, "stop after this time, with a checkpoint that --resume goes on from"},
+        {"run", "resume", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
+         "go on from the newest checkpoint in --out, with its options unless given; without one start at step 0; a finished run prints its results"},
+        {"run", "eval-only", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "only print the validation loss (with --resume: of the newest checkpoint in --out)"},
+        {"run", "save-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE, "steps between checkpoints; 0: only the last step"},
+        {"run", "keep", OPTION_INT, "2", "N", 0, 1 << 24, RESUME_FREE, "newest checkpoints that are kept; 0: all"},
+        {"run", "val-every", OPTION_INT, "250", "N", 0, MANY, RESUME_FREE, "steps between validations; 0: only before the first and after the last step"},
+        {"run", "val-batches", OPTION_INT, "20", "N", 0, 1 << 30, RESUME_FREE, "batches of a validation, the first of the data; 0: all of it"},
+        {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE, "steps between samples; 0: only after the last step"},
+        {"run", "dump", OPTION_TEXT, NULL, "DIR", 0, 0, RESUME_RUN, "write logits, gradients and loss of one step as safetensors to DIR, and exit"},
+
+        {"optimiser", "lr", OPTION_NUMBER, "1e-3", "X", 0, 1e6, RESUME_FREE, "peak learning rate"},
+        {"optimiser", "schedule", OPTION_CHOICE, "cosine", "cosine|linear|constant", 0, 0, RESUME_FREE, "of the learning rate after the warm-up"},
+        {"optimiser", "min-lr-ratio", OPTION_NUMBER, "0.1", "X", 0, 1, RESUME_FREE, "share of the peak at the end of the schedule"},
+        {"optimiser", "warmup-ratio", OPTION_NUMBER, "0.01", "X", 0, 1, RESUME_FREE, "share of all steps in which the learning rate rises"},
+        {"optimiser", "warmup-steps", OPTION_INT, NULL, "N", 0, 1e15, RESUME_FREE, "the same in steps; wins over --warmup-ratio"},
+        {"optimiser", "weight-decay", OPTION_NUMBER, "0.01", "X", 0, 1e6, RESUME_FREE, "decoupled, of tensors with two dimensions"},
+        {"optimiser", "beta1", OPTION_NUMBER, "0.9", "X", 0, 0.999999999, RESUME_FREE, "decay of the first moment"},
+        {"optimiser", "beta2", OPTION_NUMBER, "0.95", "X", 0, 0.999999999, RESUME_FREE, "decay of the second moment"},
+        {"optimiser", "eps", OPTION_NUMBER, "1e-8", "X", 1e-30, 1, RESUME_FREE, "added to the root of the second moment"},
+        {"optimiser", "clip", OPTION_NUMBER, "1.0", "X", 0, 1e30, RESUME_FREE, "largest norm of the gradient; 0: off"},
+
+        {"sample", "prompt", OPTION_TEXT, NULL, "TEXT", 0, 0, RESUME_FREE, "what samples begin with; by default the start of the validation data"},
+        {"sample", "sample-tokens", OPTION_INT, "256", "N", 0, 1 << 20, RESUME_FREE, "length of a sample; 0: no samples"},
+        {"sample", "temperature", OPTION_NUMBER, "1", "X", 0, 1e6, RESUME_FREE, "logits are divided by it; 0: always the most probable token"},
+        {"sample", "top-k", OPTION_INT, "0", "N", 0, 1 << 30, RESUME_FREE, "draw from the N most probable tokens; 0: from all"},
+        {"sample", "top-p", OPTION_NUMBER, "1", "X", 1e-9, 1, RESUME_FREE, "draw from the fewest tokens that hold this share of the probability"},
+
+        {"look", "help", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print this, and exit"},
+        {"look", "plan", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print memory and FLOPs of the run, and exit"},
+    };
+    options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
+}
+
+// 1 if this invocation only looks: it writes nothing into --out.
+static inline int trainer_only_looks(const Trainer* t) {
+    return options_given(&t->options, "eval-only") || options_given(&t->options, "plan") || options_given(&t->options, "dump");
+}
+
+// Parses the command line.
+static inline void trainer_parse(Trainer* t, int argc, char** argv) {
+    StringBuilder presets = {0}, usage = {0};
+    for (int i = 0; t->kind->presets[i]; i++) { sb_printf(&presets, "%s%s", i ? ", " : "", t->kind->presets[i]); }
+    sb_printf(&usage,
+              "%s trains a language model.\n"
+              "usage: %s --train GLOB [--val GLOB] [--name value | --name=value ...]\n"
+              "N is a whole number, X any number. Of an option given twice, the later one counts.",
+              t->kind->program, t->kind->program);
+    t->options.usage = usage.data;
+    char* help = format_string("what to train: a preset (%s), or a directory with config.json and model.safetensors to start from", presets.data);
+    trainer_options(&t->options, format_string("NAME|DIR"), help, t->kind->default_preset);
+    t->kind->add_options(&t->options);
+    free(presets.data);
+    options_parse(&t->options, argc, argv);
+    if (options_given(&t->options, "help")) {
+        options_help(&t->options, stdout);
+        exit(0);
+    }
+    t->out = options_text(&t->options, "out");
+    if (t->out[0] == 0) { die("--out '': expected a directory"); }
+}
+
+// ---- where the model comes from ----
+
+// With --resume: the newest checkpoint in --out, its state and its options.
+static inline void trainer_find_checkpoint(Trainer* t) {
+    int resume = options_given(&t->options, "resume"), looks = trainer_only_looks(t);
+    if (!looks) {
+        lock_out(t->out);
+        checkpoint_clean(t->out);
+    }
+    if (!resume && looks) { return; }
+    t->checkpoint = checkpoint_newest(t->out);
+    if (!resume) {
+        if (t->checkpoint) {
+            die("--out %s holds a run already (%s); go on with it by --resume, or choose another --out", t->out, t->checkpoint);
+        }
+        char* path = format_string("%s/metrics.jsonl", t->out);
+        struct stat info;
+        if (stat(path, &info) == 0 && info.st_size > 0) {
+            die("%s is left from another run; start that anew by --resume, or choose another --out", path);
+        }
+        free(path);
+        return;
+    }
+    if (!t->checkpoint) {
+        if (looks) { die("--resume: --out %s holds no checkpoint", t->out); }
+        printf("--resume: no checkpoint in %s yet, starting at step 0\n", t->out);
+        return;
+    }
+    t->stored_path = format_string("%s/trainer_state.json", t->checkpoint);
+    t->stored = json_read(t->stored_path);
+    t->state = state_read(t->stored, t->stored_path);
+    if (t->state.step != checkpoint_step(t->checkpoint)) {
+        die("%s: expected \"step\" to be that of the directory, found %lld", t->stored_path, (long long)t->state.step);
+    }
+    state_restore_options(t->stored, t->stored_path, &t->options, &t->changed);
+}
+
+static inline int json_same(const Json* a, const Json* b) {
+    if (!a || !b || a->type != b->type) { return 0; }
+    switch (a->type) {
+        case JSON_NULL: return 1;
+        case JSON_BOOL: return a->boolean == b->boolean;
+        case JSON_NUMBER: return a->number == b->number;
+        case JSON_STRING: return a->length == b->length && memcmp(a->string, b->string, a->length) == 0;
+        case JSON_ARRAY:
+        case JSON_OBJECT: break;
+    }
+    if (a->count != b->count) { return 0; }
+    for (int i = 0; i < a->count; i++) {
+        if (!json_same(a->items[i], a->type == JSON_ARRAY ? b->items[i] : json_get(b, a->keys[i]))) { return 0; }
+    }
+    return 1;
+}
+
+// An option of the model that is given when a run is resumed may repeat what the model is, not change it.
+static inline void trainer_check_same_model(Trainer* t) {
+    const Option* given = NULL;
+    for (int i = 0; i < t->options.count; i++) {
+        const Option* o = &t->options.rows[i];
+        if (o->given && strcmp(o->group, "model") == 0 && o->resume != RESUME_RUN) { given = o; }
+    }
+    if (!given) { return; }
+    char* text = t->model->config_json(t->model);
+    Json* now = json_parse(text, strlen(text), "config.json");
+    for (int i = 0; i < now->count; i++) {
+        const Json* then = json_get(t->config, now->keys[i]);
+        if (!json_same(now->items[i], then)) {
+            die("--resume with --%s %s: it would change \"%s\" to %s; %s has %s", given->name, given->text, now->keys[i],
+                json_describe(now->items[i]), t->config_path, then ? json_describe(then) : "none");
+        }
+    }
+    json_free(now);
+    free(text);
+}
+
+// Makes the model (without memory) from the checkpoint, a directory or a preset.
+static inline void trainer_find_model(Trainer* t) {
+    const char* name = options_text(&t->options, "model");
+    for (int i = 0; t->kind->presets[i] && !t->checkpoint; i++) {
+        if (strcmp(t->kind->presets[i], name) == 0) { t->preset = t->kind->presets[i]; }
+    }
+    if (!t->preset) {
+        struct stat info;
+        if (!t->checkpoint && !strchr(name, '/') && (stat(name, &info) != 0 || !S_ISDIR(info.st_mode))) {
+            StringBuilder list = {0};
+            for (int i = 0; t->kind->presets[i]; i++) { sb_printf(&list, "%s%s", i ? ", " : "", t->kind->presets[i]); }
+            die("--model '%s': expected a directory with config.json, or one of %s", name, list.data);
+        }
+        t->weights = format_string("%s", t->checkpoint ? t->checkpoint : name);
+        t->config_path = format_string("%s/config.json", t->weights);
+        t->config = json_read(t->config_path);
+    }
+    int64_t T = options_int(&t->options, "seq"), B = options_int(&t->options, "batch");
+    if (T * B > INT_MAX) { die("--batch %lld x --seq %lld: a micro-batch can have at most %d tokens", (long long)B, (long long)T, INT_MAX); }
+    t->B = (int)B;
+    t->T = (int)T;
+    t->model = t->kind->create(&t->options, t->preset, t->config, t->config_path, t->B, t->T);
+    if (t->checkpoint) { trainer_check_same_model(t); }
+    for (int i = 0; i < t->model->flops_rows; i++) { t->flops_per_token += t->model->flops[i].amount; }
+}
+
+// ---- the numbers of a step ----
+
+static inline void trainer_size_step(Trainer* t) {
+    int64_t T = t->T;
+    Option* o = options_row(&t->options, "total-batch");
+    if (!o->set) { option_assign(o, format_string("%lld", (long long)(T * t->B)), ""); }
+    int64_t total = o->integer;
+    if (total % T != 0) {
+        int64_t below = total / T * T;
+        char* lower = below ? format_string("%lld or ", (long long)below) : format_string("%s", "");
+        die("--total-batch %lld: expected a multiple of --seq %lld; the nearest is %s%lld", (long long)total, (long long)T, lower,
+            (long long)(below + T));
+    }
+    if (total > ((int64_t)1 << 40)) { die("--total-batch %lld: expected at most 2^40 tokens", (long long)total); }
+    t->step_rows = total / T;
+    t->state.total_batch = total;
+}
+
+// The steps of the whole run, from --steps or else --epochs of `rows` rows.
+static inline int64_t trainer_total_steps(const Trainer* t, int64_t rows) {
+    if (options_set(&t->options, "steps")) { return options_int(&t->options, "steps"); }
+    double epochs = options_number(&t->options, "epochs");
+    int64_t steps = (int64_t)floor(epochs * (double)rows / (double)t->step_rows);
+    if (steps == 0) {
+        die("--epochs %s of %lld rows is less than one step of %lld rows; give a smaller --total-batch, or --steps", options_text(&t->options, "epochs"),
+            (long long)rows, (long long)t->step_rows);
+    }
+    return steps;
+}
+
+static inline void trainer_size_run(Trainer* t, int64_t rows) {
+    t->state.total_steps = trainer_total_steps(t, rows);
+    if (options_set(&t->options, "warmup-steps")) {
+        t->warmup_steps = options_int(&t->options, "warmup-steps");
+    } else {
+        t->warmup_steps = schedule_warmup(options_number(&t->options, "warmup-ratio"), t->state.total_steps);
+    }
+}
+
+// ---- data ----
+
+static inline void trainer_open_data(Trainer* t) {
+    const char* train = options_text(&t->options, "train");
+    const char* val = options_text(&t->options, "val");
+    int eval_only = options_given(&t->options, "eval-only");
+    if (!train && !eval_only) { die("--train GLOB is missing: the shards to train on (--help lists all options)"); }
+    if (!val && eval_only) { die("--eval-only needs --val GLOB: the shards to validate on"); }
+    t->tokenizer = tokenizer_open(t->weights, t->model->V);
+    if (!eval_only) { t->train = shards_open(train, t->T, t->model->V); }
+    if (val) { t->val = shards_open(val, t->T, t->model->V); }
+
+    if (t->stored && t->train) {
+        if (t->train->hash != t->state.shards) {
+            die("--resume: the training data has changed: --train %s has %llu rows and hash %016llx; the run was started on %lld rows, hash %016llx",
+                train, (unsigned long long)t->train->rows, (unsigned long long)t->train->hash, (long long)t->state.rows,
+                (unsigned long long)t->state.shards);
+        }
+    } else if (t->train) {
+        t->state.shards = t->train->hash;
+        t->state.rows = (int64_t)t->train->rows;
+    }
+    // A resumed run validates on the same rows, so that its curve has one meaning, even if --batch changes.
+    int same = t->stored && t->state.val_rows > 0 && !options_given(&t->options, "val-batches");
+    int64_t batches = options_int(&t->options, "val-batches");
+    int64_t rows = t->val ? (int64_t)t->val->rows : 0;
+    int64_t wanted = same ? t->state.val_rows : batches > 0 ? batches * t->B : rows;
+    if (t->val && wanted > rows) {
+        printf("--val %s has %lld rows, fewer than the %lld of %lld batches: all of them are used\n", val, (long long)rows, (long long)wanted,
+               (long long)batches);
+    }
+    t->state.val_rows = wanted < rows ? wanted : rows;
+}
+
+// ---- memory ----
+
+// Everything a training run takes, for the memory table; prints it to `file`.
+static inline void trainer_print_memory(const Trainer* t, FILE* file) {
+    ModelRow rows[24];
+    int n = 0;
+    double total = 0;
+    for (; n < t->model->memory_rows; n++) { rows[n] = t->model->memory[n]; }
+    double family = (double)t->model->tensors.total * sizeof(real);
+    rows[n].what = "first moments", rows[n++].amount = family;
+    rows[n].what = "second moments", rows[n++].amount = family;
+    rows[n].what = "tokens of a step", rows[n++].amount = 2.0 * (double)t->step_rows * t->T * sizeof(int);
+    for (int i = 0; i < n; i++) { total += rows[i].amount; }
+    fprintf(file, "memory\n");
+    char size[32];
+    for (int i = 0; i < n; i++) {
+        fprintf(file, "  %-32s %14s %5.1f %%\n", rows[i].what, format_megabytes(size, rows[i].amount), 100 * rows[i].amount / total);
+    }
+    fprintf(file, "  %-32s %14s\n", "total", format_megabytes(size, total));
+}
+
+// FLOPs of a token and of a step, by part.
+static inline void trainer_print_work(const Trainer* t, FILE* file) {
+    char one[32], step[32];
+    double total = t->flops_per_token, tokens = (double)t->state.total_batch;
+    fprintf(file, "work, forward and backward %18s %14s\n", "FLOPs a token", "a step");
+    for (int i = 0; i < t->model->flops_rows; i++) {
+        double amount = t->model->flops[i].amount;
+        fprintf(file, "  %-28s %14s %14s %5.1f %%\n", t->model->flops[i].what, format_count(one, amount), format_count(step, amount * tokens),
+                100 * amount / (total > 0 ? total : 1));
+    }
+    fprintf(file, "  %-28s %14s %14s\n", "total", format_count(one, total), format_count(step, total * tokens));
+}
+
+// --plan.
+static inline void trainer_print_plan(const Trainer* t) {
+    char text[32];
+    printf("%s, %s: %s parameters in %d tensors\n", t->kind->program, t->weights ? t->weights : t->preset,
+           format_count(text, (double)tensor_parameters(&t->model->tensors)), t->model->tensors.count);
+    printf("micro-batches of %d rows of %d tokens, %lld tokens a step\n\n", t->B, t->T, (long long)t->state.total_batch);
+    trainer_print_memory(t, stdout);
+    printf("\n");
+    trainer_print_work(t, stdout);
+    if (options_set(&t->options, "steps")) {
+        double steps = (double)options_int(&t->options, "steps");
+        printf("  %-28s %14s\n", "all steps", format_count(text, steps * (double)t->state.total_batch * t->flops_per_token));
+    }
+}
+
+static inline int trainer_ignores_tensor(const void* context, const char* name) {
+    const Model* model = (const Model*)context;
+    return model->ignores_tensor ? model->ignores_tensor(model, name) : 0;
+}
+
+// Gets all memory of the run and fills in the weights and the optimiser's state.
+static inline void trainer_allocate(Trainer* t, int training) {
+    Model* model = t->model;
+    model->allocate(model, training);
+    if (t->weights) {
+        weights_read(t->weights, &model->tensors, (float*)(void*)model->params, trainer_ignores_tensor, model);
+    } else {
+        tensor_init(&model->tensors, model->params, (uint64_t)options_int(&t->options, "seed"));
+    }
+    if (training) {
+        t->m = (real*)xalloc(model->tensors.total, sizeof(real), "first moments");
+        t->v = (real*)xalloc(model->tensors.total, sizeof(real), "second moments");
+        if (t->checkpoint) { optimizer_read(t->checkpoint, &model->tensors, (float*)(void*)t->m, (float*)(void*)t->v); }
+    }
+    size_t rows = max_size(training ? (size_t)t->step_rows : 0, (size_t)t->B);
+    size_t numbers = mul_size(rows, (size_t)t->T, "the tokens of a step");
+    t->inputs = (int*)xalloc(numbers, sizeof(int), "the inputs of a step");
+    t->targets = (int*)xalloc(numbers, sizeof(int), "the targets of a step");
+    t->loss_sums = (double*)xalloc((size_t)model->passes, sizeof(double), "the losses of the passes");
+    if (t->state.passes != model->passes) {
+        t->state.passes = model->passes;
+        t->state.val_loss_pass = (double*)xalloc((size_t)model->passes, sizeof(double), "the losses of the passes");
+    }
+}
+
+// Room for samples, and the tokens they begin with: --prompt, else the start of the validation
+// data, else the end of a text, else token 0.
+static inline void trainer_prepare_samples(Trainer* t) {
+    const OptionTable* o = &t->options;
+    t->sampled = (int*)xalloc((size_t)options_int(o, "sample-tokens"), sizeof(int), "a sample");
+    t->sampler.temperature = options_number(o, "temperature");
+    t->sampler.top_k = options_int(o, "top-k");
+    t->sampler.top_p = options_number(o, "top-p");
+    t->sampler.seed = (uint64_t)options_int(o, "seed");
+    sampler_make(&t->sampler, t->model);
+    const char* text = options_text(o, "prompt");
+    if (text && text[0]) {
+        t->prompt = (int*)xalloc(strlen(text), sizeof(int), "the prompt");
+        t->prompt_length = (size_t)tokenizer_encode(t->tokenizer, text, strlen(text), t->prompt);
+    } else if (!text && t->val) {
+        t->prompt = (int*)xalloc((size_t)t->T, sizeof(int), "the prompt");
+        int* targets = (int*)xalloc((size_t)t->T, sizeof(int), "the prompt's targets");
+        shards_row(t->val, 0, t->prompt, targets);
+        t->prompt_length = min_size(64, (size_t)(t->T + 1) / 2);
+        free(targets);
+    }
+    if (t->prompt_length == 0) {
+        int end = tokenizer_eot(t->tokenizer);
+        t->prompt = (int*)xalloc(1, sizeof(int), "the prompt");
+        t->prompt[0] = end >= 0 ? end : 0;
+        t->prompt_length = 1;
+    }
+}
+
+// ---- the banner ----
+
+static inline void trainer_banner_data(const Trainer* t, const Shards* shards, const char* title, const char* glob) {
+    LogLine line = log_begin(stdout, title, 12);
+    log_item(&line, "%s: %d shard%s", glob, (int)shards->files, shards->files == 1 ? "" : "s");
+    log_item(&line, "%llu tokens", (unsigned long long)shards->tokens);
+    log_item(&line, "%llu rows of %d", (unsigned long long)shards->rows, t->T);
+    log_item(&line, "%llu tokens left out in tails", (unsigned long long)shards->tail_tokens);
+    log_item(&line, "hash %016llx", (unsigned long long)shards->hash);
+    log_end(&line);
+}
+
+static inline void trainer_banner(const Trainer* t) {
+    const OptionTable* o = &t->options;
+    char text[32];
+    int training = !options_given(o, "eval-only");
+
+    LogLine line = log_begin(stdout, "program", 12);
+    log_item(&line, "%s on the CPU (%s)", t->kind->program, machine_name());
+    log_item(&line, "%d thread%s", thread_count(), thread_count() == 1 ? "" : "s");
+    log_item(&line, "instructions %s", machine_isa());
+    log_item(&line, "matmul %s", matmul_name());
+    log_item(&line, "measured peak %sFLOP/s", format_count(text, machine_peak_flops()));
+    log_end(&line);
+
+    line = log_begin(stdout, "model", 12);
+    log_item(&line, "%s %s", t->checkpoint ? "resumed from" : t->weights ? "weights from" : "preset", t->weights ? t->weights : t->preset);
+    char* config = t->model->config_json(t->model);
+    Json* json = json_parse(config, strlen(config), "config.json");
+    for (int i = 0; i < json->count; i++) {
+        JsonType type = json->items[i]->type;
+        if (type == JSON_NUMBER || type == JSON_BOOL) { log_item(&line, "%s %s", json->keys[i], json_describe(json->items[i])); }
+    }
+    log_end(&line);
+    json_free(json);
+    free(config);
+    printf("%-12s%lld in %d tensors\n", "parameters", (long long)tensor_parameters(&t->model->tensors), t->model->tensors.count);
+
+    if (t->train) { trainer_banner_data(t, t->train, "train", options_text(o, "train")); }
+    if (t->val) { trainer_banner_data(t, t->val, "validation", options_text(o, "val")); }
+    if (!training) { return; }
+
+    const TrainerState* s = &t->state;
+    line = log_begin(stdout, "steps", 12);
+    log_item(&line, "%lld of %lld tokens", (long long)s->total_steps, (long long)s->total_batch);
+    log_item(&line, "each %lld rows in micro-batches of %d", (long long)t->step_rows, t->B);
+    log_item(&line, "%.3g epochs", (double)s->total_steps * (double)t->step_rows / (double)s->rows);
+    log_item(&line, "rows %s", options_int(o, "shuffle") ? "shuffled" : "in order");
+    log_item(&line, "seed %s", options_text(o, "seed"));
+    log_end(&line);
+
+    line = log_begin(stdout, "optimiser", 12);
+    log_item(&line, "AdamW");
+    if (strcmp(options_text(o, "schedule"), "constant") == 0) {
+        log_item(&line, "lr %s constant", options_text(o, "lr"));
+    } else {
+        log_item(&line, "lr %s %s to %s of it", options_text(o, "lr"), options_text(o, "schedule"), options_text(o, "min-lr-ratio"));
+    }
+    log_item(&line, "warm-up %lld steps", (long long)t->warmup_steps);
+    log_item(&line, "weight decay %s", options_text(o, "weight-decay"));
+    log_item(&line, "betas %s and %s", options_text(o, "beta1"), options_text(o, "beta2"));
+    log_item(&line, "eps %s", options_text(o, "eps"));
+    log_item(&line, "clip %s", options_number(o, "clip") > 0 ? options_text(o, "clip") : "off");
+    log_end(&line);
+
+    line = log_begin(stdout, "validation", 12);
+    if (t->val) {
+        log_item(&line, "%lld rows", (long long)s->val_rows);
+        int64_t every = options_int(o, "val-every");
+        if (every) {
+            log_item(&line, "every %lld steps, before the first and after the last", (long long)every);
+        } else {
+            log_item(&line, "before the first step and after the last");
+        }
+    } else {
+        log_item(&line, "none (no --val)");
+    }
+    log_end(&line);
+    trainer_print_memory(t, stdout);
+    trainer_print_work(t, stdout);
+    if (t->changed.size) { printf("changed since the run was started\n%s", t->changed.data); }
+    printf("\n");
+    fflush(stdout);
+}
+
+#endif

@@ -1,0 +1,96 @@
+// tensors.h - the tensor table: one row per parameter tensor.
+//
+// Everything that walks over parameters (initialisation, AdamW, checkpoints, NCCL, comparison,
+// tests) walks over this table; there is no second list of the same tensors anywhere. A family
+// (parameters, gradients, first moments, second moments) is one allocation of table->total
+// numbers; a tensor lies at the same offset in each.
+#ifndef PONDER_TENSORS_H
+#define PONDER_TENSORS_H
+
+#include "base.h"
+#include "random.h"
+
+typedef enum {
+    INIT_ZEROS,
+    INIT_ONES,
+    INIT_NORMAL,     // normal, mean 0, standard deviation std
+    INIT_TRUNCATED,  // the same, cut at 3 std (PonderLM's initialisation)
+} Init;
+
+typedef struct {
+    char* name;       // the Hugging Face name
+    int ndim;         // 1 or 2
+    size_t shape[2];  // shape[1] is 1 when ndim is 1
+    size_t size;      // numbers in it
+    size_t offset;    // of its first number in a family
+    Init init;
+    float std;
+    int decay;  // 1: weight decay applies (tensors of two dimensions)
+} Tensor;
+
+typedef struct {
+    Tensor* list;
+    int count, capacity;
+    size_t total;  // numbers in a family, alignment gaps included (gaps are always 0)
+} TensorTable;
+
+// Appends a row; returns its index. d1 = 0 makes a vector of d0 numbers. Takes over `name`
+// (use format_string). Decay is on exactly for tensors of two dimensions.
+static inline int tensor_add(TensorTable* table, char* name, size_t d0, size_t d1, Init init, float std) {
+    if (table->count == table->capacity) {
+        int capacity = table->capacity ? 2 * table->capacity : 64;
+        Tensor* list = (Tensor*)xalloc((size_t)capacity, sizeof(Tensor), "the tensor table");
+        if (table->count) { memcpy(list, table->list, (size_t)table->count * sizeof(Tensor)); }
+        free(table->list);
+        table->list = list;
+        table->capacity = capacity;
+    }
+    Tensor* t = &table->list[table->count];
+    t->name = name;
+    t->ndim = d1 ? 2 : 1;
+    t->shape[0] = d0;
+    t->shape[1] = d1 ? d1 : 1;
+    t->size = mul_size(d0, t->shape[1], name);
+    t->offset = table->total;
+    t->init = init;
+    t->std = std;
+    t->decay = t->ndim == 2;
+    table->total += round_up(t->size, ALIGNMENT / sizeof(float));
+    return table->count++;
+}
+
+// Index of the row with this name, -1 if there is none.
+static inline int tensor_find(const TensorTable* table, const char* name) {
+    for (int i = 0; i < table->count; i++) {
+        if (strcmp(table->list[i].name, name) == 0) { return i; }
+    }
+    return -1;
+}
+
+// Parameters without the alignment gaps.
+static inline size_t tensor_parameters(const TensorTable* table) {
+    size_t n = 0;
+    for (int i = 0; i < table->count; i++) { n += table->list[i].size; }
+    return n;
+}
+
+// Fills a family of parameters (= ). The numbers depend on (seed, tensor name, index) alone, so
+// adding a layer or changing the thread count changes no other number.
+static inline void tensor_init(const TensorTable* table, real* params, uint64_t seed) {
+    for (int i = 0; i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        real* p = params + t->offset;
+        uint64_t stream = random_stream(t->name);
+#pragma omp parallel for schedule(static)
+        for (size_t j = 0; j < t->size; j++) {
+            switch (t->init) {
+                case INIT_ZEROS: p[j] = 0; break;
+                case INIT_ONES: p[j] = 1; break;
+                case INIT_NORMAL: p[j] = (real)(float)(t->std * random_normal(seed, stream, j)); break;
+                case INIT_TRUNCATED: p[j] = (real)(float)(t->std * random_truncated_normal(seed, stream, j, 3.0)); break;
+            }
+        }
+    }
+}
+
+#endif

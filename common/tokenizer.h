@@ -1,0 +1,700 @@
+// tokenizer.h - turns tokens into text and prompts into tokens.
+//
+//     Tokenizer* tokenizer = tokenizer_open("DIR", V);          or tokenizer_open(NULL, V)
+//     int n = tokenizer_encode(tokenizer, text, size, tokens);
+//     char piece[256]; size_t bytes = tokenizer_decode(tokenizer, token, piece);
+//
+// A model directory may hold a tokenizer, in the files of Hugging Face's tokenizers:
+//     tokenizer.json, or vocab.json with merges.txt (GPT-2's)
+// Without them a vocabulary of 257 is bytes and end of text (256: bytes alone), and any other has
+// no text: its tokens are shown as numbers, <123>.
+//
+// Encoding knows byte-level BPE with GPT-2's pre-tokenization (GPT-2, GPT-NeoX, Pythia). Tokens are
+// those of the tokenizers library, with one exception: a text is taken to be in Unicode's form NFC
+// already, where that library would convert it for GPT-NeoX. (So an accent typed as a character of
+// its own gives other tokens; text from a keyboard is NFC.) Of other tokenizers the vocabulary is
+// read, so that samples can be shown, but a prompt is refused.
+#ifndef PONDER_TOKENIZER_H
+#define PONDER_TOKENIZER_H
+
+#include "base.h"
+#include "json.h"
+#include "words.h"
+
+#include <sys/stat.h>
+
+enum {
+    TOKENIZER_PIECE = 256,   // bytes that a decoded token may have
+    TOKENIZER_FILES = 8,     // files that a checkpoint may carry
+    TOKENIZER_MAX = 1 << 24  // an id at or above this is taken for damage
+};
+
+typedef enum {
+    TOKENIZER_BYTES,    // token = byte, 256 = end of text
+    TOKENIZER_BPE,      // byte-level BPE
+    TOKENIZER_PIECES,   // another kind: a list of pieces, which can be shown but not made
+    TOKENIZER_NUMBERS,  // nothing known
+} TokenizerKind;
+
+typedef struct {
+    char* text;  // NULL: this id stands for nothing
+    size_t size;
+} TokenizerPiece;
+
+// A token that stands for its text wherever that occurs, before BPE looks at the rest.
+typedef struct {
+    int id;
+    char* text;
+    size_t size;
+    int normalized;  // looked for only between those that are not
+} TokenizerAdded;
+
+// The neighbours `left`, `right` may become `merged`; the lowest rank goes first.
+typedef struct {
+    int left, right, merged;
+    uint32_t rank;
+} TokenizerMerge;
+
+typedef struct {
+    TokenizerKind kind;
+    int V;
+    char* source;          // for messages: where it was read
+    int count;             // pieces
+    TokenizerPiece* pieces;  // (count)
+    int eot;               // end of text, -1: none
+    char* refusal;         // why it cannot encode, NULL: it can
+    int added_count;
+    TokenizerAdded* added;   // (added_count)
+    size_t merge_capacity;   // a power of two
+    TokenizerMerge* merges;  // (merge_capacity), a hash table; left = -1: free
+    int byte_token[256];     // the token of a single byte, -1: none
+    int file_count;
+    CheckpointFile files[TOKENIZER_FILES];  // for checkpoints; the texts belong to this
+} Tokenizer;
+
+// ---- the byte alphabet ----
+
+// Byte-level BPE writes each byte as a character that shows: printable ASCII and Latin-1 stand for
+// themselves, the other 68 bytes, in order, are U+0100 and up. (Radford et al. 2019, GPT-2.)
+static inline int tokenizer_byte_shows(int byte) {
+    return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+}
+
+// codes[256] = the character of every byte
+static inline void tokenizer_alphabet(int* codes) {
+    int next = 256;
+    for (int byte = 0; byte < 256; byte++) { codes[byte] = tokenizer_byte_shows(byte) ? byte : next++; }
+}
+
+// Decodes a piece of the vocabulary, written in the alphabet, to bytes in place; returns its new
+// size. A piece with a character outside the alphabet stays as it is.
+static inline size_t tokenizer_unalphabet(char* text, size_t size) {
+    static int bytes[324];  // of each character of the alphabet; 0 until the first call
+    if (bytes[323] == 0) {
+        int codes[256];
+        tokenizer_alphabet(codes);
+        for (int i = 0; i < 324; i++) { bytes[i] = -1; }
+        for (int byte = 0; byte < 256; byte++) { bytes[codes[byte]] = byte; }
+    }
+    size_t length, n = 0;
+    for (size_t i = 0; i < size; i += length) {
+        int code = unicode_code(text + i, size - i, &length);
+        if (code < 0 || code >= 324 || bytes[code] < 0) { return size; }
+    }
+    for (size_t i = 0; i < size; i += length) { text[n++] = (char)bytes[unicode_code(text + i, size - i, &length)]; }
+    text[n] = 0;
+    return n;
+}
+
+// Decodes a piece of SentencePiece and its kin in place: U+2581 is a space, <0x0A> a byte.
+static inline size_t tokenizer_unpiece(char* text, size_t size) {
+    unsigned byte;
+    char end;
+    if (size == 6 && sscanf(text, "<0x%2x%c", &byte, &end) == 2 && end == '>') {
+        text[0] = (char)byte;
+        return 1;
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < size;) {
+        if (size - i >= 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0) {
+            text[n++] = ' ';
+            i += 3;
+        } else {
+            text[n++] = text[i++];
+        }
+    }
+    text[n] = 0;
+    return n;
+}
+
+// ---- reading tokenizer files ----
+
+// The whole file DIR/name, NULL if there is none; the caller frees it.
+static inline char* tokenizer_read_file(const char* dir, const char* name, size_t* size) {
+    char* path = format_string("%s/%s", dir, name);
+    FILE* file = fopen(path, "rb");
+    if (file == NULL) {
+        if (errno != ENOENT && errno != ENOTDIR) { die("%s: could not be opened: %s", path, strerror(errno)); }
+        free(path);
+        return NULL;
+    }
+    StringBuilder sb = {0};
+    sb_append(&sb, "", 0);
+    char* chunk = (char*)xalloc(1 << 16, 1, "a tokenizer file");
+    for (;;) {
+        size_t n = fread(chunk, 1, 1 << 16, file);
+        if (n == 0) { break; }
+        sb_append(&sb, chunk, n);
+        if (sb.size > JSON_MAX_BYTES) { die("%s: is larger than %zu MB, which no tokenizer is", path, JSON_MAX_BYTES >> 20); }
+    }
+    if (ferror(file)) { die("%s: could not be read: %s", path, strerror(errno)); }
+    fclose(file);
+    free(chunk);
+    free(path);
+    *size = sb.size;
+    return sb.data;
+}
+
+// The piece of an id, the list grown to hold it.
+static inline TokenizerPiece* tokenizer_piece(Tokenizer* tokenizer, int64_t id, const char* text, int* capacity) {
+    if (id < 0 || id >= TOKENIZER_MAX) {
+        die("%s: expected ids from 0 to %d, found %lld for '%.40s'", tokenizer->source, TOKENIZER_MAX - 1, (long long)id, text);
+    }
+    if (id >= *capacity) {
+        int larger = *capacity ? *capacity : 256;
+        while (larger <= id) { larger *= 2; }
+        TokenizerPiece* pieces = (TokenizerPiece*)xalloc((size_t)larger, sizeof(TokenizerPiece), "the vocabulary");
+        if (tokenizer->count) { memcpy(pieces, tokenizer->pieces, (size_t)tokenizer->count * sizeof(TokenizerPiece)); }
+        free(tokenizer->pieces);
+        tokenizer->pieces = pieces;
+        *capacity = larger;
+    }
+    if (id >= tokenizer->count) { tokenizer->count = (int)id + 1; }
+    return &tokenizer->pieces[id];
+}
+
+static inline void tokenizer_set_piece(Tokenizer* tokenizer, int64_t id, const char* text, size_t size, int* capacity) {
+    TokenizerPiece* piece = tokenizer_piece(tokenizer, id, text, capacity);
+    free(piece->text);
+    piece->text = (char*)xalloc(size + 1, 1, "a token");
+    memcpy(piece->text, text, size);
+    piece->size = size;
+}
+
+// Takes over a vocabulary {"piece": id, ...} or, of Unigram models, [["piece", score], ...].
+static inline void tokenizer_read_vocab(Tokenizer* tokenizer, const Json* vocab, int* capacity) {
+    for (int i = 0; i < vocab->count; i++) {
+        const Json* item = vocab->items[i];
+        const char* text = vocab->type == JSON_OBJECT ? vocab->keys[i] : NULL;
+        int64_t id = i;
+        if (vocab->type == JSON_OBJECT) {
+            id = json_get_int(vocab, text, -1, tokenizer->source);
+            if (id >= 0 && id < tokenizer->count && tokenizer->pieces[id].text) {
+                die("%s: id %lld stands for both '%.40s' and '%.40s'", tokenizer->source, (long long)id, tokenizer->pieces[id].text,
+                    text);
+            }
+        } else {
+            if (item->type != JSON_ARRAY || item->count < 1 || item->items[0]->type != JSON_STRING) {
+                die("%s: expected [\"piece\", score] in the vocabulary, found something else at %d", tokenizer->source, i);
+            }
+            text = item->items[0]->string;
+        }
+        tokenizer_set_piece(tokenizer, id, text, strlen(text), capacity);
+    }
+}
+
+// Where the merge of two tokens stands in the table, or would stand.
+static inline TokenizerMerge* tokenizer_find_merge(const Tokenizer* tokenizer, int left, int right) {
+    uint64_t hash = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9e3779b97f4a7c15u;
+    size_t at = (size_t)(hash >> 20) & (tokenizer->merge_capacity - 1);
+    for (;;) {
+        TokenizerMerge* merge = &tokenizer->merges[at];
+        if (merge->left < 0 || (merge->left == left && merge->right == right)) { return merge; }
+        at = (at + 1) & (tokenizer->merge_capacity - 1);
+    }
+}
+
+static inline void tokenizer_make_merges(Tokenizer* tokenizer, size_t count) {
+    tokenizer->merge_capacity = 16;
+    while (tokenizer->merge_capacity < 2 * count) { tokenizer->merge_capacity *= 2; }
+    tokenizer->merges = (TokenizerMerge*)xalloc(tokenizer->merge_capacity, sizeof(TokenizerMerge), "the merges");
+    for (size_t i = 0; i < tokenizer->merge_capacity; i++) { tokenizer->merges[i].left = -1; }
+}
+
+// Adds the merge of rank `rank`, of two pieces written in the alphabet.
+static inline void tokenizer_add_merge(Tokenizer* tokenizer, const Json* vocab, const char* left, size_t left_size, const char* right,
+                                       size_t right_size, uint32_t rank) {
+    char* both = format_string("%.*s%.*s", (int)left_size, left, (int)right_size, right);
+    char* first = format_string("%.*s", (int)left_size, left);
+    const char* second = both + left_size;
+    int ids[3];
+    const char* names[3] = {first, second, both};
+    for (int i = 0; i < 3; i++) {
+        ids[i] = (int)json_get_int(vocab, names[i], -1, tokenizer->source);
+        if (ids[i] < 0) {
+            die("%s: merge %u of '%.40s' and '%.40s' needs '%.80s', which is not in the vocabulary", tokenizer->source, rank, first,
+                second, names[i]);
+        }
+    }
+    TokenizerMerge* merge = tokenizer_find_merge(tokenizer, ids[0], ids[1]);
+    if (merge->left < 0) {  // of a merge that stands there twice the first counts
+        merge->left = ids[0];
+        merge->right = ids[1];
+        merge->merged = ids[2];
+        merge->rank = rank;
+    }
+    free(both);
+    free(first);
+}
+
+// A merge written as "left right": neither has a space, since the alphabet has none.
+static inline void tokenizer_add_merge_line(Tokenizer* tokenizer, const Json* vocab, const char* line, size_t size, uint32_t rank) {
+    const char* space = (const char*)memchr(line, ' ', size);
+    size_t left = space ? (size_t)(space - line) : 0;
+    if (left == 0 || left + 1 >= size) {
+        die("%s: expected two pieces with a space between in merge %u, found '%.*s'", tokenizer->source, rank, (int)min_size(size, 40),
+            line);
+    }
+    tokenizer_add_merge(tokenizer, vocab, line, left, space + 1, size - left - 1, rank);
+}
+
+// The merges of tokenizer.json: ["a b", ...] or [["a", "b"], ...].
+static inline void tokenizer_read_merges(Tokenizer* tokenizer, const Json* vocab, const Json* merges) {
+    tokenizer_make_merges(tokenizer, (size_t)merges->count);
+    for (int i = 0; i < merges->count; i++) {
+        const Json* merge = merges->items[i];
+        if (merge->type == JSON_STRING) {
+            tokenizer_add_merge_line(tokenizer, vocab, merge->string, merge->length, (uint32_t)i);
+        } else if (merge->type == JSON_ARRAY && merge->count == 2 && merge->items[0]->type == JSON_STRING &&
+                   merge->items[1]->type == JSON_STRING) {
+            tokenizer_add_merge(tokenizer, vocab, merge->items[0]->string, merge->items[0]->length, merge->items[1]->string,
+                                merge->items[1]->length, (uint32_t)i);
+        } else {
+            die("%s: expected two pieces in merge %d, found %s", tokenizer->source, i, json_type_name(merge->type));
+        }
+    }
+}
+
+static inline int tokenizer_compare_added(const void* a, const void* b) {  // longest first
+    size_t x = ((const TokenizerAdded*)a)->size, y = ((const TokenizerAdded*)b)->size;
+    return x < y ? 1 : x > y ? -1 : ((const TokenizerAdded*)a)->id - ((const TokenizerAdded*)b)->id;
+}
+
+// Notes the first reason why a tokenizer cannot encode.
+__attribute__((format(printf, 2, 3))) static inline void tokenizer_refuse(Tokenizer* tokenizer, const char* fmt, ...) {
+    if (tokenizer->refusal) { return; }
+    char reason[256];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(reason, sizeof reason, fmt, args);
+    va_end(args);
+    tokenizer->refusal = format_string("%s", reason);
+}
+
+// Tokens beside the model's vocabulary; they replace what it says of the same id.
+static inline void tokenizer_read_added(Tokenizer* tokenizer, const Json* added, int* capacity) {
+    const char* path = tokenizer->source;
+    tokenizer->added = (TokenizerAdded*)xalloc((size_t)added->count, sizeof(TokenizerAdded), "the added tokens");
+    for (int i = 0; i < added->count; i++) {
+        const Json* item = added->items[i];
+        if (item->type != JSON_OBJECT) { die("%s: expected an object in added_tokens, found %s", path, json_type_name(item->type)); }
+        const char* text = json_get_string(item, "content", "", path);
+        int64_t id = json_get_int(item, "id", -1, path);
+        tokenizer_set_piece(tokenizer, id, text, strlen(text), capacity);
+        if (json_get_bool(item, "lstrip", 0, path) || json_get_bool(item, "rstrip", 0, path) ||
+            json_get_bool(item, "single_word", 0, path)) {
+            tokenizer_refuse(tokenizer, "its token '%.40s' looks at what stands beside it", text);
+        }
+        if (*text == 0) { continue; }
+        TokenizerAdded* token = &tokenizer->added[tokenizer->added_count++];
+        token->id = (int)id;
+        token->text = format_string("%s", text);
+        token->size = strlen(text);
+        token->normalized = json_get_bool(item, "normalized", 0, path);
+    }
+    qsort(tokenizer->added, (size_t)tokenizer->added_count, sizeof(TokenizerAdded), tokenizer_compare_added);
+}
+
+static inline int tokenizer_is_type(const Json* object, const char* type) {
+    const Json* found = json_get(object, "type");
+    return found && found->type == JSON_STRING && strcmp(found->string, type) == 0;
+}
+
+// Finds out what of a tokenizer.json the encoder does not do.
+static inline void tokenizer_check_pipeline(Tokenizer* tokenizer, const Json* root, const Json* model) {
+    const char* path = tokenizer->source;
+    const Json* normalizer = json_get(root, "normalizer");
+    if (normalizer && normalizer->type == JSON_OBJECT && !tokenizer_is_type(normalizer, "NFC")) {
+        tokenizer_refuse(tokenizer, "its normalizer changes the text");
+    }
+    const Json* pre = json_get(root, "pre_tokenizer");
+    if (!pre || pre->type != JSON_OBJECT || !tokenizer_is_type(pre, "ByteLevel") || json_get_bool(pre, "add_prefix_space", 1, path) ||
+        !json_get_bool(pre, "use_regex", 1, path)) {
+        tokenizer_refuse(tokenizer, "its pre-tokenizer is not GPT-2's");
+    }
+    static const char* const options[] = {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback",
+                                          "ignore_merges"};
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
+        const Json* value = json_get(model, options[i]);
+        int off = !value || value->type == JSON_NULL || (value->type == JSON_BOOL && !value->boolean) ||
+                  (value->type == JSON_STRING && value->length == 0) || (value->type == JSON_NUMBER && value->number == 0);
+        // An unknown token is never needed when every byte has one, which is checked when encoding.
+        if (!off && strcmp(options[i], "unk_token") != 0) { tokenizer_refuse(tokenizer, "its model has the option %s", options[i]); }
+    }
+}
+
+// A part of the pipeline is of this type, or is a sequence one of whose parts is.
+static inline int tokenizer_has_part(const Json* root, const char* key, const char* list, const char* type) {
+    const Json* part = json_get(root, key);
+    if (!part || part->type != JSON_OBJECT) { return 0; }
+    if (tokenizer_is_type(part, type)) { return 1; }
+    const Json* parts = json_get(part, list);
+    for (int i = 0; parts && parts->type == JSON_ARRAY && i < parts->count; i++) {
+        if (parts->items[i]->type == JSON_OBJECT && tokenizer_is_type(parts->items[i], type)) { return 1; }
+    }
+    return 0;
+}
+
+static inline void tokenizer_read_json(Tokenizer* tokenizer, const char* text, size_t size) {
+    const char* path = tokenizer->source;
+    Json* root = json_parse(text, size, path);
+    const Json* model = root->type == JSON_OBJECT ? json_get(root, "model") : NULL;
+    const Json* vocab = model && model->type == JSON_OBJECT ? json_get(model, "vocab") : NULL;
+    if (!vocab || (vocab->type != JSON_OBJECT && vocab->type != JSON_ARRAY)) {
+        die("%s: expected a tokenizer with \"model\": {\"vocab\": ...}, found none; is it a tokenizer.json of Hugging Face?", path);
+    }
+    const Json* merges = json_get(model, "merges");
+    int bytes = tokenizer_has_part(root, "pre_tokenizer", "pretokenizers", "ByteLevel") ||
+                tokenizer_has_part(root, "decoder", "decoders", "ByteLevel");
+    int bpe = bytes && vocab->type == JSON_OBJECT && merges && merges->type == JSON_ARRAY;
+    tokenizer->kind = bpe ? TOKENIZER_BPE : TOKENIZER_PIECES;
+    int capacity = 0;
+    tokenizer_read_vocab(tokenizer, vocab, &capacity);
+    if (bpe) {
+        tokenizer_check_pipeline(tokenizer, root, model);
+        if (!tokenizer->refusal) { tokenizer_read_merges(tokenizer, vocab, merges); }
+    } else {
+        tokenizer_refuse(tokenizer, "it is not a byte-level BPE");
+    }
+    for (int i = 0; i < tokenizer->count; i++) {
+        TokenizerPiece* piece = &tokenizer->pieces[i];
+        if (piece->text) { piece->size = bytes ? tokenizer_unalphabet(piece->text, piece->size) : tokenizer_unpiece(piece->text, piece->size); }
+    }
+    const Json* added = json_get(root, "added_tokens");
+    if (added && added->type == JSON_ARRAY) { tokenizer_read_added(tokenizer, added, &capacity); }
+    json_free(root);
+}
+
+// Makes <|endoftext|> in a prompt the end-of-text token.
+static inline void tokenizer_add_eot(Tokenizer* tokenizer, int id) {
+    tokenizer->added = (TokenizerAdded*)xalloc(1, sizeof(TokenizerAdded), "the added tokens");
+    tokenizer->added[0].id = id;
+    tokenizer->added[0].text = format_string("<|endoftext|>");
+    tokenizer->added[0].size = strlen("<|endoftext|>");
+    tokenizer->added_count = 1;
+}
+
+// GPT-2's first files: vocab.json {"piece": id} and merges.txt, a merge a line.
+static inline void tokenizer_read_gpt2(Tokenizer* tokenizer, const char* vocab_text, size_t vocab_size, const char* merges, size_t size) {
+    Json* vocab = json_parse(vocab_text, vocab_size, tokenizer->source);
+    if (vocab->type != JSON_OBJECT) { die("%s: expected an object of pieces and ids, found %s", tokenizer->source, json_type_name(vocab->type)); }
+    tokenizer->kind = TOKENIZER_BPE;
+    int capacity = 0;
+    tokenizer_read_vocab(tokenizer, vocab, &capacity);
+    size_t lines = 1;
+    for (size_t i = 0; i < size; i++) { lines += merges[i] == '\n'; }
+    tokenizer_make_merges(tokenizer, lines);
+    uint32_t rank = 0;
+    for (size_t start = 0, end; start < size; start = end + 1) {
+        const char* newline = (const char*)memchr(merges + start, '\n', size - start);
+        end = newline ? (size_t)(newline - merges) : size;
+        size_t length = end - start - (end > start && merges[end - 1] == '\r');
+        if (length == 0 || (start == 0 && merges[0] == '#')) { continue; }  // "#version: 0.2"
+        tokenizer_add_merge_line(tokenizer, vocab, merges + start, length, rank++);
+    }
+    int eot = (int)json_get_int(vocab, "<|endoftext|>", -1, tokenizer->source);
+    json_free(vocab);
+    for (int i = 0; i < tokenizer->count; i++) {
+        TokenizerPiece* piece = &tokenizer->pieces[i];
+        if (piece->text) { piece->size = tokenizer_unalphabet(piece->text, piece->size); }
+    }
+    if (eot >= 0) { tokenizer_add_eot(tokenizer, eot); }
+}
+
+// The end-of-text token: what tokenizer_config.json calls eos_token, else the usual names.
+static inline int tokenizer_find_eot(const Tokenizer* tokenizer, const char* dir, const char* config, size_t config_size) {
+    const char* names[4] = {NULL, "<|endoftext|>", "<|end_of_text|>", "</s>"};
+    Json* root = NULL;
+    if (config) {
+        char* path = format_string("%s/tokenizer_config.json", dir);
+        root = json_parse(config, config_size, path);
+        const Json* eos = root->type == JSON_OBJECT ? json_get(root, "eos_token") : NULL;
+        if (eos && eos->type == JSON_OBJECT) { eos = json_get(eos, "content"); }
+        if (eos && eos->type == JSON_STRING) { names[0] = eos->string; }
+        free(path);
+    }
+    int found = -1;
+    for (int n = 0; n < 4 && found < 0; n++) {
+        for (int i = 0; names[n] && i < tokenizer->count && found < 0; i++) {
+            if (tokenizer->pieces[i].text && strcmp(tokenizer->pieces[i].text, names[n]) == 0) { found = i; }
+        }
+    }
+    if (root) { json_free(root); }
+    return found;
+}
+
+static inline void tokenizer_keep_file(Tokenizer* tokenizer, const char* name, char* text, size_t size) {
+    CheckpointFile file = {name, text, size};
+    tokenizer->files[tokenizer->file_count++] = file;
+}
+
+// The text of a file that is kept, NULL if there is none of this name.
+static inline const CheckpointFile* tokenizer_kept(const Tokenizer* tokenizer, const char* name) {
+    for (int i = 0; i < tokenizer->file_count; i++) {
+        if (strcmp(tokenizer->files[i].name, name) == 0) { return &tokenizer->files[i]; }
+    }
+    return NULL;
+}
+
+// ---- the byte vocabulary ----
+
+// Writes the files with which Hugging Face's libraries read a vocabulary of bytes: byte-level BPE
+// that merges nothing.
+static inline void tokenizer_make_byte_files(Tokenizer* tokenizer) {
+    const char* eot = "<|endoftext|>";
+    StringBuilder sb = {0};
+    sb_printf(&sb, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
+    if (tokenizer->V == 257) {
+        sb_printf(&sb, "\n    {\"id\": 256, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
+                       "\"normalized\": false, \"special\": true}\n  ", eot);
+    }
+    const char* level = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}";
+    sb_printf(&sb, "],\n  \"normalizer\": null,\n  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n  \"decoder\": %s,\n", level, level);
+    sb_printf(&sb, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+                   "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
+                   "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {");
+    int codes[256];
+    tokenizer_alphabet(codes);
+    for (int byte = 0; byte < 256; byte++) {
+        char c[2] = {(char)codes[byte], 0};
+        size_t n = 1;
+        if (codes[byte] >= 0x80) {
+            c[0] = (char)(0xc0 | codes[byte] >> 6);
+            c[1] = (char)(0x80 | (codes[byte] & 63));
+            n = 2;
+        }
+        sb_printf(&sb, byte == 0 ? "\n" : ",\n");
+        sb_printf(&sb, "      ");
+        json_append_string(&sb, c, n);
+        sb_printf(&sb, ": %d", byte);
+    }
+    sb_printf(&sb, "\n    },\n    \"merges\": []\n  }\n}\n");
+    tokenizer_keep_file(tokenizer, "tokenizer.json", sb.data, sb.size);
+
+    // Without clean-up, since decoding must give back the very bytes.
+    StringBuilder config = {0};
+    sb_printf(&config, "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false");
+    if (tokenizer->V == 257) { sb_printf(&config, ",\n  \"eos_token\": \"%s\"", eot); }
+    sb_printf(&config, "\n}\n");
+    tokenizer_keep_file(tokenizer, "tokenizer_config.json", config.data, config.size);
+}
+
+static inline void tokenizer_make_bytes(Tokenizer* tokenizer) {
+    tokenizer->kind = TOKENIZER_BYTES;
+    int capacity = 0;
+    for (int id = 0; id < tokenizer->V; id++) {
+        char byte = (char)id;
+        if (id < 256) {
+            tokenizer_set_piece(tokenizer, id, &byte, 1, &capacity);
+        } else {
+            tokenizer_set_piece(tokenizer, id, "<|endoftext|>", strlen("<|endoftext|>"), &capacity);
+            tokenizer_add_eot(tokenizer, id);
+            tokenizer->eot = id;
+        }
+    }
+    tokenizer_make_byte_files(tokenizer);
+}
+
+// A tokenizer that was read may be the byte vocabulary of an earlier checkpoint.
+static inline int tokenizer_looks_like_bytes(const Tokenizer* tokenizer) {
+    if (tokenizer->kind != TOKENIZER_BPE || tokenizer->refusal || tokenizer->count < 256 || tokenizer->count > 257) { return 0; }
+    for (int i = 0; i < 256; i++) {
+        const TokenizerPiece* piece = &tokenizer->pieces[i];
+        if (!piece->text || piece->size != 1 || (unsigned char)piece->text[0] != i) { return 0; }
+    }
+    return tokenizer->count == 256 || tokenizer->eot == 256;
+}
+
+// ---- opening ----
+
+// Opens the tokenizer in a directory (NULL: none), for a vocabulary of V. Dies on damaged files;
+// of a directory without tokenizer files only V counts.
+static inline Tokenizer* tokenizer_open(const char* dir, int V) {
+    Tokenizer* tokenizer = (Tokenizer*)xalloc(1, sizeof(Tokenizer), "the tokenizer");
+    tokenizer->V = V;
+    tokenizer->eot = -1;
+    tokenizer->kind = TOKENIZER_NUMBERS;
+    for (int i = 0; i < 256; i++) { tokenizer->byte_token[i] = -1; }
+    // Read now what later checkpoints will carry: the directory may be an old checkpoint, deleted by then.
+    static const char* const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+                                        "merges.txt", "added_tokens.json", "tokenizer.model"};
+    for (size_t i = 0; dir && i < sizeof names / sizeof names[0]; i++) {
+        size_t size = 0;
+        char* text = tokenizer_read_file(dir, names[i], &size);
+        if (text) { tokenizer_keep_file(tokenizer, names[i], text, size); }
+    }
+    const CheckpointFile* json = tokenizer_kept(tokenizer, "tokenizer.json");
+    const CheckpointFile* vocab = tokenizer_kept(tokenizer, "vocab.json");
+    const CheckpointFile* merges = tokenizer_kept(tokenizer, "merges.txt");
+    const CheckpointFile* config = tokenizer_kept(tokenizer, "tokenizer_config.json");
+    if (json) {
+        tokenizer->source = format_string("%s/tokenizer.json", dir);
+        tokenizer_read_json(tokenizer, json->text, json->size);
+    } else if (vocab && merges) {
+        tokenizer->source = format_string("%s/vocab.json", dir);
+        tokenizer_read_gpt2(tokenizer, vocab->text, vocab->size, merges->text, merges->size);
+    } else if (tokenizer->file_count == 0 && (V == 256 || V == 257)) {
+        tokenizer->source = format_string("bytes");
+        tokenizer_make_bytes(tokenizer);
+        return tokenizer;
+    } else {
+        tokenizer->source = format_string("%s", dir ? dir : "no model directory");
+        tokenizer_refuse(tokenizer, "no tokenizer.json there, and a vocabulary of %d is not bytes (257)", V);
+        return tokenizer;
+    }
+    tokenizer->eot = tokenizer_find_eot(tokenizer, dir, config ? config->text : NULL, config ? config->size : 0);
+    if (tokenizer_looks_like_bytes(tokenizer)) { tokenizer->kind = TOKENIZER_BYTES; }
+    for (int i = tokenizer->count - 1; i >= 0; i--) {
+        const TokenizerPiece* piece = &tokenizer->pieces[i];
+        if (piece->text && piece->size == 1) { tokenizer->byte_token[(unsigned char)piece->text[0]] = i; }
+    }
+    return tokenizer;
+}
+
+static inline void tokenizer_close(Tokenizer* tokenizer) {
+    if (tokenizer == NULL) { return; }
+    for (int i = 0; i < tokenizer->count; i++) { free(tokenizer->pieces[i].text); }
+    for (int i = 0; i < tokenizer->added_count; i++) { free(tokenizer->added[i].text); }
+    for (int i = 0; i < tokenizer->file_count; i++) { free((void*)tokenizer->files[i].text); }
+    free(tokenizer->pieces);
+    free(tokenizer->added);
+    free(tokenizer->merges);
+    free(tokenizer->refusal);
+    free(tokenizer->source);
+    free(tokenizer);
+}
+
+// 1 if a token is a byte, so that a loss can be given in bits per byte.
+static inline int tokenizer_is_bytes(const Tokenizer* tokenizer) { return tokenizer->kind == TOKENIZER_BYTES; }
+
+// The end-of-text token, -1 if there is none (or none in the model's vocabulary).
+static inline int tokenizer_eot(const Tokenizer* tokenizer) { return tokenizer->eot < tokenizer->V ? tokenizer->eot : -1; }
+
+// The files that a checkpoint carries; files has room for 8. The texts stay this tokenizer's.
+static inline int tokenizer_files(const Tokenizer* tokenizer, CheckpointFile* files) {
+    for (int i = 0; i < tokenizer->file_count; i++) { files[i] = tokenizer->files[i]; }
+    return tokenizer->file_count;
+}
+
+// ---- decoding ----
+
+// The bytes of a token into out (TOKENIZER_PIECE); returns how many. Not NUL-terminated. A token
+// may be part of a character. An id without a text is shown as <123>.
+static inline size_t tokenizer_decode(const Tokenizer* tokenizer, int id, char* out) {
+    if (id >= 0 && id < tokenizer->count && tokenizer->pieces[id].text) {
+        const TokenizerPiece* piece = &tokenizer->pieces[id];
+        size_t n = min_size(piece->size, TOKENIZER_PIECE);
+        memcpy(out, piece->text, n);
+        return n;
+    }
+    return (size_t)snprintf(out, TOKENIZER_PIECE, "<%d>", id);
+}
+
+// ---- encoding ----
+
+// Byte-level BPE of one word into out; returns the number of tokens. Of all neighbours that can be
+// merged the pair of lowest rank is, the leftmost first, until none is left. ranks has room for n.
+static inline size_t tokenizer_merge_word(const Tokenizer* tokenizer, const char* word, size_t n, int* out, uint32_t* ranks) {
+    for (size_t i = 0; i < n; i++) {
+        out[i] = tokenizer->byte_token[(unsigned char)word[i]];
+        if (out[i] < 0) {
+            die("the prompt cannot be encoded: %s has no token for the byte 0x%02x", tokenizer->source, (unsigned char)word[i]);
+        }
+    }
+    // ranks[i]: of the merge of tokens i and i+1
+    for (size_t i = 0; i + 1 < n; i++) {
+        const TokenizerMerge* merge = tokenizer_find_merge(tokenizer, out[i], out[i + 1]);
+        ranks[i] = merge->left < 0 ? UINT32_MAX : merge->rank;
+    }
+    while (n > 1) {
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < n; i++) {
+            if (ranks[i] < ranks[best]) { best = i; }
+        }
+        if (ranks[best] == UINT32_MAX) { break; }
+        out[best] = tokenizer_find_merge(tokenizer, out[best], out[best + 1])->merged;
+        memmove(out + best + 1, out + best + 2, (n - best - 2) * sizeof(int));
+        memmove(ranks + best, ranks + best + 1, (n - best - 2) * sizeof(uint32_t));
+        n--;
+        for (size_t i = best > 0 ? best - 1 : 0; i <= best && i + 1 < n; i++) {
+            const TokenizerMerge* merge = tokenizer_find_merge(tokenizer, out[i], out[i + 1]);
+            ranks[i] = merge->left < 0 ? UINT32_MAX : merge->rank;
+        }
+    }
+    return n;
+}
+
+// Encodes text in which the added tokens have been looked for up to `level` (0: none yet, 1: those
+// that come before normalization, 2: all). Returns the number of tokens.
+static inline size_t tokenizer_encode_part(const Tokenizer* tokenizer, const char* text, size_t n, int* out, uint32_t* ranks, int level) {
+    size_t count = 0, start = 0;
+    if (level == 2) {
+        if (tokenizer->kind == TOKENIZER_BYTES) {
+            for (size_t i = 0; i < n; i++) { out[i] = (unsigned char)text[i]; }
+            return n;
+        }
+        for (size_t size; start < n; start += size) {
+            size = word_length(text + start, n - start);
+            count += tokenizer_merge_word(tokenizer, text + start, size, out + count, ranks);
+        }
+        return count;
+    }
+    for (size_t at = 0; at < n;) {
+        const TokenizerAdded* found = NULL;  // the longest that begins here
+        for (int i = 0; i < tokenizer->added_count && !found; i++) {
+            const TokenizerAdded* token = &tokenizer->added[i];
+            if (token->normalized == level && token->size <= n - at && memcmp(text + at, token->text, token->size) == 0) { found = token; }
+        }
+        if (!found) {
+            at++;
+            continue;
+        }
+        count += tokenizer_encode_part(tokenizer, text + start, at - start, out + count, ranks, level + 1);
+        out[count++] = found->id;
+        at += found->size;
+        start = at;
+    }
+    return count + tokenizer_encode_part(tokenizer, text + start, n - start, out + count, ranks, level + 1);
+}
+
+// Encodes n bytes of text into out (room for n tokens); returns the number of tokens. Dies if this
+// tokenizer cannot encode, saying why. A time of O(n) for text; O(length^2) for a word of it.
+static inline int tokenizer_encode(const Tokenizer* tokenizer, const char* text, size_t n, int* out) {
+    if (tokenizer->refusal) {
+        die("a prompt cannot be encoded: %s: %s; leave --prompt out to continue validation data", tokenizer->source, tokenizer->refusal);
+    }
+    if (n > INT_MAX) { die("a prompt of %zu bytes is too long", n); }
+    uint32_t* ranks = (uint32_t*)xalloc(n, sizeof(uint32_t), "encoding a prompt");
+    size_t count = tokenizer_encode_part(tokenizer, text, n, out, ranks, 0);
+    free(ranks);
+    for (size_t i = 0; i < count; i++) {
+        if (out[i] >= tokenizer->V) {
+            die("a prompt cannot be encoded: %s gives token %d, which the model's vocabulary of %d does not have; "
+                "the tokenizer is not this model's",
+                tokenizer->source, out[i], tokenizer->V);
+        }
+    }
+    return (int)count;
+}
+
+#endif

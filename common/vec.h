@@ -1,0 +1,143 @@
+// vec.h - native float vectors, and a fused multiply-add that gives the same bits on every machine.
+//
+// The same source is compiled for several instruction sets; what is written with vf and VL, or as
+// a plain loop over fma_f(), computes the same numbers on all of them, because every lane is one
+// IEEE operation and the only fused operation is the one that is written as such (the compiler is
+// told -ffp-contract=off).
+#ifndef PONDER_VEC_H
+#define PONDER_VEC_H
+
+#include "base.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__) || defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+// VL: floats in a native register.
+#if defined(__AVX512F__)
+#define VL 16
+#elif defined(__AVX2__) && defined(__FMA__)
+#define VL 8
+#else
+#define VL 4
+#endif
+
+// + - * / and comparisons work on these as on numbers (a comparison gives -1 or 0 in each lane).
+typedef float vf __attribute__((vector_size(4 * VL)));
+typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef float vf_anywhere __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+
+static inline vf vf_load(const float* p) { return *(const vf_anywhere*)p; }  // any alignment
+static inline void vf_store(float* p, vf v) { *(vf_anywhere*)p = v; }        // any alignment
+
+static inline vf vf_zero(void) {
+    vf v = {0};
+    return v;
+}
+
+#if VL == 16
+static inline vf vf_set1(float x) { return (vf)_mm512_set1_ps(x); }
+#elif VL == 8
+static inline vf vf_set1(float x) { return (vf)_mm256_set1_ps(x); }
+#else
+static inline vf vf_set1(float x) {
+    vf v = {x, x, x, x};
+    return v;
+}
+#endif
+
+// a > b ? a : b and a < b ? a : b in each lane: where either is NaN, the result is b.
+#if VL == 16
+static inline vf vf_max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline vf vf_min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif VL == 8
+static inline vf vf_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+static inline vf vf_min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#elif defined(__SSE2__)
+static inline vf vf_max(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+static inline vf vf_min(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+#else
+static inline vf vf_max(vf a, vf b) {
+    vi m = (vi)(a > b);
+    return (vf)(((vi)a & m) | ((vi)b & ~m));
+}
+static inline vf vf_min(vf a, vf b) {
+    vi m = (vi)(a < b);
+    return (vf)(((vi)a & m) | ((vi)b & ~m));
+}
+#endif
+
+// ---------------------------------------------------------------------------------------------
+// Fused multiply-add: a * b + c, rounded once.
+//
+// Without the instruction: the product of two floats is exact in double, so only the sum has to be
+// rounded with care. Rounding it to double and then to float would round twice. So the sum is
+// rounded to odd (cut towards zero, and where anything was cut off the last bit is set), after
+// which rounding to the 24 bits of a float is right, subnormals included, since a double has more
+// than two bits to spare (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums",
+// 2008). What was cut off is the error of the double sum, which Knuth's TwoSum gives exactly.
+// An infinity or NaN makes that error NaN, the comparison false, and the sum stays as it is.
+
+static inline float fma_f_emulated(float a, float b, float c) {
+    double p = (double)a * (double)b, z = (double)c;
+    double s = p + z;
+    double t = s - p;
+    double e = (p - (s - t)) + (z - t);
+    uint64_t sum, error;
+    memcpy(&sum, &s, 8);
+    memcpy(&error, &e, 8);
+    uint64_t cut = fabs(e) > 0 ? (uint64_t)1 : (uint64_t)0;
+    sum = (sum - (((sum ^ error) >> 63) & cut)) | cut;
+    memcpy(&s, &sum, 8);
+    return (float)s;
+}
+
+#if defined(__FMA__) || defined(__aarch64__)
+static inline float fma_f(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+static inline float fma_f(float a, float b, float c) { return fma_f_emulated(a, b, c); }
+#endif
+
+#if VL == 16
+static inline vf vf_fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#elif VL == 8
+static inline vf vf_fma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#elif defined(__aarch64__)
+static inline vf vf_fma(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#elif defined(__SSE2__)
+// fma_f_emulated, two lanes at a time.
+static inline __m128 fma_two_lanes(__m128 a, __m128 b, __m128 c) {
+    typedef double v2d __attribute__((vector_size(16)));
+    typedef uint64_t v2u __attribute__((vector_size(16)));
+    v2d p = (v2d)_mm_cvtps_pd(a) * (v2d)_mm_cvtps_pd(b), z = (v2d)_mm_cvtps_pd(c);
+    v2d s = p + z;
+    v2d t = s - p;
+    v2d e = (p - (s - t)) + (z - t);
+    v2d size = (v2d)((v2u)e & (~(uint64_t)0 >> 1)), zero = {0, 0};
+    v2u cut = (v2u)(size > zero) >> 63;
+    v2u sum = (v2u)s;
+    sum = (sum - (((sum ^ (v2u)e) >> 63) & cut)) | cut;
+    return _mm_cvtpd_ps((__m128d)sum);
+}
+static inline vf vf_fma(vf a, vf b, vf c) {
+    __m128 x = (__m128)a, y = (__m128)b, z = (__m128)c;
+    __m128 low = fma_two_lanes(x, y, z);
+    __m128 high = fma_two_lanes(_mm_movehl_ps(x, x), _mm_movehl_ps(y, y), _mm_movehl_ps(z, z));
+    return (vf)_mm_movelh_ps(low, high);
+}
+#else
+static inline vf vf_fma(vf a, vf b, vf c) {
+    vf r;
+    for (int i = 0; i < VL; i++) { r[i] = fma_f(a[i], b[i], c[i]); }
+    return r;
+}
+#endif
+
+// The same in the number type of the build.
+static inline real real_fma(real a, real b, real c) {
+    return sizeof(real) == sizeof(float) ? (real)fma_f((float)a, (float)b, (float)c) : (real)fma((double)a, (double)b, (double)c);
+}
+
+#endif

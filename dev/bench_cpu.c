@@ -1,0 +1,214 @@
+// bench_cpu.c - how fast the CPU parts are, beside what this machine can do.
+//
+//   build/bench_cpu [matmul] [attention] [adamw]     (no argument: all sections)
+//
+// Every line gives a rate and its share of a limit measured in the same run: P, the peak of
+// single-precision fused multiply-adds on all threads, or C, the bandwidth of copying memory
+// (bytes read plus bytes written). Each figure is the best of several runs, since other programs
+// can only make them slower. OMP_NUM_THREADS sets the threads.
+#include "../common/adamw.h"
+#include "../common/attention.h"
+#include "../common/machine.h"
+#include "../common/matmul.h"
+
+#ifndef MAIN
+#define MAIN main
+#endif
+
+// Numbers in (-1, 1) that no compiler and no processor can guess.
+static float* random_numbers(size_t count) {
+    float* x = (float*)xalloc(count, sizeof(float), "a benchmark");
+    uint32_t state = 12345;
+    for (size_t i = 0; i < count; i++) {
+        state = state * 1664525u + 1013904223u;
+        x[i] = (float)(int32_t)state * 0x1p-31f;
+    }
+    return x;
+}
+
+// Best seconds of f(argument): at least 3 runs, then until 0.4 s are spent.
+static double best_seconds(void (*f)(void*), void* argument) {
+    double best = 1e30, begin = now_seconds();
+    for (int run = 0; run < 3 || (now_seconds() - begin < 0.4 && run < 1000); run++) {
+        double start = now_seconds();
+        f(argument);
+        double seconds = now_seconds() - start;
+        if (seconds < best) { best = seconds; }
+    }
+    return best;
+}
+
+static void print_rate(double flops) { printf("  %7.1f  %4.2f P", flops * 1e-9, flops / machine_peak_flops()); }
+
+// ---------------------------------------------------------------------------------------------
+
+typedef struct {
+    size_t N, IC, OC;
+    float *inp, *weight, *bias, *out;
+} Layer;
+
+static void run_forward(void* argument) {
+    Layer* l = (Layer*)argument;
+    matmul_forward(l->out, l->inp, l->weight, l->bias, l->N, l->IC, l->OC);
+}
+static void run_backward_input(void* argument) {
+    Layer* l = (Layer*)argument;
+    matmul_backward_input(l->inp, l->out, l->weight, l->N, l->IC, l->OC, 0);
+}
+static void run_backward_weight(void* argument) {
+    Layer* l = (Layer*)argument;
+    matmul_backward_weight(l->weight, l->bias, l->out, l->inp, l->N, l->IC, l->OC);
+}
+
+// The second product of the vocabulary mix: mix (N,IC) += p (N,OC) W (OC,IC); IC is the width, OC the vocabulary.
+static void run_mix(void* argument) {
+    Layer* l = (Layer*)argument;
+    gemm(0, 0, l->N, l->IC, l->OC, 1, l->out, l->OC, l->weight, l->IC, 1, l->inp, l->IC, NULL);
+}
+
+static void bench_layer(const char* what, size_t N, size_t IC, size_t OC, int mix) {
+    Layer l = {N, IC, OC, random_numbers(N * IC), random_numbers(OC * IC), random_numbers(OC), random_numbers(N * OC)};
+    double flops = 2.0 * (double)N * (double)IC * (double)OC;
+    printf("%-28s %5zu %5zu %6zu", what, N, IC, OC);
+    print_rate(flops / best_seconds(run_forward, &l));
+    print_rate(flops / best_seconds(mix ? run_mix : run_backward_input, &l));
+    print_rate(flops / best_seconds(run_backward_weight, &l));
+    printf("\n");
+    fflush(stdout);
+    free(l.inp), free(l.weight), free(l.bias), free(l.out);
+}
+
+static void bench_matmul(void) {
+    printf("matmul: %s, GFLOP/s\n", matmul_name());
+    printf("%-28s %5s %5s %6s  %15s  %15s  %15s\n", "layer", "rows", "IC", "OC", "forward", "backward input", "backward weight");
+    bench_layer("160m qkv", 256, 768, 2304, 0);
+    bench_layer("160m attention out", 256, 768, 768, 0);
+    bench_layer("160m ff up", 256, 768, 3072, 0);
+    bench_layer("160m ff down", 256, 3072, 768, 0);
+    bench_layer("160m head", 256, 768, 50304, 0);
+    bench_layer("70m qkv", 512, 512, 1536, 0);
+    bench_layer("70m attention out", 512, 512, 512, 0);
+    bench_layer("70m ff up", 512, 512, 2048, 0);
+    bench_layer("70m ff down", 512, 2048, 512, 0);
+    bench_layer("70m mix (scores, mix, dW)", 256, 512, 50304, 1);
+    bench_layer("tiny qkv", 1024, 128, 384, 0);
+    bench_layer("tiny attention out", 1024, 128, 128, 0);
+    bench_layer("tiny ff up", 1024, 128, 512, 0);
+    bench_layer("tiny ff down", 2048, 512, 128, 0);
+    bench_layer("tiny mix (scores, mix, dW)", 1024, 128, 257, 1);
+    bench_layer("one row", 1, 768, 768, 0);
+    printf("\n");
+}
+
+// ---------------------------------------------------------------------------------------------
+
+typedef struct {
+    int B, T, NH, HS;
+    float *q, *k, *v, *out, *lse, *dout, *dq, *dk, *dv;
+} Heads;
+
+static void run_attention_forward(void* argument) {
+    Heads* h = (Heads*)argument;
+    size_t C = (size_t)h->NH * (size_t)h->HS;
+    attention_forward(h->out, h->lse, h->q, h->k, h->v, h->B, h->T, h->NH, h->NH, h->HS, C, (size_t)h->HS, (size_t)h->HS);
+}
+static void run_attention_backward(void* argument) {
+    Heads* h = (Heads*)argument;
+    size_t C = (size_t)h->NH * (size_t)h->HS;
+    attention_backward(h->dq, h->dk, h->dv, h->dout, h->q, h->k, h->v, h->out, h->lse, h->B, h->T, h->NH, h->NH, h->HS, C,
+                       (size_t)h->HS, (size_t)h->HS);
+}
+
+static void bench_heads(int B, int T, int NH, int HS) {
+    size_t n = (size_t)B * (size_t)T * (size_t)NH * (size_t)HS;
+    Heads h = {B, T, NH, HS};
+    float** all[] = {&h.q, &h.k, &h.v, &h.out, &h.dout, &h.dq, &h.dk, &h.dv};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) { *all[i] = random_numbers(n); }
+    h.lse = random_numbers((size_t)B * (size_t)NH * (size_t)T);
+    // causal: half the square; two products forward, five backward
+    double square = 2.0 * (double)B * NH * (double)T * (double)T * HS / 2;
+    printf("%4d %5d %4d %4d", B, T, NH, HS);
+    print_rate(2 * square / best_seconds(run_attention_forward, &h));
+    print_rate(5 * square / best_seconds(run_attention_backward, &h));
+    printf("\n");
+    fflush(stdout);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) { free(*all[i]); }
+    free(h.lse);
+}
+
+static void bench_attention(void) {
+    printf("attention, causal counted as half the square: GFLOP/s\n");
+    printf("%4s %5s %4s %4s  %15s  %15s\n", "B", "T", "NH", "HS", "forward", "backward");
+    bench_heads(4, 64, 12, 64);
+    bench_heads(2, 256, 8, 64);
+    bench_heads(1, 1024, 8, 64);
+    bench_heads(1, 512, 8, 128);
+    bench_heads(8, 128, 4, 32);
+    printf("\n");
+}
+
+// ---------------------------------------------------------------------------------------------
+
+typedef struct {
+    TensorTable table;
+    float *params, *grads, *m, *v;
+    double norm;
+} Optimiser;
+
+static void run_grad_norm(void* argument) {
+    Optimiser* o = (Optimiser*)argument;
+    o->norm = grad_norm(&o->table, o->grads);
+}
+static void run_adamw(void* argument) {
+    Optimiser* o = (Optimiser*)argument;
+    adamw_update(&o->table, o->params, o->grads, o->m, o->v, 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.01, 100);
+}
+
+static void bench_adamw(void) {
+    Optimiser o = {0};
+    tensor_add(&o.table, format_string("weight"), 32768, 768, INIT_ZEROS, 0);
+    size_t n = o.table.total;
+    o.params = random_numbers(n), o.grads = random_numbers(n);
+    o.m = (float*)xalloc(n, sizeof(float), "a benchmark");
+    o.v = (float*)xalloc(n, sizeof(float), "a benchmark");
+    double norm = 4.0 * (double)n / best_seconds(run_grad_norm, &o);  // reads g
+    double update = 28.0 * (double)n / best_seconds(run_adamw, &o);   // reads p, g, m, v, writes p, m, v
+    printf("adamw, %.1f million parameters: GB/s\n", (double)n * 1e-6);
+    printf("%-28s %7.1f  %4.2f C\n", "gradient norm", norm * 1e-9, norm / machine_copy_bandwidth());
+    printf("%-28s %7.1f  %4.2f C\n\n", "update", update * 1e-9, update / machine_copy_bandwidth());
+    free(o.params), free(o.grads), free(o.m), free(o.v);
+    free(o.table.list[0].name), free(o.table.list);
+}
+
+// ---------------------------------------------------------------------------------------------
+
+typedef struct {
+    const char* name;
+    void (*run)(void);
+} Section;
+
+static const Section sections[] = {
+    {"matmul", bench_matmul},
+    {"attention", bench_attention},
+    {"adamw", bench_adamw},
+};
+enum { SECTIONS = sizeof sections / sizeof *sections };
+
+int MAIN(int argc, char** argv) {
+    for (int i = 1; i < argc; i++) {
+        int known = 0;
+        for (int s = 0; s < SECTIONS; s++) { known |= strcmp(argv[i], sections[s].name) == 0; }
+        if (!known) {
+            die("unknown section '%s': expected some of matmul, attention, adamw, or nothing for all of them", argv[i]);
+        }
+    }
+    printf("%s, %s, %d thread%s\n", machine_name(), machine_isa(), thread_count(), thread_count() == 1 ? "" : "s");
+    printf("P = %.1f GFLOP/s (fused multiply-add peak), C = %.1f GB/s (copy bandwidth)\n\n", machine_peak_flops() * 1e-9,
+           machine_copy_bandwidth() * 1e-9);
+    for (int s = 0; s < SECTIONS; s++) {
+        int wanted = argc == 1;
+        for (int i = 1; i < argc; i++) { wanted |= strcmp(argv[i], sections[s].name) == 0; }
+        if (wanted) { sections[s].run(); }
+    }
+    return 0;
+}

@@ -1,0 +1,279 @@
+"""Loads checkpoints of our trainers in transformers and compares what comes out. Exits 1 unless everything agrees.
+
+    check_transformers.py --binary build/train_pythia           trains four micro models with the binary, then checks each
+    check_transformers.py --fixtures [DIR ...]                  runs modeling_ponder.py over fixtures, in float64
+    check_transformers.py --checkpoint DIR --dump DUMP --train SHARD --seq T --batch B       one checkpoint; DUMP is what
+                                                                `train_X --model DIR --shuffle 0 --dump DUMP ...` wrote
+
+A checkpoint without pondering and without embedding scale must load as the stock class; any other as the class in its own
+modeling_ponder.py, and never without trust_remote_code. Compared: logits (largest difference at most 1e-4 of the largest
+entry), loss, greedy generation against argmax by hand, a batch padded on the left, saving and loading again, the tokenizer.
+"""
+
+import argparse
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+SCRATCH = tempfile.TemporaryDirectory(prefix="check_transformers.")
+os.environ["HF_HOME"] = SCRATCH.name + "/hf"        # where transformers copies modeling_ponder.py to
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE + "/ref")
+
+import torch
+import torch.nn.functional as F
+import transformers
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import training
+
+transformers.utils.logging.disable_progress_bar()
+TOLERANCE = 1e-4
+PONDER_CLASSES = {"gpt_neox": ("PonderGPTNeoXConfig", "PonderGPTNeoXForCausalLM")}
+
+
+class Failed(Exception):
+    pass
+
+
+def require(good, message):
+    if not good:
+        raise Failed(message)
+
+
+def distance(mine, recorded, what):
+    require(mine.shape == recorded.shape, f"{what}: shape {tuple(mine.shape)} instead of {tuple(recorded.shape)}")
+    return ((mine.double() - recorded.double()).abs().max() / recorded.double().abs().max()).item()
+
+
+def is_plain(config):
+    steps = (config.get("pondering_steps") or 0) if config.get("ponderinglm") or config.get("recurrent_model") else 0
+    return steps == 0 and not config.get("scale_embeds")
+
+
+def load(directory, **kwargs):
+    model, report = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, **kwargs)
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        require(not report.get(what), f"{what} in {directory}: {report.get(what)}")
+    return model.eval()
+
+
+def greedy(model, tokens, count):
+    """tokens (1,T) -> list of `count` new tokens, each by a forward of its own."""
+    new = []
+    for _ in range(count):
+        token = model(tokens).logits[0, -1].argmax()
+        tokens = torch.cat([tokens, token.view(1, 1)], dim=1)
+        new.append(token.item())
+    return new
+
+
+@torch.no_grad()
+def check_model(directory, inputs, targets, logits, loss, dtype=torch.float32, tolerance=TOLERANCE):
+    """The checkpoint in `directory` against recorded logits (B,T,V) and loss; returns a line of measurements."""
+    with open(directory + "/config.json") as f:
+        config = json.load(f)
+    plain = is_plain(config)
+    if plain:
+        model = load(directory)
+        require(type(model).__module__.startswith("transformers.models."), f"stock class expected, found {type(model)}")
+    else:
+        try:
+            AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=False)
+        except (ValueError, OSError):
+            pass
+        else:
+            raise Failed("a pondering checkpoint was loaded without trust_remote_code")
+        model = load(directory, trust_remote_code=True)
+        expected = config["auto_map"]["AutoModelForCausalLM"].split(".")[-1]
+        require(type(model).__name__ == expected, f"{expected} expected, found {type(model)}")
+    model = model.to(dtype)
+    if config.get("tie_word_embeddings"):
+        require(model.get_output_embeddings().weight is model.get_input_embeddings().weight, "the tables are not tied")
+
+    output = model(inputs, labels=inputs)
+    apart = distance(output.logits, logits, "logits")
+    require(apart <= tolerance, f"logits differ by {apart:.1e} of the largest entry, allowed {tolerance:.0e}")
+    here = F.cross_entropy(output.logits.double().flatten(0, 1), targets.flatten()).item()
+    require(abs(here - loss) <= tolerance, f"loss {here:.7f} instead of {loss:.7f}")
+    # transformers shifts labels by itself, and computes the loss in float32.
+    shifted = F.cross_entropy(output.logits[:, :-1].float().flatten(0, 1), inputs[:, 1:].flatten()).item()
+    require(abs(output.loss.item() - shifted) <= 1e-5, f"loss from labels {output.loss.item():.7f} instead of {shifted:.7f}")
+
+    # Generation: the cache may or may not be used; it must not matter.
+    prompt = inputs[:1, :7]
+    by_hand = greedy(model, prompt, 6)
+    for use_cache in (False, True):
+        generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, min_new_tokens=6,
+                                   do_sample=False, pad_token_id=0, eos_token_id=None, use_cache=use_cache)
+        require(generated[0, 7:].tolist() == by_hand,
+                f"generate(use_cache={use_cache}) gives {generated[0, 7:].tolist()}, argmax by hand {by_hand}")
+    # The same prompt as the second row, padded on the left: its next-token logits must not change.
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[1, :2] = 0
+    padded = torch.cat([inputs[:1, :9], F.pad(prompt, (2, 0), value=0)])
+    ragged = model(padded, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits[1, -1]
+    alone = model(prompt).logits[0, -1]
+    change = distance(ragged, alone, "logits of a padded row")
+    require(change <= tolerance, f"padding changes logits by {change:.1e}")
+    together = model.generate(padded, attention_mask=mask, max_new_tokens=6, min_new_tokens=6, do_sample=False,
+                              pad_token_id=0, eos_token_id=None)
+    require(together[1, 9:].tolist() == by_hand, "generate() of a padded batch differs from that of the row alone")
+
+    again = SCRATCH.name + "/saved"
+    shutil.rmtree(again, ignore_errors=True)
+    model.save_pretrained(again)
+    second = load(again, **({} if plain else {"trust_remote_code": True})).to(dtype)
+    change_saved = distance(second(inputs).logits, output.logits, "logits of the saved model")     # alignment changes sums
+    require(change_saved <= tolerance / 100, f"saved and loaded again, the model's logits change by {change_saved:.1e}")
+    return f"{type(model).__name__}: logits {apart:.1e}, loss {abs(here - loss):.1e}, padding {change:.1e}"
+
+
+def check_tokenizer(directory):
+    """The byte vocabulary: every text must survive, token ids must be the bytes."""
+    text = "int main(void)\n{\treturn 0; /* \u00fcber \u2603 \U0001f600 */\r\n}  \x00\x7f"
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)    # version 5 reads config.json for it
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    require(ids == list(text.encode()), f"the tokenizer gives {ids[:12]}... instead of the bytes")
+    back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    require(back == text, f"the tokenizer decodes to {back!r}")
+    require(tokenizer.convert_tokens_to_ids("<|endoftext|>") == 256, "<|endoftext|> is not token 256")
+    require(tokenizer("a<|endoftext|>b")["input_ids"] == [97, 256, 98], "<|endoftext|> inside a text is not token 256")
+    return "tokenizer"
+
+
+def check_fixture(directory):
+    """modeling_ponder.py, or the stock class, over a fixture of dev/fixtures or of the reference."""
+    with open(directory + "/config.json") as f:
+        config = json.load(f)
+    with open(directory + "/expected.json") as f:
+        expected = json.load(f)
+    copy = tempfile.mkdtemp(dir=SCRATCH.name)
+    shutil.copy(directory + "/model.safetensors", copy)
+    stock = config["model_type"].removeprefix("ponder_")
+    if not is_plain(config):        # the reference's own checkpoints carry the stock name
+        names = PONDER_CLASSES[stock]
+        config["model_type"] = "ponder_" + stock
+        config["auto_map"] = {"AutoConfig": "modeling_ponder." + names[0],
+                              "AutoModelForCausalLM": "modeling_ponder." + names[1]}
+        shutil.copy(HERE + "/modeling_ponder.py", copy)
+    # One spelling of the rotary settings: which of the three a version of transformers reads is not what is tested here.
+    if stock == "gpt_neox":
+        from pythia import rotary_settings
+        config["rotary_pct"], config["rotary_emb_base"] = rotary_settings(config)
+        for key in ("partial_rotary_factor", "rope_theta", "rope_parameters", "rope_scaling"):
+            config.pop(key, None)
+    config.pop("transformers_version", None)
+    with open(copy + "/config.json", "w") as f:
+        json.dump(config, f)
+    options = expected["options"]
+    inputs, targets = training.batch_of(training.read_shard(directory + "/train.bin"), 0, options["batch"], options["seq"])
+    if not os.path.exists(directory + "/logits.safetensors"):
+        return None
+    logits = load_file(directory + "/logits.safetensors")["logits"]
+    # Recorded logits are float32; the loss is a double. Rotary angles are float32 everywhere.
+    return check_model(copy, inputs, targets, logits, expected["first_micro_batch"]["loss"], torch.float64, 2e-7)
+
+
+def dumped(directory):
+    logits = load_file(directory + "/logits.safetensors")["logits"]
+    return logits, load_file(directory + "/loss.safetensors")["loss"].flatten()[0].item()
+
+
+# name -> options of the trainer
+TRAINED = {
+    "S=0, stock": ["--ponder", "0", "--scale-embeds", "0"],
+    "S=0, scaled": ["--ponder", "0", "--scale-embeds", "1"],
+    "S=3": ["--ponder", "3"],
+    "S=2, tied, temperature, multiply, top k": ["--ponder", "2", "--tie", "1", "--ponder-temperature", "0.8", "--multiply-steps", "1",
+                                                "--ponder-top-k", "20"],
+}
+SMALL = {"train_pythia": ["--model", "pythia-14m", "--layers", "2", "--width", "48", "--heads", "3", "--ff", "112"]}
+
+
+def run(command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    require(done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}")
+
+
+def check_trained(binary, options):
+    """Trains three steps, dumps from the checkpoint, loads it."""
+    T, B = 24, 2
+    folder = tempfile.mkdtemp(dir=SCRATCH.name)
+    with open(__file__, "rb") as f:
+        text = list(f.read())
+    training.write_shard(folder + "/train.bin", text[:4000] + [256])
+    training.write_shard(folder + "/val.bin", text[4000:5000] + [256])
+    data = ["--train", folder + "/train.bin", "--val", folder + "/val.bin", "--seq", str(T), "--batch", str(B), "--shuffle", "0"]
+    name = next(name for name in SMALL if os.path.basename(binary).startswith(name))
+    run([binary, *SMALL[name], "--vocab", "257", "--init", "ponder", *options, *data, "--steps", "3", "--warmup-steps", "0",
+         "--val-batches", "1", "--out", folder + "/run"])
+    checkpoints = sorted(glob.glob(folder + "/run/step_*"))
+    require(len(checkpoints) == 1, f"one checkpoint expected in {folder}/run, found {checkpoints}")
+    run([binary, "--model", checkpoints[0], *data, "--steps", "1", "--out", folder + "/unused", "--dump", folder + "/dump"])
+    inputs, targets = training.batch_of(training.read_shard(folder + "/train.bin"), 0, B, T)
+    line = check_model(checkpoints[0], inputs, targets, *dumped(folder + "/dump"))
+    return line + ", " + check_tokenizer(checkpoints[0])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary")
+    parser.add_argument("--fixtures", nargs="*")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--dump")
+    parser.add_argument("--train")
+    parser.add_argument("--seq", type=int)
+    parser.add_argument("--batch", type=int)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = []
+    if arguments.binary:
+        binary = os.path.abspath(arguments.binary)
+        cases += [(name, lambda options=options: check_trained(binary, options)) for name, options in TRAINED.items()]
+    if arguments.fixtures is not None:
+        shared = os.environ.get("PONDER_SHARED", HERE + "/../../shared")
+        directories = arguments.fixtures or sorted(glob.glob(HERE + "/fixtures/*/")) + sorted(glob.glob(shared + "/fixtures/*/"))
+        for directory in directories:
+            directory = os.path.normpath(directory)
+            with open(directory + "/config.json") as f:
+                known = json.load(f)["model_type"].removeprefix("ponder_") in PONDER_CLASSES
+            if known:
+                cases.append(("/".join(directory.split("/")[-3:]), lambda directory=directory: check_fixture(directory)))
+    if arguments.checkpoint:
+        def one():
+            shard = training.read_shard(arguments.train)
+            inputs, targets = training.batch_of(shard, 0, arguments.batch, arguments.seq)
+            return check_model(arguments.checkpoint, inputs, targets, *dumped(arguments.dump))
+        cases.append((arguments.checkpoint, one))
+    if not cases:
+        parser.error("nothing to check: give --binary, --fixtures or --checkpoint")
+
+    print(f"transformers {transformers.__version__}, PyTorch {torch.__version__}")
+    passed = failed = skipped = 0
+    for name, check in cases:
+        try:
+            line = check()
+        except Failed as reason:
+            failed += 1
+            print(f"FAIL {name}: {reason}")
+            continue
+        if line is None:
+            skipped += 1
+            continue
+        passed += 1
+        print(f"ok   {name}: {line}")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    sys.exit(failed > 0 or passed == 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""A pondering GPT-NeoX (Pythia) for transformers; lies in a checkpoint of ponder.c and is loaded from there:
+
+    AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
+
+It is the stock GPT-NeoX, run pondering_steps + 1 times over the whole sequence. Between two passes every position
+guesses its next token, and the embeddings of all tokens, mixed by the probabilities of that guess, are added to its input:
+
+    e = multiply * scale * W_in[token]
+    repeat pondering_steps times:
+        p = softmax(transformer(e) W_out^T / temperature)
+        e = e + p (scale * W_in)
+    logits = transformer(e) W_out^T
+
+Settings in config.json, with their neutral values: ponderinglm (false: no steps), pondering_steps (0), scale_embeds
+(false; true: scale is sqrt(hidden_size)), mutiply_pondering_steps (spelt so; false; true: multiply is pondering_steps),
+softmax_temperature (1.0), pondering_top_k (0: mix all tokens). A model may be run with another number of steps than it was trained
+with: set model.config.pondering_steps.
+
+Each pass attends to its own keys only, so an ordinary key-value cache does not fit: generate() recomputes everything for
+each token. Works with transformers 4.49 and 5.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+
+class PonderGPTNeoXConfig(GPTNeoXConfig):
+    model_type = "ponder_gpt_neox"
+
+    def __init__(
+        self,
+        ponderinglm=False,
+        recurrent_model=False,
+        pondering_steps=0,
+        scale_embeds=False,
+        mutiply_pondering_steps=False,
+        softmax_temperature=1.0,
+        pondering_top_k=0,
+        use_cache=False,
+        **kwargs,
+    ):
+        super().__init__(use_cache=use_cache, **kwargs)
+        self.ponderinglm = bool(ponderinglm or recurrent_model)
+        self.pondering_steps = pondering_steps
+        self.scale_embeds = scale_embeds
+        self.mutiply_pondering_steps = mutiply_pondering_steps
+        self.softmax_temperature = softmax_temperature
+        self.pondering_top_k = pondering_top_k
+
+    @property
+    def steps(self):
+        """Passes before the last one."""
+        return int(self.pondering_steps or 0) if self.ponderinglm else 0
+
+
+class PonderGPTNeoXForCausalLM(GPTNeoXForCausalLM):
+    config_class = PonderGPTNeoXConfig
+    # transformers 5 names the head lm_head and renames what it reads, but only for model types that it knows. The
+    # tensor is called embed_out in every checkpoint, so the module is too. Version 5 wants a dict here, version 4 a list.
+    _tied_weights_keys = (
+        {"embed_out.weight": "gpt_neox.embed_in.weight"}
+        if isinstance(GPTNeoXForCausalLM._tied_weights_keys, dict)
+        else ["embed_out.weight"]
+    )
+    _tp_plan = {}
+    _pp_plan = {}
+
+    def __init__(self, config):
+        super(GPTNeoXForCausalLM, self).__init__(config)  # past the stock class, which would add a head of its own
+        self.gpt_neox = GPTNeoXModel(config)
+        self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.embed_out
+
+    def set_output_embeddings(self, new_embeddings):
+        self.embed_out = new_embeddings
+
+    def _guess(self, hidden):
+        """Probabilities of the next token (B,T,V), in float32 or better."""
+        z = self.embed_out(hidden)
+        z = z.to(torch.promote_types(z.dtype, torch.float32)) / (self.config.softmax_temperature or 1.0)
+        k = self.config.pondering_top_k or 0
+        if 0 < k < z.shape[-1]:
+            # Equals at the threshold: as many as there is room for, lower token ids first.
+            threshold = z.topk(k, dim=-1).values[..., -1:]
+            above, equal = z > threshold, z == threshold
+            room = k - above.sum(-1, keepdim=True)
+            z = z.masked_fill(~(above | (equal & (equal.cumsum(-1) <= room))), -math.inf)
+        return torch.softmax(z, dim=-1)
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        labels=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        return_dict=None,
+        logits_to_keep=0,
+        num_items_in_batch=None,
+        **unused,
+    ):
+        """As the stock forward, from input_ids (B,T) to logits (B,T,V) and, with labels, the loss. Caches are ignored;
+        attentions and hidden states are those of the last pass."""
+        if input_ids is None or unused.get("inputs_embeds") is not None:
+            raise ValueError("a pondering model starts from input_ids: it mixes the embeddings of its own table")
+        config = self.config
+        table = self.gpt_neox.embed_in.weight
+        scale = math.sqrt(config.hidden_size) if config.scale_embeds else 1.0
+        multiply = config.steps if config.mutiply_pondering_steps else 1
+        wide = torch.promote_types(table.dtype, torch.float32)  # the sum e stays in float32 in a half-precision model
+
+        def transform(e, **outputs):
+            return self.gpt_neox(
+                inputs_embeds=e.to(table.dtype),
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                use_cache=False,
+                return_dict=True,
+                **outputs,
+            )
+
+        e = multiply * scale * self.gpt_neox.embed_in(input_ids).to(wide)
+        for _ in range(config.steps):
+            p = self._guess(transform(e).last_hidden_state)
+            e = e + scale * (p.to(table.dtype) @ table).to(wide)
+        wanted = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        last = transform(e, **{name: value for name, value in wanted.items() if value is not None})
+
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.embed_out(last.last_hidden_state[:, keep, :])
+        loss = None
+        if labels is not None:
+            extra = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=config.vocab_size, **extra)
+        output = CausalLMOutputWithPast(
+            loss=loss, logits=logits, hidden_states=last.hidden_states, attentions=last.attentions
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **kwargs):
+        """The whole sequence each time, whatever cache generate() has made. Padding on the left is not counted."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": 1}
+        if attention_mask is not None:
+            inputs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        return inputs

@@ -1,0 +1,161 @@
+// test.h - the test harness: named tests, checks that NaN cannot pass, functions that must die.
+#ifndef PONDER_TEST_H
+#define PONDER_TEST_H
+
+#include "../../common/base.h"
+
+#include <sys/wait.h>
+
+typedef struct {
+    int passed, failed, skipped;
+    int checks_failed;     // in the running test
+    const char* name;      // of the running test
+    const char* only;      // run only tests whose name contains this; NULL: all
+    const char* skip_why;  // set by test_skip in the running test
+} TestState;
+
+static TestState test_state;
+
+// A check: counts and prints, does not stop the test.
+#define CHECK(condition, ...)                                                          \
+    do {                                                                               \
+        if (!(condition)) {                                                            \
+            test_state.checks_failed++;                                                \
+            fprintf(stderr, "  %s:%d: %s: ", __FILE__, __LINE__, #condition);          \
+            fprintf(stderr, __VA_ARGS__);                                              \
+            fprintf(stderr, "\n");                                                     \
+        }                                                                              \
+    } while (0)
+
+static inline void test_skip(const char* why) { test_state.skip_why = why; }
+
+static inline void run_test(const char* name, void (*test)(void)) {
+    if (test_state.only && !strstr(name, test_state.only)) { return; }
+    test_state.name = name;
+    test_state.checks_failed = 0;
+    test_state.skip_why = NULL;
+    double start = now_seconds();
+    test();
+    double seconds = now_seconds() - start;
+    if (test_state.checks_failed) {
+        test_state.failed++;
+        printf("FAIL %s\n", name);
+    } else if (test_state.skip_why) {
+        test_state.skipped++;
+        printf("skip %s: %s\n", name, test_state.skip_why);
+    } else {
+        test_state.passed++;
+        printf("ok   %s (%.2f s)\n", name, seconds);
+    }
+    fflush(stdout);
+}
+#define RUN(test) run_test(#test, test)
+
+// A test program's arguments: an optional part of a test name.
+static inline void test_begin(int argc, char** argv) { test_state.only = argc > 1 ? argv[1] : NULL; }
+
+// The last line and the exit status. `make test` adds the lines of all programs up.
+static inline int test_end(void) {
+    if (test_state.passed + test_state.failed + test_state.skipped == 0) {
+        fprintf(stderr, "no test has a name that contains '%s'\n", test_state.only ? test_state.only : "");
+        return 1;
+    }
+    printf("%d passed, %d failed, %d skipped\n", test_state.passed, test_state.failed, test_state.skipped);
+    return test_state.failed ? 1 : 0;
+}
+
+// Compares n numbers of `got` with `want`: every |got - want| must be <= tolerance * max|want|
+// (or <= tolerance, absolute, if `want` is all zero). Rejects NaN on either side, and an all-zero
+// `got` where `want` is not. Prints the worst place and the share of the tolerance used when it
+// fails. Returns the largest error relative to max|want|. TYPE-generic by copy to double.
+static inline double compare_doubles(const char* what, const double* got, const double* want, size_t n, double tolerance) {
+    double scale = 0, worst = -1;
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (fabs(want[i]) > scale) { scale = fabs(want[i]); }
+    }
+    double limit = scale > 0 ? tolerance * scale : tolerance;
+    int bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        double diff = fabs(got[i] - want[i]);
+        if (!(diff <= limit)) { bad = 1; }
+        if (!(diff <= worst)) {  // also takes NaN, and keeps it
+            if (worst == worst) { worst = diff, at = i; }
+        }
+    }
+    if (bad || test_state.checks_failed > 1000000) {
+        test_state.checks_failed++;
+        fprintf(stderr, "  %s: worst of %zu at [%zu]: got %.9g, want %.9g, |difference| %.3g, allowed %.3g (%.2f x)\n", what,
+                n, at, got[at], want[at], worst, limit, worst / limit);
+    }
+    return scale > 0 ? worst / scale : worst;
+}
+
+static inline double compare_floats(const char* what, const float* got, const float* want, size_t n, double tolerance) {
+    double* a = (double*)xalloc(2 * n, sizeof(double), "a comparison");
+    double* b = a + n;
+    for (size_t i = 0; i < n; i++) { a[i] = got[i], b[i] = want[i]; }
+    double worst = compare_doubles(what, a, b, n, tolerance);
+    free(a);
+    return worst;
+}
+
+static inline double compare_reals(const char* what, const real* got, const real* want, size_t n, double tolerance) {
+    double* a = (double*)xalloc(2 * n, sizeof(double), "a comparison");
+    double* b = a + n;
+    for (size_t i = 0; i < n; i++) { a[i] = (double)got[i], b[i] = (double)want[i]; }
+    double worst = compare_doubles(what, a, b, n, tolerance);
+    free(a);
+    return worst;
+}
+
+// Runs f(argument) in a child process; returns its exit code (or 128 + signal) and, in `output`
+// (malloc'd, the caller frees), all it wrote to stdout and stderr. A child that returns exits 0.
+static inline int run_child(void (*f)(void*), void* argument, char** output) {
+    fflush(stdout);
+    fflush(stderr);
+    int fds[2];
+    if (pipe(fds) != 0) { die("pipe: %s", strerror(errno)); }
+    pid_t pid = fork();
+    if (pid < 0) { die("fork: %s", strerror(errno)); }
+    if (pid == 0) {
+        dup2(fds[1], 1);
+        dup2(fds[1], 2);
+        close(fds[0]);
+        close(fds[1]);
+        f(argument);
+        fflush(stdout);
+        fflush(stderr);
+        _exit(0);
+    }
+    close(fds[1]);
+    StringBuilder sb = {0};
+    char chunk[4096];
+    for (;;) {
+        ssize_t n = read(fds[0], chunk, sizeof chunk);
+        if (n < 0 && errno == EINTR) { continue; }
+        if (n <= 0) { break; }
+        sb_append(&sb, chunk, (size_t)n);
+    }
+    close(fds[0]);
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+    sb_append(&sb, "", 0);
+    *output = sb.data;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// f(argument) must exit with code 1 and say `words` ('|' separates words that must all appear).
+static inline void expect_death(const char* what, void (*f)(void*), void* argument, const char* words) {
+    char* output = NULL;
+    int code = run_child(f, argument, &output);
+    CHECK(code == 1, "%s: exit code %d, expected 1; it said: %s", what, code, output);
+    char* list = format_string("%s", words);
+    for (char* word = strtok(list, "|"); word; word = strtok(NULL, "|")) {
+        CHECK(strstr(output, word) != NULL, "%s: no '%s' in: %s", what, word, output);
+    }
+    free(list);
+    free(output);
+}
+
+#endif

@@ -1,0 +1,425 @@
+// test_matmul.h - vec.h, matmul.h and machine.h against their definitions, mostly to the bit.
+#ifndef PONDER_TEST_MATMUL_H
+#define PONDER_TEST_MATMUL_H
+
+#include "../../common/machine.h"
+#include "../../common/matmul.h"
+#include "test.h"
+
+// matmul_checksum() in float, see there.
+#define MATMUL_CHECKSUM 0xE296E83897D1D80Fu
+
+// A pseudo-random 32-bit number for (stream, i), without any state.
+static inline uint32_t mt_hash(uint64_t stream, uint64_t i) {
+    uint64_t x = (stream + 1) * 0x9E3779B97F4A7C15u + i * 0xD1B54A32D192ED03u;
+    x = (x ^ (x >> 32)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 29)) * 0x94D049BB133111EBu;
+    return (uint32_t)(x >> 32);
+}
+
+// In (-1, 1), with all 24 bits in use.
+static inline float mt_number(uint64_t stream, uint64_t i) { return (float)(int32_t)mt_hash(stream, i) * 0x1p-31f; }
+
+static inline float mt_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+// Equal to the bit, except that all NaNs are one.
+static inline int mt_same(float a, float b) { return (a != a && b != b) || memcmp(&a, &b, 4) == 0; }
+
+// A matrix whose memory ends with its last number, so that a sanitizer sees any read past it. The
+// numbers between the end of a row and the next row are NaN: they must never be used.
+static inline real* mt_matrix(uint64_t stream, size_t rows, size_t cols, size_t ld) {
+    size_t count = rows && cols ? (rows - 1) * ld + cols : 0;
+    real* X = (real*)malloc(max_size(1, count * sizeof(real)));
+    if (X == NULL) { die("out of memory for a test's matrix"); }
+    for (size_t i = 0; i < count; i++) { X[i] = i % ld < cols ? (real)mt_number(stream, i) : (real)NAN; }
+    return X;
+}
+
+static void test_fma(void) {
+    static const uint32_t special[] = {
+        0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007fffff, 0x00800000, 0x80800000, 0x00800001, 0x33800000,
+        0x33800001, 0x3f7fffff, 0x3f800000, 0xbf800000, 0x3f800001, 0xbf800001, 0x40000000, 0x4b800000, 0x4b800001,
+        0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x7fc00000, 0x5f000001, 0xdf000001, 0x1f800001, 0x1fffffff,
+    };
+    size_t n = sizeof special / sizeof *special;
+    size_t bad = 0, bad_emulated = 0, bad_vector = 0, total = 0;
+    for (size_t i = 0; i < n * n * n + 400000; i++) {
+        float a, b, c;
+        if (i < n * n * n) {
+            a = mt_float(special[i % n]), b = mt_float(special[i / n % n]), c = mt_float(special[i / n / n]);
+        } else {
+            uint32_t x = mt_hash(1, i), y = mt_hash(2, i), z = mt_hash(3, i);
+            switch (i % 4) {
+                case 0: break;  // any bits at all
+                case 1:         // like sizes
+                    x = (x & 0x807fffffu) | 0x3f800000u, y = (y & 0x807fffffu) | 0x3f800000u;
+                    z = (z & 0x807fffffu) | ((100 + z % 55) << 23);
+                    break;
+                case 2:  // results among the subnormal numbers
+                    x = (x & 0x807fffffu) | ((50 + x % 40) << 23), y = (y & 0x807fffffu) | ((30 + y % 40) << 23);
+                    z = z & 0x81ffffffu;
+                    break;
+                default:  // few bits, so that many sums lie exactly between two floats
+                    x = (x & 0x807ff000u) | 0x3f800000u, y = (y & 0x807ff000u) | 0x3f800000u;
+                    z = (z & 0x807fffffu) | ((100 + z % 55) << 23);
+                    break;
+            }
+            a = mt_float(x), b = mt_float(y), c = mt_float(z);
+        }
+        float want = fmaf(a, b, c);
+        vf vector = vf_fma(vf_set1(a), vf_set1(b), vf_set1(c));
+        bad += !mt_same(fma_f(a, b, c), want);
+        bad_emulated += !mt_same(fma_f_emulated(a, b, c), want);
+        for (int lane = 0; lane < VL; lane++) { bad_vector += !mt_same(vector[lane], want); }
+        total++;
+    }
+    CHECK(bad == 0, "fma_f is wrong in %zu of %zu", bad, total);
+    CHECK(bad_emulated == 0, "fma_f_emulated is wrong in %zu of %zu", bad_emulated, total);
+    CHECK(bad_vector == 0, "vf_fma is wrong in %zu of %zu lanes", bad_vector, total * VL);
+    CHECK(fma_f(1 + 0x1p-12f, 1 - 0x1p-12f, -1) == -0x1p-24f, "not fused");
+    CHECK(real_fma(3, 5, 7) == 22, "real_fma(3, 5, 7) = %g", (double)real_fma(3, 5, 7));
+}
+
+static void test_vec(void) {
+    float from[VL + 1], to[VL + 2];
+    for (int i = 0; i <= VL; i++) { from[i] = (float)i - 3; }
+    for (int i = 0; i < VL + 2; i++) { to[i] = -77; }
+    vf x = vf_load(from + 1);  // not aligned
+    vf_store(to + 1, x * x + vf_set1(2) - vf_zero());
+    for (int i = 0; i < VL; i++) { CHECK(to[1 + i] == from[1 + i] * from[1 + i] + 2, "lane %d: %g", i, (double)to[1 + i]); }
+    CHECK(to[0] == -77 && to[VL + 1] == -77, "vf_store wrote beside its place");
+    vf larger = vf_max(x, vf_zero()), smaller = vf_min(x, vf_zero());
+    for (int i = 0; i < VL; i++) {
+        CHECK(larger[i] == (from[1 + i] > 0 ? from[1 + i] : 0), "max, lane %d: %g", i, (double)larger[i]);
+        CHECK(smaller[i] == (from[1 + i] < 0 ? from[1 + i] : 0), "min, lane %d: %g", i, (double)smaller[i]);
+    }
+    // Where one is NaN, the second wins, on every machine.
+    vf nan = vf_set1(NAN), one = vf_set1(1);
+    for (int i = 0; i < VL; i++) {
+        CHECK(vf_max(nan, one)[i] == 1 && vf_min(nan, one)[i] == 1, "lane %d: NaN first", i);
+        CHECK(vf_max(one, nan)[i] != vf_max(one, nan)[i], "lane %d: max with NaN second", i);
+        CHECK(vf_min(one, nan)[i] != vf_min(one, nan)[i], "lane %d: min with NaN second", i);
+    }
+}
+
+// One product against gemm_reference, to the bit, in the whole of C's memory.
+static void mt_check(int transA, int transB, size_t M, size_t N, size_t K, real alpha, int accumulate, int with_bias,
+                     size_t gap) {
+    size_t lda = (transA ? M : K) + gap, ldb = (transB ? K : N) + 2 * gap, ldc = N + 3 * gap;
+    real* A = mt_matrix(M * 3 + K, transA ? K : M, transA ? M : K, lda);
+    real* B = mt_matrix(N * 5 + K, transB ? N : K, transB ? K : N, ldb);
+    real* bias = mt_matrix(7, 1, N, N);
+    real* got = mt_matrix(9, M, N, ldc);
+    real* want = mt_matrix(9, M, N, ldc);
+    size_t count = M && N ? (M - 1) * ldc + N : 0;
+    if (!accumulate) {  // what is there must not matter
+        for (size_t i = 0; i < count; i++) { got[i] = want[i] = (real)NAN; }
+    }
+    gemm(transA, transB, M, N, K, alpha, A, lda, B, ldb, accumulate, got, ldc, with_bias ? bias : NULL);
+    gemm_reference(transA, transB, M, N, K, alpha, A, lda, B, ldb, accumulate, want, ldc, with_bias ? bias : NULL);
+    size_t bad = 0, at = 0;
+    for (size_t i = 0; i < count; i++) {
+        int inside = i % ldc < N;
+        int same = inside ? got[i] == want[i] : got[i] != got[i];  // beside the matrix: the NaN of before
+        if (!same && bad++ == 0) { at = i; }
+    }
+    CHECK(bad == 0, "gemm(%d, %d, M=%zu, N=%zu, K=%zu, alpha %g, accumulate %d, bias %d, gap %zu): %zu numbers differ,"
+          " first (%zu, %zu): %.9g, want %.9g", transA, transB, M, N, K, (double)alpha, accumulate, with_bias, gap, bad,
+          at / ldc, at % ldc, (double)got[at], (double)want[at]);
+    free(A), free(B), free(bias), free(got), free(want);
+}
+
+static void test_gemm_shapes(void) {
+    static const size_t sizes[] = {1, 2, 5, 7, 16, 17, 63, 65, 129};
+    size_t n = sizeof sizes / sizeof *sizes;
+    for (size_t i = 0; i < n * n * n; i++) {
+        size_t M = sizes[i % n], N = sizes[i / n % n], K = sizes[i / n / n];
+        uint32_t r = mt_hash(11, i);  // the options by chance, all 2^5 combinations many times
+        mt_check(r & 1, r >> 1 & 1, M, N, K, (r >> 2 & 1) ? (real)0.3 : 1, r >> 3 & 1, r >> 4 & 1, (r >> 5 & 1) * 3);
+    }
+    for (int transposes = 0; transposes < 4; transposes++) {  // several K-blocks, every edge of a tile
+        int tA = transposes & 1, tB = transposes >> 1;
+        mt_check(tA, tB, 31, 35, 256, 1, 0, 1, 0);
+        mt_check(tA, tB, 29, 34, 257, 1, 0, 1, 5);
+        mt_check(tA, tB, 13, 300, 300, (real)-1.7, 1, 1, 1);
+        mt_check(tA, tB, 300, 13, 769, (real)0.1, 0, 1, 0);
+        for (size_t rows = 1; rows <= 30; rows++) { mt_check(tA, tB, rows, 2 * rows + 1, 9, 2, rows % 2, 1, 2); }
+    }
+}
+
+// More than one block of rows or columns; panels kept and packed again.
+static void test_gemm_blocks(void) {
+    mt_check(0, 0, 30, 1100, 520, 1, 0, 1, 1);
+    mt_check(0, 1, 30, 2100, 300, 1, 1, 0, 0);
+    mt_check(1, 0, 1100, 30, 300, 1, 1, 0, 1);
+    mt_check(1, 1, 2050, 20, 260, 1, 0, 1, 0);
+    mt_check(0, 1, 1011, 1041, 20, 1, 0, 1, 3);
+    mt_check(1, 0, 1030, 1030, 3, (real)0.5, 1, 0, 0);
+}
+
+static void test_gemm_nothing(void) {
+    mt_check(0, 0, 0, 5, 3, 1, 0, 1, 0);
+    mt_check(0, 1, 5, 0, 3, 1, 0, 1, 0);
+    for (int option = 0; option < 4; option++) { mt_check(1, 0, 5, 17, 0, 1, option & 1, option >> 1, 1); }
+    real C[6] = {(real)NAN, (real)NAN, (real)NAN, 1, 2, 3}, A[1] = {0};
+    gemm(0, 0, 1, 3, 0, 1, A, 1, A, 3, 0, C, 3, NULL);
+    gemm(0, 0, 1, 3, 0, 1, A, 1, A, 3, 1, C + 3, 3, NULL);
+    CHECK(C[0] == 0 && C[1] == 0 && C[2] == 0, "K = 0 must give 0, got %g %g %g", (double)C[0], (double)C[1], (double)C[2]);
+    CHECK(C[3] == 1 && C[4] == 2 && C[5] == 3, "K = 0, accumulating, must change nothing");
+}
+
+// gemm_reference itself, and so all that is compared with it, against sums in double.
+static void test_gemm_reference(void) {
+    enum { M = 9, N = 70, K = 700 };
+    for (int option = 0; option < 32; option++) {
+        int tA = option & 1, tB = option >> 1 & 1, accumulate = option >> 2 & 1, with_bias = option >> 3 & 1;
+        double alpha = (option >> 4 & 1) ? -0.75 : 1;
+        real* A = mt_matrix(1, tA ? K : M, tA ? M : K, tA ? M : K);
+        real* B = mt_matrix(2, tB ? N : K, tB ? K : N, tB ? K : N);
+        real* C = mt_matrix(3, M, N, N);
+        real* bias = mt_matrix(4, 1, N, N);
+        double* want = (double*)xalloc(M * N, sizeof(double), "a test");
+        double* got = (double*)xalloc(M * N, sizeof(double), "a test");
+        for (int i = 0; i < M; i++) {
+            for (int j = 0; j < N; j++) {
+                double sum = 0;
+                for (int k = 0; k < K; k++) { sum += (double)(tA ? A[k * M + i] : A[i * K + k]) * (double)(tB ? B[j * K + k] : B[k * N + j]); }
+                want[i * N + j] = (accumulate ? (double)C[i * N + j] : 0) + (with_bias ? (double)bias[j] : 0) + alpha * sum;
+            }
+        }
+        gemm_reference(tA, tB, M, N, K, (real)alpha, A, tA ? M : K, B, tB ? K : N, accumulate, C, N, with_bias ? bias : NULL);
+        for (int i = 0; i < M * N; i++) { got[i] = (double)C[i]; }
+        // measured: 2.4e-7 of the largest element in float
+        compare_doubles("gemm_reference", got, want, M * N, sizeof(real) == sizeof(float) ? 6e-7 : 1e-14);
+        free(A), free(B), free(C), free(bias), free(want), free(got);
+    }
+}
+
+// The three products of a layer, written out, with the orientation of each operand.
+static void test_matmul_layer(void) {
+    enum { ROWS = 70, IC = 37, OC = 53 };
+    real* inp = mt_matrix(1, ROWS, IC, IC);
+    real* weight = mt_matrix(2, OC, IC, IC);
+    real* bias = mt_matrix(3, 1, OC, OC);
+    real* dout = mt_matrix(4, ROWS, OC, OC);
+    double tolerance = sizeof(real) == sizeof(float) ? 3e-7 : 1e-15;  // measured: 1.3e-7
+    static double want[ROWS * OC + OC * IC];
+    static double got[ROWS * OC + OC * IC];
+
+    for (int with_bias = 0; with_bias < 2; with_bias++) {
+        real* out = mt_matrix(5, ROWS, OC, OC);
+        for (int i = 0; i < ROWS * OC; i++) { out[i] = (real)NAN; }
+        matmul_forward(out, inp, weight, with_bias ? bias : NULL, ROWS, IC, OC);
+        for (int n = 0; n < ROWS; n++) {
+            for (int o = 0; o < OC; o++) {
+                double sum = with_bias ? (double)bias[o] : 0;
+                for (int i = 0; i < IC; i++) { sum += (double)inp[n * IC + i] * (double)weight[o * IC + i]; }
+                want[n * OC + o] = sum, got[n * OC + o] = (double)out[n * OC + o];
+            }
+        }
+        compare_doubles("matmul_forward", got, want, ROWS * OC, tolerance);
+        free(out);
+    }
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        real* dinp = mt_matrix(6, ROWS, IC, IC);
+        for (int n = 0; n < ROWS; n++) {
+            for (int i = 0; i < IC; i++) {
+                double sum = accumulate ? (double)dinp[n * IC + i] : 0;
+                for (int o = 0; o < OC; o++) { sum += (double)dout[n * OC + o] * (double)weight[o * IC + i]; }
+                want[n * IC + i] = sum;
+                if (!accumulate) { dinp[n * IC + i] = (real)NAN; }
+            }
+        }
+        matmul_backward_input(dinp, dout, weight, ROWS, IC, OC, accumulate);
+        for (int i = 0; i < ROWS * IC; i++) { got[i] = (double)dinp[i]; }
+        compare_doubles("matmul_backward_input", got, want, ROWS * IC, tolerance);
+        free(dinp);
+    }
+    for (int with_bias = 0; with_bias < 2; with_bias++) {
+        real* dweight = mt_matrix(7, OC, IC, IC);
+        real* dbias = mt_matrix(8, 1, OC, OC);
+        double want_bias[OC], got_bias[OC];
+        for (int o = 0; o < OC; o++) {
+            for (int i = 0; i < IC; i++) {
+                double sum = (double)dweight[o * IC + i];
+                for (int n = 0; n < ROWS; n++) { sum += (double)dout[n * OC + o] * (double)inp[n * IC + i]; }
+                want[o * IC + i] = sum;
+            }
+            want_bias[o] = (double)dbias[o];
+            for (int n = 0; n < ROWS; n++) { want_bias[o] += (double)dout[n * OC + o]; }
+        }
+        matmul_backward_weight(dweight, with_bias ? dbias : NULL, dout, inp, ROWS, IC, OC);
+        for (int i = 0; i < OC * IC; i++) { got[i] = (double)dweight[i]; }
+        compare_doubles("matmul_backward_weight: dweight", got, want, OC * IC, tolerance);
+        for (int o = 0; o < OC; o++) { got_bias[o] = (double)dbias[o]; }
+        if (with_bias) { compare_doubles("matmul_backward_weight: dbias", got_bias, want_bias, OC, tolerance); }
+        free(dweight), free(dbias);
+    }
+    free(inp), free(weight), free(bias), free(dout);
+}
+
+// A NaN or an infinity reaches exactly the row (of A) or column (of B) it must reach.
+static void test_gemm_nan(void) {
+    static const size_t shapes[][3] = {{7, 17, 5}, {13, 33, 300}, {65, 129, 64}, {1, 1, 1}, {6, 16, 8}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        for (int option = 0; option < 16; option++) {
+            size_t M = shapes[s][0], N = shapes[s][1], K = shapes[s][2];
+            int tA = option & 1, tB = option >> 1 & 1, in_b = option >> 2 & 1;
+            real poison = option >> 3 & 1 ? (real)INFINITY : (real)NAN;
+            real* A = mt_matrix(1, tA ? K : M, tA ? M : K, tA ? M : K);
+            real* B = mt_matrix(2, tB ? N : K, tB ? K : N, tB ? K : N);
+            real* C = mt_matrix(3, M, N, N);
+            size_t row = M / 2, column = N - 1, k = K - 1;
+            if (in_b) {
+                B[tB ? column * K + k : k * N + column] = poison;
+            } else {
+                A[tA ? k * M + row : row * K + k] = poison;
+            }
+            gemm(tA, tB, M, N, K, 1, A, tA ? M : K, B, tB ? K : N, 0, C, N, NULL);
+            size_t bad = 0;
+            for (size_t i = 0; i < M * N; i++) {
+                int hit = in_b ? i % N == column : i / N == row;
+                int finite = C[i] - C[i] == 0;
+                bad += hit == finite;
+            }
+            CHECK(bad == 0, "M=%zu N=%zu K=%zu, option %d: a NaN or infinity is missing or leaked, %zu places", M, N, K, option, bad);
+            free(A), free(B), free(C);
+        }
+    }
+    // 0 x infinity is NaN: nothing may be skipped because it is multiplied by zero.
+    real zero[1] = {0}, infinite[1] = {(real)INFINITY}, c[1] = {0};
+    gemm(0, 0, 1, 1, 1, 1, zero, 1, infinite, 1, 1, c, 1, NULL);
+    CHECK(c[0] != c[0], "0 x infinity = %g", (double)c[0]);
+    real one[1] = {1}, d[1] = {0};
+    gemm(0, 0, 1, 1, 1, 0, one, 1, infinite, 1, 1, d, 1, NULL);
+    CHECK(d[0] != d[0], "alpha 0 x infinity = %g", (double)d[0]);
+}
+
+static inline uint64_t mt_fold(uint64_t hash, const real* X, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits = 0;
+        memcpy(&bits, X + i, sizeof(real));
+        hash = (hash ^ bits) * 0x100000001B3u;
+        hash ^= hash >> 29;
+    }
+    return hash;
+}
+
+// A number that stands for every bit of a set of products and column sums. It must be the same for
+// every number of threads and every instruction set.
+static uint64_t matmul_checksum(void) {
+    static const size_t shapes[][3] = {{1, 1, 1}, {70, 1100, 530}, {1015, 33, 259}, {37, 51, 2000}, {130, 260, 96}};
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        for (int option = 0; option < 4; option++) {
+            size_t M = shapes[s][0], N = shapes[s][1], K = shapes[s][2];
+            int tA = option & 1, tB = option >> 1;
+            if (s == 1 && option > 1) { continue; }  // enough of the largest
+            real* A = mt_matrix(10 + s, tA ? K : M, tA ? M : K, tA ? M : K);
+            real* B = mt_matrix(20 + s, tB ? N : K, tB ? K : N, tB ? K : N);
+            real* C = mt_matrix(30 + s, M, N, N);
+            real* bias = mt_matrix(40 + s, 1, N, N);
+            gemm(tA, tB, M, N, K, (real)(s % 2 ? 1 : 0.7), A, tA ? M : K, B, tB ? K : N, option != 0, C, N,
+                 option < 2 ? bias : NULL);
+            hash = mt_fold(hash, C, M * N);
+            add_column_sums(bias, C, M, N);
+            hash = mt_fold(hash, bias, N);
+            free(A), free(B), free(C), free(bias);
+        }
+    }
+    return hash;
+}
+
+static void test_gemm_threads(void) {
+    uint64_t want = matmul_checksum();
+    CHECK(matmul_checksum() == want, "two runs differ");
+#ifdef _OPENMP
+    int before = omp_get_max_threads();
+    for (int threads = 1; threads <= 3; threads++) {
+        omp_set_num_threads(threads);
+        uint64_t got = matmul_checksum();
+        CHECK(got == want, "%d threads: %016llx, with %d: %016llx", threads, (unsigned long long)got, before,
+              (unsigned long long)want);
+    }
+    omp_set_num_threads(before);
+#endif
+    // Of every instruction set and compiler: what all of them gave when this was written.
+    if (sizeof(real) == sizeof(float)) {
+        CHECK(want == MATMUL_CHECKSUM, "checksum %016llx, on other machines %016llx", (unsigned long long)want,
+              (unsigned long long)MATMUL_CHECKSUM);
+    }
+}
+
+// Products called by several threads at once must not share a workspace.
+static void test_gemm_inside_parallel(void) {
+    enum { M = 70, N = 90, K = 300, COUNT = 4 };
+    static real C[COUNT][M * N];
+#pragma omp parallel for num_threads(2) schedule(static, 1)
+    for (int i = 0; i < COUNT; i++) {
+        real* A = mt_matrix(1 + (uint64_t)i, M, K, K);
+        real* B = mt_matrix(2, K, N, N);
+        gemm(0, 0, M, N, K, 1, A, K, B, N, 0, C[i], N, NULL);
+        free(A), free(B);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        static real want[M * N];
+        real* A = mt_matrix(1 + (uint64_t)i, M, K, K);
+        real* B = mt_matrix(2, K, N, N);
+        gemm_reference(0, 0, M, N, K, 1, A, K, B, N, 0, want, N, NULL);
+        CHECK(memcmp(want, C[i], sizeof want) == 0, "product %d of %d differs", i, COUNT);
+        free(A), free(B);
+    }
+}
+
+static void test_column_sums(void) {
+    static const size_t shapes[][2] = {{1, 1}, {3, 65}, {64, 64}, {65, 7}, {300, 129}, {1000, 257}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        size_t rows = shapes[s][0], columns = shapes[s][1];
+        real* X = mt_matrix(1, rows, columns, columns);
+        real* sums = mt_matrix(2, 1, columns, columns);
+        double* want = (double*)xalloc(columns, sizeof(double), "a test");
+        double* got = (double*)xalloc(columns, sizeof(double), "a test");
+        for (size_t j = 0; j < columns; j++) {
+            want[j] = (double)sums[j];
+            for (size_t i = 0; i < rows; i++) { want[j] += (double)X[i * columns + j]; }
+        }
+        add_column_sums(sums, X, rows, columns);
+        for (size_t j = 0; j < columns; j++) { got[j] = (double)sums[j]; }
+        // measured: 1.6e-7
+        compare_doubles("column sums", got, want, columns, sizeof(real) == sizeof(float) ? 5e-7 : 1e-14);
+        X[rows * columns - 1] = (real)NAN;
+        add_column_sums(sums, X, rows, columns);
+        CHECK(sums[columns - 1] != sums[columns - 1], "a NaN was lost");
+        CHECK(columns == 1 || sums[columns - 2] == sums[columns - 2], "a NaN leaked");
+        free(X), free(sums), free(want), free(got);
+    }
+}
+
+static void test_machine(void) {
+    double peak = machine_peak_flops(), bandwidth = machine_copy_bandwidth();
+    CHECK(peak > 1e7 && peak < 1e16, "peak %g FLOP/s", peak);
+    CHECK(bandwidth > 1e7 && bandwidth < 1e14, "bandwidth %g bytes/s", bandwidth);
+    CHECK(machine_peak_flops() == peak && machine_copy_bandwidth() == bandwidth, "measured again");
+    CHECK(strlen(machine_name()) > 0 && strlen(machine_isa()) > 0 && strlen(matmul_name()) > 0, "a name is empty");
+}
+
+static void matmul_tests(void) {
+    RUN(test_fma);
+    RUN(test_vec);
+    RUN(test_gemm_reference);
+    RUN(test_gemm_shapes);
+    RUN(test_gemm_blocks);
+    RUN(test_gemm_nothing);
+    RUN(test_gemm_nan);
+    RUN(test_matmul_layer);
+    RUN(test_gemm_threads);
+    RUN(test_gemm_inside_parallel);
+    RUN(test_column_sums);
+    RUN(test_machine);
+}
+
+#endif

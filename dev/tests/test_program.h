@@ -1,0 +1,333 @@
+// test_program.h - the trainer as its user runs it: build/train_pythia in child processes.
+//
+// What the loop does with any model is tested with a toy in test_train.h; here is what needs the
+// real program: instruction sets, threads, checkpoints of a real model, command line to exit code.
+#ifndef PONDER_TEST_PROGRAM_H
+#define PONDER_TEST_PROGRAM_H
+
+#include "test.h"
+#include "../../common/json.h"
+#include "../../common/safetensors.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+
+#ifndef BUILD_DIR
+#define BUILD_DIR "build"
+#endif
+
+static char program_folder[256];  // of this run, removed at the end
+
+// Runs a shell command, its stderr joined; returns the exit status as the shell has it.
+__attribute__((format(printf, 2, 3))) static int shell(char** output, const char* fmt, ...) {
+    char command[4096];
+    va_list args;
+    va_start(args, fmt);
+    int n = vsnprintf(command, sizeof command, fmt, args);
+    va_end(args);
+    if (n < 0 || (size_t)n >= sizeof command) { die("a command is too long: %s", fmt); }
+    char* whole = format_string("{ %s\n} 2>&1", command);
+    FILE* pipe = popen(whole, "r");
+    if (!pipe) { die("popen: %s", strerror(errno)); }
+    free(whole);
+    StringBuilder sb = {0};
+    char chunk[4096];
+    for (size_t got; (got = fread(chunk, 1, sizeof chunk, pipe)) > 0;) { sb_append(&sb, chunk, got); }
+    sb_append(&sb, "", 0);
+    int status = pclose(pipe);
+    if (output) {
+        *output = sb.data;
+    } else {
+        free(sb.data);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void must(const char* command) {
+    char* output;
+    int code = shell(&output, "%s", command);
+    CHECK(code == 0, "exit %d of: %s\n%s", code, command, output);
+    free(output);
+}
+
+// The command must exit with `code` and say all of `words` ('|' between them).
+static void expect_exit(int code, const char* words, const char* command) {
+    char* output;
+    int got = shell(&output, "%s", command);
+    CHECK(got == code, "exit %d, expected %d, of: %s\n%s", got, code, command, output);
+    char* list = format_string("%s", words);
+    for (char* word = strtok(list, "|"); word; word = strtok(NULL, "|")) {
+        CHECK(strstr(output, word) != NULL, "no '%s' from: %s\n%s", word, command, output);
+    }
+    free(list);
+    free(output);
+}
+
+static int same_file(const char* a, const char* b) {
+    char* command = format_string("cmp -s %s %s", a, b);
+    int code = shell(NULL, "%s", command);
+    free(command);
+    return code == 0;
+}
+
+// A tiny corpus and the arguments of a tiny model, once.
+static const char* program_setup(void) {
+    static char arguments[1024];
+    if (program_folder[0]) { return arguments; }
+    const char* tmp = getenv("TMPDIR");
+    snprintf(program_folder, sizeof program_folder, "%s/ponder-program-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(program_folder)) { die("%s: %s", program_folder, strerror(errno)); }
+    char* command = format_string(BUILD_DIR "/bytes --out-train %s/train.bin --out-val %s/val.bin ponder.cuh train_pythia.cu test_ponder.c test_pythia.c "
+                                  "README.md Makefile",
+                                  program_folder, program_folder);
+    must(command);
+    free(command);
+    snprintf(arguments, sizeof arguments,
+             "--model pythia-14m --layers 2 --width 32 --heads 2 --vocab 257 --seq 48 --batch 3 --total-batch 288 --train %s/train.bin --val %s/val.bin "
+             "--val-batches 2 --val-every 3 --sample-tokens 8 --lr 3e-3",
+             program_folder, program_folder);
+    return arguments;
+}
+
+static void program_cleanup(void) {
+    if (program_folder[0]) { shell(NULL, "rm -rf %s", program_folder); }
+}
+
+#define TRAIN BUILD_DIR "/train_pythia"
+
+// The lines of metrics.jsonl without what is timed.
+static char* untimed_metrics(const char* out) {
+    char* text = NULL;
+    shell(&text, "sed -E 's/\"(ms|tokens_per_s|utilisation)\": *[^,}]*//g' %s/%s/metrics.jsonl", program_folder, out);
+    return text;
+}
+
+static void check_same_run(const char* a, const char* b, const char* step) {
+    const char* const files[] = {"model.safetensors", "optimizer.safetensors", "config.json"};
+    for (int i = 0; i < 3; i++) {
+        char* x = format_string("%s/%s/%s/%s", program_folder, a, step, files[i]);
+        char* y = format_string("%s/%s/%s/%s", program_folder, b, step, files[i]);
+        CHECK(same_file(x, y), "%s and %s differ", x, y);
+        free(x);
+        free(y);
+    }
+    char *x = untimed_metrics(a), *y = untimed_metrics(b);
+    CHECK(strcmp(x, y) == 0 && strstr(x, "val_loss_pass"), "metrics of %s and %s differ:\n%s\n%s", a, b, x, y);
+    free(x);
+    free(y);
+}
+
+static void train(const char* environment, const char* out, const char* more) {
+    char* command = format_string("%s " TRAIN " %s --out %s/%s %s", environment, program_setup(), program_folder, out, more);
+    must(command);
+    free(command);
+}
+
+// Threads 1, 2, 3 and every instruction set of this machine: the same checkpoint and metrics.
+static void test_same_bits_everywhere(void) {
+    train("OMP_NUM_THREADS=2", "bits", "--ponder 2 --steps 6 --ponder-top-k 100");
+    const char* const environments[][2] = {{"OMP_NUM_THREADS=1", "threads1"},
+                                           {"OMP_NUM_THREADS=3", "threads3"},
+                                           {"PONDER_ISA=portable", "portable"},
+                                           {"PONDER_ISA=avx2", "avx2"},
+                                           {"PONDER_ISA=avx512 OMP_NUM_THREADS=1", "avx512"}};
+    int ran = 0;
+    for (size_t i = 0; i < sizeof environments / sizeof environments[0]; i++) {
+        char* probe;
+        int code = shell(&probe, "%s " TRAIN " --help >/dev/null", environments[i][0]);
+        if (code != 0) {
+            CHECK(strstr(probe, "PONDER_ISA is"), "%s: %s", environments[i][0], probe);
+            printf("  not on this machine: %s\n", environments[i][0]);
+            free(probe);
+            continue;
+        }
+        free(probe);
+        train(environments[i][0], environments[i][1], "--ponder 2 --steps 6 --ponder-top-k 100");
+        check_same_run("bits", environments[i][1], "step_00000006");
+        ran++;
+    }
+    CHECK(ran >= 3, "only %d ways to run", ran);
+    expect_exit(1, "PONDER_ISA|sse9", "PONDER_ISA=sse9 " TRAIN " --help");
+}
+
+static void test_resume_is_exact(void) {
+    train("", "whole", "--ponder 1 --steps 8 --save-every 4 --keep 2");
+    train("", "parts", "--ponder 1 --steps 8 --save-every 4 --keep 2 --max-minutes 0.0000001");
+    train("", "parts", "--ponder 1 --steps 8 --save-every 4 --keep 2 --resume");
+    check_same_run("whole", "parts", "step_00000008");
+    // Killed after a while, several times, until it is done.
+    program_setup();
+    char* command = format_string(
+        "n=0; while [ $n -lt 60 ]; do n=$((n+1)); timeout -s KILL 0.$((1 + n %% 9)) " TRAIN " %s --out %s/killed --ponder 1 --steps 8 --save-every 1 --keep 2 "
+        "--resume >%s/killed.log 2>&1 && exit 0; done; cat %s/killed.log; exit 1",
+        program_setup(), program_folder, program_folder, program_folder);
+    must(command);
+    free(command);
+    check_same_run("whole", "killed", "step_00000008");
+    char* listing;
+    shell(&listing, "ls -A %s/killed", program_folder);
+    CHECK(strcmp(listing, "lock\nmetrics.jsonl\nstep_00000007\nstep_00000008\n") == 0, "left behind:\n%s", listing);
+    free(listing);
+    // Finished: prints its results and changes nothing.
+    command = format_string(TRAIN " %s --out %s/whole --ponder 1 --steps 8 --save-every 4 --resume", program_setup(), program_folder);
+    expect_exit(0, "finished|val_loss", command);
+    free(command);
+}
+
+// A run that starts from a checkpoint's directory has its weights; --eval-only prints its loss.
+static void test_start_from_a_directory(void) {
+    program_setup();
+    train("", "start", "--ponder 2 --steps 3");
+    char* command = format_string(TRAIN " --model %s/start/step_00000003 --val %s/val.bin --val-batches 2 --seq 48 --batch 3 --eval-only", program_folder, program_folder);
+    char* said;
+    CHECK(shell(&said, "%s", command) == 0, "%s: %s", command, said);
+    char* metrics = untimed_metrics("start");
+    const char* last = strstr(metrics, "\"step\": 3, \"val_loss\": ");
+    CHECK(last != NULL, "%s", metrics);
+    double trained = last ? strtod(last + 23, NULL) : 0;
+    const char* line = strstr(said, "\nval_loss ");
+    double evaluated = line ? strtod(line + 10, NULL) : -1;
+    CHECK(fabs(evaluated - trained) <= 6e-7, "evaluated %.9g, trained to %.9g\n%s", evaluated, trained, said);
+    CHECK(strstr(said, "\nval_loss_pass 0 ") && strstr(said, "\nval_loss_pass 2 ") && strstr(said, "perplexity") && strstr(said, "bits"), "%s", said);
+    free(said);
+    free(command);
+    free(metrics);
+    command = format_string(TRAIN " %s --model %s/start/step_00000003 --layers 3 --out %s/wrong --steps 1", program_setup(), program_folder, program_folder);
+    expect_exit(1, "gpt_neox.layers.2|model.safetensors", command);
+    free(command);
+}
+
+static void test_a_nan_stops_the_run(void) {
+    program_setup();
+    char* command = format_string(TRAIN " %s --ponder 2 --steps 40 --save-every 1 --keep 0 --lr 1e6 --clip 0 --warmup-steps 3 --out %s/nan", program_setup(), program_folder);
+    expect_exit(1, "step |not finite|checkpoint is", command);
+    free(command);
+    char* newest;
+    shell(&newest, "ls -d %s/nan/step_* | tail -n 1", program_folder);
+    newest[strcspn(newest, "\n")] = 0;
+    command = format_string(TRAIN " --model %s --val %s/val.bin --val-batches 1 --seq 48 --batch 3 --eval-only", newest, program_folder);
+    must(command);  // the last checkpoint is a good one
+    free(command);
+    free(newest);
+}
+
+static void test_command_lines(void) {
+    const struct {
+        int code;
+        const char *words, *more;
+    } lines[] = {
+        {0, "--ponder|--total-batch|--schedule|pythia-6.9b", "--help"},
+        {0, "parameters|vocabulary mix|FLOPs", "--plan"},
+        {1, "--stepz|steps", "--stepz 3"},
+        {1, "--steps|10x", "--steps 10x"},
+        {1, "--lr|nan", "--lr nan"},
+        {1, "--schedule|cosine|linear|constant", "--schedule sawtooth"},
+        {1, "pythia-15m|pythia-14m", "--model pythia-15m"},
+        {1, "width 33|heads 2", "--width 33"},
+        {1, "no/such/dir", "--model no/such/dir"},
+        {1, "no/such/*.bin", "--train 'no/such/*.bin' --out OUT"},
+        {1, "multiply-steps", "--ponder 0 --multiply-steps 1"},
+        {1, "--total-batch|100", "--total-batch 100"},
+        {1, "--kv-heads", "--kv-heads 1"},
+        {1, "token 256|vocabulary", "--vocab 100 --out OUT"},
+        {1, "README.md", "--train README.md --out OUT"},
+    };
+    const char* base = program_setup();
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        char* more = format_string("%s", lines[i].more);
+        char* out = strstr(more, "OUT");
+        if (out) { *out = 0; }
+        char* command = format_string(TRAIN " %s %s%s%s", base, more, out ? program_folder : "", out ? "/lines" : "");
+        if (i == 13) {  // every token of the corpus is a byte or the end of text: the error must name it
+            expect_exit(1, "train.bin|vocabulary", command);
+        } else {
+            expect_exit(lines[i].code, lines[i].words, command);
+        }
+        free(command);
+        free(more);
+    }
+}
+
+// fixture "pythia-..." of dev/fixtures through the command line: what the loop writes to
+// metrics.jsonl and --dump is what PyTorch computed.
+static void test_command_line_fixture(void) {
+    program_setup();
+    const char* fixture = "dev/fixtures/pythia-s3-accumulate";
+    char* path = format_string("%s/expected.json", fixture);
+    Json* expected = json_read(path);
+    const Json* o = json_get(expected, "options");
+    char* common = format_string(TRAIN " --model %s --train %s/train.bin --val %s/val.bin --seq %d --batch %d --total-batch %d --steps 10 --lr %.17g "
+                                 "--warmup-ratio %.17g --weight-decay %.17g --val-batches %d --val-every 0 --shuffle 0 --sample-tokens 0",
+                                 fixture, fixture, fixture, (int)json_get(o, "seq")->number, (int)json_get(o, "batch")->number,
+                                 (int)json_get(o, "total_batch")->number, json_get(o, "lr")->number, json_get(o, "warmup_ratio")->number,
+                                 json_get(o, "weight_decay")->number, (int)json_get(o, "val_batches")->number);
+    char* command = format_string("%s --out %s/fixture", common, program_folder);
+    must(command);
+    free(command);
+    const Json* training = json_get(expected, "training");
+    FILE* f = fopen((free(path), path = format_string("%s/fixture/metrics.jsonl", program_folder)), "r");
+    char line[4096];
+    int steps = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        Json* json = json_parse(line, strlen(line), path);
+        const Json* loss = json_get(json, "loss");
+        int step = (int)json_get(json, "step")->number;
+        if (loss) {
+            const Json* want = training->items[step - 1];
+            steps++;
+            CHECK(fabs(loss->number - json_get(want, "loss")->number) <= 5e-6, "step %d: loss %.9g", step, loss->number);
+            CHECK(fabs(json_get(json, "grad_norm")->number / json_get(want, "grad_norm")->number - 1) <= 2e-6, "step %d: norm", step);
+            CHECK(fabs(json_get(json, "lr")->number - json_get(want, "lr")->number) <= 1e-11, "step %d: lr", step);
+        } else {
+            const Json* want = json_get(json_get(expected, step == 0 ? "val_before" : "val_after"), "loss_of_each_pass");
+            const Json* got = json_get(json, "val_loss_pass");
+            CHECK(got->count == want->count, "passes");
+            for (int s = 0; s < got->count && s < want->count; s++) {
+                CHECK(fabs(got->items[s]->number - want->items[s]->number) <= 5e-6, "step %d pass %d: %.9g", step, s, got->items[s]->number);
+            }
+        }
+        json_free(json);
+    }
+    if (f) { fclose(f); }
+    CHECK(steps == 10, "%d steps in metrics.jsonl", steps);
+    command = format_string("%s --dump %s/dump", common, program_folder);
+    must(command);
+    const char* const files[] = {"logits.safetensors", "grads.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        char *a = format_string("%s/dump/%s", program_folder, files[i]), *b = format_string("%s/%s", fixture, files[i]);
+        SafeFile *got = safetensors_open(a), *want = safetensors_open(b);
+        CHECK(got->count == want->count, "%s: %d tensors, expected %d", files[i], got->count, want->count);
+        for (int k = 0; k < want->count; k++) {
+            const SafeTensor* t = safetensors_find(got, want->tensors[k].name);
+            if (!t && i == 0) { t = &got->tensors[0]; }
+            CHECK(t && t->count == want->tensors[k].count, "%s in %s", want->tensors[k].name, files[i]);
+            if (!t || t->count != want->tensors[k].count) { continue; }
+            float *x = (float*)xalloc(t->count, 4, "a tensor"), *y = (float*)xalloc(t->count, 4, "a tensor");
+            safetensors_read(got, t, x);
+            safetensors_read(want, &want->tensors[k], y);
+            compare_floats(want->tensors[k].name, x, y, t->count, 1e-5);
+            free(x);
+            free(y);
+        }
+        safetensors_close(got);
+        safetensors_close(want);
+        free(a);
+        free(b);
+    }
+    free(command);
+    free(common);
+    free(path);
+    json_free(expected);
+}
+
+static void program_tests(void) {
+    RUN(test_command_lines);
+    RUN(test_same_bits_everywhere);
+    RUN(test_resume_is_exact);
+    RUN(test_start_from_a_directory);
+    RUN(test_a_nan_stops_the_run);
+    RUN(test_command_line_fixture);
+    program_cleanup();
+}
+
+#endif

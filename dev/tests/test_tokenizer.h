@@ -1,0 +1,303 @@
+// test_tokenizer.h - tests of common/tokenizer.h and words.h: bytes, BPE, files, broken tokenizers.
+#ifndef PONDER_TEST_TOKENIZER_H
+#define PONDER_TEST_TOKENIZER_H
+
+#include "../../common/tokenizer.h"
+#include "test.h"
+
+static char tokenizer_dir[512];
+
+static inline void tokenizer_dir_make(void) {
+    const char* tmp = getenv("TMPDIR");
+    snprintf(tokenizer_dir, sizeof tokenizer_dir, "%s/ponder_tokenizer_XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (mkdtemp(tokenizer_dir) == NULL) { die("%s: %s", tokenizer_dir, strerror(errno)); }
+}
+
+static inline void tokenizer_put(const char* name, const char* text, size_t size) {
+    char* path = format_string("%s/%s", tokenizer_dir, name);
+    FILE* file = fopen(path, "wb");
+    if (file == NULL || fwrite(text, 1, size, file) != size || fclose(file) != 0) { die("%s: %s", path, strerror(errno)); }
+    free(path);
+}
+
+static inline void tokenizer_drop(const char* name) {
+    char* path = format_string("%s/%s", tokenizer_dir, name);
+    if (unlink(path) != 0) { die("%s: %s", path, strerror(errno)); }
+    free(path);
+}
+
+// Encodes, compares with `want` (n), decodes, compares with the text.
+static void tokenizer_expect(const Tokenizer* tokenizer, const char* what, const char* text, size_t size, const int* want, int n) {
+    int* got = (int*)xalloc(size + 1, sizeof(int), "a test");
+    got[size] = -77;
+    int count = tokenizer_encode(tokenizer, text, size, got);
+    CHECK(count == n, "%s: %d tokens, want %d", what, count, n);
+    for (int i = 0; i < n && i < count; i++) { CHECK(got[i] == want[i], "%s: token %d is %d, want %d", what, i, got[i], want[i]); }
+    CHECK(got[size] == -77, "%s: wrote past the room", what);
+    StringBuilder sb = {0};
+    sb_append(&sb, "", 0);
+    for (int i = 0; i < count; i++) {
+        char piece[TOKENIZER_PIECE];
+        sb_append(&sb, piece, tokenizer_decode(tokenizer, got[i], piece));
+    }
+    CHECK(sb.size == size && memcmp(sb.data, text, size) == 0, "%s: decoded to '%s'", what, sb.data);
+    free(sb.data);
+    free(got);
+}
+
+static void test_tokenizer_bytes(void) {
+    Tokenizer* tokenizer = tokenizer_open(NULL, 257);
+    CHECK(tokenizer_is_bytes(tokenizer) && tokenizer_eot(tokenizer) == 256, "end of text %d", tokenizer_eot(tokenizer));
+    char text[256];
+    int want[256];
+    for (int i = 0; i < 256; i++) { text[i] = (char)i, want[i] = i; }
+    tokenizer_expect(tokenizer, "every byte", text, 256, want, 256);
+    static const int end[] = {'a', 256, '<', '|'};
+    tokenizer_expect(tokenizer, "end of text", "a<|endoftext|><|", 16, end, 4);
+    tokenizer_expect(tokenizer, "empty", "", 0, end, 0);
+    char piece[TOKENIZER_PIECE];
+    CHECK(tokenizer_decode(tokenizer, 257, piece) == 5 && memcmp(piece, "<257>", 5) == 0, "a token beyond");
+    CHECK(tokenizer_decode(tokenizer, -1, piece) == 4 && memcmp(piece, "<-1>", 4) == 0, "a negative token");
+    tokenizer_close(tokenizer);
+    tokenizer = tokenizer_open("/nowhere", 256);  // without end of text
+    static const int plain[] = {'<', '|', 'e', 'n', 'd', 'o', 'f', 't', 'e', 'x', 't', '|', '>'};
+    CHECK(tokenizer_is_bytes(tokenizer) && tokenizer_eot(tokenizer) == -1, "end of text %d", tokenizer_eot(tokenizer));
+    tokenizer_expect(tokenizer, "no end of text", "<|endoftext|>", 13, plain, 13);
+    tokenizer_close(tokenizer);
+}
+
+// What a checkpoint carries for bytes is read back as bytes, and carried on unchanged.
+static void test_tokenizer_byte_files(void) {
+    for (int V = 256; V <= 257; V++) {
+        Tokenizer* tokenizer = tokenizer_open(NULL, V);
+        CheckpointFile files[TOKENIZER_FILES];
+        int count = tokenizer_files(tokenizer, files);
+        CHECK(count == 2, "%d files", count);
+        tokenizer_dir_make();
+        for (int i = 0; i < count; i++) { tokenizer_put(files[i].name, files[i].text, files[i].size); }
+        Tokenizer* again = tokenizer_open(tokenizer_dir, V);
+        CHECK(tokenizer_is_bytes(again), "V %d: not read as bytes", V);
+        CHECK(tokenizer_eot(again) == tokenizer_eot(tokenizer), "V %d: end of text %d", V, tokenizer_eot(again));
+        char text[256];
+        int want[256];
+        for (int i = 0; i < 256; i++) { text[i] = (char)(255 - i), want[i] = 255 - i; }
+        tokenizer_expect(again, "read back", text, 256, want, 256);
+        static const int end[] = {256, 'x'};
+        if (V == 257) { tokenizer_expect(again, "read back", "<|endoftext|>x", 14, end, 2); }
+        for (int i = 0; i < count; i++) { tokenizer_drop(files[i].name); }
+        CHECK(rmdir(tokenizer_dir) == 0, "%s: %s", tokenizer_dir, strerror(errno));
+        CheckpointFile carried[TOKENIZER_FILES];  // read when it was opened: the directory is gone
+        CHECK(tokenizer_files(again, carried) == count, "carried");
+        for (int i = 0; i < count; i++) {
+            CHECK(strcmp(carried[i].name, files[i].name) == 0 && carried[i].size == files[i].size &&
+                      memcmp(carried[i].text, files[i].text, files[i].size) == 0,
+                  "%s changed", files[i].name);
+        }
+        tokenizer_close(again);
+        tokenizer_close(tokenizer);
+    }
+}
+
+// Words as the regular expression of GPT-2 cuts them; '|' marks the cuts expected.
+static void test_tokenizer_words(void) {
+    static const char* const cases[] = {
+        "it|'s| we|'ll|ama|'re|'|S|'d", "a|  | b", "a| \n|\n|b|\n", "a|\n", "x|12|,| 34|abc| .;|\t|\t|z",
+        "caf\xc3\xa9| \xe4\xb8\xad\xe6\x96\x87|\xd9\xa3\xc2\xb2|\xe2\x80\x94", "a|\xc2\xa0|b", "a|\xc2\xa0| b",
+        "a| \xe3\x80\x80|\xe3\x80\x80|\xf0\x9f\x8e\x89", "\xff\xfe|a", "   ",
+        "\xf0\x90\x97\x80\xf0\xb2\x8e\xaf|\xf0\x90\xb4\xb0",  // letters that came with Unicode 16 and 15, a number of 11
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[64], cut[64];
+        size_t n = 0, m = 0;
+        for (const char* p = cases[i]; *p; p++) {
+            if (*p != '|') { text[n++] = *p; }
+        }
+        for (size_t at = 0; at < n;) {
+            size_t size = word_length(text + at, n - at);
+            CHECK(size > 0 && size <= n - at, "case %zu: a word of %zu bytes", i, size);
+            if (size == 0 || size > n - at) { break; }
+            if (m) { cut[m++] = '|'; }
+            memcpy(cut + m, text + at, size);
+            m += size;
+            at += size;
+        }
+        cut[m] = 0;
+        CHECK(strcmp(cut, cases[i]) == 0, "'%s', want '%s'", cut, cases[i]);
+    }
+}
+
+// A small byte-level BPE. %s: pre-tokenizer, options of the model, merges, added tokens.
+static const char tokenizer_small[] =
+    "{\"added_tokens\": [%s], \"normalizer\": null, \"pre_tokenizer\": %s, \"decoder\": {\"type\": \"ByteLevel\"},"
+    " \"model\": {\"type\": \"BPE\", %s \"vocab\": {\"a\": 0, \"b\": 1, \"c\": 2, \"\\u0120\": 3, \"ab\": 4, \"bc\": 5, \"abc\": 6,"
+    " \"\\u0120a\": 7, \"\\u00c3\": 8, \"\\u00a9\": 9, \"\\u00c3\\u00a9\": 10, \"\\u010a\": 12}, \"merges\": [%s]}}";
+static const char tokenizer_gpt2_words[] = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false}";
+
+static Tokenizer* tokenizer_open_small(const char* added, const char* pre, const char* options, const char* merges) {
+    StringBuilder sb = {0};
+    sb_printf(&sb, tokenizer_small, added, pre, options, merges);
+    tokenizer_put("tokenizer.json", sb.data, sb.size);
+    free(sb.data);
+    return tokenizer_open(tokenizer_dir, 20);
+}
+
+static void test_tokenizer_bpe(void) {
+    tokenizer_dir_make();
+    static const char merges[] = "\"b c\", [\"a\", \"b\"], \"a bc\", \"\\u0120 a\", \"\\u00c3 \\u00a9\"";
+    static const char added[] =
+        "{\"id\": 13, \"content\": \"<|endoftext|>\", \"normalized\": false, \"special\": true},"
+        "{\"id\": 14, \"content\": \"  \", \"normalized\": true}, {\"id\": 15, \"content\": \"   \", \"normalized\": true}";
+    Tokenizer* tokenizer = tokenizer_open_small(added, tokenizer_gpt2_words, "", merges);
+    CHECK(!tokenizer_is_bytes(tokenizer) && tokenizer_eot(tokenizer) == 13, "end of text %d", tokenizer_eot(tokenizer));
+    static const int abc[] = {6};  // b c first (rank 0), then a bc; not a b
+    tokenizer_expect(tokenizer, "rank order", "abc", 3, abc, 1);
+    static const int abab[] = {4, 4, 6, 2};
+    tokenizer_expect(tokenizer, "several in a word", "abababcc", 8, abab, 4);
+    static const int spaces[] = {0, 3, 12, 7, 10};
+    tokenizer_expect(tokenizer, "spaces", "a \n a\xc3\xa9", 7, spaces, 5);
+    static const int special[] = {4, 13, 15, 0, 14, 13};
+    tokenizer_expect(tokenizer, "added tokens, the longest first", "ab<|endoftext|>   a  <|endoftext|>", 34, special, 6);
+    char piece[TOKENIZER_PIECE];
+    CHECK(tokenizer_decode(tokenizer, 11, piece) == 4 && memcmp(piece, "<11>", 4) == 0, "an id without a piece");
+    tokenizer_close(tokenizer);
+
+    // GPT-2's own two files, and the eos_token of tokenizer_config.json.
+    tokenizer_drop("tokenizer.json");
+    static const char vocab[] = "{\"a\": 0, \"b\": 1, \"ab\": 2, \"<|endoftext|>\": 3, \"aba\": 4}";
+    static const char lines[] = "#version: 0.2\na b\r\nab a\n";
+    tokenizer_put("vocab.json", vocab, sizeof vocab - 1);
+    tokenizer_put("merges.txt", lines, sizeof lines - 1);
+    tokenizer = tokenizer_open(tokenizer_dir, 5);
+    static const int gpt2[] = {4, 3, 2};
+    tokenizer_expect(tokenizer, "vocab.json and merges.txt", "aba<|endoftext|>ab", 18, gpt2, 3);
+    CHECK(tokenizer_eot(tokenizer) == 3 && tokenizer->file_count == 2, "end of text %d", tokenizer_eot(tokenizer));
+    tokenizer_close(tokenizer);
+    static const char config[] = "{\"eos_token\": {\"content\": \"aba\"}}";
+    tokenizer_put("tokenizer_config.json", config, sizeof config - 1);
+    tokenizer = tokenizer_open(tokenizer_dir, 5);
+    CHECK(tokenizer_eot(tokenizer) == 4 && tokenizer->file_count == 3, "eos_token: %d", tokenizer_eot(tokenizer));
+    tokenizer_close(tokenizer);
+    tokenizer_drop("vocab.json");
+    tokenizer_drop("merges.txt");
+    tokenizer_drop("tokenizer_config.json");
+    CHECK(rmdir(tokenizer_dir) == 0, "%s: %s", tokenizer_dir, strerror(errno));
+}
+
+typedef struct {
+    const char *added, *pre, *options, *merges, *text;
+    int V;
+} TokenizerCase;
+
+static void tokenizer_case_run(void* argument) {
+    const TokenizerCase* c = (const TokenizerCase*)argument;
+    Tokenizer* tokenizer = c->merges ? tokenizer_open_small(c->added, c->pre, c->options, c->merges) : tokenizer_open(tokenizer_dir, c->V);
+    if (c->V) { tokenizer->V = c->V; }
+    int tokens[64];
+    tokenizer_encode(tokenizer, c->text, strlen(c->text), tokens);
+}
+
+static void test_tokenizer_bad(void) {
+    tokenizer_dir_make();
+    const char* words = tokenizer_gpt2_words;
+    TokenizerCase cases[] = {
+        {"", "null", "", "", "a", 0},
+        {"", "{\"type\": \"ByteLevel\"}", "", "", "a", 0},  // add_prefix_space is on unless said
+        {"", "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"ByteLevel\"}]}", "", "", "a", 0},
+        {"", words, "\"ignore_merges\": true,", "", "a", 0},
+        {"", words, "\"dropout\": 0.1,", "", "a", 0},
+        {"{\"id\": 5, \"content\": \"<mask>\", \"lstrip\": true}", words, "", "", "a", 0},
+        {"", words, "", "", "d", 0},
+        {"", words, "", "\"b c\"", "bc", 5},
+        {"", words, "", "\"ab\"", "a", 0},
+        {"", words, "", "\"a \"", "a", 0},
+        {"", words, "", "\"a c\"", "a", 0},
+        {"", words, "", "7", "a", 0},
+        {"{\"id\": -2, \"content\": \"x\"}", words, "", "", "a", 0},
+        {"{\"id\": 2000000000, \"content\": \"x\"}", words, "", "", "a", 0},
+        {"7", words, "", "", "a", 0},
+    };
+    static const char* const expected[] = {
+        "tokenizer.json|pre-tokenizer|--prompt", "pre-tokenizer", "pre-tokenizer", "ignore_merges", "dropout", "<mask>",
+        "0x64|no token", "token 5|vocabulary of 5", "merge 0|found 'ab'", "merge 0|found 'a '", "merge 0|'ac'", "merge 0|a number",
+        "ids from 0|-2", "ids from 0|2000000000", "added_tokens|a number",
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char* what = format_string("case %zu", i);
+        expect_death(what, tokenizer_case_run, &cases[i], expected[i]);
+        free(what);
+    }
+    static const char* const files[][2] = {
+        {"{\"model\": 3}", "tokenizer.json|\"vocab\""},
+        {"[]", "tokenizer.json|\"vocab\""},
+        {"{\"model\": {\"vocab\": {\"a\": 1,}}}", "tokenizer.json:1"},
+        {"{\"model\": {\"vocab\": {\"a\": \"b\"}}}", "tokenizer.json|a"},
+        {"{\"model\": {\"vocab\": {\"a\": 1, \"b\": 1}}}", "id 1|'a'|'b'"},
+        {"{\"model\": {\"vocab\": [[\"a\", 0], 3]}}", "vocabulary|1"},
+        {"", "tokenizer.json"},
+    };
+    TokenizerCase plain = {NULL, NULL, NULL, NULL, "a", 300};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        tokenizer_put("tokenizer.json", files[i][0], strlen(files[i][0]));
+        expect_death(files[i][0], tokenizer_case_run, &plain, files[i][1]);
+    }
+    // A tokenizer of another kind: its pieces can be shown, a prompt is refused.
+    static const char unigram[] = "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<unk>\", 0], [\"\xe2\x96\x81the\", -1.5], [\"<0x0A>\", -2]]}}";
+    tokenizer_put("tokenizer.json", unigram, sizeof unigram - 1);
+    expect_death("Unigram", tokenizer_case_run, &plain, "not a byte-level BPE|--prompt");
+    Tokenizer* tokenizer = tokenizer_open(tokenizer_dir, 300);
+    char piece[TOKENIZER_PIECE];
+    CHECK(tokenizer_decode(tokenizer, 1, piece) == 4 && memcmp(piece, " the", 4) == 0, "a piece");
+    CHECK(tokenizer_decode(tokenizer, 2, piece) == 1 && piece[0] == '\n', "a byte");
+    CHECK(!tokenizer_is_bytes(tokenizer), "bytes");
+    tokenizer_close(tokenizer);
+    tokenizer_drop("tokenizer.json");
+    // No tokenizer at all.
+    expect_death("none", tokenizer_case_run, &plain, "no tokenizer.json|300|--prompt");
+    tokenizer = tokenizer_open(tokenizer_dir, 300);
+    CheckpointFile carried[TOKENIZER_FILES];
+    CHECK(tokenizer_decode(tokenizer, 65, piece) == 4 && memcmp(piece, "<65>", 4) == 0, "numbers");
+    CHECK(tokenizer_eot(tokenizer) == -1 && !tokenizer_is_bytes(tokenizer) && tokenizer_files(tokenizer, carried) == 0, "nothing known");
+    tokenizer_close(tokenizer);
+    CHECK(rmdir(tokenizer_dir) == 0, "%s: %s", tokenizer_dir, strerror(errno));
+}
+
+// Public tokenizers, where they are present. The ids are those of the tokenizers library 0.23.
+static void test_tokenizer_public(void) {
+    static const char text[] =
+        "It's  they'RE\n\n   int x2 = 0x1F;\t\tcaf\xc3\xa9 \xe2\x80\x94 \xe4\xb8\xad\xe6\x96\x87 \xd9\xa3\xd9\xa4\xc2\xb2\xc2\xa0"
+        "\xe3\x80\x80z \xf0\x9f\x8e\x89<|endoftext|> 'll    ";
+    static const int neox[] = {1147, 434, 50276, 9328, 8,     1848,  535,   50275, 565, 1269, 19,  426,   470, 89,    18,
+                               39,   28,  186,   186,  68,    2320,  860,   1905,  209, 13609, 20855, 209, 149, 98,    149,
+                               99,   15818, 575, 19409, 91,   22692, 225,   220,   0,   686,  620, 50274};
+    static const int gpt2[] = {1026, 338, 220,   484, 6,     2200, 628, 220,   220,  493,  2124, 17, 796,   657, 87,  16,
+                               37,   26,  197,   197, 66,    1878, 2634, 851,  220,  40792, 23877, 229, 18923, 96, 149, 97,
+                               31185, 1849, 5099, 222, 89,   12520, 236, 231,  50256, 705, 297, 220, 220, 220, 220};
+    const char* shared = getenv("PONDER_SHARED");
+    if (!shared || !*shared) { shared = "../shared"; }
+    char* dirs[2] = {format_string("%s/tokenizers/gpt-neox-20b", shared), format_string("%s/tokenizers/gpt2", shared)};
+    int found = 0;
+    for (int i = 0; i < 2; i++) {
+        if (access(dirs[i], R_OK) == 0) {
+            found++;
+            Tokenizer* tokenizer = tokenizer_open(dirs[i], i == 0 ? 50304 : 50257);
+            tokenizer_expect(tokenizer, dirs[i], text, sizeof text - 1, i == 0 ? neox : gpt2,
+                             (int)(i == 0 ? sizeof neox / sizeof neox[0] : sizeof gpt2 / sizeof gpt2[0]));
+            CHECK(tokenizer_eot(tokenizer) == (i == 0 ? 0 : 50256), "end of text %d", tokenizer_eot(tokenizer));
+            CHECK(!tokenizer_is_bytes(tokenizer), "bytes");
+            tokenizer_close(tokenizer);
+        }
+        free(dirs[i]);
+    }
+    if (!found) { test_skip("no public tokenizers in PONDER_SHARED (default ../shared)"); }
+}
+
+static void tokenizer_tests(void) {
+    RUN(test_tokenizer_bytes);
+    RUN(test_tokenizer_byte_files);
+    RUN(test_tokenizer_words);
+    RUN(test_tokenizer_bpe);
+    RUN(test_tokenizer_bad);
+    RUN(test_tokenizer_public);
+}
+
+#endif

@@ -1,0 +1,958 @@
+// test_train.h - tests of common/train.h and what it stands on (setup.h, resume.h, log.h, sample.h).
+//
+// The loop runs as processes of its own, on the toy model of toy_trainer.h, so that it can be
+// killed, signalled, starved of disk and resumed. The main() of this program must begin with
+//     if (argc > 1 && strcmp(argv[1], "--toy-trainer") == 0) { return toy_trainer_main(argc - 1, argv + 1); }
+#ifndef PONDER_TEST_TRAIN_H
+#define PONDER_TEST_TRAIN_H
+
+#include "test.h"
+#include "toy_trainer.h"
+
+#include <sys/resource.h>
+
+static char toy_home[512];  // of this test program's runs: shards and OUT directories
+
+// ---- processes ----
+
+static int toy_file_limit;                // bytes; 0: none
+static const char* toy_threads = "1";     // more than one make starting slower
+
+// Starts the toy trainer in toy_home with arguments separated by blanks; = *from is the reading end
+// of its output.
+static pid_t toy_start(const char* line, int* from) {
+    char* argv[64] = {(char*)"/proc/self/exe", (char*)"--toy-trainer"};
+    int argc = 2;
+    char* text = format_string("%s", line);
+    for (char* word = strtok(text, " "); word && argc < 63; word = strtok(NULL, " ")) { argv[argc++] = word; }
+    argv[argc] = NULL;
+    fflush(stdout);
+    fflush(stderr);
+    int fds[2];
+    if (pipe(fds) != 0) { die("pipe: %s", strerror(errno)); }
+    pid_t pid = fork();
+    if (pid < 0) { die("fork: %s", strerror(errno)); }
+    if (pid == 0) {
+        if (chdir(toy_home) != 0) { _exit(99); }
+        if (toy_file_limit) {
+            struct rlimit limit = {(rlim_t)toy_file_limit, (rlim_t)toy_file_limit};
+            setrlimit(RLIMIT_FSIZE, &limit);
+        }
+        setenv("OMP_NUM_THREADS", toy_threads, 1);
+        dup2(fds[1], 1);
+        dup2(fds[1], 2);
+        close(fds[0]);
+        close(fds[1]);
+        execv(argv[0], argv);
+        _exit(98);
+    }
+    close(fds[1]);
+    free(text);
+    *from = fds[0];
+    return pid;
+}
+
+// Waits for its end: the exit status (or 1000 + signal), and all its output (the caller frees it).
+static int toy_wait(pid_t pid, int from, char** output) {
+    StringBuilder sb = {0};
+    char chunk[4096];
+    for (ssize_t n; (n = read(from, chunk, sizeof chunk)) != 0;) {
+        if (n > 0) { sb_append(&sb, chunk, (size_t)n); }
+        if (n < 0 && errno != EINTR) { break; }
+    }
+    close(from);
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+    sb_append(&sb, "", 0);
+    *output = sb.data;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+// Reads output until `word` has appeared, so that the process is known to have come so far.
+static void toy_wait_for(int from, const char* word, StringBuilder* seen) {
+    char c;
+    while (!(seen->data && strstr(seen->data, word))) {
+        ssize_t n = read(from, &c, 1);
+        if (n < 0 && errno == EINTR) { continue; }
+        if (n <= 0) { break; }
+        sb_append(seen, &c, 1);
+    }
+    CHECK(seen->data && strstr(seen->data, word), "'%s' never came: %s", word, seen->data ? seen->data : "");
+}
+
+// A run with the shards of this test; it must exit with `code`, and say all of `words` ('|' separates).
+static void toy_run(int code, const char* words, const char* line) {
+    char* whole = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --sample-tokens 0 %s", line);
+    char* output = NULL;
+    int from;
+    pid_t pid = toy_start(whole, &from);
+    int got = toy_wait(pid, from, &output);
+    CHECK(got == code, "'%s' exits with %d, expected %d: %s", line, got, code, output);
+    char* list = format_string("%s", words);
+    for (char* word = strtok(list, "|"); word; word = strtok(NULL, "|")) {
+        CHECK(strstr(output, word) != NULL, "'%s' does not say '%s' but: %s", line, word, output);
+    }
+    free(list);
+    free(output);
+    free(whole);
+}
+
+// ---- files ----
+
+static char* toy_path(const char* name) { return format_string("%s/%s", toy_home, name); }
+
+static char* toy_read(const char* name, size_t* size) {
+    char* path = toy_path(name);
+    char* text = read_fully(path, size);
+    free(path);
+    return text;
+}
+
+static void toy_write(const char* name, const char* text, size_t size) {
+    char* path = toy_path(name);
+    char* error = write_file(path, text, size);
+    if (error) { die("%s", error); }
+    free(path);
+}
+
+static int toy_exists(const char* name) {
+    char* path = toy_path(name);
+    int there = access(path, F_OK) == 0;
+    free(path);
+    return there;
+}
+
+// A shard of words that a bigram model can learn something about.
+static void toy_shard(const char* name, int tokens, uint64_t seed) {
+    static const char* const words[] = {"the ", "cat ", "sat ", "on ", "a ", "mat, ", "and ", "pondered.\n"};
+    size_t size = 1024 + 2 * (size_t)tokens;
+    unsigned char* bytes = (unsigned char*)xalloc(size, 1, "a shard");
+    int32_t header[3] = {20240520, 1, tokens};
+    for (int i = 0; i < 12; i++) { bytes[i] = (unsigned char)((uint32_t)header[i / 4] >> (8 * (i % 4))); }
+    const char* word = "";
+    for (int i = 0, w = 0; i < tokens; i++) {
+        if (*word == 0) { word = words[random_u32(seed, 1, (uint64_t)w++) % 8]; }
+        bytes[1024 + 2 * i] = (unsigned char)*word++;
+    }
+    toy_write(name, (const char*)bytes, size);
+    free(bytes);
+}
+
+// What must be equal in two runs' metrics: all but times.
+static char* toy_metrics(const char* out) {
+    char* name = format_string("%s/metrics.jsonl", out);
+    size_t size = 0;
+    char* text = toy_read(name, &size);
+    StringBuilder sb = {0};
+    sb_append(&sb, "", 0);
+    for (char* line = text; line && *line;) {
+        size_t n = strcspn(line, "\n");
+        CHECK(line[n] == '\n', "%s ends in the middle of a line", name);
+        Json* json = json_parse(line, n, name);
+        for (int i = 0; i < json->count; i++) {
+            const char* key = json->keys[i];
+            if (strcmp(key, "ms") == 0 || strcmp(key, "tokens_per_s") == 0 || strcmp(key, "utilisation") == 0) {
+                CHECK(json->items[i]->type == JSON_NUMBER && json->items[i]->number > 0, "%s of %s", key, name);
+                continue;
+            }
+            const Json* item = json->items[i];
+            sb_printf(&sb, "%s ", key);
+            for (int j = 0; item->type == JSON_ARRAY && j < item->count; j++) { sb_printf(&sb, "%s ", item->items[j]->literal); }
+            if (item->type == JSON_NUMBER) { sb_printf(&sb, "%s ", item->literal); }
+        }
+        sb_printf(&sb, "\n");
+        json_free(json);
+        line += n + (line[n] == '\n');
+    }
+    free(text);
+    free(name);
+    return sb.data;
+}
+
+// A number of the metrics of a run after a step; a validation's with key "val_loss".
+static double toy_metric(const char* out, int64_t step, const char* key) {
+    char* name = format_string("%s/metrics.jsonl", out);
+    size_t size = 0;
+    char* text = toy_read(name, &size);
+    double value = (double)NAN;
+    for (char* line = text; line && *line; line += strcspn(line, "\n") + 1) {
+        Json* json = json_parse(line, strcspn(line, "\n"), name);
+        if (json_get_int(json, "step", -1, name) == step && json_get(json, key)) { value = json_get(json, key)->number; }
+        json_free(json);
+    }
+    free(text);
+    free(name);
+    return value;
+}
+
+static void toy_same_file(const char* a, const char* b) {
+    size_t na = 0, nb = 0;
+    char* x = toy_read(a, &na);
+    char* y = toy_read(b, &nb);
+    CHECK(x && y && na == nb && memcmp(x, y, na) == 0, "%s and %s differ", a, b);
+    free(x);
+    free(y);
+}
+
+// Two runs must have come to the same weights and moments, bit by bit, and the same metrics.
+static void toy_same_run(const char* a, const char* b, int step) {
+    static const char* const files[] = {"model.safetensors", "optimizer.safetensors", "config.json"};
+    for (int i = 0; i < 3; i++) {
+        char* x = format_string("%s/step_%08d/%s", a, step, files[i]);
+        char* y = format_string("%s/step_%08d/%s", b, step, files[i]);
+        toy_same_file(x, y);
+        free(x);
+        free(y);
+    }
+    char* x = toy_metrics(a);
+    char* y = toy_metrics(b);
+    CHECK(strcmp(x, y) == 0, "metrics of %s:\n%s\nmetrics of %s:\n%s", a, x, b, y);
+    free(x);
+    free(y);
+}
+
+// The weights of a checkpoint: weight (16,257), then bias (257).
+static float* toy_weights(const char* name) {
+    char* path = toy_path(name);
+    SafeFile* file = safetensors_open(path);
+    const SafeTensor* weight = safetensors_find(file, "weight");
+    const SafeTensor* bias = safetensors_find(file, "bias");
+    float* w = (float*)xalloc(17 * TOY_V, sizeof(float), "weights");
+    CHECK(weight && bias && weight->count == 16 * TOY_V && bias->count == TOY_V, "tensors of %s", path);
+    safetensors_read(file, weight, w);
+    safetensors_read(file, bias, w + 16 * TOY_V);
+    safetensors_close(file);
+    free(path);
+    return w;
+}
+
+// ---- pieces that need no process ----
+
+static void test_log_formats(void) {
+    char s[32];
+    static const struct {
+        double n;
+        const char* text;
+    } counts[] = {{0, "0"}, {999, "999"}, {999.6, "1.00 k"}, {12345, "12.3 k"}, {123456, "123 k"}, {70426624, "70.4 M"}, {1e12, "1.00 T"}, {1e30, "1000000000000 E"}};
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        CHECK(strcmp(format_count(s, counts[i].n), counts[i].text) == 0, "%g -> %s, expected %s", counts[i].n, s, counts[i].text);
+    }
+    static const struct {
+        double seconds;
+        const char* text;
+    } times[] = {{0, "0.0 s"}, {99.9, "99.9 s"}, {100, "1m40s"}, {3599.4, "59m59s"}, {3600, "1h00m"}, {90061, "1d01h"}};
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        CHECK(strcmp(format_time(s, times[i].seconds), times[i].text) == 0, "%g s -> %s, expected %s", times[i].seconds, s, times[i].text);
+    }
+    CHECK(strcmp(format_time(s, (double)NAN), "?") == 0 && strcmp(format_time(s, (double)INFINITY), "?") == 0, "a time that is not known");
+}
+
+static void toy_open_foreign(void* name) {
+    Metrics m;
+    char* path = toy_path((const char*)name);
+    metrics_open(&m, path, 5);
+}
+
+static void test_metrics_cut(void) {
+    const char* whole = "{\"step\": 0, \"val_loss\": 5, \"val_loss_pass\": [5]}\n{\"step\": 1, \"tokens\": 8}\n{\"step\": 2, \"tokens\": 16}\n"
+                        "{\"step\": 2, \"val_loss\": 4, \"val_loss_pass\": [4]}\n{\"step\": 10, \"tokens\": 24}\n";
+    static const struct {
+        int64_t step;
+        int lines, validated;
+    } cases[] = {{-1, 0, 0}, {0, 1, 1}, {1, 2, 0}, {2, 4, 1}, {9, 4, 0}, {10, 5, 0}, {99, 5, 0}};
+    char* dir = toy_path("cut");
+    mkdir(dir, 0777);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        for (int torn = 0; torn < 2; torn++) {
+            char* text = format_string("%s%s", whole, torn ? "{\"step\": 11, \"tok" : "");
+            toy_write("cut/metrics.jsonl", text, strlen(text));
+            Metrics m;
+            metrics_open(&m, dir, cases[i].step);
+            metrics_step(&m, 100, 800, 1.5, 1e-3, 0.25, 10, 80, 0.5);
+            close(m.fd);
+            size_t size = 0, kept = 0;
+            char* got = toy_read("cut/metrics.jsonl", &size);
+            const char* end = whole;
+            for (int line = 0; line < cases[i].lines; line++) { end = strchr(end, '\n') + 1; }
+            kept = (size_t)(end - whole);
+            CHECK(size > kept && memcmp(got, whole, kept) == 0, "cut after step %lld", (long long)cases[i].step);
+            CHECK(strcmp(got + kept, "{\"step\": 100, \"tokens\": 800, \"loss\": 1.5, \"lr\": 0.001, \"grad_norm\": 0.25, \"ms\": 10, "
+                                     "\"tokens_per_s\": 80, \"utilisation\": 0.5}\n") == 0, "what is appended after step %lld", (long long)cases[i].step);
+            CHECK(m.validated == cases[i].validated, "validation at step %lld", (long long)cases[i].step);
+            CHECK(!toy_exists("cut/metrics.jsonl.tmp"), "the file written aside is left");
+            free(m.path);
+            free(got);
+            free(text);
+        }
+    }
+    static const char* const foreign[] = {"hello\n", "{\"step\": x}\n", "{\"step\": 1, \"a\": 2\n", "{\"step\": 123456789012345678901, \"a\": 1}\n"};
+    for (int i = 0; i < 4; i++) {
+        toy_write("cut/metrics.jsonl", foreign[i], strlen(foreign[i]));
+        expect_death("a foreign metrics.jsonl", toy_open_foreign, (void*)"cut", "metrics.jsonl|not a metric of ours");
+    }
+    free(dir);
+}
+
+static void test_sampling(void) {
+    enum { V = 7 };
+    real logits[V] = {1, 3, 2, 3, -1, 0, 2};
+    SampleEntry entries[V];
+    double probabilities[V];
+    Sampler s;
+    memset(&s, 0, sizeof s);
+    s.logits = logits;
+    s.entries = entries;
+    s.probabilities = probabilities;
+    s.temperature = 1;
+    s.top_p = 1;
+    enum { DRAWS = 20000 };
+    static const struct {
+        double temperature;
+        int64_t top_k;
+        double top_p;
+        int allowed[V];
+    } cases[] = {
+        {1, 0, 1, {1, 1, 1, 1, 1, 1, 1}},   {0.5, 0, 1, {1, 1, 1, 1, 1, 1, 1}}, {0, 0, 1, {0, 1, 0, 0, 0, 0, 0}}, {1, 1, 1, {0, 1, 0, 0, 0, 0, 0}},
+        {1, 3, 1, {0, 1, 1, 1, 0, 0, 0}},   {1, 4, 1, {0, 1, 1, 1, 0, 0, 1}},   {1, 99, 1, {1, 1, 1, 1, 1, 1, 1}},
+        {1, 0, 0.3, {0, 1, 0, 0, 0, 0, 0}},   // the largest probability alone is 0.333
+        {1, 0, 0.5, {0, 1, 0, 1, 0, 0, 0}}, {1, 0, 0.7, {0, 1, 1, 1, 0, 0, 0}}, {1, 2, 0.999, {0, 1, 0, 1, 0, 0, 0}},
+        {1, 0, 1e-9, {0, 1, 0, 0, 0, 0, 0}},
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        s.temperature = cases[c].temperature;
+        s.top_k = cases[c].top_k;
+        s.top_p = cases[c].top_p;
+        double want[V], total = 0;
+        int got[V] = {0};
+        for (int v = 0; v < V; v++) {
+            double temperature = cases[c].temperature > 0 ? cases[c].temperature : 1;
+            total += want[v] = cases[c].allowed[v] ? exp((double)logits[v] / temperature) : 0;
+        }
+        for (int i = 0; i < DRAWS; i++) {
+            int v = sample_token(&s, V, ((double)i + 0.5) / DRAWS);  // every quantile once: shares are exact to 1 / DRAWS
+            CHECK(v >= 0 && v < V, "case %zu draws %d", c, v);
+            got[v < 0 ? 0 : v]++;
+        }
+        for (int v = 0; v < V; v++) {
+            CHECK(fabs((double)got[v] / DRAWS - want[v] / total) < 2.0 / DRAWS, "case %zu: token %d has the share %g, expected %g", c, v,
+                  (double)got[v] / DRAWS, want[v] / total);
+        }
+    }
+    logits[4] = (real)NAN;
+    CHECK(sample_token(&s, V, 0.5) == -1, "NaN is seen");
+    logits[4] = (real)-INFINITY;
+    CHECK(sample_token(&s, V, 0.5) == -1, "so is an infinity");
+}
+
+// A model for sample_text: after a context it says its length, then the token's successor.
+static int toy_longest;
+static void toy_count_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
+    CHECK(B == 1 && last_only == 1 && T >= 1 && T <= model->T, "B %d, T %d", B, T);
+    if (T > toy_longest) { toy_longest = T; }
+    for (int v = 0; v < model->V; v++) { logits[v] = v == (inputs[T - 1] + 1) % model->V ? 1 : 0; }
+    for (int t = 1; t < T; t++) { CHECK(inputs[t] == (inputs[t - 1] + 1) % model->V, "the context is not in order at %d", t); }
+}
+
+static void test_sample_context(void) {
+    Model model;
+    memset(&model, 0, sizeof model);
+    model.V = 11;
+    model.T = 4;
+    model.logits = toy_count_logits;
+    Sampler s;
+    memset(&s, 0, sizeof s);
+    s.top_p = 1;  // temperature 0
+    sampler_make(&s, &model);
+    const int prompt[] = {2, 3, 4, 5, 6, 7};
+    int out[20], bad = 1;
+    const volatile sig_atomic_t stop = 0, stopped = 15;
+    for (size_t length = 1; length <= 6; length++) {
+        toy_longest = 0;
+        int n = sample_text(&s, &model, prompt, length, 20, -1, 0, &stop, out, &bad);
+        CHECK(n == 20 && !bad, "%d tokens", n);
+        for (int i = 0; i < 20; i++) { CHECK(out[i] == (prompt[length - 1] + 1 + i) % 11, "token %d is %d", i, out[i]); }
+        CHECK(toy_longest == 4, "the context grew to %d", toy_longest);
+        n = sample_text(&s, &model, prompt, length, 20, 10, 0, &stop, out, &bad);
+        CHECK(n == 10 - prompt[length - 1] && out[n - 1] == 10, "ends with the end of the text after %d tokens", n);
+        CHECK(sample_text(&s, &model, prompt, length, 20, 10, 0, &stopped, out, &bad) == 0, "a signal ends a sample");
+    }
+    free(s.logits);
+    free(s.entries);
+    free(s.probabilities);
+    free(s.context);
+}
+
+// ---- the loop against the formulas ----
+
+enum { REF_T = 16, REF_N = 17 * TOY_V };
+
+// Trains the toy in double, written again: row order, mean over the step, norm, clip, AdamW, schedule.
+static void toy_reference(const char* data, double* w, int steps, int rows, const char* schedule, double warmup, double decay, double clip, double* losses,
+                          double* norms, double* rates) {
+    size_t size = 0;
+    unsigned char* bytes = (unsigned char*)toy_read(data, &size);
+    int all = ((int)(size - 1024) / 2 - 1) / REF_T;
+    double* g = (double*)xalloc(3 * REF_N, sizeof(double), "the reference");
+    double *m = g + REF_N, *v = m + REF_N;
+    for (int step = 0; step < steps; step++) {
+        memset(g, 0, REF_N * sizeof(double));
+        losses[step] = norms[step] = 0;
+        for (int i = 0; i < rows * REF_T; i++) {
+            int row = (step * rows + i / REF_T) % all;
+            const unsigned char* at = bytes + 1024 + 2 * (row * REF_T + i % REF_T);
+            int in = at[0], target = at[2];
+            double z[TOY_V], sum = 0;
+            for (int k = 0; k < TOY_V; k++) { sum += exp(z[k] = w[(in % 16) * TOY_V + k] + w[16 * TOY_V + k]); }
+            losses[step] += (log(sum) - z[target]) / (rows * REF_T);
+            for (int k = 0; k < TOY_V; k++) {
+                double d = (exp(z[k]) / sum - (k == target)) / (rows * REF_T);
+                g[(in % 16) * TOY_V + k] += d;
+                g[16 * TOY_V + k] += d;
+            }
+        }
+        for (int i = 0; i < REF_N; i++) { norms[step] += g[i] * g[i]; }
+        norms[step] = sqrt(norms[step]);
+        double scale = clip > 0 ? fmin(1, clip / (norms[step] + 1e-6)) : 1, q = (step - warmup) / fmax(1, steps - warmup), r = 0.2;
+        double lr = step < warmup ? 0.05 * step / fmax(1, warmup)
+                    : schedule[1] == 'o' && schedule[2] == 's' ? 0.05 * (r + (1 - r) * 0.5 * (1 + cos(3.14159265358979323846 * q)))
+                    : schedule[0] == 'l' ? 0.05 * (1 - (1 - r) * q)
+                                         : 0.05;
+        rates[step] = lr;
+        for (int i = 0; i < REF_N; i++) {
+            m[i] = 0.8 * m[i] + 0.2 * scale * g[i];
+            v[i] = 0.9 * v[i] + 0.1 * scale * scale * g[i] * g[i];
+            if (i < 16 * TOY_V) { w[i] -= lr * decay * w[i]; }
+            w[i] -= lr * (m[i] / (1 - pow(0.8, step + 1))) / (sqrt(v[i] / (1 - pow(0.9, step + 1))) + 1e-6);
+        }
+    }
+    free(g);
+    free(bytes);
+}
+
+static void test_train_reference(void) {
+    static const struct {
+        const char *schedule, *warmup;
+        double warmup_steps, decay, clip;
+    } cases[] = {
+        {"cosine", "--warmup-ratio 0.25", 3, 0.5, 0.02},  // ceil(0.25 * 9)
+        {"linear", "--warmup-steps 2 --warmup-ratio 0.9", 2, 0, 1e9},
+        {"constant", "--warmup-steps 0", 0, 0.1, 0},
+    };
+    enum { STEPS = 9 };
+    toy_run(0, "checkpoint zero/step_00000000", "--out zero --steps 0");  // the initial weights
+    toy_run(0, "finished: step 0 of 0", "--out zero --steps 0 --resume");
+    for (int c = 0; c < 3; c++) {
+        char* line = format_string("--out ref%d --steps 9 --shuffle 0 --total-batch 112 --schedule %s %s --weight-decay %g --clip %g --lr 0.05 "
+                                   "--min-lr-ratio 0.2 --beta1 0.8 --beta2 0.9 --eps 1e-6", c, cases[c].schedule, cases[c].warmup, cases[c].decay, cases[c].clip);
+        toy_run(0, "val_loss", line);
+        free(line);
+        float* start = toy_weights("zero/step_00000000/model.safetensors");
+        double w[REF_N], losses[STEPS], norms[STEPS], rates[STEPS];
+        for (int i = 0; i < REF_N; i++) { w[i] = (double)start[i]; }
+        toy_reference("train.bin", w, STEPS, 7, cases[c].schedule, cases[c].warmup_steps, cases[c].decay, cases[c].clip, losses, norms, rates);
+        char* out = format_string("ref%d", c);
+        for (int i = 0; i < STEPS; i++) {
+            double loss = toy_metric(out, i + 1, "loss"), norm = toy_metric(out, i + 1, "grad_norm"), lr = toy_metric(out, i + 1, "lr");
+            CHECK(fabs(loss - losses[i]) <= 2e-6 * losses[i], "%s step %d: loss %.9g, expected %.9g", cases[c].schedule, i + 1, loss, losses[i]);
+            CHECK(fabs(norm - norms[i]) <= 2e-5 * norms[i], "%s step %d: norm %.9g, expected %.9g", cases[c].schedule, i + 1, norm, norms[i]);
+            CHECK(fabs(lr - rates[i]) <= 1e-8 * 0.05, "%s step %d: lr %.9g, expected %.9g", cases[c].schedule, i + 1, lr, rates[i]);
+            CHECK(toy_metric(out, i + 1, "tokens") == 112.0 * (i + 1), "tokens of step %d", i + 1);
+        }
+        char* name = format_string("%s/step_00000009/model.safetensors", out);
+        float* end = toy_weights(name);
+        float* want = (float*)xalloc(REF_N, sizeof(float), "weights");
+        for (int i = 0; i < REF_N; i++) { want[i] = (float)w[i]; }
+        compare_floats(name, end, want, REF_N, 2e-5);
+        free(name);
+        free(out);
+        free(start);
+        free(end);
+        free(want);
+    }
+}
+
+// The validation: mean over the first rows, every pass, perplexity and bits per byte.
+static void test_train_validation(void) {
+    toy_run(0, "val_loss", "--out va --steps 4 --val-every 3 --val-batches 3 --passes 3");
+    char* text = toy_metrics("va");
+    CHECK(strstr(text, "step 0 val_loss") && strstr(text, "step 3 val_loss") && strstr(text, "step 4 val_loss"), "validations: %s", text);
+    CHECK(!strstr(text, "step 1 val_loss") && !strstr(text, "step 2 val_loss"), "validations: %s", text);
+    free(text);
+    float* w = toy_weights("va/step_00000004/model.safetensors");
+    size_t size = 0;
+    unsigned char* bytes = (unsigned char*)toy_read("val.bin", &size);
+    double of_pass[3] = {0};
+    for (int i = 0; i < 12 * REF_T; i++) {
+        int in = bytes[1024 + 2 * i], target = bytes[1024 + 2 * i + 2];
+        for (int s = 0; s < 3; s++) {
+            double sum = 0, at = 0;
+            for (int k = 0; k < TOY_V; k++) {
+                double z = (double)w[16 * TOY_V + k] + (s + 1) / 3.0 * (double)w[(in % 16) * TOY_V + k];
+                sum += exp(z);
+                at = k == target ? z : at;
+            }
+            of_pass[s] += (log(sum) - at) / (12 * REF_T);
+        }
+    }
+    free(w);
+    free(bytes);
+    double loss = toy_metric("va", 4, "val_loss");
+    CHECK(fabs(loss - of_pass[2]) <= 1e-8 * loss, "val_loss %.9g, expected %.9g", loss, of_pass[2]);
+    char* words = format_string("val_loss %.6f|perplexity %.6g|bits_per_byte %.6f|val_loss_pass 0 %.6f|val_loss_pass 1 %.6f|val_loss_pass 2 %.6f", of_pass[2],
+                                exp(of_pass[2]), of_pass[2] / log(2.0), of_pass[0], of_pass[1], of_pass[2]);
+    toy_run(0, words, "--out va --resume --eval-only");
+    toy_run(0, words, "--out elsewhere --model va/step_00000004 --eval-only --val-batches 3");
+    toy_run(0, words, "--out va --resume");  // a finished run prints its results
+    CHECK(!toy_exists("elsewhere"), "--eval-only writes into --out");
+    free(words);
+    toy_run(0, "weights from va/step_00000004", "--out from --model va/step_00000004 --steps 0");
+    toy_same_file("va/step_00000004/model.safetensors", "from/step_00000000/model.safetensors");
+    // Rows, not batches, are what is validated on: of another size they give the same loss, and all of them are 43.
+    toy_run(0, "43 rows, fewer than", "--out va2 --steps 0 --val-batches 50");
+    toy_run(0, "val_loss", "--out va3 --steps 0 --val-batches 0 --batch 5");
+    double a = toy_metric("va2", 0, "val_loss"), b = toy_metric("va3", 0, "val_loss");
+    CHECK(fabs(a - b) <= 1e-8 * a, "all of the data: %.9g and %.9g", a, b);
+}
+
+static void test_train_accumulates(void) {
+    static const int batches[] = {12, 5, 4, 1, 100};
+    for (int i = 0; i < 5; i++) {
+        char* line = format_string("--out acc%d --steps 5 --total-batch 192 --batch %d --lr 0.05 --warmup-steps 0", batches[i], batches[i]);
+        toy_run(0, "val_loss", line);
+        free(line);
+        char* out = format_string("acc%d", batches[i]);
+        for (int step = 1; step <= 5; step++) {
+            double a = toy_metric("acc12", step, "loss"), b = toy_metric(out, step, "loss");
+            CHECK(fabs(a - b) <= 1e-6 * a, "loss of step %d: %.9g in one batch, %.9g in batches of %d", step, a, b, batches[i]);
+            a = toy_metric("acc12", step, "grad_norm"), b = toy_metric(out, step, "grad_norm");
+            CHECK(fabs(a - b) <= 1e-6 * a, "norm of step %d: %.9g in one batch, %.9g in batches of %d", step, a, b, batches[i]);
+        }
+        free(out);
+    }
+}
+
+// --epochs: whole steps; the next epoch goes on where the last one ended, in another order.
+static void test_train_epochs(void) {
+    toy_run(0, "val_loss", "--out ep --epochs 2.5 --total-batch 640 --val-every 0");  // 124 rows: floor(2.5 * 124 / 40)
+    CHECK(toy_exists("ep/step_00000007") && !isfinite(toy_metric("ep", 8, "loss")), "steps of 2.5 epochs");
+    toy_run(1, "less than one step|--epochs", "--out ep2 --epochs 0.3 --total-batch 640");
+}
+
+static void test_train_dump(void) {
+    toy_run(0, "loss.safetensors", "--out du --steps 5 --shuffle 0 --total-batch 112 --dump dumped");
+    toy_run(0, "val_loss", "--out zero2 --steps 0");
+    CHECK(!toy_exists("du"), "--dump writes into --out");
+    float* start = toy_weights("zero2/step_00000000/model.safetensors");
+    float* grads = toy_weights("dumped/grads.safetensors");
+    char* path = toy_path("dumped/logits.safetensors");
+    SafeFile* file = safetensors_open(path);
+    const SafeTensor* logits = safetensors_find(file, "logits");
+    CHECK(logits && logits->ndim == 3 && logits->shape[0] == 4 && logits->shape[1] == 16 && logits->shape[2] == TOY_V, "shape of the logits");
+    float* z = (float*)xalloc(logits->count, sizeof(float), "logits");
+    safetensors_read(file, logits, z);
+    safetensors_close(file);
+    free(path);
+    size_t size = 0;
+    unsigned char* bytes = (unsigned char*)toy_read("train.bin", &size);
+    float* want = (float*)xalloc(REF_N + logits->count, sizeof(float), "what is expected");
+    float* want_z = want + REF_N;
+    double* g = (double*)xalloc(REF_N, sizeof(double), "gradients");
+    double first = 0;
+    for (int i = 0; i < 7 * REF_T; i++) {
+        int in = bytes[1024 + 2 * i], target = bytes[1024 + 2 * i + 2];
+        double p[TOY_V], sum = 0;
+        for (int k = 0; k < TOY_V; k++) {
+            double x = (double)start[(in % 16) * TOY_V + k] + (double)start[16 * TOY_V + k];
+            if (i < 4 * REF_T) { want_z[i * TOY_V + k] = (float)x; }
+            if (i < 4 * REF_T && k == target) { first -= x; }
+            sum += p[k] = exp(x);
+        }
+        if (i < 4 * REF_T) { first += log(sum); }
+        for (int k = 0; k < TOY_V; k++) {
+            double d = (p[k] / sum - (k == target)) / (7 * REF_T);
+            g[(in % 16) * TOY_V + k] += d;
+            g[16 * TOY_V + k] += d;
+        }
+    }
+    for (int i = 0; i < REF_N; i++) { want[i] = (float)g[i]; }
+    compare_floats("dumped logits", z, want_z, 4 * REF_T * TOY_V, 1e-6);
+    compare_floats("dumped gradients", grads, want, REF_N, 1e-5);
+    path = toy_path("dumped/loss.safetensors");
+    file = safetensors_open(path);
+    float loss[1], of_pass[2];
+    safetensors_read(file, safetensors_find(file, "loss"), loss);
+    safetensors_read(file, safetensors_find(file, "loss_of_each_pass"), of_pass);
+    safetensors_close(file);
+    CHECK(fabs((double)loss[0] - first / (4 * REF_T)) < 1e-5 && of_pass[1] == loss[0] && of_pass[0] != loss[0], "loss %.9g of the first micro-batch",
+          (double)loss[0]);
+    free(path);
+    free(g);
+    free(want);
+    free(bytes);
+    free(z);
+    free(start);
+    free(grads);
+}
+
+// ---- stopping and going on ----
+
+#define TOY_LONG "--steps 30 --save-every 4 --val-every 5 --lr 0.03 --total-batch 80 --keep 0"
+
+// The uninterrupted run `whole`, which interrupted ones are compared with.
+static void toy_whole(void) {
+    if (!toy_exists("whole")) { toy_run(0, "val_loss", "--out whole " TOY_LONG); }
+}
+
+static void test_train_resumes(void) {
+    toy_whole();
+    toy_threads = "3";
+    toy_run(0, "val_loss", "--out twice " TOY_LONG);
+    toy_threads = "1";
+    toy_same_run("whole", "twice", 30);
+    // From every checkpoint, with only --resume: options come from the checkpoint.
+    static const int steps[] = {28, 20, 12, 4};
+    for (int i = 0; i < 4; i++) {
+        char* line = format_string("rm -rf %s/part && cp -r %s/whole %s/part && cd %s/part && for s in step_*; do test $s \\> step_%08d && rm -r $s; done; true",
+                                   toy_home, toy_home, toy_home, toy_home, steps[i]);
+        if (system(line) != 0) { die("could not copy a run"); }
+        free(line);
+        char* output = NULL;
+        int from;
+        pid_t pid = toy_start("--out part --resume", &from);
+        int code = toy_wait(pid, from, &output);
+        CHECK(code == 0, "--resume from step %d exits with %d: %s", steps[i], code, output);
+        free(output);
+        toy_same_run("whole", "part", 30);
+    }
+    toy_run(0, "starting at step 0|val_loss", "--out fresh --resume " TOY_LONG);
+    toy_same_run("whole", "fresh", 30);
+    // Finished: says so, prints the same results, touches nothing.
+    size_t before = 0, after = 0;
+    char* a = toy_read("whole/metrics.jsonl", &before);
+    toy_run(0, "finished: step 30 of 30|val_loss_pass 1|checkpoint whole/step_00000030|whole/metrics.jsonl", "--out whole --resume");
+    char* b = toy_read("whole/metrics.jsonl", &after);
+    CHECK(before == after && memcmp(a, b, before) == 0, "a finished run's metrics change");
+    free(a);
+    free(b);
+}
+
+static void test_train_signals(void) {
+    static const struct {
+        int number;
+        const char* name;
+    } signals[] = {{SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGHUP, "SIGHUP"}};
+    toy_whole();
+    for (int i = 0; i < 3; i++) {
+        char* line = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --sample-tokens 0 --out sig%d --sleep 8 --resume " TOY_LONG, i);
+        int from;
+        StringBuilder seen = {0};
+        pid_t pid = toy_start(line, &from);
+        toy_wait_for(from, "step  4 of 30", &seen);
+        kill(pid, signals[i].number);
+        char* output = NULL;
+        int code = toy_wait(pid, from, &output);
+        CHECK(code == 128 + signals[i].number, "%s: exit code %d: %s", signals[i].name, code, output);
+        CHECK(strstr(output, signals[i].name) && strstr(output, "--resume"), "%s: %s", signals[i].name, output);
+        char* name = format_string("sig%d/step_%08d", i, 4);
+        char* next = format_string("sig%d/step_%08d", i, 5);
+        CHECK(toy_exists(name) != toy_exists(next), "the last whole step, 4 or 5, is saved: %s", output);
+        free(name);
+        free(next);
+        free(output);
+        free(seen.data);
+        free(line);
+        char* rest = format_string("--out sig%d --resume", i);
+        toy_run(0, "val_loss", rest);
+        free(rest);
+        char* out = format_string("sig%d", i);
+        toy_same_run("whole", out, 30);
+        free(out);
+    }
+    // In a validation, also the last one: it is made up for, and its line stands in the metrics once.
+    static const int steps[] = {5, 30};
+    for (int i = 0; i < 2; i++) {
+        char* line = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --sample-tokens 0 --out valsig%d --val-sleep 15 --resume " TOY_LONG, i);
+        if (i == 1) {
+            char* part = format_string("--out valsig1 --max-minutes 0 " TOY_LONG);
+            toy_run(0, "stopped", part);
+            free(part);
+        }
+        int from;
+        StringBuilder seen = {0};
+        pid_t pid = toy_start(line, &from);
+        char* word = format_string("step %2d of 30", steps[i]);
+        toy_wait_for(from, word, &seen);
+        usleep(20000);
+        kill(pid, SIGTERM);
+        char* output = NULL;
+        int code = toy_wait(pid, from, &output);
+        char* name = format_string("valsig%d/step_%08d", i, steps[i]);
+        CHECK(code == 128 + SIGTERM && toy_exists(name), "a signal in the validation after step %d: exit code %d: %s", steps[i], code, output);
+        free(name);
+        char* out = format_string("valsig%d", i);
+        CHECK(!isfinite(toy_metric(out, steps[i], "val_loss")), "the validation after step %d was over before the signal", steps[i]);
+        free(line);
+        line = format_string("--out %s --resume", out);
+        toy_run(0, "val_loss_pass", line);
+        toy_run(0, "finished|val_loss_pass", line);
+        toy_same_run("whole", out, 30);
+        free(out);
+        free(line);
+        free(word);
+        free(output);
+        free(seen.data);
+    }
+    // Before the first step is done: nothing to save. A second signal does not wait for the micro-batch.
+    int from;
+    StringBuilder seen = {0};
+    double start = now_seconds();
+    pid_t pid = toy_start("--train train.bin --seq 16 --out sig9 --sleep 20000 --sample-tokens 0", &from);
+    toy_wait_for(from, "a step", &seen);
+    usleep(200000);
+    kill(pid, SIGTERM);
+    usleep(50000);
+    kill(pid, SIGINT);
+    char* output = NULL;
+    int code = toy_wait(pid, from, &output);
+    CHECK(code == 128 + SIGINT && now_seconds() - start < 10, "second signal: exit code %d after %.1f s", code, now_seconds() - start);
+    free(output);
+    free(seen.data);
+}
+
+static void test_train_killed(void) {
+    toy_whole();
+    int killed = 0;
+    for (int run = 0; run < 10; run++) {
+        int from;
+        StringBuilder seen = {0};
+        pid_t pid = toy_start("--train train.bin --val val.bin --seq 16 --batch 4 --sample-tokens 0 --out killed --sleep 1 --resume " TOY_LONG, &from);
+        if (run % 3) { toy_wait_for(from, "a step", &seen); }  // at times before it has begun
+        usleep((useconds_t)(random_u32(7, (uint64_t)getpid(), (uint64_t)run) % 50000));
+        kill(pid, SIGKILL);
+        char* output = NULL;
+        int code = toy_wait(pid, from, &output);
+        free(output);
+        free(seen.data);
+        if (code == 0) { break; }
+        killed++;
+        CHECK(code == 1000 + SIGKILL, "a killed run exits with %d", code);
+    }
+    CHECK(killed > 0, "the run was over before it could be killed");
+    toy_run(0, "val_loss", "--out killed --resume " TOY_LONG);
+    toy_same_run("whole", "killed", 30);
+}
+
+static void test_train_lock(void) {
+    int from;
+    StringBuilder seen = {0};
+    pid_t pid = toy_start("--train train.bin --seq 16 --out locked --sleep 20000 --sample-tokens 0", &from);
+    toy_wait_for(from, "a step", &seen);
+    char* words = format_string("locked is in use by process %ld|--out", (long)pid);
+    toy_run(1, words, "--out locked --resume");
+    toy_run(1, words, "--out locked");
+    kill(pid, SIGKILL);
+    char* output = NULL;
+    toy_wait(pid, from, &output);
+    toy_run(0, "val_loss", "--out locked --steps 1 --resume");  // a killed process leaves no lock
+    free(output);
+    free(words);
+    free(seen.data);
+}
+
+// When the time is over there is still one step, so that repeating it ends some day.
+static void test_train_minutes(void) {
+    toy_run(0, "stopped by --max-minutes after step 1 of 3|--resume", "--out min --max-minutes 0 --steps 3");
+    toy_run(0, "stopped by --max-minutes after step 2 of 3", "--out min --max-minutes 0 --resume");
+    CHECK(toy_exists("min/step_00000001") && toy_exists("min/step_00000002"), "a checkpoint at the end of the time");
+    toy_run(0, "val_loss", "--out min --max-minutes 0 --resume");
+    toy_run(0, "val_loss", "--out min2 --steps 3");
+    toy_same_run("min", "min2", 3);
+    toy_run(0, "val_loss", "--out min3 --max-minutes 9 --steps 3");
+    toy_same_run("min3", "min2", 3);
+}
+
+// ---- what must not change when a run goes on ----
+
+static void test_train_changed(void) {
+    toy_run(0, "val_loss", "--out ch --steps 4 --total-batch 128 --passes 2");
+    static const char* const cases[][2] = {
+        {"--seq 8", "--seq 8|started with 16"},
+        {"--seed 7", "--seed 7|started with 42"},
+        {"--shuffle 0", "--shuffle 0|started with 1"},
+        {"--total-batch 64", "--total-batch 64|started with 128"},
+        {"--model toy-3", "--model toy-3|started with toy"},
+        {"--passes 4", "--passes 4|started with 2"},
+        {"--train val.bin --steps 5", "training data has changed|43 rows|124 rows"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char* line = format_string("--out ch --resume %s", cases[i][0]);
+        toy_run(1, cases[i][1], line);
+        free(line);
+    }
+    // Not given at the start, yet contradicting what the model is.
+    toy_run(0, "val_loss", "--out ch2 --steps 1 --model toy-3");
+    toy_run(1, "--passes 2|\"passes\"|to 2|has 3", "--out ch2 --resume --passes 2 --steps 2");
+    toy_run(0, "val_loss", "--out ch2 --resume --passes 3 --steps 2");
+    // Allowed, and said. The total batch stays when the micro-batch changes; steps win again over epochs.
+    toy_run(0, "changed since|--lr 0.5 (was 1e-3)|--steps 6 (was 4)|--batch 3 (was 4)|val_loss", "--out ch --resume --lr 0.5 --steps 6 --batch 3");
+    CHECK(toy_metric("ch", 6, "tokens") == 6 * 128, "tokens after six steps");
+    toy_run(0, "finished: step 6 of 6", "--out ch --resume");
+    toy_run(0, "--epochs 0.5 (was 1)|step 7 of 7", "--out ch --resume --epochs 0.5");  // floor(0.5 * 124 / 8)
+    // Never over another run.
+    toy_run(1, "holds a run already|--resume|--out", "--out ch");
+    char* line = format_string("rm -r %s/ch/step_*", toy_home);
+    if (system(line) != 0) { die("could not remove checkpoints"); }
+    free(line);
+    toy_run(1, "left from another run|--resume", "--out ch");
+    toy_run(0, "starting at step 0", "--out ch --resume --steps 1");
+    CHECK(!isfinite(toy_metric("ch", 2, "loss")), "metrics of the former run are still there");
+    // A state that is not sound.
+    toy_write("ch/step_00000001/trainer_state.json", "{\"step\": 2}", 11);
+    toy_run(1, "trainer_state.json|total_steps", "--out ch --resume --steps 3");
+    toy_write("ch/step_00000001/trainer_state.json", "{\"step\": ", 9);
+    toy_run(1, "trainer_state.json", "--out ch --resume --steps 3");
+}
+
+// ---- things going wrong ----
+
+static void test_train_nonfinite(void) {
+    // Micro-batch 14 belongs to step 7: two micro-batches a step.
+    toy_run(1, "step 7|the loss is NaN|gradient of bias|nan/step_00000006|--lr", "--out nan --steps 10 --save-every 3 --total-batch 128 --poison-at 14");
+    CHECK(toy_exists("nan/step_00000006") && !toy_exists("nan/step_00000007"), "the last good checkpoint, and no other, is there");
+    CHECK(isfinite(toy_metric("nan", 6, "loss")) && !isfinite(toy_metric("nan", 7, "loss")), "metrics up to step 6");
+    toy_run(1, "step 7|gradient norm is infinite|gradient of bias", "--out nan --resume --poison-at 2 --poison-what 1");
+    toy_run(1, "step 10|validation loss is infinite|nan/step_00000009", "--out nan --resume --poison-at 7 --poison-what 2");
+    toy_run(0, "val_loss", "--out nan --resume");
+    toy_run(0, "val_loss", "--out sound --steps 10 --save-every 3 --total-batch 128");
+    toy_same_run("sound", "nan", 10);
+    toy_run(1, "step 1|NaN|no checkpoint yet", "--out nan1 --poison-at 1");
+}
+
+static void test_train_full_disk(void) {
+    toy_run(0, "val_loss", "--out full --steps 6 --save-every 3 --val-every 0");
+    size_t size = 0;
+    free(toy_read("full/metrics.jsonl", &size));
+    toy_file_limit = (int)size + 30;
+    toy_run(1, "full/metrics.jsonl|could not be written", "--out full --resume --steps 9");
+    // The weights no longer fit, the metrics do.
+    toy_file_limit = 16 * TOY_V * 4;
+    toy_run(1, "safetensors|could not be written", "--out full --resume --steps 9");
+    CHECK(toy_exists("full/step_00000006/optimizer.safetensors") && !toy_exists("full/step_00000009"), "the former checkpoint stays");
+    toy_file_limit = 0;
+    toy_run(0, "val_loss", "--out full --resume --steps 9");
+    toy_run(0, "val_loss", "--out empty --steps 6 --save-every 3 --val-every 0");
+    toy_run(0, "val_loss", "--out empty --resume --steps 9");
+    toy_same_run("empty", "full", 9);
+
+    toy_write("file", "x", 1);
+    toy_run(1, "--out file|not", "--out file");
+    toy_run(1, "--out file/deeper", "--out file/deeper");
+    toy_run(1, "--dump file", "--out d --dump file/deeper");
+}
+
+static void test_train_bad_options(void) {
+    static const char* const cases[][2] = {
+        {"--stesp 3", "unknown option --stesp|--steps"},
+        {"--steps 10x", "--steps|10x|whole number"},
+        {"--lr nan", "--lr|nan"},
+        {"--total-batch 100", "--total-batch 100|multiple of --seq 16|96 or 112"},
+        {"--total-batch 7", "--total-batch 7|nearest is 16"},
+        {"--model nothing", "--model 'nothing'|toy, toy-3|directory"},
+        {"--model no/where", "no/where/config.json"},
+        {"--train nothing*.bin", "nothing"},
+        {"--val nothing*.bin", "nothing"},
+        {"--seq 4000", "row"},
+        {"--batch 16777216 --seq 16777216", "--batch|--seq|tokens"},
+        {"--out=", "--out"},
+        {"--eval-only --resume", "holds no checkpoint"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char* line = format_string("--out bad %s", cases[i][0]);
+        toy_run(1, cases[i][1], i == 11 ? cases[i][0] : line);
+        free(line);
+    }
+    static const char* const bare[][2] = {{"--out bad", "--train|missing"}, {"--out bad --eval-only", "--eval-only needs --val"}};
+    for (int i = 0; i < 2; i++) {
+        int from;
+        char* output = NULL;
+        pid_t pid = toy_start(bare[i][0], &from);
+        CHECK(toy_wait(pid, from, &output) == 1 && strstr(output, strtok(format_string("%s", bare[i][1]), "|")), "%s: %s", bare[i][0], output);
+        free(output);
+    }
+}
+
+static void test_train_looks(void) {
+    toy_run(0, "usage|model\n|data\n|run\n|optimiser\n|sample\n|look\n|--passes|toy, toy-3|--total-batch TOKENS", "--help --out look");
+    toy_run(0, "parameters|first moments|second moments|total|FLOPs|softmax|all steps", "--plan --steps 10 --out look");
+    CHECK(!toy_exists("look"), "--help or --plan writes into --out");
+    // The banner.
+    toy_run(0, "on the CPU|thread|instructions|matmul|peak|preset toy|4369 in 2 tensors|2000 tokens|124 rows of 16|15 tokens left out|hash|3 of 64 tokens|AdamW|first moments",
+            "--steps 3 --out look");
+    size_t size = 0;
+    char* config = toy_read("look/step_00000003/config.json", &size);
+    CHECK(config && strstr(config, "vocab_size"), "config.json");
+    free(config);
+    CHECK(toy_exists("look/step_00000003/toy.py") && toy_exists("look/step_00000003/generation_config.json"), "the files of a checkpoint");
+    char* state = toy_read("look/step_00000003/trainer_state.json", &size);
+    static const char* const keys[] = {"\"step\": 3", "\"tokens\": 192", "\"parameters\": 4369", "\"flops_per_token\": 1542", "\"seconds\"", "\"total-batch\": \"64\"", "\"position\": 12"};
+    for (int i = 0; i < 7; i++) { CHECK(state && strstr(state, keys[i]), "no %s in %s", keys[i], state); }
+    free(state);
+}
+
+static void test_train_samples(void) {
+    char* outputs[3];
+    for (int i = 0; i < 3; i++) {
+        char* line = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --out sa%d --steps 40 --lr 0.1 --sample-every 20 --sample-tokens 40 --prompt the_c%s", i,
+                                   i == 2 ? " --temperature 0" : "");
+        int from;
+        pid_t pid = toy_start(line, &from);
+        int code = toy_wait(pid, from, &outputs[i]);
+        CHECK(code == 0, "exit code %d: %s", code, outputs[i]);
+        char* first = strstr(outputs[i], "---- sample after step 20");
+        CHECK(first && strstr(first + 1, "---- sample after step 40"), "samples at 20 and at the end: %s", outputs[i]);
+        CHECK(first && strstr(first, "the_c\n---- continued"), "the prompt: %s", outputs[i]);
+        free(line);
+    }
+    toy_same_run("sa0", "sa2", 40);  // how samples are drawn changes nothing in training
+    char* a = strstr(outputs[0], "---- sample after step 40");
+    char* b = strstr(outputs[1], "---- sample after step 40");
+    char* c = strstr(outputs[2], "---- sample after step 40");
+    size_t n = a ? (size_t)(strstr(a, "\n----\n") - a) : 0;
+    CHECK(a && b && c && n > 0 && strncmp(a, b, n) == 0 && strncmp(a, c, n) != 0, "the same run says the same");
+    for (int i = 0; i < 3; i++) { free(outputs[i]); }
+    toy_run(0, "---- continued", "--out sa4 --steps 0 --sample-tokens 5");  // from the validation data
+    toy_run(0, "<|endoftext|>", "--out sa5 --steps 0 --sample-tokens 5 --prompt=");
+}
+
+static void train_tests(void) {
+    // A checkpoint syncs each of its files: in memory that costs nothing.
+    const char* base = getenv("TMPDIR");
+    if (!base && access("/dev/shm", W_OK) == 0) { base = "/dev/shm"; }
+    snprintf(toy_home, sizeof toy_home, "%s/ponder_train_XXXXXX", base && base[0] ? base : "/tmp");
+    if (!mkdtemp(toy_home)) { die("cannot make a directory in %s: %s", base && base[0] ? base : "/tmp", strerror(errno)); }
+    toy_shard("train.bin", 2000, 1);
+    toy_shard("val.bin", 700, 2);
+    RUN(test_log_formats);
+    RUN(test_metrics_cut);
+    RUN(test_sampling);
+    RUN(test_sample_context);
+    RUN(test_train_reference);
+    RUN(test_train_validation);
+    RUN(test_train_accumulates);
+    RUN(test_train_epochs);
+    RUN(test_train_dump);
+    RUN(test_train_looks);
+    RUN(test_train_samples);
+    RUN(test_train_bad_options);
+    RUN(test_train_resumes);
+    RUN(test_train_signals);
+    RUN(test_train_killed);
+    RUN(test_train_lock);
+    RUN(test_train_minutes);
+    RUN(test_train_changed);
+    RUN(test_train_nonfinite);
+    RUN(test_train_full_disk);
+    checkpoint_remove_tree(toy_home);
+}
+
+#endif

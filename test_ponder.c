@@ -1,0 +1,424 @@
+// test_ponder.c - ponder.cuh against the method's equations written out, on a toy pass.
+//
+// Compiled twice: in float (the trainer's arithmetic) and with -DREAL=double (finite differences).
+// MIX_ROWS is 8 here, so that small cases have several blocks of rows and a partial last one.
+#include "dev/tests/test.h"
+#include "ponder.cuh"
+
+// ------------------------------------------------------------------------------------------------
+// The toy pass: u = e W^T + (the mean of e over this and earlier positions), h = u / sqrt(1 + u^2).
+// It mixes positions, it is not linear, and it has one weight tensor.
+
+typedef struct {
+    int C, B, T;
+    int weight;
+    TensorTable* tensors;
+    real* u;  // (slots, N,C)
+    int slots;
+} Toy;
+
+static void toy_forward(void* self, const real* params, real* h, const real* e, int slot, int B, int T) {
+    Toy* m = (Toy*)self;
+    const real* w = params + m->tensors->list[m->weight].offset;
+    real* u = m->u + (size_t)(slot < 0 ? 0 : slot) * (size_t)(m->B * m->T * m->C);
+    for (int b = 0; b < B; b++) {
+        for (int t = 0; t < T; t++) {
+            for (int i = 0; i < m->C; i++) {
+                int n = b * T + t;
+                real sum = 0;
+                for (int j = 0; j < m->C; j++) { sum += e[n * m->C + j] * w[i * m->C + j]; }
+                for (int k = 0; k <= t; k++) { sum += e[(b * T + k) * m->C + i] / (real)(t + 1); }
+                u[n * m->C + i] = sum;
+                h[n * m->C + i] = sum / (real)sqrt(1 + (double)(sum * sum));
+            }
+        }
+    }
+}
+
+static void toy_backward(void* self, const real* params, real* grads, real* de, const real* dh, const real* e, int slot, int B, int T) {
+    Toy* m = (Toy*)self;
+    const real* w = params + m->tensors->list[m->weight].offset;
+    real* dw = grads + m->tensors->list[m->weight].offset;
+    const real* u = m->u + (size_t)slot * (size_t)(m->B * m->T * m->C);
+    for (int b = 0; b < B; b++) {
+        for (int t = 0; t < T; t++) {
+            for (int i = 0; i < m->C; i++) {
+                int n = b * T + t;
+                double root = sqrt(1 + (double)(u[n * m->C + i] * u[n * m->C + i]));
+                real du = dh[n * m->C + i] / (real)(root * root * root);
+                for (int j = 0; j < m->C; j++) {
+                    de[n * m->C + j] += du * w[i * m->C + j];
+                    dw[i * m->C + j] += du * e[n * m->C + j];
+                }
+                for (int k = 0; k <= t; k++) { de[(b * T + k) * m->C + i] += du / (real)(t + 1); }
+            }
+        }
+    }
+}
+
+static void toy_allocate(void* self, int slots) {
+    Toy* m = (Toy*)self;
+    m->slots = slots;
+    m->u = (real*)xalloc((size_t)((slots ? slots : 1) * m->B * m->T * m->C), sizeof(real), "toy");
+}
+
+static char* toy_first_nonfinite(void* self, int slot, int B, int T) {
+    Toy* m = (Toy*)self;
+    size_t n = (size_t)(m->B * m->T * m->C);
+    return row_finite(m->u + (size_t)slot * n, (size_t)(B * T * m->C)) ? NULL : format_string("toy: u");
+}
+
+static void toy_config_keys(void* self, StringBuilder* sb) { sb_printf(sb, ",\n  \"toy\": %d", ((Toy*)self)->C); }
+
+enum { TOY_B = 3, TOY_T = 7, TOY_N = TOY_B * TOY_T };
+
+static Model* toy_model(PonderConfig config, int C, int V, int tied, int training) {
+    Toy* toy = (Toy*)xalloc(1, sizeof(Toy), "toy");
+    toy->C = C, toy->B = TOY_B, toy->T = TOY_T;
+    TensorTable table;
+    memset(&table, 0, sizeof table);
+    int embed = tensor_add(&table, format_string("embed"), (size_t)V, (size_t)C, INIT_NORMAL, 0.6f);
+    toy->weight = tensor_add(&table, format_string("weight"), (size_t)C, (size_t)C, INIT_NORMAL, 0.5f);
+    int head = tied ? embed : tensor_add(&table, format_string("head"), (size_t)V, (size_t)C, INIT_NORMAL, 0.9f);
+    Pass pass = {.self = toy, .C = C, .V = V, .B = TOY_B, .T = TOY_T, .layers = 1, .embed = embed, .head = head};
+    pass.stock_class = "Toy";
+    pass.stock_type = "toy";
+    pass.code_text = "code";
+    pass.allocate = toy_allocate;
+    pass.forward = toy_forward;
+    pass.backward = toy_backward;
+    pass.first_nonfinite = toy_first_nonfinite;
+    pass.config_keys = toy_config_keys;
+    Model* model = ponder_model(config, pass, table);
+    toy->tensors = &model->tensors;
+    model->allocate(model, training);
+    tensor_init(&model->tensors, model->params, 7);
+    return model;
+}
+
+static void toy_tokens(int* inputs, int* targets, int V) {
+    for (int n = 0; n < TOY_N; n++) {
+        inputs[n] = (int)(random_u32(3, 1, (uint64_t)n) % (uint32_t)V);
+        targets[n] = (int)(random_u32(3, 2, (uint64_t)n) % (uint32_t)V);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// The equations written out, a position at a time, in double: loss_sums[s] of every pass.
+static void toy_reference(Model* model, const int* inputs, const int* targets, double* loss_sums) {
+    Ponder* m = ponder_of(model);
+    Toy* toy = (Toy*)m->pass.self;
+    int C = m->pass.C, V = m->pass.V, S = m->config.steps;
+    const real* w_in = model->params + model->tensors.list[m->pass.embed].offset;
+    const real* w_out = model->params + model->tensors.list[m->pass.head].offset;
+    const real* w = model->params + model->tensors.list[toy->weight].offset;
+    double a = m->config.scale_embeds ? sqrt(C) : 1, c = m->config.multiply_steps ? S : 1;
+    double *e = (double*)xalloc((size_t)(2 * TOY_N * C + 3 * V), sizeof(double), "reference"), *h = e + TOY_N * C, *p = h + TOY_N * C;
+    for (int n = 0; n < TOY_N; n++) {
+        for (int i = 0; i < C; i++) { e[n * C + i] = c * a * (double)w_in[inputs[n] * C + i]; }
+    }
+    for (int s = 0; s <= S; s++) {
+        for (int n = 0; n < TOY_N; n++) {
+            int t = n % TOY_T;
+            for (int i = 0; i < C; i++) {
+                double u = 0;
+                for (int j = 0; j < C; j++) { u += e[n * C + j] * (double)w[i * C + j]; }
+                for (int k = 0; k <= t; k++) { u += e[(n - k) * C + i] / (t + 1); }
+                h[n * C + i] = u / sqrt(1 + u * u);
+            }
+        }
+        for (int n = 0; n < TOY_N; n++) {
+            double sum = 0;
+            for (int v = 0; v < V; v++) {
+                p[v] = 0;
+                for (int i = 0; i < C; i++) { p[v] += h[n * C + i] * (double)w_out[v * C + i]; }
+                sum += exp(p[v]);
+            }
+            if (targets[n] >= 0) { loss_sums[s] += log(sum) - p[targets[n]]; }
+            sum = 0;
+            for (int v = 0; v < V; v++) {
+                int rank = 0;  // how many come before v: larger ones, and equal ones with a lower id
+                for (int k = 0; k < V; k++) { rank += p[k] > p[v] || (p[k] == p[v] && k < v); }
+                p[V + v] = m->config.top_k && rank >= m->config.top_k ? 0 : exp(p[v] / m->config.temperature);
+                sum += p[V + v];
+            }
+            for (int i = 0; i < C && s < S; i++) {
+                double mix = 0;
+                for (int v = 0; v < V; v++) { mix += p[V + v] / sum * a * (double)w_in[v * C + i]; }
+                e[n * C + i] += mix;
+            }
+        }
+    }
+    free(e);
+}
+
+static const PonderConfig cases[] = {
+    {.steps = 0, .scale_embeds = 0, .multiply_steps = 0, .temperature = 1, .top_k = 0, .ponder_init = 0},
+    {.steps = 0, .scale_embeds = 1, .multiply_steps = 0, .temperature = 1, .top_k = 0, .ponder_init = 0},
+    {.steps = 1, .scale_embeds = 0, .multiply_steps = 0, .temperature = 1, .top_k = 0, .ponder_init = 1},
+    {.steps = 3, .scale_embeds = 1, .multiply_steps = 0, .temperature = 1, .top_k = 0, .ponder_init = 1},
+    {.steps = 2, .scale_embeds = 1, .multiply_steps = 1, .temperature = 0.7, .top_k = 0, .ponder_init = 1},
+    {.steps = 2, .scale_embeds = 0, .multiply_steps = 0, .temperature = 2.5, .top_k = 4, .ponder_init = 1},
+    {.steps = 3, .scale_embeds = 1, .multiply_steps = 1, .temperature = 1, .top_k = 1, .ponder_init = 1},
+    {.steps = 1, .scale_embeds = 1, .multiply_steps = 0, .temperature = 1, .top_k = 1000, .ponder_init = 1},
+};
+enum { CASES = sizeof cases / sizeof cases[0] };
+
+// Measured: 3e-7 relative in float, 4e-15 in double.
+static void test_losses_of_every_pass(void) {
+    double tolerance = sizeof(real) == 4 ? 3e-6 : 1e-13;
+    for (int i = 0; i < 2 * CASES; i++) {
+        int V = i % 3 == 0 ? 19 : 32;
+        Model* model = toy_model(cases[i / 2], 6, V, i % 2, 1);
+        int inputs[TOY_N], targets[TOY_N];
+        toy_tokens(inputs, targets, V);
+        targets[4] = targets[TOY_N - 1] = -1;
+        double want[8] = {0}, got[8] = {0};
+        toy_reference(model, inputs, targets, want);
+        model->evaluate(model, inputs, targets, TOY_B, TOY_T, got);
+        for (int s = 0; s < model->passes; s++) {
+            CHECK(fabs(got[s] - want[s]) <= tolerance * fabs(want[s]), "case %d pass %d: %.12g, expected %.12g", i, s, got[s], want[s]);
+        }
+        double trained = model->train(model, inputs, targets, TOY_B, TOY_T, 1.0 / TOY_N);
+        double last = want[model->passes - 1];
+        CHECK(fabs(trained - last) <= tolerance * last, "case %d: train says %.12g, expected %.12g", i, trained, last);
+    }
+}
+
+// Five-point differences of the reference loss, every parameter. Measured: 2e-10 of the largest.
+static void test_finite_differences(void) {
+    if (sizeof(real) == 4) {
+        test_skip("runs in the double build");
+        return;
+    }
+    for (int i = 0; i < 2 * CASES; i++) {
+        int V = 13;
+        PonderConfig config = cases[i / 2];
+        if (config.top_k == 1) { config.top_k = 2; }  // with one token the gradient by the logits is zero
+        Model* model = toy_model(config, 5, V, i % 2, 1);
+        int inputs[TOY_N], targets[TOY_N];
+        toy_tokens(inputs, targets, V);
+        targets[3] = -1;
+        double scale = 0.37;
+        model->train(model, inputs, targets, TOY_B, TOY_T, scale);
+        for (int k = 0; k < model->tensors.count; k++) {
+            const Tensor* t = &model->tensors.list[k];
+            double* want = (double*)xalloc(t->size, sizeof(double), "differences");
+            for (size_t j = 0; j < t->size; j++) {
+                real* p = model->params + t->offset + j;
+                real old = *p;
+                double step = 2e-4, f[4];
+                const int at[4] = {-2, -1, 1, 2};
+                for (int q = 0; q < 4; q++) {
+                    *p = old + (real)(at[q] * step);
+                    double sums[8] = {0};
+                    toy_reference(model, inputs, targets, sums);
+                    f[q] = sums[model->passes - 1];
+                }
+                *p = old;
+                want[j] = scale * (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * step);
+            }
+            char* what = format_string("case %d (S=%d, top_k=%d), %s", i, config.steps, config.top_k, t->name);
+            double* got = (double*)xalloc(t->size, sizeof(double), "gradients");
+            for (size_t j = 0; j < t->size; j++) { got[j] = (double)model->grads[t->offset + j]; }
+            compare_doubles(what, got, want, t->size, 1e-6);
+            free(what);
+            free(want);
+            free(got);
+        }
+    }
+}
+
+// S = 0 without scale is the plain model, bit for bit: table lookup, pass, head, nothing else.
+static void test_vanilla_is_plain(void) {
+    Model* model = toy_model(cases[0], 6, 19, 0, 1);
+    Ponder* m = ponder_of(model);
+    int inputs[TOY_N], targets[TOY_N];
+    toy_tokens(inputs, targets, 19);
+    real e[TOY_N * 6], h[TOY_N * 6], logits[TOY_N * 19], got[TOY_N * 19], last[TOY_B * 19];
+    const real* w_in = model->params + model->tensors.list[m->pass.embed].offset;
+    for (int n = 0; n < TOY_N; n++) { memcpy(e + n * 6, w_in + inputs[n] * 6, 6 * sizeof(real)); }
+    toy_forward(m->pass.self, model->params, h, e, -1, TOY_B, TOY_T);
+    matmul_forward(logits, h, model->params + model->tensors.list[m->pass.head].offset, NULL, TOY_N, 6, 19);
+    model->logits(model, inputs, TOY_B, TOY_T, 0, got);
+    CHECK(memcmp(logits, got, sizeof got) == 0, "logits differ from the plain model's");
+    model->logits(model, inputs, TOY_B, TOY_T, 1, last);
+    for (int b = 0; b < TOY_B; b++) {
+        compare_reals("logits of the last position", last + b * 19, got + ((b + 1) * TOY_T - 1) * 19, 19, 1e-6);
+    }
+    CHECK(model->code_name == NULL, "a stock model needs no code");
+}
+
+// Gradients of two micro-batches add up to those of one; the scale is a plain factor.
+static void test_micro_batches(void) {
+    Model* one = toy_model(cases[4], 6, 32, 0, 1);
+    Model* two = toy_model(cases[4], 6, 32, 0, 1);
+    int inputs[TOY_N], targets[TOY_N];
+    toy_tokens(inputs, targets, 32);
+    double loss = one->train(one, inputs, targets, TOY_B, TOY_T, 0.25);
+    double sum = two->train(two, inputs, targets, 1, TOY_T, 0.25);
+    sum += two->train(two, inputs + TOY_T, targets + TOY_T, 2, TOY_T, 0.25);
+    CHECK(fabs(loss - sum) <= 1e-6 * loss, "loss %.9g in one, %.9g in two", loss, sum);
+    compare_reals("gradients of two micro-batches", two->grads, one->grads, one->tensors.total, 1e-6);
+}
+
+static void test_ignored_targets(void) {
+    Model* model = toy_model(cases[3], 6, 19, 1, 1);
+    int inputs[TOY_N], targets[TOY_N];
+    toy_tokens(inputs, targets, 19);
+    for (int n = 0; n < TOY_N; n++) { targets[n] = -1; }
+    double loss = model->train(model, inputs, targets, TOY_B, TOY_T, 1);
+    CHECK(loss == 0, "loss %g of no targets", loss);
+    for (size_t i = 0; i < model->tensors.total; i++) {
+        if (!(model->grads[i] == 0)) {
+            CHECK(0, "gradient %g at %zu without a target", (double)model->grads[i], i);
+            break;
+        }
+    }
+}
+
+static void test_top_k(void) {
+    real heap[8];
+    real a[] = {1, 5, 3, 5, 2, 5, 0};
+    keep_top_k(a, heap, 7, 2);  // three fives: the lower ids stay
+    CHECK(a[1] == 5 && a[3] == 5 && isinf(a[5]) && isinf(a[0]) && isinf(a[2]), "ties go to the lower ids");
+    real b[] = {4, 4, 4, 4};
+    keep_top_k(b, heap, 4, 1);
+    CHECK(b[0] == 4 && isinf(b[1]) && isinf(b[2]) && isinf(b[3]), "all equal: the first");
+    real c[] = {-3, -1, -2};
+    keep_top_k(c, heap, 3, 0);
+    keep_top_k(c, heap, 3, 3);
+    CHECK(c[0] == -3 && c[2] == -2, "0 and V keep everything");
+    real d[] = {1, 2, NAN, 0, 3};
+    keep_top_k(d, heap, 5, 2);
+    softmax_row(d, 5);
+    for (int i = 0; i < 5; i++) { CHECK(d[i] != d[i], "a NaN logit must make the whole row NaN, [%d] is %g", i, (double)d[i]); }
+    for (uint64_t trial = 0; trial < 300; trial++) {  // against counting
+        real z[40], want[40], room[40];
+        size_t V = 1 + random_u32(1, 9, trial) % 40, k = 1 + random_u32(2, 9, trial) % V;
+        for (size_t v = 0; v < V; v++) { z[v] = (real)(random_u32(trial, 3, v) % 12); }
+        for (size_t v = 0; v < V; v++) {
+            size_t rank = 0;
+            for (size_t j = 0; j < V; j++) { rank += z[j] > z[v] || (z[j] == z[v] && j < v); }
+            want[v] = rank < k ? z[v] : (real)-INFINITY;
+        }
+        keep_top_k(z, room, V, k);
+        CHECK(memcmp(z, want, V * sizeof(real)) == 0, "trial %d: V %zu, k %zu", (int)trial, V, k);
+    }
+}
+
+static void test_nan_is_named(void) {
+    PonderConfig config = cases[3];
+    Model* model = toy_model(config, 6, 19, 0, 1);
+    int inputs[TOY_N], targets[TOY_N];
+    toy_tokens(inputs, targets, 19);
+    char* name = (model->train(model, inputs, targets, TOY_B, TOY_T, 1), model->first_nonfinite(model, TOY_B, TOY_T));
+    CHECK(name == NULL, "a healthy model names %s", name);
+    const Tensor* w = &model->tensors.list[1];
+    model->params[w->offset + 3] = NAN;
+    double loss = model->train(model, inputs, targets, TOY_B, TOY_T, 1);
+    CHECK(loss != loss, "a NaN weight gives loss %g", loss);
+    name = model->first_nonfinite(model, TOY_B, TOY_T);
+    CHECK(name && strcmp(name, "parameter weight") == 0, "named: %s", name ? name : "nothing");
+    model->params[w->offset + 3] = (real)1e30;  // finite weights, an activation overflows
+    model->params[w->offset + 4] = sizeof(real) == 4 ? (real)3e38 : (real)1e308;
+    for (size_t i = 0; i < model->tensors.list[0].size; i++) { model->params[i] *= 100; }
+    model->train(model, inputs, targets, TOY_B, TOY_T, 1);
+    name = model->first_nonfinite(model, TOY_B, TOY_T);
+    CHECK(name && strcmp(name, "pass 0, toy: u") == 0, "named: %s", name ? name : "nothing");
+}
+
+static void test_threads_same_bits(void) {
+    int inputs[TOY_N], targets[TOY_N];
+    toy_tokens(inputs, targets, 32);
+    Model* models[3];
+    for (int i = 0; i < 3; i++) {
+#ifdef _OPENMP
+        omp_set_num_threads(i + 1);
+#endif
+        models[i] = toy_model(cases[5], 6, 32, 0, 1);
+        models[i]->train(models[i], inputs, targets, TOY_B, TOY_T, 1);
+        CHECK(memcmp(models[i]->grads, models[0]->grads, models[0]->tensors.total * sizeof(real)) == 0, "%d threads differ from 1", i + 1);
+    }
+#ifdef _OPENMP
+    omp_set_num_threads(omp_get_num_procs());
+#endif
+}
+
+// ------------------------------------------------------------------------------------------------
+// Configuration
+
+static PonderConfig configured(const char* arguments, const char* json) {
+    OptionTable options;
+    memset(&options, 0, sizeof options);
+    ponder_add_options(&options);
+    char* text = format_string("test %s", arguments);
+    char* argv[16];
+    int argc = 0;
+    for (char* word = strtok(text, " "); word && argc < 16; word = strtok(NULL, " ")) { argv[argc++] = word; }
+    options_parse(&options, argc, argv);
+    Json* config = json ? json_parse(json, strlen(json), "config.json") : NULL;
+    return ponder_config(&options, config, "config.json");
+}
+
+static void test_configuration(void) {
+    PonderConfig p = configured("", NULL);
+    CHECK(p.steps == 3 && p.scale_embeds == 1 && p.ponder_init == 1 && p.temperature == 1 && p.top_k == 0, "a preset's defaults");
+    p = configured("--ponder 0", NULL);
+    CHECK(p.steps == 0 && p.scale_embeds == 0 && p.ponder_init == 0, "vanilla as published");
+    p = configured("--ponder 0 --scale-embeds 1 --init ponder", NULL);
+    CHECK(p.steps == 0 && p.scale_embeds == 1 && p.ponder_init == 1, "the fair baseline");
+    p = configured("", "{}");
+    CHECK(p.steps == 0 && p.scale_embeds == 0, "a stock config.json does not ponder");
+    p = configured("", "{\"ponderinglm\": true, \"pondering_steps\": 2, \"scale_embeds\": true, \"mutiply_pondering_steps\": true, "
+                       "\"softmax_temperature\": 0.5, \"pondering_top_k\": 10}");
+    CHECK(p.steps == 2 && p.scale_embeds == 1 && p.multiply_steps == 1 && p.temperature == 0.5 && p.top_k == 10, "all keys");
+    p = configured("", "{\"ponderinglm\": false, \"pondering_steps\": 1}");
+    CHECK(p.steps == 0, "the reference's vanilla run: ponderinglm false, pondering_steps 1");
+    p = configured("", "{\"recurrent_model\": true, \"pondering_steps\": 3}");
+    CHECK(p.steps == 3, "recurrent_model turns pondering on as well");
+    p = configured("--ponder 1 --ponder-temperature 2", "{\"ponderinglm\": true, \"pondering_steps\": 3, \"softmax_temperature\": 0.5}");
+    CHECK(p.steps == 1 && p.temperature == 2, "the command line wins");
+}
+
+static void erase_input(void* unused) { (void)unused, configured("--ponder 0 --multiply-steps 1", NULL); }
+static void too_many_steps(void* unused) { (void)unused, configured("", "{\"ponderinglm\": true, \"pondering_steps\": 1000000}"); }
+static void no_temperature(void* unused) { (void)unused, configured("", "{\"softmax_temperature\": 0}"); }
+static void wrong_type(void* unused) { (void)unused, configured("", "{\"ponderinglm\": true, \"pondering_steps\": \"3\"}"); }
+
+static void test_refusals(void) {
+    expect_death("multiply-steps with S = 0", erase_input, NULL, "multiply-steps|zero");
+    expect_death("a million steps", too_many_steps, NULL, "config.json|pondering_steps|1000000");
+    expect_death("temperature 0", no_temperature, NULL, "config.json|softmax_temperature");
+    expect_death("steps as text", wrong_type, NULL, "config.json|pondering_steps");
+}
+
+static void test_config_json(void) {
+    Model* model = toy_model(cases[4], 6, 19, 0, 1);
+    char* text = model->config_json(model);
+    Json* json = json_parse(text, strlen(text), "config.json");
+    PonderConfig p = configured("", text);
+    CHECK(p.steps == 2 && p.scale_embeds == 1 && p.multiply_steps == 1 && p.temperature == 0.7 && p.top_k == 0, "what is written is read");
+    CHECK(strcmp(json_get_string(json, "model_type", "", ""), "ponder_toy") == 0, "pondering models have a type of their own");
+    CHECK(model->code_name && strcmp(model->code_name, "modeling_ponder.py") == 0, "and carry their code");
+    Model* stock = toy_model(cases[0], 6, 19, 0, 1);
+    json = json_parse(stock->config_json(stock), strlen(stock->config_json(stock)), "config.json");
+    CHECK(strcmp(json_get_string(json, "model_type", "", ""), "toy") == 0 && !json_get(json, "auto_map"), "S = 0 is the stock class");
+}
+
+int MAIN(int argc, char** argv);
+int MAIN(int argc, char** argv) {
+    test_begin(argc, argv);
+    RUN(test_refusals);  // forks: before the first parallel region
+    RUN(test_configuration);
+    RUN(test_losses_of_every_pass);
+    RUN(test_finite_differences);
+    RUN(test_vanilla_is_plain);
+    RUN(test_micro_batches);
+    RUN(test_ignored_targets);
+    RUN(test_top_k);
+    RUN(test_nan_is_named);
+    RUN(test_threads_same_bits);
+    RUN(test_config_json);
+    return test_end();
+}

@@ -1,0 +1,588 @@
+// test_pythia.c - train_pythia.cu: layers and passes by finite differences (double build), numbers
+// of the reference implementation (float build), and the program as its user runs it.
+//
+// PONDER_SHARED names a folder whose fixtures/ hold the reference implementation's numbers; where
+// it is absent those tests say so, and the ones in dev/fixtures, made by our own twin, still run.
+#include "dev/tests/test.h"
+#include "dev/tests/test_program.h"
+#include "train_pythia.cu"
+
+#include "common/adamw.h"
+#include "common/checkpoint.h"
+#include "common/safetensors.h"
+#include "common/shards.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+static int is_double(void) { return sizeof(real) == 8; }
+
+// n threads from here on; 0: as many as there are processors.
+static void set_threads(int n) {
+#ifdef _OPENMP
+    omp_set_num_threads(n > 0 ? n : omp_get_num_procs());
+#else
+    (void)n;
+#endif
+}
+
+static Model* make_model(const char* arguments, const char* preset, const Json* config, const char* path, int B, int T) {
+    OptionTable options;
+    memset(&options, 0, sizeof options);
+    pythia_add_options(&options);
+    char* text = format_string("test %s", arguments);
+    char* argv[40];
+    int argc = 0;
+    for (char* word = strtok(text, " "); word && argc < 40; word = strtok(NULL, " ")) { argv[argc++] = word; }
+    options_parse(&options, argc, argv);
+    return pythia_create(&options, preset, config, path, B, T);
+}
+
+// Moves every parameter off its special value (biases 0, norms 1), so that a forgotten one shows.
+static void jitter(Model* model) {
+    for (int i = 0; i < model->tensors.count; i++) {
+        const Tensor* t = &model->tensors.list[i];
+        for (size_t j = 0; j < t->size; j++) { model->params[t->offset + j] += (real)(0.2 * random_normal(11, (uint64_t)i, j)); }
+    }
+}
+
+static void random_tokens(int* inputs, int* targets, int n, int V) {
+    for (int i = 0; i < n; i++) {
+        inputs[i] = (int)(random_u32(5, 1, (uint64_t)i) % (uint32_t)V);
+        targets[i] = (int)(random_u32(5, 2, (uint64_t)i) % (uint32_t)V);
+    }
+}
+
+static void random_reals(real* x, size_t n, uint64_t stream) {
+    for (size_t i = 0; i < n; i++) { x[i] = (real)random_normal(21, stream, i); }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Finite differences (double): f is summed against fixed weights; five points.
+
+typedef double (*Scalar)(void* context);
+
+static void check_gradient(const char* what, Scalar f, void* context, real* x, size_t n, const real* gradient, size_t stride, double scale_floor) {
+    size_t count = (n + stride - 1) / stride;
+    double *want = (double*)xalloc(2 * count + 2, sizeof(double), "differences"), *got = want + count + 1;
+    for (size_t k = 0; k < count; k++) {
+        size_t i = k * stride;
+        real old = x[i];
+        double step = 1e-3, value[4];
+        const int at[4] = {-2, -1, 1, 2};
+        for (int q = 0; q < 4; q++) {
+            x[i] = old + (real)(at[q] * step);
+            value[q] = f(context);
+        }
+        x[i] = old;
+        want[k] = (value[0] - 8 * value[1] + 8 * value[2] - value[3]) / (12 * step);
+        got[k] = (double)gradient[i];
+    }
+    // A gradient that is truly zero (key biases) is measured against its layer's largest.
+    want[count] = got[count] = scale_floor;
+    compare_doubles(what, got, want, count + 1, 1e-6);
+    free(want);
+}
+
+enum { LN_N = 3, LN_C = 21 };
+static struct {
+    real x[LN_N * LN_C], w[LN_C], b[LN_C], y[LN_N * LN_C], dy[LN_N * LN_C], mean[LN_N], rstd[LN_N];
+} ln;
+
+static double layernorm_scalar(void* unused) {
+    (void)unused;
+    layernorm_statistics(ln.mean, ln.rstd, ln.x, LN_N, LN_C, (real)1e-5);
+    layernorm_forward(ln.y, ln.x, ln.w, ln.b, ln.mean, ln.rstd, LN_N, LN_C);
+    double sum = 0;
+    for (int i = 0; i < LN_N * LN_C; i++) { sum += (double)(ln.y[i] * ln.dy[i]); }
+    return sum;
+}
+
+static void test_layernorm_differences(void) {
+    if (!is_double()) {
+        test_skip("runs in the double build");
+        return;
+    }
+    random_reals(ln.x, LN_N * LN_C, 1);
+    random_reals(ln.w, LN_C, 2);
+    random_reals(ln.b, LN_C, 3);
+    random_reals(ln.dy, LN_N * LN_C, 4);
+    real dx[LN_N * LN_C], dw[LN_C], db[LN_C];
+    for (int i = 0; i < LN_N * LN_C; i++) { dx[i] = 1; }  // the input's gradient is added to
+    for (int i = 0; i < LN_C; i++) { dw[i] = 2, db[i] = 3; }
+    layernorm_scalar(NULL);
+    layernorm_backward(dx, dw, db, ln.dy, ln.x, ln.w, ln.mean, ln.rstd, LN_N, LN_C);
+    for (int i = 0; i < LN_N * LN_C; i++) { dx[i] -= 1; }
+    for (int i = 0; i < LN_C; i++) { dw[i] -= 2, db[i] -= 3; }
+    check_gradient("layernorm: input", layernorm_scalar, NULL, ln.x, LN_N * LN_C, dx, 1, 0);
+    check_gradient("layernorm: weight", layernorm_scalar, NULL, ln.w, LN_C, dw, 1, 0);
+    check_gradient("layernorm: bias", layernorm_scalar, NULL, ln.b, LN_C, db, 1, 0);
+}
+
+static struct {
+    real x[64], y[64], dy[64];
+} gelu;
+
+static double gelu_scalar(void* unused) {
+    (void)unused;
+    gelu_forward(gelu.y, gelu.x, 64);
+    double sum = 0;
+    for (int i = 0; i < 64; i++) { sum += (double)(gelu.y[i] * gelu.dy[i]); }
+    return sum;
+}
+
+static void test_gelu(void) {
+    const double known[][2] = {{0, 0}, {1, 0.84134474606854293}, {-1, -0.15865525393145707}, {3, 2.9959503059110895}, {-8, -4.9767e-15}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        real x = (real)known[i][0], y;
+        gelu_forward(&y, &x, 1);
+        CHECK(fabs((double)y - known[i][1]) <= 2e-7, "gelu(%g) = %.9g, expected %.9g", known[i][0], (double)y, known[i][1]);
+    }
+    if (!is_double()) { return; }
+    for (int i = 0; i < 64; i++) { gelu.x[i] = (real)(-6 + 12 * i / 63.0); }
+    random_reals(gelu.dy, 64, 5);
+    real dx[64];
+    memcpy(dx, gelu.dy, sizeof dx);
+    gelu_backward(dx, dx, gelu.x, 64);  // in place, as the pass uses it
+    check_gradient("gelu", gelu_scalar, NULL, gelu.x, 64, dx, 1, 0);
+}
+
+// A rotation keeps lengths, its backward undoes it, and q.k depends on the distance alone.
+static void test_rotary(void) {
+    enum { T = 9, NH = 2, HS = 12, ROTATED = 6 };
+    real cosine[T * ROTATED / 2], sine[T * ROTATED / 2], x[T * NH * 3 * HS], y[T * NH * 3 * HS];
+    rotary_tables(cosine, sine, T, ROTATED, 10000);
+    CHECK(fabs((double)cosine[3] - 0.54030230586813977) < 1e-7 && fabs((double)sine[3] - 0.84147098480789651) < 1e-7, "position 1 turns pair 0 by one radian");
+    for (int i = 0; i < NH * 3 * HS; i++) { x[i] = (real)random_normal(1, 6, (uint64_t)i); }
+    for (int t = 1; t < T; t++) { memcpy(x + t * NH * 3 * HS, x, NH * 3 * HS * sizeof(real)); }  // the same q and k everywhere
+    memcpy(y, x, sizeof y);
+    rotary_forward(y, cosine, sine, 1, T, NH, HS, ROTATED, 1);
+    double first = 0;
+    for (int t = 0; t + 2 < T; t++) {
+        const real *q = y + (t + 2) * NH * 3 * HS, *k = y + t * NH * 3 * HS + HS;
+        double dot = 0;
+        for (int i = 0; i < HS; i++) { dot += (double)(q[i] * k[i]); }
+        if (t == 0) { first = dot; }
+        CHECK(fabs(dot - first) <= 1e-5 * fabs(first), "distance 2 at position %d: %.9g, at 0: %.9g", t, dot, first);
+    }
+    for (int t = 0; t < T; t++) {
+        CHECK(memcmp(y + (t * NH * 3 + 2) * HS, x + (t * NH * 3 + 2) * HS, HS * sizeof(real)) == 0, "values are not rotated");
+        CHECK(memcmp(y + t * NH * 3 * HS + ROTATED, x + t * NH * 3 * HS + ROTATED, (HS - ROTATED) * sizeof(real)) == 0, "the rest of a head is not rotated");
+    }
+    rotary_forward(y, cosine, sine, 1, T, NH, HS, ROTATED, -1);
+    compare_reals("rotated back", y, x, T * NH * 3 * HS, 1e-6);
+}
+
+typedef struct {
+    Model* model;
+    int *inputs, *targets;
+    int B, T;
+} Whole;
+
+static double whole_loss(void* context) {
+    Whole* w = (Whole*)context;
+    double sums[8] = {0};
+    w->model->evaluate(w->model, w->inputs, w->targets, w->B, w->T, sums);
+    return sums[w->model->passes - 1];
+}
+
+// The whole S+1-pass loss of a micro Pythia, every tensor. Measured: 3e-8 of a tensor's largest.
+static void test_whole_differences(void) {
+    if (!is_double()) {
+        test_skip("runs in the double build");
+        return;
+    }
+    const char* const arguments[] = {
+        "--layers 2 --width 16 --heads 2 --vocab 13 --ponder 0",
+        "--layers 2 --width 16 --heads 2 --vocab 13 --ponder 2",
+        "--layers 1 --width 24 --heads 3 --ff 20 --vocab 11 --ponder 3 --tie 1 --multiply-steps 1",
+        "--layers 1 --width 16 --heads 1 --vocab 13 --ponder 1 --ponder-temperature 0.6 --ponder-top-k 5",
+    };
+    set_threads(1);  // micro models: a second thread only waits
+    for (int i = 0; i < 4; i++) {
+        enum { B = 2, T = 6 };
+        int inputs[B * T], targets[B * T];
+        Model* model = make_model(arguments[i], "pythia-14m", NULL, NULL, B, T);
+        model->allocate(model, 1);
+        tensor_init(&model->tensors, model->params, 3);
+        jitter(model);
+        random_tokens(inputs, targets, B * T, model->V);
+        targets[5] = -1;
+        Whole whole = {model, inputs, targets, B, T};
+        model->train(model, inputs, targets, B, T, 1);
+        for (int k = 0; k < model->tensors.count; k++) {
+            const Tensor* t = &model->tensors.list[k];
+            char* what = format_string("%s: %s", arguments[i], t->name);
+            check_gradient(what, whole_loss, &whole, model->params + t->offset, t->size, model->grads + t->offset, t->size / 23 + 1, 0);
+            free(what);
+        }
+    }
+    set_threads(0);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Fixtures
+
+static const Json* need(const Json* object, const char* key) {
+    const Json* value = json_get(object, key);
+    if (!value) { die("expected.json lacks %s", key); }
+    return value;
+}
+
+static double need_number(const Json* object, const char* key) { return need(object, key)->number; }
+
+static void compare_with_file(const char* path, const TensorTable* table, const real* family, double tolerance, double bias_tolerance) {
+    SafeFile* file = safetensors_open(path);
+    for (int i = 0; i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        const SafeTensor* found = safetensors_find(file, t->name);
+        CHECK(found != NULL, "%s lacks %s", path, t->name);
+        if (!found) { continue; }
+        float* want = (float*)xalloc(t->size, sizeof(float), "a fixture");
+        safetensors_read(file, found, want);
+        float* got = (float*)xalloc(t->size, sizeof(float), "a fixture");
+        for (size_t j = 0; j < t->size; j++) { got[j] = (float)family[t->offset + j]; }
+        char* what = format_string("%s: %s", path, t->name);
+        compare_floats(what, got, want, t->size, strstr(t->name, "query_key_value.bias") ? bias_tolerance : tolerance);
+        free(what);
+        free(want);
+        free(got);
+    }
+    safetensors_close(file);
+}
+
+static void check_losses(const char* dir, const char* when, const Json* expected, const double* sums, double count, int passes) {
+    const Json* each = need(expected, "loss_of_each_pass");
+    CHECK(each->count == passes, "%s: %d passes, expected %d", dir, passes, each->count);
+    for (int s = 0; s < passes && s < each->count; s++) {
+        CHECK(fabs(sums[s] / count - each->items[s]->number) <= 5e-6, "%s %s: pass %d has %.9g, expected %.9g", dir, when, s, sums[s] / count, each->items[s]->number);
+    }
+}
+
+static void validate(Model* model, const char* dir, const char* when, const Json* expected, Shards* val, int batch, int batches, int T) {
+    double sums[16] = {0};
+    int *inputs = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch"), *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
+    for (int b = 0; b < batches; b++) {
+        for (int r = 0; r < batch; r++) { shards_row(val, (uint64_t)(b * batch + r), inputs + r * T, targets + r * T); }
+        model->evaluate(model, inputs, targets, batch, T, sums);
+    }
+    check_losses(dir, when, expected, sums, (double)batches * batch * T, model->passes);
+    free(inputs);
+    free(targets);
+}
+
+// One fixture, with the tolerances of its README (what a correct fp32 implementation drifts, with
+// a factor of 5 to 10): losses 5e-6, norm 2e-6, logits and gradients 1e-5, final weights 1e-4.
+static void check_fixture(const char* dir) {
+    char* path = format_string("%s/expected.json", dir);
+    Json* expected = json_read(path);
+    char* config_path = format_string("%s/config.json", dir);
+    Json* config = json_read(config_path);
+    const Json* o = need(expected, "options");
+    int T = (int)need_number(o, "seq"), batch = (int)need_number(o, "batch"), rows = (int)need_number(o, "total_batch") / T;
+    int steps = (int)need_number(o, "steps"), batches = (int)need_number(o, "val_batches");
+    Model* model = make_model("", NULL, config, config_path, batch, T);
+    model->allocate(model, 1);
+    weights_read(dir, &model->tensors, (float*)model->params, (int (*)(const void*, const char*))(void (*)(void))model->ignores_tensor, model);
+    real* m = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
+    real* v = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
+    Shards* train = shards_open(format_string("%s/train.bin", dir), T, model->V);
+    Shards* val = shards_open(format_string("%s/val.bin", dir), T, model->V);
+    int *inputs = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch"), *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
+
+    validate(model, dir, "before training", need(expected, "val_before"), val, batch, batches, T);
+    const Json* training = need(expected, "training");
+    for (int step = 0; step < steps; step++) {
+        memset(model->grads, 0, model->tensors.total * sizeof(real));
+        double loss = 0;
+        for (int row = 0; row < rows; row += batch) {
+            for (int r = 0; r < batch; r++) {
+                uint64_t number = shards_stream_row(train, (uint64_t)(step * rows + row + r), 0, 42);
+                shards_row(train, number, inputs + r * T, targets + r * T);
+            }
+            if (step == 0 && row == 0) {
+                double sums[16] = {0};
+                model->evaluate(model, inputs, targets, batch, T, sums);
+                check_losses(dir, "first micro-batch", need(expected, "first_micro_batch"), sums, (double)(batch * T), model->passes);
+                char* logits_path = format_string("%s/logits.safetensors", dir);
+                if (access(logits_path, R_OK) == 0) {
+                    SafeFile* file = safetensors_open(logits_path);
+                    size_t n = (size_t)(batch * T) * (size_t)model->V;
+                    float* want = (float*)xalloc(n, sizeof(float), "logits");
+                    real* got = (real*)xalloc(n, sizeof(real), "logits");
+                    CHECK(file->count == 1 && file->tensors[0].count == n, "%s: %d tensors", logits_path, file->count);
+                    safetensors_read(file, &file->tensors[0], want);
+                    model->logits(model, inputs, batch, T, 0, got);
+                    compare_floats(logits_path, (float*)got, want, n, 1e-5);
+                    safetensors_close(file);
+                }
+            }
+            loss += model->train(model, inputs, targets, batch, T, 1.0 / (rows * T)) / (rows * T);
+        }
+        if (step == 0) { compare_with_file(format_string("%s/grads.safetensors", dir), &model->tensors, model->grads, 1e-5, 1e-5); }
+        const Json* line = training->items[step];
+        double norm = grad_norm(&model->tensors, model->grads), clip = need_number(o, "clip");
+        double lr = schedule_lr(need_number(o, "lr"), need(o, "schedule")->string, need_number(o, "min_lr_ratio"),
+                                (int64_t)ceil(need_number(o, "warmup_ratio") * steps), step, steps);
+        CHECK(fabs(loss - need_number(line, "loss")) <= 5e-6, "%s step %d: loss %.9g, expected %.9g", dir, step, loss, need_number(line, "loss"));
+        CHECK(fabs(norm / need_number(line, "grad_norm") - 1) <= 2e-6, "%s step %d: norm %.9g, expected %.9g", dir, step, norm, need_number(line, "grad_norm"));
+        CHECK(fabs(lr - need_number(line, "lr")) <= 1e-12, "%s step %d: lr %.12g, expected %.12g", dir, step, lr, need_number(line, "lr"));
+        double factor = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
+        adamw_update(&model->tensors, model->params, model->grads, m, v, factor, lr, need_number(o, "beta1"), need_number(o, "beta2"),
+                     need_number(o, "eps"), need_number(o, "weight_decay"), step + 1, 0);
+    }
+    char* final_path = format_string("%s/final.safetensors", dir);
+    if (access(final_path, R_OK) == 0) { compare_with_file(final_path, &model->tensors, model->params, 1e-4, 3e-3); }
+    validate(model, dir, "after training", need(expected, "val_after"), val, batch, batches, T);
+}
+
+static int check_fixtures(const char* folder) {
+    DIR* directory = opendir(folder);
+    int count = 0;
+    if (!directory) { return 0; }
+    for (struct dirent* entry; (entry = readdir(directory)) != NULL;) {
+        if (strncmp(entry->d_name, "pythia-", 7) != 0) { continue; }
+        check_fixture(format_string("%s/%s", folder, entry->d_name));
+        count++;
+    }
+    closedir(directory);
+    return count;
+}
+
+static void test_own_fixtures(void) {
+    if (is_double()) {
+        test_skip("runs in the float build");
+        return;
+    }
+    int count = check_fixtures("dev/fixtures");
+    CHECK(count >= 4, "%d fixtures in dev/fixtures, expected at least 4", count);
+}
+
+static void test_reference_fixtures(void) {
+    if (is_double()) {
+        test_skip("runs in the float build");
+        return;
+    }
+    const char* shared = getenv("PONDER_SHARED");
+    char* folder = format_string("%s/fixtures", shared && *shared ? shared : "../shared");
+    int count = check_fixtures(folder);
+    if (count == 0) {
+        test_skip("no fixtures of the reference implementation (set PONDER_SHARED)");
+        return;
+    }
+    CHECK(count >= 8, "%d fixtures in %s, expected at least 8", count, folder);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Invariants of the model
+
+static Model* small_model(const char* more, int B, int T) {
+    char* arguments = format_string("--layers 2 --width 32 --heads 4 --ff 48 --vocab 61 %s", more);
+    Model* model = make_model(arguments, "pythia-14m", NULL, NULL, B, T);
+    model->allocate(model, 1);
+    tensor_init(&model->tensors, model->params, 9);
+    jitter(model);
+    return model;
+}
+
+// Changing a token must change no logit before it, bit for bit, in any pass.
+static void test_causal(void) {
+    enum { B = 2, T = 37 };
+    Model* model = small_model("--ponder 2", B, T);
+    int inputs[B * T], targets[B * T];
+    random_tokens(inputs, targets, B * T, model->V);
+    size_t V = (size_t)model->V;
+    real *before = (real*)xalloc(2 * B * T * V, sizeof(real), "logits"), *after = before + B * T * V;
+    model->logits(model, inputs, B, T, 0, before);
+    for (int t = 1; t < T; t += 5) {
+        int old = inputs[t];
+        inputs[t] = (old + 1) % model->V;
+        model->logits(model, inputs, B, T, 0, after);
+        inputs[t] = old;
+        CHECK(memcmp(before, after, (size_t)t * V * sizeof(real)) == 0, "token %d reaches an earlier position", t);
+        CHECK(memcmp(before + (size_t)t * V, after + (size_t)t * V, V * sizeof(real)) != 0, "token %d does not reach its own position", t);
+        CHECK(memcmp(before + T * V, after + T * V, T * V * sizeof(real)) == 0, "row 0 reaches row 1");
+    }
+    free(before);
+}
+
+// A shorter row gives the same logits: nothing depends on the room that was allocated.
+static void test_shorter_rows(void) {
+    Model* model = small_model("--ponder 1", 3, 40);
+    int inputs[40], targets[40];
+    random_tokens(inputs, targets, 40, model->V);
+    size_t V = (size_t)model->V;
+    real *all = (real*)xalloc(40 * V + V, sizeof(real), "logits"), *one = all + 40 * V;
+    model->logits(model, inputs, 1, 40, 0, all);
+    for (int t = 1; t <= 40; t += 13) {
+        model->logits(model, inputs, 1, t, 1, one);
+        compare_reals("logits of a shorter row", one, all + ((size_t)t - 1) * V, V, is_double() ? 1e-12 : 2e-6);
+    }
+    free(all);
+}
+
+static void test_initialisation(void) {
+    struct {
+        const char* arguments;
+        double embed, residual;
+        int cut;
+    } cases[] = {{"--layers 3 --width 256 --heads 4 --vocab 300 --ponder 3", sqrt(2.0 / (5 * 256)), sqrt(2.0 / (5 * 256)) / sqrt(2.0 * 3 * 4), 1},
+                 {"--layers 3 --width 256 --heads 4 --vocab 300 --ponder 0", 0.02, 0.02, 0},
+                 {"--layers 3 --width 256 --heads 4 --vocab 300 --ponder 0 --init ponder", sqrt(2.0 / (5 * 256)), sqrt(2.0 / (5 * 256)) / sqrt(2.0 * 3), 1}};
+    for (int i = 0; i < 3; i++) {
+        Model* model = make_model(cases[i].arguments, "pythia-14m", NULL, NULL, 1, 8);
+        model->allocate(model, 0);
+        tensor_init(&model->tensors, model->params, 1);
+        for (int k = 0; k < model->tensors.count; k++) {
+            const Tensor* t = &model->tensors.list[k];
+            const real* x = model->params + t->offset;
+            if (t->ndim == 1) {
+                real wanted = strstr(t->name, "norm.weight") ? 1 : 0;
+                for (size_t j = 0; j < t->size; j++) { CHECK(x[j] == wanted, "%s[%zu] = %g", t->name, j, (double)x[j]); }
+                continue;
+            }
+            double sum = 0, squares = 0, largest = 0;
+            for (size_t j = 0; j < t->size; j++) {
+                sum += (double)x[j], squares += (double)(x[j] * x[j]);
+                if (fabs((double)x[j]) > largest) { largest = fabs((double)x[j]); }
+            }
+            int residual = strstr(t->name, "attention.dense") || strstr(t->name, "4h_to_h");
+            double std = residual ? cases[i].residual : cases[i].embed, n = (double)t->size;
+            // A normal cut at 3 sigma keeps 0.9866 of its standard deviation.
+            double expected = cases[i].cut ? 0.98658 * std : std;
+            CHECK(fabs(sqrt(squares / n) / expected - 1) < 4 / sqrt(2 * n), "%s: std %g, expected %g", t->name, sqrt(squares / n), expected);
+            CHECK(fabs(sum / n) < 4 * std / sqrt(n), "%s: mean %g", t->name, sum / n);
+            CHECK(cases[i].cut ? largest <= 3.0001 * std : largest > 3 * std, "%s: largest %g, std %g", t->name, largest, std);
+        }
+    }
+}
+
+static void test_presets(void) {
+    // Parameters of the published models, embeddings included.
+    const struct {
+        const char* preset;
+        double parameters;
+    } known[] = {{"pythia-14m", 14067712}, {"pythia-31m", 30494720}, {"pythia-70m", 70426624}, {"pythia-160m", 162322944}, {"pythia-410m", 405334016},
+                 {"pythia-1b", 1011781632}, {"pythia-1.4b", 1414647808}, {"pythia-2.8b", 2775208960}, {"pythia-6.9b", 6857302016}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        Model* model = make_model("", known[i].preset, NULL, NULL, 1, 16);
+        CHECK((double)tensor_parameters(&model->tensors) == known[i].parameters, "%s has %zu parameters, expected %.0f", known[i].preset,
+              tensor_parameters(&model->tensors), known[i].parameters);
+    }
+    // FLOPs per training token of pythia-70m, T = 2048, from the formulas of the plan.
+    Model* model = make_model("--ponder 3", "pythia-70m", NULL, NULL, 1, 2048);
+    double flops = 0;
+    for (int i = 0; i < model->flops_rows; i++) { flops += model->flops[i].amount; }
+    CHECK(fabs(flops / 1.69e9 - 1) < 0.01, "pythia-70m, S = 3: %.4g FLOPs a token, expected 1.69e9", flops);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Configuration files
+
+static char* config_text(const char* key, const char* value, const char* key2, const char* value2) {
+    const char* const good[][2] = {{"model_type", "\"gpt_neox\""}, {"hidden_size", "32"},        {"num_hidden_layers", "2"},
+                                   {"num_attention_heads", "4"},   {"intermediate_size", "64"}, {"vocab_size", "50"}};
+    StringBuilder sb;
+    memset(&sb, 0, sizeof sb);
+    sb_printf(&sb, "{\"%s\": %s", key, value);
+    if (key2) { sb_printf(&sb, ", \"%s\": %s", key2, value2); }
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        if (strcmp(good[i][0], key) == 0 || (key2 && strcmp(good[i][0], key2) == 0)) { continue; }
+        sb_printf(&sb, ", \"%s\": %s", good[i][0], good[i][1]);
+    }
+    sb_printf(&sb, "}");
+    return sb.data;
+}
+
+static Model* read_config(const char* text, const char* arguments) {
+    return make_model(arguments, NULL, json_parse(text, strlen(text), "config.json"), "config.json", 1, 8);
+}
+
+static void read_config_child(void* text) { read_config((const char*)text, ""); }
+
+static void test_bad_configurations(void) {
+    const struct {
+        const char *key, *value, *key2, *value2;
+        const char* words;
+    } bad[] = {
+        {"model_type", "\"llama\"", NULL, NULL, "model_type|llama|gpt_neox"},
+        {"hidden_size", "33", NULL, NULL, "width 33|multiple|heads 4"},
+        {"hidden_size", "99999999999", NULL, NULL, "hidden_size|99999999999"},
+        {"hidden_size", "-8", NULL, NULL, "hidden_size|-8"},
+        {"hidden_size", "12.5", NULL, NULL, "hidden_size|12.5"},
+        {"num_hidden_layers", "1000000000", NULL, NULL, "num_hidden_layers|1000000000"},
+        {"vocab_size", "0", NULL, NULL, "vocab_size"},
+        {"hidden_act", "\"relu\"", NULL, NULL, "hidden_act|relu"},
+        {"use_parallel_residual", "false", NULL, NULL, "use_parallel_residual"},
+        {"attention_bias", "false", NULL, NULL, "attention_bias"},
+        {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2}", NULL, NULL, "rope_scaling|linear"},
+        {"rope_scaling", "7", NULL, NULL, "rope_scaling|object"},
+        {"rope_parameters", "{\"rope_type\": \"yarn\"}", NULL, NULL, "rope_parameters|yarn"},
+        {"rotary_pct", "0.25", "partial_rotary_factor", "0.5", "rotary_pct|partial_rotary_factor"},
+        {"rotary_pct", "2", NULL, NULL, "rotated share"},
+        {"rotary_pct", "0.45", NULL, NULL, "even"},
+        {"rotary_emb_base", "0", NULL, NULL, "rotary base"},
+        {"layer_norm_eps", "0", NULL, NULL, "layer_norm_eps"},
+        {"layer_norm_eps", "\"small\"", NULL, NULL, "layer_norm_eps"},
+        {"tie_word_embeddings", "3", NULL, NULL, "tie_word_embeddings"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char* text = config_text(bad[i].key, bad[i].value, bad[i].key2, bad[i].value2);
+        expect_death(text, read_config_child, text, bad[i].words);
+        free(text);
+    }
+}
+
+static void test_rotary_spellings(void) {
+    const struct {
+        const char *key, *value, *key2, *value2;
+        double pct, base;
+    } good[] = {
+        {"rotary_pct", "0.5", "rotary_emb_base", "500", 0.5, 500},
+        {"partial_rotary_factor", "0.5", "rope_theta", "500", 0.5, 500},
+        {"rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 500, \"partial_rotary_factor\": 0.5}", NULL, NULL, 0.5, 500},
+        {"rope_parameters", "null", "rope_scaling", "null", 0.25, 10000},
+        {"rotary_pct", "1.0", "partial_rotary_factor", "1", 1, 10000},
+    };
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        Model* model = read_config(config_text(good[i].key, good[i].value, good[i].key2, good[i].value2), "");
+        const PythiaConfig* c = &((Pythia*)ponder_of(model)->pass.self)->config;
+        CHECK(c->rotary_pct == good[i].pct && c->rotary_base == good[i].base, "%s: %g, %g", good[i].key, c->rotary_pct, c->rotary_base);
+    }
+}
+
+static void test_precedence(void) {
+    Model* model = read_config(config_text("hidden_dropout", "0.0", NULL, NULL), "--layers 3 --vocab 70 --tie 1");
+    const PythiaConfig* c = &((Pythia*)ponder_of(model)->pass.self)->config;
+    CHECK(c->L == 3 && c->V == 70 && c->tie == 1 && c->C == 32 && c->FF == 64, "the command line wins over config.json");
+    // What is written is read back as the same model.
+    char* text = model->config_json(model);
+    Model* again = read_config(text, "");
+    CHECK(strcmp(text, again->config_json(again)) == 0, "config.json is not stable:\n%s\n%s", text, again->config_json(again));
+    CHECK(pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.bias") && pythia_ignores_tensor(model, "gpt_neox.layers.11.attention.masked_bias") &&
+              pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.rotary_emb.inv_freq") && pythia_ignores_tensor(model, "adapter.weight") &&
+              pythia_ignores_tensor(model, "embed_out.weight"),
+          "buffers of old checkpoints, the reference's adapter, a tied model's head");
+    CHECK(!pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.dense.bias") && !pythia_ignores_tensor(model, "gpt_neox.adapter"), "real tensors");
+}
+
+int MAIN(int argc, char** argv);
+int MAIN(int argc, char** argv) {
+    test_begin(argc, argv);
+    RUN(test_bad_configurations);  // forks: before the first parallel region
+    RUN(test_rotary_spellings);
+    RUN(test_precedence);
+    RUN(test_layernorm_differences);
+    RUN(test_gelu);
+    RUN(test_rotary);
+    RUN(test_whole_differences);
+    RUN(test_own_fixtures);
+    RUN(test_reference_fixtures);
+    RUN(test_causal);
+    RUN(test_shorter_rows);
+    RUN(test_initialisation);
+    RUN(test_presets);
+    if (!is_double()) { program_tests(); }
+    return test_end();
+}

@@ -109,7 +109,7 @@ compare: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## train all three on 
 # ---- tests ----
 
 # Tests of arithmetic run in the best instruction set of this machine; that all give the same bits
-# is a test of its own, of build/train_pythia and build/test_common, which hold every one.
+# is seen in build/train_pythia, which holds every one, and by hashes in the portable tests.
 HAS = $(shell grep -qsw $(1) /proc/cpuinfo && echo 1)
 NATIVE := $(if $(filter avx2,$(ISAS)),$(if $(call HAS,avx512bw),avx512,$(if $(call HAS,fma),avx2,portable)),portable)
 # $(call test,name,source,flags,instruction set)
@@ -117,12 +117,13 @@ define test
 $(B)/$(1): $(2) $(B)/modeling_ponder.h
 	$$(COMPILE) $$(ISA_$(4)) -g1 -DTESTING -DMAIN=main -DBUILD_DIR='"$(B)"' $(3) -o $$@ $$< $$(LIBS)
 endef
-$(eval $(call program,test_common,test_common.c,-g1 -DTESTING -DBUILD_DIR='"$(B)"'))
+$(eval $(call test,test_common,test_common.c,,$(NATIVE)))
+$(eval $(call test,test_portable,test_common.c,-DARITHMETIC,portable))
 $(eval $(call test,test_ponder,test_ponder.c,-DMIX_ROWS=8,$(NATIVE)))
 $(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double,portable))
 $(eval $(call test,test_pythia,test_pythia.c,,$(NATIVE)))
 $(eval $(call test,test_pythia_double,test_pythia.c,-DMIX_ROWS=8 -DREAL=double,portable))
-TESTS = $(addprefix $(B)/,test_common test_ponder test_ponder_double test_pythia_double test_pythia)
+TESTS = $(addprefix $(B)/,test_common test_portable test_ponder test_ponder_double test_pythia_double test_pythia)
 
 test: $(TESTS) $(B)/train_pythia $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
 	@dev/run_tests.sh $(TESTS)

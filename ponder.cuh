@@ -51,12 +51,18 @@ typedef struct {
 
 static inline void ponder_add_options(OptionTable* options) {
     static const Option rows[] = {
-        {"model", "ponder", OPTION_INT, "", "S", 0, 64, RESUME_FIXED, "extra passes (pondering steps); 0 is a vanilla model [default 3, or the configuration's]"},
-        {"model", "scale-embeds", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED, "multiply embeddings by sqrt(width) [default: 1 if S > 0, or the configuration's]"},
-        {"model", "multiply-steps", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED, "start from S times the embedding [default 0]"},
-        {"model", "ponder-temperature", OPTION_NUMBER, "", "X", 1e-3, 1e3, RESUME_FIXED, "temperature of the mixing softmax [default 1]"},
-        {"model", "ponder-top-k", OPTION_INT, "", "K", 0, 1 << 30, RESUME_FIXED, "mix only the K most probable tokens, 0: all [default 0]"},
-        {"model", "init", OPTION_CHOICE, "", "ponder|stock", 0, 0, RESUME_FIXED, "initialisation of fresh weights [default: ponder if S > 0]"},
+        {"model", "ponder", OPTION_INT, "", "S", 0, 64, RESUME_FIXED,
+         "extra passes (pondering steps); 0 is a vanilla model [default 3, or the configuration's]"},
+        {"model", "scale-embeds", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED,
+         "multiply embeddings by sqrt(width) [default: 1 if S > 0, or the configuration's]"},
+        {"model", "multiply-steps", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED,
+         "start from S times the embedding [default 0]"},
+        {"model", "ponder-temperature", OPTION_NUMBER, "", "X", 1e-3, 1e3, RESUME_FIXED,
+         "temperature of the mixing softmax [default 1]"},
+        {"model", "ponder-top-k", OPTION_INT, "", "K", 0, 1 << 30, RESUME_FIXED,
+         "mix only the K most probable tokens, 0: all [default 0]"},
+        {"model", "init", OPTION_CHOICE, "", "ponder|stock", 0, 0, RESUME_FIXED,
+         "initialisation of fresh weights [default: ponder if S > 0]"},
     };
     options_add(options, rows, (int)(sizeof rows / sizeof rows[0]));
 }
@@ -70,7 +76,8 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
     p.temperature = 1;
     int scaled = -1;  // not said
     if (config) {
-        int ponders = json_get_bool(config, "ponderinglm", 0, path) || json_get_bool(config, "recurrent_model", 0, path);
+        int ponders =
+            json_get_bool(config, "ponderinglm", 0, path) || json_get_bool(config, "recurrent_model", 0, path);
         int64_t steps = json_get_int(config, "pondering_steps", 0, path);
         if (ponders && (steps < 0 || steps > 64)) {
             die("%s: pondering_steps is %lld, expected 0 to 64", path, (long long)steps);
@@ -83,7 +90,9 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
         if (!(p.temperature >= 1e-3 && p.temperature <= 1e3)) {
             die("%s: softmax_temperature is %g, expected 0.001 to 1000", path, p.temperature);
         }
-        if (top_k < 0 || top_k > 1 << 30) { die("%s: pondering_top_k is %lld, expected 0 or more", path, (long long)top_k); }
+        if (top_k < 0 || top_k > 1 << 30) {
+            die("%s: pondering_top_k is %lld, expected 0 or more", path, (long long)top_k);
+        }
         p.top_k = (int)top_k;
         if (p.steps == 0) { p.multiply_steps = 0; }  // has no meaning there; the reference writes it all the same
     }
@@ -96,7 +105,8 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
     p.ponder_init = p.steps > 0;
     if (options_set(options, "init")) { p.ponder_init = strcmp(options_text(options, "init"), "ponder") == 0; }
     if (p.multiply_steps && p.steps == 0) {
-        die("--multiply-steps 1 with --ponder 0 would multiply the input by zero: expected at least one pondering step");
+        die("--multiply-steps 1 with --ponder 0 would multiply the input by zero: expected at least one pondering "
+            "step");
     }
     return p;
 }
@@ -104,23 +114,24 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
 // What pondering needs of an architecture.
 typedef struct {
     void* self;
-    int C, V, B, T;                // width, vocabulary, largest rows and positions
-    int layers;                    // for names in messages
-    int embed, head;               // rows of W_in (V,C) and W_out (V,C) in the tensor table; equal when tied
-    double block_flops;            // of one token in one pass, forward and backward, without attention
-    double attention_flops;        // likewise, attention's products of T positions, half the square
-    size_t kept_bytes;             // activations that one pass keeps for its backward
-    size_t scratch_bytes;          // everything else
-    const char* stock_class;       // "GPTNeoX": Hugging Face's <stock_class>ForCausalLM
-    const char* stock_type;        // its model_type: "gpt_neox"
-    const char* code_text;         // modeling_ponder.py
+    int C, V, B, T;           // width, vocabulary, largest rows and positions
+    int layers;               // for names in messages
+    int embed, head;          // rows of W_in (V,C) and W_out (V,C) in the tensor table; equal when tied
+    double block_flops;       // of one token in one pass, forward and backward, without attention
+    double attention_flops;   // likewise, attention's products of T positions, half the square
+    size_t kept_bytes;        // activations that one pass keeps for its backward
+    size_t scratch_bytes;     // everything else
+    const char* stock_class;  // "GPTNeoX": Hugging Face's <stock_class>ForCausalLM
+    const char* stock_type;   // its model_type: "gpt_neox"
+    const char* code_text;    // modeling_ponder.py
 
     // Gets memory; keeps activations of `slots` passes for a backward, 0 for none.
     void (*allocate)(void* self, int slots);
     // h(B,T,C) = final-norm output of one pass over e(B,T,C). slot = -1: keep nothing.
     void (*forward)(void* self, const real* params, real* h, const real* e, int slot, int B, int T);
     // de(B,T,C) += gradient of the pass by its input, given dh(B,T,C); grads += by its weights.
-    void (*backward)(void* self, const real* params, real* grads, real* de, const real* dh, const real* e, int slot, int B, int T);
+    void (*backward)(void* self, const real* params, real* grads, real* de, const real* dh, const real* e, int slot,
+                     int B, int T);
     // The first activation kept in this slot that is not finite, named; NULL if there is none.
     char* (*first_nonfinite)(void* self, int slot, int B, int T);
     // Appends the architecture's own config.json keys, each as ",\n  \"key\": value".
@@ -133,10 +144,12 @@ static inline int ponder_is_stock(const PonderConfig* p) { return p->steps == 0 
 
 static inline void ponder_config_keys(const PonderConfig* p, const Pass* pass, StringBuilder* sb) {
     if (ponder_is_stock(p)) {
-        sb_printf(sb, "  \"architectures\": [\"%sForCausalLM\"],\n  \"model_type\": \"%s\"", pass->stock_class, pass->stock_type);
+        sb_printf(sb, "  \"architectures\": [\"%sForCausalLM\"],\n  \"model_type\": \"%s\"", pass->stock_class,
+                  pass->stock_type);
         return;
     }
-    sb_printf(sb, "  \"architectures\": [\"Ponder%sForCausalLM\"],\n  \"model_type\": \"ponder_%s\",\n", pass->stock_class, pass->stock_type);
+    sb_printf(sb, "  \"architectures\": [\"Ponder%sForCausalLM\"],\n  \"model_type\": \"ponder_%s\",\n",
+              pass->stock_class, pass->stock_type);
     sb_printf(sb, "  \"auto_map\": {\n    \"AutoConfig\": \"modeling_ponder.Ponder%sConfig\",\n", pass->stock_class);
     sb_printf(sb, "    \"AutoModelForCausalLM\": \"modeling_ponder.Ponder%sForCausalLM\"\n  },\n", pass->stock_class);
     sb_printf(sb, "  \"ponderinglm\": %s,\n  \"pondering_steps\": %d,\n", p->steps > 0 ? "true" : "false", p->steps);
@@ -150,7 +163,7 @@ static inline void ponder_config_keys(const PonderConfig* p, const Pass* pass, S
 
 // e(N,C) = scale * W_in[token]          scale = c * a
 static inline void embedding_forward(real* e, const int* tokens, const real* table, size_t N, size_t C, real scale) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* row = table + (size_t)tokens[n] * C;
         for (size_t i = 0; i < C; i++) { e[n * C + i] = scale * row[i]; }
@@ -161,7 +174,7 @@ static inline void embedding_forward(real* e, const int* tokens, const real* tab
 // positions: threads share the columns, never a sum.
 static inline void embedding_backward(real* dtable, const int* tokens, const real* de, size_t N, size_t C, real scale) {
     const size_t columns = 64;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t first = 0; first < C; first += columns) {
         size_t last = min_size(first + columns, C);
         for (size_t n = 0; n < N; n++) {
@@ -216,12 +229,12 @@ static inline void keep_top_k(real* z, real* heap, size_t V, size_t k) {
 //   z   (R,V) = h (R,C) W_out^T / temperature
 //   p   (R,V) = softmax(z), in place: from here on z holds p
 //   mix (R,C) = a p W_in
-static inline void mix_forward(real* mix, real* z, real* heaps, const real* h, const real* w_out, const real* w_in, size_t N,
-                               size_t C, size_t V, real a, real temperature, size_t top_k) {
+static inline void mix_forward(real* mix, real* z, real* heaps, const real* h, const real* w_out, const real* w_in,
+                               size_t N, size_t C, size_t V, real a, real temperature, size_t top_k) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
         gemm(0, 1, R, V, C, 1 / temperature, h + first * C, C, w_out, C, 0, z, V, NULL);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
             keep_top_k(z + r * V, heaps + r * top_k, V, top_k);
             softmax_row(z + r * V, V);
@@ -238,14 +251,14 @@ static inline void mix_forward(real* mix, real* z, real* heaps, const real* h, c
 //   dz    = p * (dp - rowsum(p * dp)) / temperature     softmax; a masked token has p = 0, so dz = 0
 //   dh    = dz W_out                      mirror of z = h W_out^T
 //   dw_out += dz^T h
-static inline void mix_backward(real* dh, real* dw_in, real* dw_out, real* z, real* dz, real* heaps, const real* dmix, const real* h,
-                                const real* w_out, const real* w_in, size_t N, size_t C, size_t V, real a, real temperature,
-                                size_t top_k) {
+static inline void mix_backward(real* dh, real* dw_in, real* dw_out, real* z, real* dz, real* heaps, const real* dmix,
+                                const real* h, const real* w_out, const real* w_in, size_t N, size_t C, size_t V,
+                                real a, real temperature, size_t top_k) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
         gemm(0, 1, R, V, C, 1 / temperature, h + first * C, C, w_out, C, 0, z, V, NULL);
         gemm(0, 1, R, V, C, a, dmix + first * C, C, w_in, C, 0, dz, V, NULL);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
             real* p = z + r * V;
             real* dp = dz + r * V;
@@ -261,11 +274,12 @@ static inline void mix_backward(real* dh, real* dw_in, real* dw_out, real* z, re
 }
 
 // losses(N) = -log softmax(h W_out^T)[target], 0 where the target is -1. Work space z (MIX_ROWS,V).
-static inline void head_forward(real* losses, real* z, const real* h, const int* targets, const real* w_out, size_t N, size_t C, size_t V) {
+static inline void head_forward(real* losses, real* z, const real* h, const int* targets, const real* w_out, size_t N,
+                                size_t C, size_t V) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
         gemm(0, 1, R, V, C, 1, h + first * C, C, w_out, C, 0, z, V, NULL);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
             int target = targets[first + r];
             real wanted = target < 0 ? 0 : z[r * V + (size_t)target];
@@ -280,12 +294,13 @@ static inline void head_forward(real* losses, real* z, const real* h, const int*
 // outlive it.
 //   dz = scale (p - onehot(target)), overwriting the logits; 0 where the target is -1
 //   dh = dz W_out,  dw_out += dz^T h
-static inline void head_forward_backward(real* losses, real* dh, real* dw_out, real* z, const real* h, const int* targets,
-                                         const real* w_out, size_t N, size_t C, size_t V, real scale) {
+static inline void head_forward_backward(real* losses, real* dh, real* dw_out, real* z, const real* h,
+                                         const int* targets, const real* w_out, size_t N, size_t C, size_t V,
+                                         real scale) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
         gemm(0, 1, R, V, C, 1, h + first * C, C, w_out, C, 0, z, V, NULL);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
             int target = targets[first + r];
             real* row = z + r * V;
@@ -312,15 +327,15 @@ typedef struct {
     PonderConfig config;
     Pass pass;
     int training;
-    real* e;      // (S+1, N,C) input of each pass
-    real* h;      // (S+1, N,C) output of each pass
-    real* mix;    // (S, N,C) what a pass adds to its input
-    real* de;     // (N,C) gradient by e[s], summed down from the last pass to the first
-    real* dh;     // (N,C) gradient by h[s]
-    real* z;      // (MIX_ROWS,V) logits, then probabilities, of a block of rows
-    real* dz;     // (MIX_ROWS,V) their gradients
-    real* heaps;  // (MIX_ROWS,top_k)
-    real* losses; // (N)
+    real* e;       // (S+1, N,C) input of each pass
+    real* h;       // (S+1, N,C) output of each pass
+    real* mix;     // (S, N,C) what a pass adds to its input
+    real* de;      // (N,C) gradient by e[s], summed down from the last pass to the first
+    real* dh;      // (N,C) gradient by h[s]
+    real* z;       // (MIX_ROWS,V) logits, then probabilities, of a block of rows
+    real* dz;      // (MIX_ROWS,V) their gradients
+    real* heaps;   // (MIX_ROWS,top_k)
+    real* losses;  // (N)
 } Ponder;
 
 static inline Ponder* ponder_of(const Model* model) { return (Ponder*)model->self; }
@@ -345,7 +360,7 @@ static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, in
         real* mix = m->mix + (size_t)s * stride;
         mix_forward(mix, m->z, m->heaps, h, w_out, w_in, N, C, V, a, (real)p->temperature, (size_t)p->top_k);
         real* next = e + stride;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > SERIAL)
         for (size_t i = 0; i < N * C; i++) { next[i] = e[i] + mix[i]; }
     }
 }
@@ -373,8 +388,8 @@ static inline double ponder_train(Model* model, const int* inputs, const int* ta
         // Here de is the gradient by e[s+1] = e[s] + mix[s]: it is the gradient by mix[s], and it
         // is also where the gradient by e[s] starts from, to which the pass adds its own.
         if (s < p->steps) {
-            mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, m->de, m->h + (size_t)s * stride, w_out, w_in, N, C, V, a,
-                         (real)p->temperature, (size_t)p->top_k);
+            mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, m->de, m->h + (size_t)s * stride, w_out, w_in, N,
+                         C, V, a, (real)p->temperature, (size_t)p->top_k);
         }
         m->pass.backward(m->pass.self, model->params, model->grads, m->de, m->dh, m->e + (size_t)s * stride, s, B, T);
     }
@@ -385,7 +400,8 @@ static inline double ponder_train(Model* model, const int* inputs, const int* ta
 // ------------------------------------------------------------------------------------------------
 // [4] The model that the training loop drives
 
-static inline void ponder_evaluate(Model* model, const int* inputs, const int* targets, int B, int T, double* loss_sums) {
+static inline void ponder_evaluate(Model* model, const int* inputs, const int* targets, int B, int T,
+                                   double* loss_sums) {
     Ponder* m = ponder_of(model);
     const real* w_out = model->params + model->tensors.list[m->pass.head].offset;
     size_t C = (size_t)m->pass.C, V = (size_t)m->pass.V, N = (size_t)B * (size_t)T;
@@ -456,7 +472,8 @@ static inline char* ponder_config_json(const Model* model) {
 // Sizes of ponder_allocate()'s arrays, in its order.
 enum { PONDER_ARRAYS = 9 };
 static inline void ponder_sizes(const Ponder* m, int training, size_t size[PONDER_ARRAYS]) {
-    size_t N = (size_t)m->pass.B * (size_t)m->pass.T, NC = mul_size(N, (size_t)m->pass.C, "activations"), V = (size_t)m->pass.V;
+    size_t N = (size_t)m->pass.B * (size_t)m->pass.T, NC = mul_size(N, (size_t)m->pass.C, "activations"),
+           V = (size_t)m->pass.V;
     size_t S = (size_t)m->config.steps, rows = min_size(N, MIX_ROWS);
     size[0] = mul_size(S + 1, NC, "inputs of passes");
     size[1] = mul_size(S + 1, NC, "outputs of passes");

@@ -35,7 +35,8 @@ static void toy_forward(void* self, const real* params, real* h, const real* e, 
     }
 }
 
-static void toy_backward(void* self, const real* params, real* grads, real* de, const real* dh, const real* e, int slot, int B, int T) {
+static void toy_backward(void* self, const real* params, real* grads, real* de, const real* dh, const real* e, int slot,
+                         int B, int T) {
     Toy* m = (Toy*)self;
     const real* w = params + m->tensors->list[m->weight].offset;
     real* dw = grads + m->tensors->list[m->weight].offset;
@@ -113,7 +114,8 @@ static void toy_reference(Model* model, const int* inputs, const int* targets, d
     const real* w_out = model->params + model->tensors.list[m->pass.head].offset;
     const real* w = model->params + model->tensors.list[toy->weight].offset;
     double a = m->config.scale_embeds ? sqrt(C) : 1, c = m->config.multiply_steps ? S : 1;
-    double *e = (double*)xalloc((size_t)(2 * TOY_N * C + 3 * V), sizeof(double), "reference"), *h = e + TOY_N * C, *p = h + TOY_N * C;
+    double *e = (double*)xalloc((size_t)(2 * TOY_N * C + 3 * V), sizeof(double), "reference"), *h = e + TOY_N * C,
+           *p = h + TOY_N * C;
     for (int n = 0; n < TOY_N; n++) {
         for (int i = 0; i < C; i++) { e[n * C + i] = c * a * (double)w_in[inputs[n] * C + i]; }
     }
@@ -177,7 +179,8 @@ static void test_losses_of_every_pass(void) {
         toy_reference(model, inputs, targets, want);
         model->evaluate(model, inputs, targets, TOY_B, TOY_T, got);
         for (int s = 0; s < model->passes; s++) {
-            CHECK(fabs(got[s] - want[s]) <= tolerance * fabs(want[s]), "case %d pass %d: %.12g, expected %.12g", i, s, got[s], want[s]);
+            CHECK(fabs(got[s] - want[s]) <= tolerance * fabs(want[s]), "case %d pass %d: %.12g, expected %.12g", i, s,
+                  got[s], want[s]);
         }
         double trained = model->train(model, inputs, targets, TOY_B, TOY_T, 1.0 / TOY_N);
         double last = want[model->passes - 1];
@@ -292,7 +295,9 @@ static void test_top_k(void) {
     real d[] = {1, 2, NAN, 0, 3};
     keep_top_k(d, heap, 5, 2);
     softmax_row(d, 5);
-    for (int i = 0; i < 5; i++) { CHECK(d[i] != d[i], "a NaN logit must make the whole row NaN, [%d] is %g", i, (double)d[i]); }
+    for (int i = 0; i < 5; i++) {
+        CHECK(d[i] != d[i], "a NaN logit must make the whole row NaN, [%d] is %g", i, (double)d[i]);
+    }
     for (uint64_t trial = 0; trial < 300; trial++) {  // against counting
         real z[40], want[40], room[40];
         size_t V = 1 + random_u32(1, 9, trial) % 40, k = 1 + random_u32(2, 9, trial) % V;
@@ -338,7 +343,8 @@ static void test_threads_same_bits(void) {
 #endif
         models[i] = toy_model(cases[5], 6, 32, 0, 1);
         models[i]->train(models[i], inputs, targets, TOY_B, TOY_T, 1);
-        CHECK(memcmp(models[i]->grads, models[0]->grads, models[0]->tensors.total * sizeof(real)) == 0, "%d threads differ from 1", i + 1);
+        CHECK(memcmp(models[i]->grads, models[0]->grads, models[0]->tensors.total * sizeof(real)) == 0,
+              "%d threads differ from 1", i + 1);
     }
 #ifdef _OPENMP
     omp_set_num_threads(omp_get_num_procs());
@@ -363,28 +369,37 @@ static PonderConfig configured(const char* arguments, const char* json) {
 
 static void test_configuration(void) {
     PonderConfig p = configured("", NULL);
-    CHECK(p.steps == 3 && p.scale_embeds == 1 && p.ponder_init == 1 && p.temperature == 1 && p.top_k == 0, "a preset's defaults");
+    CHECK(p.steps == 3 && p.scale_embeds == 1 && p.ponder_init == 1 && p.temperature == 1 && p.top_k == 0,
+          "a preset's defaults");
     p = configured("--ponder 0", NULL);
     CHECK(p.steps == 0 && p.scale_embeds == 0 && p.ponder_init == 0, "vanilla as published");
     p = configured("--ponder 0 --scale-embeds 1 --init ponder", NULL);
     CHECK(p.steps == 0 && p.scale_embeds == 1 && p.ponder_init == 1, "the fair baseline");
     p = configured("", "{}");
     CHECK(p.steps == 0 && p.scale_embeds == 0, "a stock config.json does not ponder");
-    p = configured("", "{\"ponderinglm\": true, \"pondering_steps\": 2, \"scale_embeds\": true, \"mutiply_pondering_steps\": true, "
-                       "\"softmax_temperature\": 0.5, \"pondering_top_k\": 10}");
-    CHECK(p.steps == 2 && p.scale_embeds == 1 && p.multiply_steps == 1 && p.temperature == 0.5 && p.top_k == 10, "all keys");
+    p = configured(
+        "",
+        "{\"ponderinglm\": true, \"pondering_steps\": 2, \"scale_embeds\": true, \"mutiply_pondering_steps\": true, "
+        "\"softmax_temperature\": 0.5, \"pondering_top_k\": 10}");
+    CHECK(p.steps == 2 && p.scale_embeds == 1 && p.multiply_steps == 1 && p.temperature == 0.5 && p.top_k == 10,
+          "all keys");
     p = configured("", "{\"ponderinglm\": false, \"pondering_steps\": 1}");
     CHECK(p.steps == 0, "the reference's vanilla run: ponderinglm false, pondering_steps 1");
     p = configured("", "{\"recurrent_model\": true, \"pondering_steps\": 3}");
     CHECK(p.steps == 3, "recurrent_model turns pondering on as well");
-    p = configured("--ponder 1 --ponder-temperature 2", "{\"ponderinglm\": true, \"pondering_steps\": 3, \"softmax_temperature\": 0.5}");
+    p = configured("--ponder 1 --ponder-temperature 2",
+                   "{\"ponderinglm\": true, \"pondering_steps\": 3, \"softmax_temperature\": 0.5}");
     CHECK(p.steps == 1 && p.temperature == 2, "the command line wins");
 }
 
 static void erase_input(void* unused) { (void)unused, configured("--ponder 0 --multiply-steps 1", NULL); }
-static void too_many_steps(void* unused) { (void)unused, configured("", "{\"ponderinglm\": true, \"pondering_steps\": 1000000}"); }
+static void too_many_steps(void* unused) {
+    (void)unused, configured("", "{\"ponderinglm\": true, \"pondering_steps\": 1000000}");
+}
 static void no_temperature(void* unused) { (void)unused, configured("", "{\"softmax_temperature\": 0}"); }
-static void wrong_type(void* unused) { (void)unused, configured("", "{\"ponderinglm\": true, \"pondering_steps\": \"3\"}"); }
+static void wrong_type(void* unused) {
+    (void)unused, configured("", "{\"ponderinglm\": true, \"pondering_steps\": \"3\"}");
+}
 
 static void test_refusals(void) {
     expect_death("multiply-steps with S = 0", erase_input, NULL, "multiply-steps|zero");
@@ -398,12 +413,15 @@ static void test_config_json(void) {
     char* text = model->config_json(model);
     Json* json = json_parse(text, strlen(text), "config.json");
     PonderConfig p = configured("", text);
-    CHECK(p.steps == 2 && p.scale_embeds == 1 && p.multiply_steps == 1 && p.temperature == 0.7 && p.top_k == 0, "what is written is read");
-    CHECK(strcmp(json_get_string(json, "model_type", "", ""), "ponder_toy") == 0, "pondering models have a type of their own");
+    CHECK(p.steps == 2 && p.scale_embeds == 1 && p.multiply_steps == 1 && p.temperature == 0.7 && p.top_k == 0,
+          "what is written is read");
+    CHECK(strcmp(json_get_string(json, "model_type", "", ""), "ponder_toy") == 0,
+          "pondering models have a type of their own");
     CHECK(model->code_name && strcmp(model->code_name, "modeling_ponder.py") == 0, "and carry their code");
     Model* stock = toy_model(cases[0], 6, 19, 0, 1);
     json = json_parse(stock->config_json(stock), strlen(stock->config_json(stock)), "config.json");
-    CHECK(strcmp(json_get_string(json, "model_type", "", ""), "toy") == 0 && !json_get(json, "auto_map"), "S = 0 is the stock class");
+    CHECK(strcmp(json_get_string(json, "model_type", "", ""), "toy") == 0 && !json_get(json, "auto_map"),
+          "S = 0 is the stock class");
 }
 
 int MAIN(int argc, char** argv);

@@ -27,7 +27,8 @@ static void set_threads(int n) {
 #endif
 }
 
-static Model* make_model(const char* arguments, const char* preset, const Json* config, const char* path, int B, int T) {
+static Model* make_model(const char* arguments, const char* preset, const Json* config, const char* path, int B,
+                         int T) {
     OptionTable options;
     memset(&options, 0, sizeof options);
     pythia_add_options(&options);
@@ -43,7 +44,9 @@ static Model* make_model(const char* arguments, const char* preset, const Json* 
 static void jitter(Model* model) {
     for (int i = 0; i < model->tensors.count; i++) {
         const Tensor* t = &model->tensors.list[i];
-        for (size_t j = 0; j < t->size; j++) { model->params[t->offset + j] += (real)(0.2 * random_normal(11, (uint64_t)i, j)); }
+        for (size_t j = 0; j < t->size; j++) {
+            model->params[t->offset + j] += (real)(0.2 * random_normal(11, (uint64_t)i, j));
+        }
     }
 }
 
@@ -63,7 +66,8 @@ static void random_reals(real* x, size_t n, uint64_t stream) {
 
 typedef double (*Scalar)(void* context);
 
-static void check_gradient(const char* what, Scalar f, void* context, real* x, size_t n, const real* gradient, size_t stride, double scale_floor) {
+static void check_gradient(const char* what, Scalar f, void* context, real* x, size_t n, const real* gradient,
+                           size_t stride, double scale_floor) {
     size_t count = (n + stride - 1) / stride;
     double *want = (double*)xalloc(2 * count + 2, sizeof(double), "differences"), *got = want + count + 1;
     for (size_t k = 0; k < count; k++) {
@@ -86,9 +90,7 @@ static void check_gradient(const char* what, Scalar f, void* context, real* x, s
 }
 
 enum { LN_N = 3, LN_C = 21 };
-static struct {
-    real x[LN_N * LN_C], w[LN_C], b[LN_C], y[LN_N * LN_C], dy[LN_N * LN_C], mean[LN_N], rstd[LN_N];
-} ln;
+static struct { real x[LN_N * LN_C], w[LN_C], b[LN_C], y[LN_N * LN_C], dy[LN_N * LN_C], mean[LN_N], rstd[LN_N]; } ln;
 
 static double layernorm_scalar(void* unused) {
     (void)unused;
@@ -120,9 +122,7 @@ static void test_layernorm_differences(void) {
     check_gradient("layernorm: bias", layernorm_scalar, NULL, ln.b, LN_C, db, 1, 0);
 }
 
-static struct {
-    real x[64], y[64], dy[64];
-} gelu;
+static struct { real x[64], y[64], dy[64]; } gelu;
 
 static double gelu_scalar(void* unused) {
     (void)unused;
@@ -133,11 +133,13 @@ static double gelu_scalar(void* unused) {
 }
 
 static void test_gelu(void) {
-    const double known[][2] = {{0, 0}, {1, 0.84134474606854293}, {-1, -0.15865525393145707}, {3, 2.9959503059110895}, {-8, -4.9767e-15}};
+    const double known[][2] = {
+        {0, 0}, {1, 0.84134474606854293}, {-1, -0.15865525393145707}, {3, 2.9959503059110895}, {-8, -4.9767e-15}};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         real x = (real)known[i][0], y;
         gelu_forward(&y, &x, 1);
-        CHECK(fabs((double)y - known[i][1]) <= 2e-7, "gelu(%g) = %.9g, expected %.9g", known[i][0], (double)y, known[i][1]);
+        CHECK(fabs((double)y - known[i][1]) <= 2e-7, "gelu(%g) = %.9g, expected %.9g", known[i][0], (double)y,
+              known[i][1]);
     }
     if (!is_double()) { return; }
     for (int i = 0; i < 64; i++) { gelu.x[i] = (real)(-6 + 12 * i / 63.0); }
@@ -153,9 +155,12 @@ static void test_rotary(void) {
     enum { T = 9, NH = 2, HS = 12, ROTATED = 6 };
     real cosine[T * ROTATED / 2], sine[T * ROTATED / 2], x[T * NH * 3 * HS], y[T * NH * 3 * HS];
     rotary_tables(cosine, sine, T, ROTATED, 10000);
-    CHECK(fabs((double)cosine[3] - 0.54030230586813977) < 1e-7 && fabs((double)sine[3] - 0.84147098480789651) < 1e-7, "position 1 turns pair 0 by one radian");
+    CHECK(fabs((double)cosine[3] - 0.54030230586813977) < 1e-7 && fabs((double)sine[3] - 0.84147098480789651) < 1e-7,
+          "position 1 turns pair 0 by one radian");
     for (int i = 0; i < NH * 3 * HS; i++) { x[i] = (real)random_normal(1, 6, (uint64_t)i); }
-    for (int t = 1; t < T; t++) { memcpy(x + t * NH * 3 * HS, x, NH * 3 * HS * sizeof(real)); }  // the same q and k everywhere
+    for (int t = 1; t < T; t++) {
+        memcpy(x + t * NH * 3 * HS, x, NH * 3 * HS * sizeof(real));
+    }  // the same q and k everywhere
     memcpy(y, x, sizeof y);
     rotary_forward(y, cosine, sine, 1, T, NH, HS, ROTATED, 1);
     double first = 0;
@@ -167,8 +172,10 @@ static void test_rotary(void) {
         CHECK(fabs(dot - first) <= 1e-5 * fabs(first), "distance 2 at position %d: %.9g, at 0: %.9g", t, dot, first);
     }
     for (int t = 0; t < T; t++) {
-        CHECK(memcmp(y + (t * NH * 3 + 2) * HS, x + (t * NH * 3 + 2) * HS, HS * sizeof(real)) == 0, "values are not rotated");
-        CHECK(memcmp(y + t * NH * 3 * HS + ROTATED, x + t * NH * 3 * HS + ROTATED, (HS - ROTATED) * sizeof(real)) == 0, "the rest of a head is not rotated");
+        CHECK(memcmp(y + (t * NH * 3 + 2) * HS, x + (t * NH * 3 + 2) * HS, HS * sizeof(real)) == 0,
+              "values are not rotated");
+        CHECK(memcmp(y + t * NH * 3 * HS + ROTATED, x + t * NH * 3 * HS + ROTATED, (HS - ROTATED) * sizeof(real)) == 0,
+              "the rest of a head is not rotated");
     }
     rotary_forward(y, cosine, sine, 1, T, NH, HS, ROTATED, -1);
     compare_reals("rotated back", y, x, T * NH * 3 * HS, 1e-6);
@@ -214,7 +221,8 @@ static void test_whole_differences(void) {
         for (int k = 0; k < model->tensors.count; k++) {
             const Tensor* t = &model->tensors.list[k];
             char* what = format_string("%s: %s", arguments[i], t->name);
-            check_gradient(what, whole_loss, &whole, model->params + t->offset, t->size, model->grads + t->offset, t->size / 23 + 1, 0);
+            check_gradient(what, whole_loss, &whole, model->params + t->offset, t->size, model->grads + t->offset,
+                           t->size / 23 + 1, 0);
             free(what);
         }
     }
@@ -232,7 +240,8 @@ static const Json* need(const Json* object, const char* key) {
 
 static double need_number(const Json* object, const char* key) { return need(object, key)->number; }
 
-static void compare_with_file(const char* path, const TensorTable* table, const real* family, double tolerance, double bias_tolerance) {
+static void compare_with_file(const char* path, const TensorTable* table, const real* family, double tolerance,
+                              double bias_tolerance) {
     SafeFile* file = safetensors_open(path);
     for (int i = 0; i < table->count; i++) {
         const Tensor* t = &table->list[i];
@@ -252,17 +261,21 @@ static void compare_with_file(const char* path, const TensorTable* table, const 
     safetensors_close(file);
 }
 
-static void check_losses(const char* dir, const char* when, const Json* expected, const double* sums, double count, int passes) {
+static void check_losses(const char* dir, const char* when, const Json* expected, const double* sums, double count,
+                         int passes) {
     const Json* each = need(expected, "loss_of_each_pass");
     CHECK(each->count == passes, "%s: %d passes, expected %d", dir, passes, each->count);
     for (int s = 0; s < passes && s < each->count; s++) {
-        CHECK(fabs(sums[s] / count - each->items[s]->number) <= 5e-6, "%s %s: pass %d has %.9g, expected %.9g", dir, when, s, sums[s] / count, each->items[s]->number);
+        CHECK(fabs(sums[s] / count - each->items[s]->number) <= 5e-6, "%s %s: pass %d has %.9g, expected %.9g", dir,
+              when, s, sums[s] / count, each->items[s]->number);
     }
 }
 
-static void validate(Model* model, const char* dir, const char* when, const Json* expected, Shards* val, int batch, int batches, int T) {
+static void validate(Model* model, const char* dir, const char* when, const Json* expected, Shards* val, int batch,
+                     int batches, int T) {
     double sums[16] = {0};
-    int *inputs = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch"), *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
+    int *inputs = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch"),
+        *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
     for (int b = 0; b < batches; b++) {
         for (int r = 0; r < batch; r++) { shards_row(val, (uint64_t)(b * batch + r), inputs + r * T, targets + r * T); }
         model->evaluate(model, inputs, targets, batch, T, sums);
@@ -280,16 +293,19 @@ static void check_fixture(const char* dir) {
     char* config_path = format_string("%s/config.json", dir);
     Json* config = json_read(config_path);
     const Json* o = need(expected, "options");
-    int T = (int)need_number(o, "seq"), batch = (int)need_number(o, "batch"), rows = (int)need_number(o, "total_batch") / T;
+    int T = (int)need_number(o, "seq"), batch = (int)need_number(o, "batch"),
+        rows = (int)need_number(o, "total_batch") / T;
     int steps = (int)need_number(o, "steps"), batches = (int)need_number(o, "val_batches");
     Model* model = make_model("", NULL, config, config_path, batch, T);
     model->allocate(model, 1);
-    weights_read(dir, &model->tensors, (float*)model->params, (int (*)(const void*, const char*))(void (*)(void))model->ignores_tensor, model);
+    weights_read(dir, &model->tensors, (float*)model->params,
+                 (int (*)(const void*, const char*))(void (*)(void))model->ignores_tensor, model);
     real* m = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
     real* v = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
     Shards* train = shards_open(format_string("%s/train.bin", dir), T, model->V);
     Shards* val = shards_open(format_string("%s/val.bin", dir), T, model->V);
-    int *inputs = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch"), *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
+    int *inputs = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch"),
+        *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
 
     validate(model, dir, "before training", need(expected, "val_before"), val, batch, batches, T);
     const Json* training = need(expected, "training");
@@ -304,7 +320,8 @@ static void check_fixture(const char* dir) {
             if (step == 0 && row == 0) {
                 double sums[16] = {0};
                 model->evaluate(model, inputs, targets, batch, T, sums);
-                check_losses(dir, "first micro-batch", need(expected, "first_micro_batch"), sums, (double)(batch * T), model->passes);
+                check_losses(dir, "first micro-batch", need(expected, "first_micro_batch"), sums, (double)(batch * T),
+                             model->passes);
                 char* logits_path = format_string("%s/logits.safetensors", dir);
                 if (access(logits_path, R_OK) == 0) {
                     SafeFile* file = safetensors_open(logits_path);
@@ -320,17 +337,22 @@ static void check_fixture(const char* dir) {
             }
             loss += model->train(model, inputs, targets, batch, T, 1.0 / (rows * T)) / (rows * T);
         }
-        if (step == 0) { compare_with_file(format_string("%s/grads.safetensors", dir), &model->tensors, model->grads, 1e-5, 1e-5); }
+        if (step == 0) {
+            compare_with_file(format_string("%s/grads.safetensors", dir), &model->tensors, model->grads, 1e-5, 1e-5);
+        }
         const Json* line = training->items[step];
         double norm = grad_norm(&model->tensors, model->grads), clip = need_number(o, "clip");
-        double lr = schedule_lr(need_number(o, "lr"), need(o, "schedule")->string, need_number(o, "min_lr_ratio"),
-                                (int64_t)ceil(need_number(o, "warmup_ratio") * steps), step, steps);
-        CHECK(fabs(loss - need_number(line, "loss")) <= 5e-6, "%s step %d: loss %.9g, expected %.9g", dir, step, loss, need_number(line, "loss"));
-        CHECK(fabs(norm / need_number(line, "grad_norm") - 1) <= 2e-6, "%s step %d: norm %.9g, expected %.9g", dir, step, norm, need_number(line, "grad_norm"));
-        CHECK(fabs(lr - need_number(line, "lr")) <= 1e-12, "%s step %d: lr %.12g, expected %.12g", dir, step, lr, need_number(line, "lr"));
+        double lr = schedule_lr(need(o, "schedule")->string, need_number(o, "lr"), need_number(o, "min_lr_ratio"),
+                                schedule_warmup(need_number(o, "warmup_ratio"), steps), steps, step);
+        CHECK(fabs(loss - need_number(line, "loss")) <= 5e-6, "%s step %d: loss %.9g, expected %.9g", dir, step, loss,
+              need_number(line, "loss"));
+        CHECK(fabs(norm / need_number(line, "grad_norm") - 1) <= 2e-6, "%s step %d: norm %.9g, expected %.9g", dir,
+              step, norm, need_number(line, "grad_norm"));
+        CHECK(fabs(lr - need_number(line, "lr")) <= 1e-12, "%s step %d: lr %.12g, expected %.12g", dir, step, lr,
+              need_number(line, "lr"));
         double factor = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
-        adamw_update(&model->tensors, model->params, model->grads, m, v, factor, lr, need_number(o, "beta1"), need_number(o, "beta2"),
-                     need_number(o, "eps"), need_number(o, "weight_decay"), step + 1, 0);
+        adamw_update(&model->tensors, model->params, model->grads, m, v, factor, lr, need_number(o, "beta1"),
+                     need_number(o, "beta2"), need_number(o, "eps"), need_number(o, "weight_decay"), step + 1);
     }
     char* final_path = format_string("%s/final.safetensors", dir);
     if (access(final_path, R_OK) == 0) { compare_with_file(final_path, &model->tensors, model->params, 1e-4, 3e-3); }
@@ -355,7 +377,9 @@ static void test_own_fixtures(void) {
         test_skip("runs in the float build");
         return;
     }
+    set_threads(1);
     int count = check_fixtures("dev/fixtures");
+    set_threads(0);
     CHECK(count >= 4, "%d fixtures in dev/fixtures, expected at least 4", count);
 }
 
@@ -366,7 +390,9 @@ static void test_reference_fixtures(void) {
     }
     const char* shared = getenv("PONDER_SHARED");
     char* folder = format_string("%s/fixtures", shared && *shared ? shared : "../shared");
+    set_threads(1);
     int count = check_fixtures(folder);
+    set_threads(0);
     if (count == 0) {
         test_skip("no fixtures of the reference implementation (set PONDER_SHARED)");
         return;
@@ -401,7 +427,8 @@ static void test_causal(void) {
         model->logits(model, inputs, B, T, 0, after);
         inputs[t] = old;
         CHECK(memcmp(before, after, (size_t)t * V * sizeof(real)) == 0, "token %d reaches an earlier position", t);
-        CHECK(memcmp(before + (size_t)t * V, after + (size_t)t * V, V * sizeof(real)) != 0, "token %d does not reach its own position", t);
+        CHECK(memcmp(before + (size_t)t * V, after + (size_t)t * V, V * sizeof(real)) != 0,
+              "token %d does not reach its own position", t);
         CHECK(memcmp(before + T * V, after + T * V, T * V * sizeof(real)) == 0, "row 0 reaches row 1");
     }
     free(before);
@@ -427,9 +454,11 @@ static void test_initialisation(void) {
         const char* arguments;
         double embed, residual;
         int cut;
-    } cases[] = {{"--layers 3 --width 256 --heads 4 --vocab 300 --ponder 3", sqrt(2.0 / (5 * 256)), sqrt(2.0 / (5 * 256)) / sqrt(2.0 * 3 * 4), 1},
+    } cases[] = {{"--layers 3 --width 256 --heads 4 --vocab 300 --ponder 3", sqrt(2.0 / (5 * 256)),
+                  sqrt(2.0 / (5 * 256)) / sqrt(2.0 * 3 * 4), 1},
                  {"--layers 3 --width 256 --heads 4 --vocab 300 --ponder 0", 0.02, 0.02, 0},
-                 {"--layers 3 --width 256 --heads 4 --vocab 300 --ponder 0 --init ponder", sqrt(2.0 / (5 * 256)), sqrt(2.0 / (5 * 256)) / sqrt(2.0 * 3), 1}};
+                 {"--layers 3 --width 256 --heads 4 --vocab 300 --ponder 0 --init ponder", sqrt(2.0 / (5 * 256)),
+                  sqrt(2.0 / (5 * 256)) / sqrt(2.0 * 3), 1}};
     for (int i = 0; i < 3; i++) {
         Model* model = make_model(cases[i].arguments, "pythia-14m", NULL, NULL, 1, 8);
         model->allocate(model, 0);
@@ -439,7 +468,9 @@ static void test_initialisation(void) {
             const real* x = model->params + t->offset;
             if (t->ndim == 1) {
                 real wanted = strstr(t->name, "norm.weight") ? 1 : 0;
-                for (size_t j = 0; j < t->size; j++) { CHECK(x[j] == wanted, "%s[%zu] = %g", t->name, j, (double)x[j]); }
+                for (size_t j = 0; j < t->size; j++) {
+                    CHECK(x[j] == wanted, "%s[%zu] = %g", t->name, j, (double)x[j]);
+                }
                 continue;
             }
             double sum = 0, squares = 0, largest = 0;
@@ -451,9 +482,11 @@ static void test_initialisation(void) {
             double std = residual ? cases[i].residual : cases[i].embed, n = (double)t->size;
             // A normal cut at 3 sigma keeps 0.9866 of its standard deviation.
             double expected = cases[i].cut ? 0.98658 * std : std;
-            CHECK(fabs(sqrt(squares / n) / expected - 1) < 4 / sqrt(2 * n), "%s: std %g, expected %g", t->name, sqrt(squares / n), expected);
+            CHECK(fabs(sqrt(squares / n) / expected - 1) < 4 / sqrt(2 * n), "%s: std %g, expected %g", t->name,
+                  sqrt(squares / n), expected);
             CHECK(fabs(sum / n) < 4 * std / sqrt(n), "%s: mean %g", t->name, sum / n);
-            CHECK(cases[i].cut ? largest <= 3.0001 * std : largest > 3 * std, "%s: largest %g, std %g", t->name, largest, std);
+            CHECK(cases[i].cut ? largest <= 3.0001 * std : largest > 3 * std, "%s: largest %g, std %g", t->name,
+                  largest, std);
         }
     }
 }
@@ -463,12 +496,13 @@ static void test_presets(void) {
     const struct {
         const char* preset;
         double parameters;
-    } known[] = {{"pythia-14m", 14067712}, {"pythia-31m", 30494720}, {"pythia-70m", 70426624}, {"pythia-160m", 162322944}, {"pythia-410m", 405334016},
-                 {"pythia-1b", 1011781632}, {"pythia-1.4b", 1414647808}, {"pythia-2.8b", 2775208960}, {"pythia-6.9b", 6857302016}};
+    } known[] = {{"pythia-14m", 14067712},    {"pythia-31m", 30494720},    {"pythia-70m", 70426624},
+                 {"pythia-160m", 162322944},  {"pythia-410m", 405334016},  {"pythia-1b", 1011781632},
+                 {"pythia-1.4b", 1414647808}, {"pythia-2.8b", 2775208960}, {"pythia-6.9b", 6857302016}};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         Model* model = make_model("", known[i].preset, NULL, NULL, 1, 16);
-        CHECK((double)tensor_parameters(&model->tensors) == known[i].parameters, "%s has %zu parameters, expected %.0f", known[i].preset,
-              tensor_parameters(&model->tensors), known[i].parameters);
+        CHECK((double)tensor_parameters(&model->tensors) == known[i].parameters, "%s has %zu parameters, expected %.0f",
+              known[i].preset, tensor_parameters(&model->tensors), known[i].parameters);
     }
     // FLOPs per training token of pythia-70m, T = 2048, from the formulas of the plan.
     Model* model = make_model("--ponder 3", "pythia-70m", NULL, NULL, 1, 2048);
@@ -481,8 +515,9 @@ static void test_presets(void) {
 // Configuration files
 
 static char* config_text(const char* key, const char* value, const char* key2, const char* value2) {
-    const char* const good[][2] = {{"model_type", "\"gpt_neox\""}, {"hidden_size", "32"},        {"num_hidden_layers", "2"},
-                                   {"num_attention_heads", "4"},   {"intermediate_size", "64"}, {"vocab_size", "50"}};
+    const char* const good[][2] = {{"model_type", "\"gpt_neox\""}, {"hidden_size", "32"},
+                                   {"num_hidden_layers", "2"},     {"num_attention_heads", "4"},
+                                   {"intermediate_size", "64"},    {"vocab_size", "50"}};
     StringBuilder sb;
     memset(&sb, 0, sizeof sb);
     sb_printf(&sb, "{\"%s\": %s", key, value);
@@ -541,30 +576,37 @@ static void test_rotary_spellings(void) {
     } good[] = {
         {"rotary_pct", "0.5", "rotary_emb_base", "500", 0.5, 500},
         {"partial_rotary_factor", "0.5", "rope_theta", "500", 0.5, 500},
-        {"rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 500, \"partial_rotary_factor\": 0.5}", NULL, NULL, 0.5, 500},
+        {"rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 500, \"partial_rotary_factor\": 0.5}", NULL,
+         NULL, 0.5, 500},
         {"rope_parameters", "null", "rope_scaling", "null", 0.25, 10000},
         {"rotary_pct", "1.0", "partial_rotary_factor", "1", 1, 10000},
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         Model* model = read_config(config_text(good[i].key, good[i].value, good[i].key2, good[i].value2), "");
         const PythiaConfig* c = &((Pythia*)ponder_of(model)->pass.self)->config;
-        CHECK(c->rotary_pct == good[i].pct && c->rotary_base == good[i].base, "%s: %g, %g", good[i].key, c->rotary_pct, c->rotary_base);
+        CHECK(c->rotary_pct == good[i].pct && c->rotary_base == good[i].base, "%s: %g, %g", good[i].key, c->rotary_pct,
+              c->rotary_base);
     }
 }
 
 static void test_precedence(void) {
     Model* model = read_config(config_text("hidden_dropout", "0.0", NULL, NULL), "--layers 3 --vocab 70 --tie 1");
     const PythiaConfig* c = &((Pythia*)ponder_of(model)->pass.self)->config;
-    CHECK(c->L == 3 && c->V == 70 && c->tie == 1 && c->C == 32 && c->FF == 64, "the command line wins over config.json");
+    CHECK(c->L == 3 && c->V == 70 && c->tie == 1 && c->C == 32 && c->FF == 64,
+          "the command line wins over config.json");
     // What is written is read back as the same model.
     char* text = model->config_json(model);
     Model* again = read_config(text, "");
-    CHECK(strcmp(text, again->config_json(again)) == 0, "config.json is not stable:\n%s\n%s", text, again->config_json(again));
-    CHECK(pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.bias") && pythia_ignores_tensor(model, "gpt_neox.layers.11.attention.masked_bias") &&
-              pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.rotary_emb.inv_freq") && pythia_ignores_tensor(model, "adapter.weight") &&
-              pythia_ignores_tensor(model, "embed_out.weight"),
+    CHECK(strcmp(text, again->config_json(again)) == 0, "config.json is not stable:\n%s\n%s", text,
+          again->config_json(again));
+    CHECK(pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.bias") &&
+              pythia_ignores_tensor(model, "gpt_neox.layers.11.attention.masked_bias") &&
+              pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.rotary_emb.inv_freq") &&
+              pythia_ignores_tensor(model, "adapter.weight") && pythia_ignores_tensor(model, "embed_out.weight"),
           "buffers of old checkpoints, the reference's adapter, a tied model's head");
-    CHECK(!pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.dense.bias") && !pythia_ignores_tensor(model, "gpt_neox.adapter"), "real tensors");
+    CHECK(!pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.dense.bias") &&
+              !pythia_ignores_tensor(model, "gpt_neox.adapter"),
+          "real tensors");
 }
 
 int MAIN(int argc, char** argv);

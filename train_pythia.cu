@@ -41,26 +41,31 @@ typedef struct {
 } PythiaPreset;
 
 static const PythiaPreset pythia_presets[] = {
-    {"pythia-14m", 6, 128, 4, 512, 50304},      {"pythia-31m", 6, 256, 8, 1024, 50304},
-    {"pythia-70m", 6, 512, 8, 2048, 50304},     {"pythia-160m", 12, 768, 12, 3072, 50304},
-    {"pythia-410m", 24, 1024, 16, 4096, 50304}, {"pythia-1b", 16, 2048, 8, 8192, 50304},
-    {"pythia-1.4b", 24, 2048, 16, 8192, 50304}, {"pythia-2.8b", 32, 2560, 32, 10240, 50304},
+    {"pythia-14m", 6, 128, 4, 512, 50304},       {"pythia-31m", 6, 256, 8, 1024, 50304},
+    {"pythia-70m", 6, 512, 8, 2048, 50304},      {"pythia-160m", 12, 768, 12, 3072, 50304},
+    {"pythia-410m", 24, 1024, 16, 4096, 50304},  {"pythia-1b", 16, 2048, 8, 8192, 50304},
+    {"pythia-1.4b", 24, 2048, 16, 8192, 50304},  {"pythia-2.8b", 32, 2560, 32, 10240, 50304},
     {"pythia-6.9b", 32, 4096, 32, 16384, 50432},
 };
 enum { PYTHIA_PRESETS = sizeof pythia_presets / sizeof pythia_presets[0] };
 
-static const char* const pythia_preset_names[] = {"pythia-14m",  "pythia-31m", "pythia-70m",  "pythia-160m", "pythia-410m",
-                                                  "pythia-1b",   "pythia-1.4b", "pythia-2.8b", "pythia-6.9b", NULL};
+static const char* const pythia_preset_names[] = {"pythia-14m",  "pythia-31m", "pythia-70m",  "pythia-160m",
+                                                  "pythia-410m", "pythia-1b",  "pythia-1.4b", "pythia-2.8b",
+                                                  "pythia-6.9b", NULL};
 
 static void pythia_add_options(OptionTable* options) {
     static const Option rows[] = {
-        {"model", "tie", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED, "1: the head is the input embedding table [default: 0, or the configuration's]"},
+        {"model", "tie", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED,
+         "1: the head is the input embedding table [default: 0, or the configuration's]"},
         {"model", "vocab", OPTION_INT, "", "N", 1, 1 << 24, RESUME_FIXED, "vocabulary size [default: the preset's]"},
         {"model", "layers", OPTION_INT, "", "N", 1, 1000, RESUME_FIXED, "layers [default: the preset's]"},
-        {"model", "width", OPTION_INT, "", "N", 1, 1 << 20, RESUME_FIXED, "width C of the residual stream [default: the preset's]"},
+        {"model", "width", OPTION_INT, "", "N", 1, 1 << 20, RESUME_FIXED,
+         "width C of the residual stream [default: the preset's]"},
         {"model", "heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED, "attention heads [default: the preset's]"},
-        {"model", "kv-heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED, "key/value heads; Pythia has as many as heads"},
-        {"model", "ff", OPTION_INT, "", "N", 1, 1 << 22, RESUME_FIXED, "inner width of the MLP [default: the preset's; 4 x width with --width]"},
+        {"model", "kv-heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED,
+         "key/value heads; Pythia has as many as heads"},
+        {"model", "ff", OPTION_INT, "", "N", 1, 1 << 22, RESUME_FIXED,
+         "inner width of the MLP [default: the preset's; 4 x width with --width]"},
     };
     options_add(options, rows, (int)(sizeof rows / sizeof rows[0]));
     ponder_add_options(options);
@@ -75,7 +80,8 @@ static int pythia_size(const Json* config, const char* key, int64_t fallback, in
 
 // Rotary settings are spelt three ways: rotary_pct and rotary_emb_base; partial_rotary_factor and
 // rope_theta; or both of the latter inside rope_parameters. Where several are given they must agree.
-static double pythia_rotary(const Json* config, const char* old_key, const char* new_key, double fallback, const char* path) {
+static double pythia_rotary(const Json* config, const char* old_key, const char* new_key, double fallback,
+                            const char* path) {
     const Json* nested = json_get(config, "rope_parameters");
     double found = NAN;
     const char* from = NULL;
@@ -88,7 +94,8 @@ static double pythia_rotary(const Json* config, const char* old_key, const char*
         double value = json_get_number(places[i].object, places[i].key, NAN, path);
         if (value != value) { continue; }
         if (from && value != found) {
-            die("%s: %s is %g but %s is %g: both say how rotary positions work, expected the same", path, from, found, places[i].key, value);
+            die("%s: %s is %g but %s is %g: both say how rotary positions work, expected the same", path, from, found,
+                places[i].key, value);
         }
         found = value;
         from = places[i].key;
@@ -114,9 +121,11 @@ static void pythia_refuse(const Json* config, const char* path) {
         const Json* scaling = json_get(config, scalings[i]);
         if (!scaling || scaling->type == JSON_NULL) { continue; }
         if (scaling->type != JSON_OBJECT) { die("%s: %s is not an object", path, scalings[i]); }
-        const char* kind = json_get_string(scaling, "rope_type", json_get_string(scaling, "type", "default", path), path);
+        const char* kind =
+            json_get_string(scaling, "rope_type", json_get_string(scaling, "type", "default", path), path);
         if (strcmp(kind, "default") != 0) {
-            die("%s: %s asks for \"%s\" rotary positions; only the unscaled (default) ones are supported", path, scalings[i], kind);
+            die("%s: %s asks for \"%s\" rotary positions; only the unscaled (default) ones are supported", path,
+                scalings[i], kind);
         }
     }
     const char* const dropouts[] = {"attention_dropout", "hidden_dropout"};
@@ -127,8 +136,18 @@ static void pythia_refuse(const Json* config, const char* path) {
 }
 
 // Command line, then config.json, then preset; dies in words on shapes that do not fit.
-static PythiaConfig pythia_config(const OptionTable* options, const char* preset, const Json* config, const char* path, int T) {
-    PythiaConfig c = {.L = 0, .C = 0, .NH = 0, .FF = 0, .V = 0, .rotary_pct = 0.25, .rotary_base = 10000, .eps = 1e-5, .tie = 0, .max_positions = T};
+static PythiaConfig pythia_config(const OptionTable* options, const char* preset, const Json* config, const char* path,
+                                  int T) {
+    PythiaConfig c = {.L = 0,
+                      .C = 0,
+                      .NH = 0,
+                      .FF = 0,
+                      .V = 0,
+                      .rotary_pct = 0.25,
+                      .rotary_base = 10000,
+                      .eps = 1e-5,
+                      .tie = 0,
+                      .max_positions = T};
     if (config) {
         pythia_refuse(config, path);
         c.L = pythia_size(config, "num_hidden_layers", 44, 1000, path);
@@ -149,7 +168,9 @@ static PythiaConfig pythia_config(const OptionTable* options, const char* preset
         }
         path = preset;
     }
-    if (options_given(options, "width") && !options_set(options, "ff")) { c.FF = 4 * (int)options_int(options, "width"); }
+    if (options_given(options, "width") && !options_set(options, "ff")) {
+        c.FF = 4 * (int)options_int(options, "width");
+    }
     if (options_set(options, "layers")) { c.L = (int)options_int(options, "layers"); }
     if (options_set(options, "width")) { c.C = (int)options_int(options, "width"); }
     if (options_set(options, "heads")) { c.NH = (int)options_int(options, "heads"); }
@@ -159,14 +180,20 @@ static PythiaConfig pythia_config(const OptionTable* options, const char* preset
 
     if (c.C % c.NH != 0) { die("%s: width %d is not a multiple of heads %d", path, c.C, c.NH); }
     if (options_set(options, "kv-heads") && options_int(options, "kv-heads") != c.NH) {
-        die("--kv-heads is %lld, but Pythia has a key/value head for each of its %d heads", (long long)options_int(options, "kv-heads"), c.NH);
+        die("--kv-heads is %lld, but Pythia has a key/value head for each of its %d heads",
+            (long long)options_int(options, "kv-heads"), c.NH);
     }
-    if (!(c.rotary_pct > 0 && c.rotary_pct <= 1)) { die("%s: the rotated share of a head is %g, expected more than 0, at most 1", path, c.rotary_pct); }
-    if (!(c.rotary_base > 1 && c.rotary_base < 1e12)) { die("%s: the rotary base is %g, expected more than 1", path, c.rotary_base); }
+    if (!(c.rotary_pct > 0 && c.rotary_pct <= 1)) {
+        die("%s: the rotated share of a head is %g, expected more than 0, at most 1", path, c.rotary_pct);
+    }
+    if (!(c.rotary_base > 1 && c.rotary_base < 1e12)) {
+        die("%s: the rotary base is %g, expected more than 1", path, c.rotary_base);
+    }
     if (!(c.eps > 0 && c.eps < 1)) { die("%s: layer_norm_eps is %g, expected between 0 and 1", path, c.eps); }
     int rotated = (int)(c.C / c.NH * c.rotary_pct);
     if (rotated < 2 || rotated % 2 != 0) {
-        die("%s: %g of a head of %d is %d rotated numbers, expected an even number above 0", path, c.rotary_pct, c.C / c.NH, rotated);
+        die("%s: %g of a head of %d is %d rotated numbers, expected an even number above 0", path, c.rotary_pct,
+            c.C / c.NH, rotated);
     }
     return c;
 }
@@ -176,11 +203,11 @@ static PythiaConfig pythia_config(const OptionTable* options, const char* preset
 
 // Rows of one layer in the tensor table.
 typedef struct {
-    int ln1w, ln1b;      // (C)
-    int ln2w, ln2b;      // (C)
-    int qkvw, qkvb;      // (3C,C), (3C): per head q, k, v
-    int projw, projb;    // (C,C), (C)
-    int fcw, fcb;        // (FF,C), (FF)
+    int ln1w, ln1b;        // (C)
+    int ln2w, ln2b;        // (C)
+    int qkvw, qkvb;        // (3C,C), (3C): per head q, k, v
+    int projw, projb;      // (C,C), (C)
+    int fcw, fcb;          // (FF,C), (FF)
     int fcprojw, fcprojb;  // (C,FF), (C)
 } PythiaLayer;
 
@@ -192,9 +219,9 @@ typedef struct {
     int embed, head;     // (V,C)
     TensorTable tensors;
     // [3]
-    int slots;           // passes whose activations are kept
-    size_t N;            // B*T
-    real* kept;          // (slots, L, kept numbers of a layer) and (slots, 2N) of the final norm
+    int slots;   // passes whose activations are kept
+    size_t N;    // B*T
+    real* kept;  // (slots, L, kept numbers of a layer) and (slots, 2N) of the final norm
     real* scratch;
     real *cosine, *sine;  // (T, rotated/2)
 } Pythia;
@@ -296,7 +323,8 @@ static size_t pythia_scratch(PythiaScratch* w, real* base, const PythiaConfig* c
 // Numbers that one pass keeps: its layers, and mean and rstd of the final norm.
 static size_t pythia_pass_size(const Pythia* m) {
     PythiaKept k;
-    return (size_t)m->config.L * pythia_kept(&k, NULL, &m->config, m->N) + 2 * round_up(m->N, ALIGNMENT / sizeof(float));
+    return (size_t)m->config.L * pythia_kept(&k, NULL, &m->config, m->N) +
+           2 * round_up(m->N, ALIGNMENT / sizeof(float));
 }
 
 // Activations of layer l in a slot. Slot -1 keeps nothing: every layer then uses the same memory,
@@ -327,7 +355,8 @@ static void pythia_allocate(void* self, int slots) {
     PythiaKept k;
     PythiaScratch w;
     size_t one = pythia_kept(&k, NULL, &m->config, m->N) + 2 * round_up(m->N, ALIGNMENT / sizeof(float));
-    m->kept = (real*)xalloc(slots ? mul_size((size_t)slots, pythia_pass_size(m), "activations") : one, sizeof(real), "activations");
+    m->kept = (real*)xalloc(slots ? mul_size((size_t)slots, pythia_pass_size(m), "activations") : one, sizeof(real),
+                            "activations");
     m->scratch = (real*)xalloc(pythia_scratch(&w, NULL, &m->config, m->N, slots > 0), sizeof(real), "a layer at work");
     int rotated = (int)(m->config.C / m->config.NH * m->config.rotary_pct);
     m->cosine = (real*)xalloc((size_t)m->T * (size_t)rotated, sizeof(real), "rotary tables");
@@ -341,7 +370,7 @@ static void pythia_allocate(void* self, int slots) {
 // mean (N) and rstd (N) = 1/sqrt(variance + eps) of the rows of inp (N,C); Ba et al., arXiv 1607.06450.
 // twin: layernorm
 static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t N, size_t C, real eps) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
         real m = row_sum(x, C) / (real)C;
@@ -352,9 +381,9 @@ static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t
 }
 
 // out (N,C) = (inp - mean) * rstd * weight + bias
-static void layernorm_forward(real* out, const real* inp, const real* weight, const real* bias, const real* mean, const real* rstd,
-                              size_t N, size_t C) {
-#pragma omp parallel for schedule(static)
+static void layernorm_forward(real* out, const real* inp, const real* weight, const real* bias, const real* mean,
+                              const real* rstd, size_t N, size_t C) {
+#pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
         real* y = out + n * C;
@@ -366,10 +395,10 @@ static void layernorm_forward(real* out, const real* inp, const real* weight, co
 //   dbias (C) += sum over rows of dout;  dweight (C) += sum over rows of dout * x^
 //   dx^ = dout * weight;  dinp (N,C) += rstd * (dx^ - mean(dx^) - x^ * mean(dx^ * x^))
 // Threads share columns for the weights, rows for the input: each sum stays in one hand.
-static void layernorm_backward(real* dinp, real* dweight, real* dbias, const real* dout, const real* inp, const real* weight,
-                               const real* mean, const real* rstd, size_t N, size_t C) {
+static void layernorm_backward(real* dinp, real* dweight, real* dbias, const real* dout, const real* inp,
+                               const real* weight, const real* mean, const real* rstd, size_t N, size_t C) {
     const size_t columns = 64;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t first = 0; first < C; first += columns) {
         size_t last = min_size(first + columns, C);
         for (size_t n = 0; n < N; n++) {
@@ -380,7 +409,7 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
             }
         }
     }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
         const real* dy = dout + n * C;
@@ -405,7 +434,8 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
 // end twin
 
 // out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a projection into the residual stream.
-static void residual_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N, size_t IC, size_t OC) {
+static void residual_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N, size_t IC,
+                             size_t OC) {
     gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 1, out, OC, bias);
 }
 
@@ -428,9 +458,10 @@ static void rotary_tables(real* cosine, real* sine, int T, int rotated, double b
 // Rotates q and k inside qkv (B,T, NH, 3, HS), in place, by their positions: the first `rotated`
 // numbers of a head are pairs (i, i + rotated/2). direction +1: forward; -1: backward, since the
 // gradient of a rotation is the rotation back.
-static void rotary_forward(real* qkv, const real* cosine, const real* sine, size_t B, size_t T, size_t NH, size_t HS, size_t rotated, real direction) {
+static void rotary_forward(real* qkv, const real* cosine, const real* sine, size_t B, size_t T, size_t NH, size_t HS,
+                           size_t rotated, real direction) {
     size_t half = rotated / 2;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (B * T * NH * HS > SERIAL)
     for (size_t n = 0; n < B * T; n++) {
         const real* c = cosine + n % T * half;
         const real* s = sine + n % T * half;
@@ -449,7 +480,7 @@ static void rotary_forward(real* qkv, const real* cosine, const real* sine, size
 
 // out = x * Phi(x), Phi the normal distribution function; Hendrycks & Gimpel, arXiv 1606.08415.
 static void gelu_forward(real* out, const real* inp, size_t n) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > SERIAL)
     for (size_t i = 0; i < n; i++) {
         real x = inp[i];
         out[i] = x * ((real)0.5 * (1 + real_erf(x * (real)0.70710678118654752440)));
@@ -458,7 +489,7 @@ static void gelu_forward(real* out, const real* inp, size_t n) {
 
 // dinp = dout * (Phi(x) + x * phi(x)); dinp may be dout.
 static void gelu_backward(real* dinp, const real* dout, const real* inp, size_t n) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > SERIAL)
     for (size_t i = 0; i < n; i++) {
         real x = inp[i];
         real cdf = (real)0.5 * (1 + real_erf(x * (real)0.70710678118654752440));
@@ -492,11 +523,14 @@ static void pythia_forward(void* self, const real* params, real* h, const real* 
         layernorm_forward(w.ln, x, params + t[y->ln1w].offset, params + t[y->ln1b].offset, k.mean, k.rstd, N, C);
         matmul_forward(k.qkv, w.ln, params + t[y->qkvw].offset, params + t[y->qkvb].offset, N, C, 3 * C);
         rotary_forward(k.qkv, m->cosine, m->sine, (size_t)B, (size_t)T, NH, HS, rotated, 1);
-        attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
+        attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C,
+                          3 * HS, 3 * HS);
         layernorm_forward(w.ln, x, params + t[y->ln2w].offset, params + t[y->ln2b].offset, k.mean, k.rstd, N, C);
         matmul_forward(k.fc, w.ln, params + t[y->fcw].offset, params + t[y->fcb].offset, N, C, FF);
         gelu_forward(w.act, k.fc, N * FF);
-        if (k.next != x) { memcpy(k.next, x, N * C * sizeof(real)); }  // equal from the second layer on when nothing is kept
+        if (k.next != x) {
+            memcpy(k.next, x, N * C * sizeof(real));
+        }  // equal from the second layer on when nothing is kept
         residual_forward(k.next, k.att, params + t[y->projw].offset, params + t[y->projb].offset, N, C, C);
         residual_forward(k.next, w.act, params + t[y->fcprojw].offset, params + t[y->fcprojb].offset, N, FF, C);
         x = k.next;
@@ -512,7 +546,8 @@ static void pythia_forward(void* self, const real* params, real* h, const real* 
 // Every `grads` sums over passes and micro-batches.
 //   dact = dx Wfcproj;  dfc = dact * GELU'(fc);  dln2 = dfc Wfc;  dx += LN2 backward
 //   datt = dx Wproj;    dqkv = attention backward, rotated back;  dln1 = dqkv Wqkv;  dx += LN1 backward
-static void pythia_backward(void* self, const real* params, real* grads, real* de, const real* dh, const real* e, int slot, int B, int T) {
+static void pythia_backward(void* self, const real* params, real* grads, real* de, const real* dh, const real* e,
+                            int slot, int B, int T) {
     const Pythia* m = (const Pythia*)self;
     const PythiaConfig* c = &m->config;
     const Tensor* t = m->tensors.list;
@@ -524,9 +559,11 @@ static void pythia_backward(void* self, const real* params, real* grads, real* d
     real* rstd = mean + round_up(m->N, ALIGNMENT / sizeof(float));
     // dx must start from the final norm alone: de already holds the gradient that reaches e past
     // this pass, and that one must not go through the layers.
-    real* dx = pythia_layer_kept(m, slot, c->L - 1).next;  // the last x; overwritten once the final norm is done with it
+    real* dx =
+        pythia_layer_kept(m, slot, c->L - 1).next;  // the last x; overwritten once the final norm is done with it
     memset(w.dln, 0, N * C * sizeof(real));
-    layernorm_backward(w.dln, grads + t[m->lnfw].offset, grads + t[m->lnfb].offset, dh, dx, params + t[m->lnfw].offset, mean, rstd, N, C);
+    layernorm_backward(w.dln, grads + t[m->lnfw].offset, grads + t[m->lnfb].offset, dh, dx, params + t[m->lnfw].offset,
+                       mean, rstd, N, C);
     memcpy(dx, w.dln, N * C * sizeof(real));
     for (int l = c->L - 1; l >= 0; l--) {
         const PythiaLayer* y = &m->layer[l];
@@ -543,19 +580,21 @@ static void pythia_backward(void* self, const real* params, real* grads, real* d
 
         matmul_backward_input(w.datt, dx, params + t[y->projw].offset, N, C, C, 0);
         matmul_backward_weight(grads + t[y->projw].offset, grads + t[y->projb].offset, dx, k.att, N, C, C);
-        attention_backward(w.dqkv, w.dqkv + HS, w.dqkv + 2 * HS, w.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS, k.att, k.lse, B, T, (int)NH, (int)NH,
-                           (int)HS, 3 * C, 3 * HS, 3 * HS);
+        attention_backward(w.dqkv, w.dqkv + HS, w.dqkv + 2 * HS, w.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS, k.att,
+                           k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
         rotary_forward(w.dqkv, m->cosine, m->sine, (size_t)B, (size_t)T, NH, HS, rotated, -1);
         layernorm_forward(w.ln, x, params + t[y->ln1w].offset, params + t[y->ln1b].offset, k.mean, k.rstd, N, C);
         matmul_backward_weight(grads + t[y->qkvw].offset, grads + t[y->qkvb].offset, w.dqkv, w.ln, N, C, 3 * C);
 
         // dx grows only now: both branches started from its old value.
         matmul_backward_input(w.dln, dfc, params + t[y->fcw].offset, N, C, FF, 0);
-        layernorm_backward(dx, grads + t[y->ln2w].offset, grads + t[y->ln2b].offset, w.dln, x, params + t[y->ln2w].offset, k.mean, k.rstd, N, C);
+        layernorm_backward(dx, grads + t[y->ln2w].offset, grads + t[y->ln2b].offset, w.dln, x,
+                           params + t[y->ln2w].offset, k.mean, k.rstd, N, C);
         matmul_backward_input(w.dln, w.dqkv, params + t[y->qkvw].offset, N, C, 3 * C, 0);
-        layernorm_backward(dx, grads + t[y->ln1w].offset, grads + t[y->ln1b].offset, w.dln, x, params + t[y->ln1w].offset, k.mean, k.rstd, N, C);
+        layernorm_backward(dx, grads + t[y->ln1w].offset, grads + t[y->ln1b].offset, w.dln, x,
+                           params + t[y->ln1w].offset, k.mean, k.rstd, N, C);
     }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t i = 0; i < N * C; i++) { de[i] += dx[i]; }
 }
 
@@ -575,10 +614,13 @@ static char* pythia_first_nonfinite(void* self, int slot, int B, int T) {
 
 static void pythia_config_keys(void* self, StringBuilder* sb) {
     const PythiaConfig* c = &((const Pythia*)self)->config;
-    sb_printf(sb, ",\n  \"attention_bias\": true,\n  \"attention_dropout\": 0.0,\n  \"hidden_act\": \"gelu\",\n  \"hidden_dropout\": 0.0");
-    sb_printf(sb, ",\n  \"hidden_size\": %d,\n  \"intermediate_size\": %d,\n  \"layer_norm_eps\": %.17g", c->C, c->FF, c->eps);
+    sb_printf(sb, ",\n  \"attention_bias\": true,\n  \"attention_dropout\": 0.0,\n  \"hidden_act\": \"gelu\",\n  "
+                  "\"hidden_dropout\": 0.0");
+    sb_printf(sb, ",\n  \"hidden_size\": %d,\n  \"intermediate_size\": %d,\n  \"layer_norm_eps\": %.17g", c->C, c->FF,
+              c->eps);
     sb_printf(sb, ",\n  \"max_position_embeddings\": %d,\n  \"num_attention_heads\": %d", c->max_positions, c->NH);
-    sb_printf(sb, ",\n  \"num_hidden_layers\": %d,\n  \"rotary_emb_base\": %.17g,\n  \"rotary_pct\": %.17g", c->L, c->rotary_base, c->rotary_pct);
+    sb_printf(sb, ",\n  \"num_hidden_layers\": %d,\n  \"rotary_emb_base\": %.17g,\n  \"rotary_pct\": %.17g", c->L,
+              c->rotary_base, c->rotary_pct);
     sb_printf(sb, ",\n  \"partial_rotary_factor\": %.17g,\n  \"rope_theta\": %.17g", c->rotary_pct, c->rotary_base);
     sb_printf(sb, ",\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"float32\"", c->tie ? "true" : "false");
     sb_printf(sb, ",\n  \"use_parallel_residual\": true,\n  \"vocab_size\": %d", c->V);
@@ -587,7 +629,8 @@ static void pythia_config_keys(void* self, StringBuilder* sb) {
 // ------------------------------------------------------------------------------------------------
 // [8] main
 
-static Model* pythia_create(const OptionTable* options, const char* preset, const Json* config, const char* path, int B, int T) {
+static Model* pythia_create(const OptionTable* options, const char* preset, const Json* config, const char* path, int B,
+                            int T) {
     Pythia* m = (Pythia*)xalloc(1, sizeof(Pythia), "the model");
     m->config = pythia_config(options, preset, config, path, T);
     m->B = B;
@@ -617,7 +660,8 @@ static Model* pythia_create(const OptionTable* options, const char* preset, cons
     return model;
 }
 
-static const ModelClass pythia_class = {"train_pythia", "pythia-70m", pythia_preset_names, pythia_add_options, pythia_create};
+static const ModelClass pythia_class = {"train_pythia", "pythia-70m", pythia_preset_names, pythia_add_options,
+                                        pythia_create};
 
 #ifndef TESTING
 #include "common/train.h"

@@ -46,7 +46,7 @@ static inline double grad_norm(const TensorTable* table, const real* grads) {
         room = blocks;
     }
     double* out = sums;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (table->total > SERIAL)
     for (size_t i = 0; i < blocks; i++) {
         size_t begin = i * ADAMW_BLOCK;
         out[i] = sum_of_squares(grads + begin, min_size(ADAMW_BLOCK, table->total - begin));
@@ -108,7 +108,7 @@ static inline void adamw_update(const TensorTable* table, real* params, const re
     step.keep = 1;
     real keep = (real)(1 - lr * weight_decay);
     size_t blocks = (table->total + ADAMW_BLOCK - 1) / ADAMW_BLOCK;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (table->total > SERIAL)
     for (size_t block = 0; block < blocks; block++) {
         size_t begin = block * ADAMW_BLOCK, end = min_size(begin + ADAMW_BLOCK, table->total);
         int low = 0, high = table->count;  // the last tensor that starts at or before `begin`

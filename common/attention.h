@@ -524,7 +524,7 @@ static inline void attention_forward_tiled(float* out, float* lse, const float* 
     int jobs = B * NH * blocks;
     size_t out_row = (size_t)NH * HS;
     // Neighbouring jobs are blocks of one head, which share its keys in the cache.
-#pragma omp parallel for schedule(dynamic, 4)
+#pragma omp parallel for schedule(dynamic, 4) if ((size_t)B * NH * T * HS > SERIAL)
     for (int job = 0; job < jobs; job++) {
         int b = job / blocks / NH, h = job / blocks % NH, i0 = job % blocks * ATTENTION_QT;
         size_t start = (size_t)b * T, kv = start * row + (size_t)(h / (NH / NKV)) * kv_head;
@@ -540,7 +540,7 @@ static inline void attention_backward_tiled(const AttentionBackward* p, int B) {
     int T = p->T, NH = p->NH, NKV = p->NKV, group = NH / NKV;
     int key_blocks = (T + ATTENTION_KT - 1) / ATTENTION_KT, query_blocks = (T + ATTENTION_QT - 1) / ATTENTION_QT;
     if (B * NKV >= thread_count() || key_blocks == 1) {
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) if ((size_t)B * NH * T * p->HS > SERIAL)
         for (int job = 0; job < B * NKV; job++) {
             int b = job / NKV, kvh = job % NKV;
             attention_backward_zero(p, b, kvh, 0, T);

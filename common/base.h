@@ -26,6 +26,9 @@
 #endif
 typedef REAL real;
 
+// A loop with fewer steps than this stays on one thread: waking the others costs more.
+enum { SERIAL = 20000 };
+
 #define ALIGNMENT 64  // bytes: one cache line, one AVX-512 register
 
 // A small file that a checkpoint carries beside the tensors (config.json, tokenizer.json, ...).

@@ -30,12 +30,15 @@ static int usable_builds(Build* builds) {
 #endif
 #ifdef HAVE_avx512
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq")) {
         builds[n].name = "avx512", builds[n++].run = main_avx512;
     }
 #endif
 #ifdef HAVE_avx2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) { builds[n].name = "avx2", builds[n++].run = main_avx2; }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        builds[n].name = "avx2", builds[n++].run = main_avx2;
+    }
 #endif
 #ifdef HAVE_portable
     builds[n].name = "portable", builds[n++].run = main_portable;

@@ -299,8 +299,9 @@ static inline void two_sum_d(double a, double b, double* hi, double* lo) {
     *hi = s;
 }
 
-// x^y for finite x > 0, NaN for any other x. Error 1.33 ulp. The logarithm is needed to about 65 bits, because y multiplies its error:
-// s = f / (2 + f) and s^3 are carried as pairs hi + lo, the rest of the series as one number.
+// x^y for finite x > 0, NaN for any other x. Error 1.33 ulp. The logarithm is needed to about 65 bits,
+// because y multiplies its error: s = f / (2 + f) and s^3 are carried as pairs hi + lo, the rest of the
+// series as one number.
 static inline double pow_d(double x, double y) {
     double n, f;
     log_split_d(x, &n, &f);

@@ -162,14 +162,14 @@ __attribute__((always_inline)) static inline void matmul_tile(int rows, int vect
 // One function for each height of a tile and 1 or 2 vectors of width, and a table of them.
 typedef void MatmulTile(size_t kc, const float* a, const float* b, float* c, size_t ldc, size_t columns,
                         const MatmulStore* store);
-#define MATMUL_DEFINE_TILE(rows)                                                                            \
-    static void matmul_tile_##rows##_1(size_t kc, const float* a, const float* b, float* c, size_t ldc,     \
-                                       size_t columns, const MatmulStore* store) {                          \
-        matmul_tile(rows, 1, kc, a, b, c, ldc, columns, *store);                                            \
-    }                                                                                                       \
-    static void matmul_tile_##rows##_2(size_t kc, const float* a, const float* b, float* c, size_t ldc,     \
-                                       size_t columns, const MatmulStore* store) {                          \
-        matmul_tile(rows, 2, kc, a, b, c, ldc, columns, *store);                                            \
+#define MATMUL_DEFINE_TILE(rows)                                                                        \
+    static void matmul_tile_##rows##_1(size_t kc, const float* a, const float* b, float* c, size_t ldc, \
+                                       size_t columns, const MatmulStore* store) {                      \
+        matmul_tile(rows, 1, kc, a, b, c, ldc, columns, *store);                                        \
+    }                                                                                                   \
+    static void matmul_tile_##rows##_2(size_t kc, const float* a, const float* b, float* c, size_t ldc, \
+                                       size_t columns, const MatmulStore* store) {                      \
+        matmul_tile(rows, 2, kc, a, b, c, ldc, columns, *store);                                        \
     }
 MATMUL_ROWS(MATMUL_DEFINE_TILE)
 #define MATMUL_LIST_TILE(rows) {matmul_tile_##rows##_1, matmul_tile_##rows##_2},
@@ -269,7 +269,7 @@ static inline char* matmul_workspace(size_t bytes) {
 // have lost its processor to another program, so after a while this one lends it its own.
 static inline void matmul_wait(const uint32_t* count, uint32_t value) {
     for (int spins = 0; __atomic_load_n(count, __ATOMIC_ACQUIRE) != value; spins++) {
-        if (spins > 1000) { sched_yield(); }
+        if (spins > 200) { sched_yield(); }
     }
 }
 static inline void matmul_done(uint32_t* count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
@@ -362,7 +362,8 @@ static inline void matmul_compute_task(const MatmulJob* job, const MatmulStep* s
         for (size_t i = ti; i < ti_end; i += MR) {
             size_t rows = min_size(MR, s->m - i);
             matmul_tiles[rows - 1][columns > VL](s->kc, s->a + i / MR * AP * KC, s->b + j * KC,
-                                                 job->C + (s->i0 + i) * job->ldc + s->j0 + j, job->ldc, columns, &store);
+                                                 job->C + (s->i0 + i) * job->ldc + s->j0 + j, job->ldc, columns,
+                                                 &store);
         }
     }
 }
@@ -470,8 +471,8 @@ static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, re
 }
 
 // out (N,OC) = inp (N,IC) weight (OC,IC)^T + bias (OC); bias may be NULL.
-static inline void matmul_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N,
-                                  size_t IC, size_t OC) {
+static inline void matmul_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N, size_t IC,
+                                  size_t OC) {
     gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 0, out, OC, bias);
 }
 

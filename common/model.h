@@ -76,7 +76,8 @@ typedef struct {
     // Makes a model without allocating its memory. Exactly one of preset and config is not NULL.
     // Options given on the command line override config and preset. B rows of T positions.
     // Dies, in words, on shapes that do not fit.
-    Model* (*create)(const OptionTable* options, const char* preset, const Json* config, const char* config_path, int B, int T);
+    Model* (*create)(const OptionTable* options, const char* preset, const Json* config, const char* config_path, int B,
+                     int T);
 } ModelClass;
 
 #endif

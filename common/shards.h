@@ -48,11 +48,11 @@ typedef struct {
     Shard* list;  // (files), sorted by path
     int files;
     int T, V;
-    uint64_t tokens;       // in all shards
-    uint64_t rows;         // whole rows in all shards
-    uint64_t tail_tokens;  // tokens that are in no row
-    uint64_t hash;         // tells this list of shards from others, see shards_hash
-    unsigned char* buffer;  // (T+1) tokens as they lie in a file
+    uint64_t tokens;            // in all shards
+    uint64_t rows;              // whole rows in all shards
+    uint64_t tail_tokens;       // tokens that are in no row
+    uint64_t hash;              // tells this list of shards from others, see shards_hash
+    unsigned char* buffer;      // (T+1) tokens as they lie in a file
     int open[SHARDS_MAX_OPEN];  // indices of open files, -1: free
     int next_open;              // the slot that the next file takes
 } Shards;
@@ -64,7 +64,8 @@ static inline uint32_t shard_u32(const unsigned char* p) {
 // Writes the header of a shard of `tokens` tokens of 2 or 4 bytes into out (SHARD_HEADER_BYTES).
 static inline void shard_header(unsigned char* out, int width, uint32_t tokens) {
     memset(out, 0, SHARD_HEADER_BYTES);
-    uint32_t numbers[3] = {width == 2 ? (uint32_t)SHARD_MAGIC_16 : (uint32_t)SHARD_MAGIC_32, width == 2 ? 1u : 7u, tokens};
+    uint32_t numbers[3] = {width == 2 ? (uint32_t)SHARD_MAGIC_16 : (uint32_t)SHARD_MAGIC_32, width == 2 ? 1u : 7u,
+                           tokens};
     for (int i = 0; i < 3; i++) {
         for (int b = 0; b < 4; b++) { out[4 * i + b] = (unsigned char)(numbers[i] >> 8 * b); }
     }
@@ -82,7 +83,10 @@ static inline void shard_read(const Shard* shard, int fd, void* out, size_t n, u
     while (done < n) {
         ssize_t got = pread(fd, (char*)out + done, n - done, (off_t)(offset + done));
         if (got < 0 && errno == EINTR) { continue; }
-        if (got < 0) { die("%s: could not be read at byte %llu: %s", shard->path, (unsigned long long)(offset + done), strerror(errno)); }
+        if (got < 0) {
+            die("%s: could not be read at byte %llu: %s", shard->path, (unsigned long long)(offset + done),
+                strerror(errno));
+        }
         if (got == 0) {
             struct stat info;
             uint64_t bytes = fstat(fd, &info) == 0 ? (uint64_t)info.st_size : offset + done;
@@ -106,7 +110,9 @@ static inline int shard_check(Shard* shard) {
     int fd = shard_open_file(path);
     struct stat info;
     if (fstat(fd, &info) != 0) { die("%s: the shard could not be looked at: %s", path, strerror(errno)); }
-    if (S_ISDIR(info.st_mode)) { die("%s: expected a shard, found a directory; name the files in it, as in '%s/*.bin'", path, path); }
+    if (S_ISDIR(info.st_mode)) {
+        die("%s: expected a shard, found a directory; name the files in it, as in '%s/*.bin'", path, path);
+    }
     if (!S_ISREG(info.st_mode)) { die("%s: expected a shard, found something that is not a file", path); }
     shard->bytes = (uint64_t)info.st_size;
     if (shard->bytes == 0) { die("%s: expected a shard, found an empty file; make it again", path); }
@@ -119,15 +125,16 @@ static inline int shard_check(Shard* shard) {
             text = text && (header[i] >= 0x20 || header[i] == '\t' || header[i] == '\n' || header[i] == '\r');
         }
         int swapped = magic == __builtin_bswap32(SHARD_MAGIC_16) || magic == __builtin_bswap32(SHARD_MAGIC_32);
-        die("%s: expected a token shard (magic number %d or %d), found %u; %s", path, SHARD_MAGIC_16, SHARD_MAGIC_32, magic,
+        die("%s: expected a token shard (magic number %d or %d), found %u; %s", path, SHARD_MAGIC_16, SHARD_MAGIC_32,
+            magic,
             text      ? "it looks like text: build/bytes turns text into shards"
             : swapped ? "its bytes are in big-endian order: write it on a little-endian machine"
                       : "it is no shard, or is damaged");
     }
     shard->width = magic == SHARD_MAGIC_16 ? 2 : 4;
     if (shard->bytes < SHARD_HEADER_BYTES) {
-        die("%s: expected a header of %d bytes, found a file of %llu; it was cut off, make it again", path, SHARD_HEADER_BYTES,
-            (unsigned long long)shard->bytes);
+        die("%s: expected a header of %d bytes, found a file of %llu; it was cut off, make it again", path,
+            SHARD_HEADER_BYTES, (unsigned long long)shard->bytes);
     }
     uint32_t expected = shard->width == 2 ? 1 : 7;
     if (version != expected) {
@@ -136,11 +143,13 @@ static inline int shard_check(Shard* shard) {
             path, expected, magic, version);
     }
     int64_t tokens = (int32_t)shard_u32(header + 8);
-    if (tokens <= 0) { die("%s: expected a number of tokens in the header, found %lld; make it again", path, (long long)tokens); }
+    if (tokens <= 0) {
+        die("%s: expected a number of tokens in the header, found %lld; make it again", path, (long long)tokens);
+    }
     uint64_t bytes = SHARD_HEADER_BYTES + (uint64_t)tokens * (uint64_t)shard->width;
     if (bytes != shard->bytes) {
-        die("%s: the header says %lld tokens, which take %llu bytes, but the file has %llu; %s", path, (long long)tokens,
-            (unsigned long long)bytes, (unsigned long long)shard->bytes,
+        die("%s: the header says %lld tokens, which take %llu bytes, but the file has %llu; %s", path,
+            (long long)tokens, (unsigned long long)bytes, (unsigned long long)shard->bytes,
             shard->bytes < bytes ? "it was cut off, copy or make it again" : "it is damaged, make it again");
     }
     shard->tokens = (uint64_t)tokens;
@@ -206,7 +215,9 @@ static inline void shards_find(Shards* shards, const char* patterns) {
         }
     }
     free(list);
-    if (shards->files == 0) { die("no shard found: expected the name of a file or a pattern like 'data/*.bin', found '%s'", patterns); }
+    if (shards->files == 0) {
+        die("no shard found: expected the name of a file or a pattern like 'data/*.bin', found '%s'", patterns);
+    }
 }
 
 // Sorts by path and drops files that several patterns found (by whatever name).
@@ -216,7 +227,9 @@ static inline void shards_sort(Shards* shards) {
     int kept = 0;
     for (int i = 0; i < shards->files; i++) {
         Shard* shard = &shards->list[i];
-        if (stat(shard->path, &seen[kept]) != 0) { die("%s: the shard could not be looked at: %s", shard->path, strerror(errno)); }
+        if (stat(shard->path, &seen[kept]) != 0) {
+            die("%s: the shard could not be looked at: %s", shard->path, strerror(errno));
+        }
         int same = -1;
         for (int j = 0; j < kept && same < 0; j++) {
             if (seen[j].st_ino == seen[kept].st_ino && seen[j].st_dev == seen[kept].st_dev) { same = j; }
@@ -328,11 +341,17 @@ static inline int shards_file(Shards* shards, int index) {
 // Row `row`, counted through all shards: inputs(T) = and targets(T) =. Dies on a token outside the
 // vocabulary.
 static inline void shards_row(Shards* shards, uint64_t row, int* inputs, int* targets) {
-    if (row >= shards->rows) { die("shards: row %llu of %llu was asked for", (unsigned long long)row, (unsigned long long)shards->rows); }
+    if (row >= shards->rows) {
+        die("shards: row %llu of %llu was asked for", (unsigned long long)row, (unsigned long long)shards->rows);
+    }
     int low = 0, high = shards->files - 1;  // the last shard with first_row <= row holds it
     while (low < high) {
         int middle = low + (high - low + 1) / 2;
-        if (shards->list[middle].first_row <= row) { low = middle; } else { high = middle - 1; }
+        if (shards->list[middle].first_row <= row) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
     }
     Shard* shard = &shards->list[low];
     size_t T = (size_t)shards->T, width = (size_t)shard->width;

@@ -81,13 +81,15 @@ static inline void tensor_init(const TensorTable* table, real* params, uint64_t 
         const Tensor* t = &table->list[i];
         real* p = params + t->offset;
         uint64_t stream = random_stream(t->name);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (t->size > SERIAL)
         for (size_t j = 0; j < t->size; j++) {
             switch (t->init) {
                 case INIT_ZEROS: p[j] = 0; break;
                 case INIT_ONES: p[j] = 1; break;
                 case INIT_NORMAL: p[j] = (real)(float)(t->std * random_normal(seed, stream, j)); break;
-                case INIT_TRUNCATED: p[j] = (real)(float)(t->std * random_truncated_normal(seed, stream, j, 3.0)); break;
+                case INIT_TRUNCATED:
+                    p[j] = (real)(float)(t->std * random_truncated_normal(seed, stream, j, 3.0));
+                    break;
             }
         }
     }

@@ -58,11 +58,11 @@ typedef struct {
 typedef struct {
     TokenizerKind kind;
     int V;
-    char* source;          // for messages: where it was read
-    int count;             // pieces
+    char* source;            // for messages: where it was read
+    int count;               // pieces
     TokenizerPiece* pieces;  // (count)
-    int eot;               // end of text, -1: none
-    char* refusal;         // why it cannot encode, NULL: it can
+    int eot;                 // end of text, -1: none
+    char* refusal;           // why it cannot encode, NULL: it can
     int added_count;
     TokenizerAdded* added;   // (added_count)
     size_t merge_capacity;   // a power of two
@@ -72,39 +72,7 @@ typedef struct {
     CheckpointFile files[TOKENIZER_FILES];  // for checkpoints; the texts belong to this
 } Tokenizer;
 
-// ---- the byte alphabet ----
-
-// Byte-level BPE writes each byte as a character that shows: printable ASCII and Latin-1 stand for
-// themselves, the other 68 bytes, in order, are U+0100 and up. (Radford et al. 2019, GPT-2.)
-static inline int tokenizer_byte_shows(int byte) {
-    return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-}
-
-// codes[256] = the character of every byte
-static inline void tokenizer_alphabet(int* codes) {
-    int next = 256;
-    for (int byte = 0; byte < 256; byte++) { codes[byte] = tokenizer_byte_shows(byte) ? byte : next++; }
-}
-
-// Decodes a piece of the vocabulary, written in the alphabet, to bytes in place; returns its new
-// size. A piece with a character outside the alphabet stays as it is.
-static inline size_t tokenizer_unalphabet(char* text, size_t size) {
-    static int bytes[324];  // of each character of the alphabet; 0 until the first call
-    if (bytes[323] == 0) {
-        int codes[256];
-        tokenizer_alphabet(codes);
-        for (int i = 0; i < 324; i++) { bytes[i] = -1; }
-        for (int byte = 0; byte < 256; byte++) { bytes[codes[byte]] = byte; }
-    }
-    size_t length, n = 0;
-    for (size_t i = 0; i < size; i += length) {
-        int code = unicode_code(text + i, size - i, &length);
-        if (code < 0 || code >= 324 || bytes[code] < 0) { return size; }
-    }
-    for (size_t i = 0; i < size; i += length) { text[n++] = (char)bytes[unicode_code(text + i, size - i, &length)]; }
-    text[n] = 0;
-    return n;
-}
+// ---- reading tokenizer files ----
 
 // Decodes a piece of SentencePiece and its kin in place: U+2581 is a space, <0x0A> a byte.
 static inline size_t tokenizer_unpiece(char* text, size_t size) {
@@ -127,8 +95,6 @@ static inline size_t tokenizer_unpiece(char* text, size_t size) {
     return n;
 }
 
-// ---- reading tokenizer files ----
-
 // The whole file DIR/name, NULL if there is none; the caller frees it.
 static inline char* tokenizer_read_file(const char* dir, const char* name, size_t* size) {
     char* path = format_string("%s/%s", dir, name);
@@ -145,7 +111,9 @@ static inline char* tokenizer_read_file(const char* dir, const char* name, size_
         size_t n = fread(chunk, 1, 1 << 16, file);
         if (n == 0) { break; }
         sb_append(&sb, chunk, n);
-        if (sb.size > JSON_MAX_BYTES) { die("%s: is larger than %zu MB, which no tokenizer is", path, JSON_MAX_BYTES >> 20); }
+        if (sb.size > JSON_MAX_BYTES) {
+            die("%s: is larger than %zu MB, which no tokenizer is", path, JSON_MAX_BYTES >> 20);
+        }
     }
     if (ferror(file)) { die("%s: could not be read: %s", path, strerror(errno)); }
     fclose(file);
@@ -158,7 +126,8 @@ static inline char* tokenizer_read_file(const char* dir, const char* name, size_
 // The piece of an id, the list grown to hold it.
 static inline TokenizerPiece* tokenizer_piece(Tokenizer* tokenizer, int64_t id, const char* text, int* capacity) {
     if (id < 0 || id >= TOKENIZER_MAX) {
-        die("%s: expected ids from 0 to %d, found %lld for '%.40s'", tokenizer->source, TOKENIZER_MAX - 1, (long long)id, text);
+        die("%s: expected ids from 0 to %d, found %lld for '%.40s'", tokenizer->source, TOKENIZER_MAX - 1,
+            (long long)id, text);
     }
     if (id >= *capacity) {
         int larger = *capacity ? *capacity : 256;
@@ -190,12 +159,13 @@ static inline void tokenizer_read_vocab(Tokenizer* tokenizer, const Json* vocab,
         if (vocab->type == JSON_OBJECT) {
             id = json_get_int(vocab, text, -1, tokenizer->source);
             if (id >= 0 && id < tokenizer->count && tokenizer->pieces[id].text) {
-                die("%s: id %lld stands for both '%.40s' and '%.40s'", tokenizer->source, (long long)id, tokenizer->pieces[id].text,
-                    text);
+                die("%s: id %lld stands for both '%.40s' and '%.40s'", tokenizer->source, (long long)id,
+                    tokenizer->pieces[id].text, text);
             }
         } else {
             if (item->type != JSON_ARRAY || item->count < 1 || item->items[0]->type != JSON_STRING) {
-                die("%s: expected [\"piece\", score] in the vocabulary, found something else at %d", tokenizer->source, i);
+                die("%s: expected [\"piece\", score] in the vocabulary, found something else at %d", tokenizer->source,
+                    i);
             }
             text = item->items[0]->string;
         }
@@ -222,8 +192,8 @@ static inline void tokenizer_make_merges(Tokenizer* tokenizer, size_t count) {
 }
 
 // Adds the merge of rank `rank`, of two pieces written in the alphabet.
-static inline void tokenizer_add_merge(Tokenizer* tokenizer, const Json* vocab, const char* left, size_t left_size, const char* right,
-                                       size_t right_size, uint32_t rank) {
+static inline void tokenizer_add_merge(Tokenizer* tokenizer, const Json* vocab, const char* left, size_t left_size,
+                                       const char* right, size_t right_size, uint32_t rank) {
     char* both = format_string("%.*s%.*s", (int)left_size, left, (int)right_size, right);
     char* first = format_string("%.*s", (int)left_size, left);
     const char* second = both + left_size;
@@ -232,8 +202,8 @@ static inline void tokenizer_add_merge(Tokenizer* tokenizer, const Json* vocab, 
     for (int i = 0; i < 3; i++) {
         ids[i] = (int)json_get_int(vocab, names[i], -1, tokenizer->source);
         if (ids[i] < 0) {
-            die("%s: merge %u of '%.40s' and '%.40s' needs '%.80s', which is not in the vocabulary", tokenizer->source, rank, first,
-                second, names[i]);
+            die("%s: merge %u of '%.40s' and '%.40s' needs '%.80s', which is not in the vocabulary", tokenizer->source,
+                rank, first, second, names[i]);
         }
     }
     TokenizerMerge* merge = tokenizer_find_merge(tokenizer, ids[0], ids[1]);
@@ -248,12 +218,13 @@ static inline void tokenizer_add_merge(Tokenizer* tokenizer, const Json* vocab, 
 }
 
 // A merge written as "left right": neither has a space, since the alphabet has none.
-static inline void tokenizer_add_merge_line(Tokenizer* tokenizer, const Json* vocab, const char* line, size_t size, uint32_t rank) {
+static inline void tokenizer_add_merge_line(Tokenizer* tokenizer, const Json* vocab, const char* line, size_t size,
+                                            uint32_t rank) {
     const char* space = (const char*)memchr(line, ' ', size);
     size_t left = space ? (size_t)(space - line) : 0;
     if (left == 0 || left + 1 >= size) {
-        die("%s: expected two pieces with a space between in merge %u, found '%.*s'", tokenizer->source, rank, (int)min_size(size, 40),
-            line);
+        die("%s: expected two pieces with a space between in merge %u, found '%.*s'", tokenizer->source, rank,
+            (int)min_size(size, 40), line);
     }
     tokenizer_add_merge(tokenizer, vocab, line, left, space + 1, size - left - 1, rank);
 }
@@ -267,8 +238,8 @@ static inline void tokenizer_read_merges(Tokenizer* tokenizer, const Json* vocab
             tokenizer_add_merge_line(tokenizer, vocab, merge->string, merge->length, (uint32_t)i);
         } else if (merge->type == JSON_ARRAY && merge->count == 2 && merge->items[0]->type == JSON_STRING &&
                    merge->items[1]->type == JSON_STRING) {
-            tokenizer_add_merge(tokenizer, vocab, merge->items[0]->string, merge->items[0]->length, merge->items[1]->string,
-                                merge->items[1]->length, (uint32_t)i);
+            tokenizer_add_merge(tokenizer, vocab, merge->items[0]->string, merge->items[0]->length,
+                                merge->items[1]->string, merge->items[1]->length, (uint32_t)i);
         } else {
             die("%s: expected two pieces in merge %d, found %s", tokenizer->source, i, json_type_name(merge->type));
         }
@@ -297,7 +268,9 @@ static inline void tokenizer_read_added(Tokenizer* tokenizer, const Json* added,
     tokenizer->added = (TokenizerAdded*)xalloc((size_t)added->count, sizeof(TokenizerAdded), "the added tokens");
     for (int i = 0; i < added->count; i++) {
         const Json* item = added->items[i];
-        if (item->type != JSON_OBJECT) { die("%s: expected an object in added_tokens, found %s", path, json_type_name(item->type)); }
+        if (item->type != JSON_OBJECT) {
+            die("%s: expected an object in added_tokens, found %s", path, json_type_name(item->type));
+        }
         const char* text = json_get_string(item, "content", "", path);
         int64_t id = json_get_int(item, "id", -1, path);
         tokenizer_set_piece(tokenizer, id, text, strlen(text), capacity);
@@ -328,18 +301,21 @@ static inline void tokenizer_check_pipeline(Tokenizer* tokenizer, const Json* ro
         tokenizer_refuse(tokenizer, "its normalizer changes the text");
     }
     const Json* pre = json_get(root, "pre_tokenizer");
-    if (!pre || pre->type != JSON_OBJECT || !tokenizer_is_type(pre, "ByteLevel") || json_get_bool(pre, "add_prefix_space", 1, path) ||
-        !json_get_bool(pre, "use_regex", 1, path)) {
+    if (!pre || pre->type != JSON_OBJECT || !tokenizer_is_type(pre, "ByteLevel") ||
+        json_get_bool(pre, "add_prefix_space", 1, path) || !json_get_bool(pre, "use_regex", 1, path)) {
         tokenizer_refuse(tokenizer, "its pre-tokenizer is not GPT-2's");
     }
-    static const char* const options[] = {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback",
-                                          "ignore_merges"};
+    static const char* const options[] = {
+        "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         const Json* value = json_get(model, options[i]);
         int off = !value || value->type == JSON_NULL || (value->type == JSON_BOOL && !value->boolean) ||
-                  (value->type == JSON_STRING && value->length == 0) || (value->type == JSON_NUMBER && value->number == 0);
+                  (value->type == JSON_STRING && value->length == 0) ||
+                  (value->type == JSON_NUMBER && value->number == 0);
         // An unknown token is never needed when every byte has one, which is checked when encoding.
-        if (!off && strcmp(options[i], "unk_token") != 0) { tokenizer_refuse(tokenizer, "its model has the option %s", options[i]); }
+        if (!off && strcmp(options[i], "unk_token") != 0) {
+            tokenizer_refuse(tokenizer, "its model has the option %s", options[i]);
+        }
     }
 }
 
@@ -361,7 +337,9 @@ static inline void tokenizer_read_json(Tokenizer* tokenizer, const char* text, s
     const Json* model = root->type == JSON_OBJECT ? json_get(root, "model") : NULL;
     const Json* vocab = model && model->type == JSON_OBJECT ? json_get(model, "vocab") : NULL;
     if (!vocab || (vocab->type != JSON_OBJECT && vocab->type != JSON_ARRAY)) {
-        die("%s: expected a tokenizer with \"model\": {\"vocab\": ...}, found none; is it a tokenizer.json of Hugging Face?", path);
+        die("%s: expected a tokenizer with \"model\": {\"vocab\": ...}, found none; is it a tokenizer.json of Hugging "
+            "Face?",
+            path);
     }
     const Json* merges = json_get(model, "merges");
     int bytes = tokenizer_has_part(root, "pre_tokenizer", "pretokenizers", "ByteLevel") ||
@@ -378,7 +356,10 @@ static inline void tokenizer_read_json(Tokenizer* tokenizer, const char* text, s
     }
     for (int i = 0; i < tokenizer->count; i++) {
         TokenizerPiece* piece = &tokenizer->pieces[i];
-        if (piece->text) { piece->size = bytes ? tokenizer_unalphabet(piece->text, piece->size) : tokenizer_unpiece(piece->text, piece->size); }
+        if (piece->text) {
+            piece->size =
+                bytes ? alphabet_decode(piece->text, piece->size) : tokenizer_unpiece(piece->text, piece->size);
+        }
     }
     const Json* added = json_get(root, "added_tokens");
     if (added && added->type == JSON_ARRAY) { tokenizer_read_added(tokenizer, added, &capacity); }
@@ -395,9 +376,12 @@ static inline void tokenizer_add_eot(Tokenizer* tokenizer, int id) {
 }
 
 // GPT-2's first files: vocab.json {"piece": id} and merges.txt, a merge a line.
-static inline void tokenizer_read_gpt2(Tokenizer* tokenizer, const char* vocab_text, size_t vocab_size, const char* merges, size_t size) {
+static inline void tokenizer_read_gpt2(Tokenizer* tokenizer, const char* vocab_text, size_t vocab_size,
+                                       const char* merges, size_t size) {
     Json* vocab = json_parse(vocab_text, vocab_size, tokenizer->source);
-    if (vocab->type != JSON_OBJECT) { die("%s: expected an object of pieces and ids, found %s", tokenizer->source, json_type_name(vocab->type)); }
+    if (vocab->type != JSON_OBJECT) {
+        die("%s: expected an object of pieces and ids, found %s", tokenizer->source, json_type_name(vocab->type));
+    }
     tokenizer->kind = TOKENIZER_BPE;
     int capacity = 0;
     tokenizer_read_vocab(tokenizer, vocab, &capacity);
@@ -416,13 +400,14 @@ static inline void tokenizer_read_gpt2(Tokenizer* tokenizer, const char* vocab_t
     json_free(vocab);
     for (int i = 0; i < tokenizer->count; i++) {
         TokenizerPiece* piece = &tokenizer->pieces[i];
-        if (piece->text) { piece->size = tokenizer_unalphabet(piece->text, piece->size); }
+        if (piece->text) { piece->size = alphabet_decode(piece->text, piece->size); }
     }
     if (eot >= 0) { tokenizer_add_eot(tokenizer, eot); }
 }
 
 // The end-of-text token: what tokenizer_config.json calls eos_token, else the usual names.
-static inline int tokenizer_find_eot(const Tokenizer* tokenizer, const char* dir, const char* config, size_t config_size) {
+static inline int tokenizer_find_eot(const Tokenizer* tokenizer, const char* dir, const char* config,
+                                     size_t config_size) {
     const char* names[4] = {NULL, "<|endoftext|>", "<|end_of_text|>", "</s>"};
     Json* root = NULL;
     if (config) {
@@ -465,16 +450,23 @@ static inline void tokenizer_make_byte_files(Tokenizer* tokenizer) {
     StringBuilder sb = {0};
     sb_printf(&sb, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
     if (tokenizer->V == 257) {
-        sb_printf(&sb, "\n    {\"id\": 256, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
-                       "\"normalized\": false, \"special\": true}\n  ", eot);
+        sb_printf(
+            &sb,
+            "\n    {\"id\": 256, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
+            "\"normalized\": false, \"special\": true}\n  ",
+            eot);
     }
-    const char* level = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}";
-    sb_printf(&sb, "],\n  \"normalizer\": null,\n  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n  \"decoder\": %s,\n", level, level);
-    sb_printf(&sb, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-                   "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-                   "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {");
+    const char* level =
+        "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}";
+    sb_printf(
+        &sb, "],\n  \"normalizer\": null,\n  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n  \"decoder\": %s,\n",
+        level, level);
+    sb_printf(&sb,
+              "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+              "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
+              "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {");
     int codes[256];
-    tokenizer_alphabet(codes);
+    alphabet_codes(codes);
     for (int byte = 0; byte < 256; byte++) {
         char c[2] = {(char)codes[byte], 0};
         size_t n = 1;
@@ -493,7 +485,8 @@ static inline void tokenizer_make_byte_files(Tokenizer* tokenizer) {
 
     // Without clean-up, since decoding must give back the very bytes.
     StringBuilder config = {0};
-    sb_printf(&config, "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false");
+    sb_printf(&config,
+              "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false");
     if (tokenizer->V == 257) { sb_printf(&config, ",\n  \"eos_token\": \"%s\"", eot); }
     sb_printf(&config, "\n}\n");
     tokenizer_keep_file(tokenizer, "tokenizer_config.json", config.data, config.size);
@@ -517,7 +510,9 @@ static inline void tokenizer_make_bytes(Tokenizer* tokenizer) {
 
 // A tokenizer that was read may be the byte vocabulary of an earlier checkpoint.
 static inline int tokenizer_looks_like_bytes(const Tokenizer* tokenizer) {
-    if (tokenizer->kind != TOKENIZER_BPE || tokenizer->refusal || tokenizer->count < 256 || tokenizer->count > 257) { return 0; }
+    if (tokenizer->kind != TOKENIZER_BPE || tokenizer->refusal || tokenizer->count < 256 || tokenizer->count > 257) {
+        return 0;
+    }
     for (int i = 0; i < 256; i++) {
         const TokenizerPiece* piece = &tokenizer->pieces[i];
         if (!piece->text || piece->size != 1 || (unsigned char)piece->text[0] != i) { return 0; }
@@ -536,8 +531,9 @@ static inline Tokenizer* tokenizer_open(const char* dir, int V) {
     tokenizer->kind = TOKENIZER_NUMBERS;
     for (int i = 0; i < 256; i++) { tokenizer->byte_token[i] = -1; }
     // Read now what later checkpoints will carry: the directory may be an old checkpoint, deleted by then.
-    static const char* const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
-                                        "merges.txt", "added_tokens.json", "tokenizer.model"};
+    static const char* const names[] = {
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+        "merges.txt",     "added_tokens.json",     "tokenizer.model"};
     for (size_t i = 0; dir && i < sizeof names / sizeof names[0]; i++) {
         size_t size = 0;
         char* text = tokenizer_read_file(dir, names[i], &size);
@@ -588,7 +584,9 @@ static inline void tokenizer_close(Tokenizer* tokenizer) {
 static inline int tokenizer_is_bytes(const Tokenizer* tokenizer) { return tokenizer->kind == TOKENIZER_BYTES; }
 
 // The end-of-text token, -1 if there is none (or none in the model's vocabulary).
-static inline int tokenizer_eot(const Tokenizer* tokenizer) { return tokenizer->eot < tokenizer->V ? tokenizer->eot : -1; }
+static inline int tokenizer_eot(const Tokenizer* tokenizer) {
+    return tokenizer->eot < tokenizer->V ? tokenizer->eot : -1;
+}
 
 // The files that a checkpoint carries; files has room for 8. The texts stay this tokenizer's.
 static inline int tokenizer_files(const Tokenizer* tokenizer, CheckpointFile* files) {
@@ -614,11 +612,13 @@ static inline size_t tokenizer_decode(const Tokenizer* tokenizer, int id, char* 
 
 // Byte-level BPE of one word into out; returns the number of tokens. Of all neighbours that can be
 // merged the pair of lowest rank is, the leftmost first, until none is left. ranks has room for n.
-static inline size_t tokenizer_merge_word(const Tokenizer* tokenizer, const char* word, size_t n, int* out, uint32_t* ranks) {
+static inline size_t tokenizer_merge_word(const Tokenizer* tokenizer, const char* word, size_t n, int* out,
+                                          uint32_t* ranks) {
     for (size_t i = 0; i < n; i++) {
         out[i] = tokenizer->byte_token[(unsigned char)word[i]];
         if (out[i] < 0) {
-            die("the prompt cannot be encoded: %s has no token for the byte 0x%02x", tokenizer->source, (unsigned char)word[i]);
+            die("the prompt cannot be encoded: %s has no token for the byte 0x%02x", tokenizer->source,
+                (unsigned char)word[i]);
         }
     }
     // ranks[i]: of the merge of tokens i and i+1
@@ -646,7 +646,8 @@ static inline size_t tokenizer_merge_word(const Tokenizer* tokenizer, const char
 
 // Encodes text in which the added tokens have been looked for up to `level` (0: none yet, 1: those
 // that come before normalization, 2: all). Returns the number of tokens.
-static inline size_t tokenizer_encode_part(const Tokenizer* tokenizer, const char* text, size_t n, int* out, uint32_t* ranks, int level) {
+static inline size_t tokenizer_encode_part(const Tokenizer* tokenizer, const char* text, size_t n, int* out,
+                                           uint32_t* ranks, int level) {
     size_t count = 0, start = 0;
     if (level == 2) {
         if (tokenizer->kind == TOKENIZER_BYTES) {
@@ -663,7 +664,10 @@ static inline size_t tokenizer_encode_part(const Tokenizer* tokenizer, const cha
         const TokenizerAdded* found = NULL;  // the longest that begins here
         for (int i = 0; i < tokenizer->added_count && !found; i++) {
             const TokenizerAdded* token = &tokenizer->added[i];
-            if (token->normalized == level && token->size <= n - at && memcmp(text + at, token->text, token->size) == 0) { found = token; }
+            if (token->normalized == level && token->size <= n - at &&
+                memcmp(text + at, token->text, token->size) == 0) {
+                found = token;
+            }
         }
         if (!found) {
             at++;
@@ -681,7 +685,8 @@ static inline size_t tokenizer_encode_part(const Tokenizer* tokenizer, const cha
 // tokenizer cannot encode, saying why. A time of O(n) for text; O(length^2) for a word of it.
 static inline int tokenizer_encode(const Tokenizer* tokenizer, const char* text, size_t n, int* out) {
     if (tokenizer->refusal) {
-        die("a prompt cannot be encoded: %s: %s; leave --prompt out to continue validation data", tokenizer->source, tokenizer->refusal);
+        die("a prompt cannot be encoded: %s: %s; leave --prompt out to continue validation data", tokenizer->source,
+            tokenizer->refusal);
     }
     if (n > INT_MAX) { die("a prompt of %zu bytes is too long", n); }
     uint32_t* ranks = (uint32_t*)xalloc(n, sizeof(uint32_t), "encoding a prompt");

@@ -313,6 +313,7 @@ static inline int trainer_run(Trainer* t) {
             if (!trainer_validate(t)) { break; }
             if (!written) { metrics_validation(&t->metrics, s->step, s->val_loss, s->val_loss_pass, s->passes); }
             printf("validation after step %lld: loss %.4f (best %.4f)\n", (long long)s->step, s->val_loss, s->best_val_loss);
+            fflush(stdout);
         }
         if (last || (save_every > 0 && s->step > 0 && s->step % save_every == 0)) { trainer_save(t); }
         if (last || (sample_every > 0 && s->step > 0 && s->step % sample_every == 0)) { trainer_sample(t); }

@@ -137,7 +137,8 @@ static inline vf vf_fma(vf a, vf b, vf c) {
 
 // The same in the number type of the build.
 static inline real real_fma(real a, real b, real c) {
-    return sizeof(real) == sizeof(float) ? (real)fma_f((float)a, (float)b, (float)c) : (real)fma((double)a, (double)b, (double)c);
+    return sizeof(real) == sizeof(float) ? (real)fma_f((float)a, (float)b, (float)c)
+                                         : (real)fma((double)a, (double)b, (double)c);
 }
 
 #endif

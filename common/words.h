@@ -1,4 +1,5 @@
-// words.h - cuts text into words before byte-level BPE, as GPT-2 does: no token crosses a word.
+// words.h - how byte-level BPE sees text: bytes written in an alphabet, and words, which no token
+// crosses. Both are GPT-2's.
 #ifndef PONDER_WORDS_H
 #define PONDER_WORDS_H
 
@@ -18,8 +19,45 @@ static inline int unicode_code(const char* s, size_t n, size_t* length) {
     }
 }
 
+// ---- the byte alphabet ----
+
+// Byte-level BPE writes each byte as a character that shows: printable ASCII and Latin-1 stand for
+// themselves, the other 68 bytes, in order, are U+0100 and up. (Radford et al. 2019, GPT-2.)
+static inline int alphabet_shows(int byte) {
+    return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+}
+
+// codes[256] = the character of every byte
+static inline void alphabet_codes(int* codes) {
+    int next = 256;
+    for (int byte = 0; byte < 256; byte++) { codes[byte] = alphabet_shows(byte) ? byte : next++; }
+}
+
+// Decodes a piece of the vocabulary, written in the alphabet, to bytes in place; returns its new
+// size. A piece with a character outside the alphabet stays as it is.
+static inline size_t alphabet_decode(char* text, size_t size) {
+    static int bytes[324];  // of each character of the alphabet; 0 until the first call
+    if (bytes[323] == 0) {
+        int codes[256];
+        alphabet_codes(codes);
+        for (int i = 0; i < 324; i++) { bytes[i] = -1; }
+        for (int byte = 0; byte < 256; byte++) { bytes[codes[byte]] = byte; }
+    }
+    size_t length, n = 0;
+    for (size_t i = 0; i < size; i += length) {
+        int code = unicode_code(text + i, size - i, &length);
+        if (code < 0 || code >= 324 || bytes[code] < 0) { return size; }
+    }
+    for (size_t i = 0; i < size; i += length) { text[n++] = (char)bytes[unicode_code(text + i, size - i, &length)]; }
+    text[n] = 0;
+    return n;
+}
+
+// ---- words ----
+
 // Letters (\p{L}) and numbers (\p{N}) above ASCII in Unicode 16: pairs of a gap, counted from
 // U+0080 or the end of the range before, and the length of a range.
+// clang-format off
 static const uint16_t unicode_letters[] = {
     42,1, 10,1, 4,1, 5,23, 1,31, 1,458, 4,12, 14,5, 7,1, 1,1, 129,5, 1,2, 2,4, 1,1, 6,1, 1,3, 1,1, 1,20, 1,83,
     1,139, 8,166, 1,38, 2,1, 6,41, 71,27, 4,4, 45,43, 35,2, 1,99, 1,1, 15,2, 7,2, 10,3, 2,1, 16,1, 1,30, 29,89,
@@ -71,6 +109,7 @@ static const uint16_t unicode_numbers[] = {
     1,7, 526,10, 262,23, 24153,10, 1478,20, 12,20, 108,25, 1109,50, 2368,10, 422,10, 502,10, 247,10, 716,9, 128,10,
     791,59, 1,3, 1,4, 76,45, 1,15, 962,13, 2787,10
 };
+// clang-format on
 
 static inline int unicode_in_ranges(const uint16_t* ranges, size_t count, int code) {
     int end = 0x80;  // the first code after the last range
@@ -88,8 +127,8 @@ static inline char word_class(int code) {
     if ((code >= 'a' && code <= 'z') || (code >= 'A' && code <= 'Z')) { return 'l'; }
     if (code >= '0' && code <= '9') { return 'n'; }
     if (code < 0x80) { return 'o'; }
-    if (code == 0x85 || code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 ||
-        code == 0x202f || code == 0x205f || code == 0x3000) {
+    if (code == 0x85 || code == 0xa0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 ||
+        code == 0x2029 || code == 0x202f || code == 0x205f || code == 0x3000) {
         return 's';
     }
     if (unicode_in_ranges(unicode_letters, sizeof unicode_letters / sizeof unicode_letters[0], code)) { return 'l'; }

@@ -15,7 +15,7 @@
 
 #include <signal.h>
 
-#define SMALL_CORPUS 5000000     // bytes below which a model soon knows the text by heart
+#define SMALL_CORPUS 5000000      // bytes below which a model soon knows the text by heart
 #define COMPILER_CORPUS 50000000  // bytes taken of the compiler's headers unless --max-bytes says otherwise
 #define COMPILER_FILE 1000000     // larger headers are generated tables
 
@@ -68,7 +68,9 @@ static uint64_t bytes_whole(const char* name, const char* text) {
     char* end = NULL;
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end != 0 || errno != 0) { die("%s: expected a whole number from 0 up, found '%s'", name, text); }
+    if (*text < '0' || *text > '9' || *end != 0 || errno != 0) {
+        die("%s: expected a whole number from 0 up, found '%s'", name, text);
+    }
     return value;
 }
 
@@ -102,7 +104,9 @@ static int bytes_parse(BytesOptions* o, int argc, char** argv) {
         size_t length = equals ? (size_t)(equals - argument) : strlen(argument);
         const char** value = NULL;
         for (size_t k = 0; k < sizeof known / sizeof known[0]; k++) {
-            if (strlen(known[k].name) == length && memcmp(known[k].name, argument, length) == 0) { value = known[k].value; }
+            if (strlen(known[k].name) == length && memcmp(known[k].name, argument, length) == 0) {
+                value = known[k].value;
+            }
         }
         if (value == NULL) { die("unknown option %.*s; bytes --help lists them", (int)length, argument); }
         if (*value) { die("%.*s is given twice", (int)length, argument); }
@@ -124,11 +128,17 @@ static int bytes_parse(BytesOptions* o, int argc, char** argv) {
             die("--val-share: expected a number between 0 and 1, found '%s'", val_share);
         }
     }
-    if (o->out && (o->out_train || o->out_val)) { die("--out makes one shard, --out-train and --out-val make two: give one or the others"); }
-    if (!o->out && !(o->out_train && o->out_val)) { die("expected --out FILE, or both --out-train FILE and --out-val FILE; see bytes --help"); }
+    if (o->out && (o->out_train || o->out_val)) {
+        die("--out makes one shard, --out-train and --out-val make two: give one or the others");
+    }
+    if (!o->out && !(o->out_train && o->out_val)) {
+        die("expected --out FILE, or both --out-train FILE and --out-val FILE; see bytes --help");
+    }
     if (!o->out && strcmp(o->out_train, o->out_val) == 0) { die("--out-train and --out-val are both %s", o->out_val); }
     if (o->out && val_share) { die("--val-share: there is nothing to split into one shard (--out)"); }
-    if (o->input_count == 0 && !o->compiler) { die("expected files or directories to read, or --compiler; see bytes --help"); }
+    if (o->input_count == 0 && !o->compiler) {
+        die("expected files or directories to read, or --compiler; see bytes --help");
+    }
     return 1;
 }
 
@@ -187,7 +197,11 @@ static void corpus_add_file(Corpus* corpus, const BytesOptions* o, const char* p
         return;
     }
     if (size == 0 || memchr(text, 0, size)) {
-        if (size == 0) { corpus->empty++; } else { corpus->binary++; }
+        if (size == 0) {
+            corpus->empty++;
+        } else {
+            corpus->binary++;
+        }
         free(text);
         return;
     }
@@ -219,17 +233,22 @@ static int suffix_matches(const char* name, const char* suffixes) {
     }
 }
 
-static int compare_names(const void* a, const void* b) { return strcmp(*(char* const*)a, *(char* const*)b); }
+static int bytes_compare_names(const void* a, const void* b) { return strcmp(*(char* const*)a, *(char* const*)b); }
 
 // 1 if this directory was walked before; notes it otherwise. Links may lead in circles.
 static int corpus_was_here(Corpus* corpus, const struct stat* info) {
     for (size_t i = 0; i < corpus->directory_count; i++) {
-        if (corpus->directories[i].st_ino == info->st_ino && corpus->directories[i].st_dev == info->st_dev) { return 1; }
+        if (corpus->directories[i].st_ino == info->st_ino && corpus->directories[i].st_dev == info->st_dev) {
+            return 1;
+        }
     }
     if (corpus->directory_count == corpus->directory_capacity) {
         corpus->directory_capacity = max_size(256, 2 * corpus->directory_capacity);
-        struct stat* list = (struct stat*)xalloc(corpus->directory_capacity, sizeof(struct stat), "the list of directories");
-        if (corpus->directory_count) { memcpy(list, corpus->directories, corpus->directory_count * sizeof(struct stat)); }
+        struct stat* list =
+            (struct stat*)xalloc(corpus->directory_capacity, sizeof(struct stat), "the list of directories");
+        if (corpus->directory_count) {
+            memcpy(list, corpus->directories, corpus->directory_count * sizeof(struct stat));
+        }
         free(corpus->directories);
         corpus->directories = list;
     }
@@ -250,35 +269,21 @@ static void corpus_add(Corpus* corpus, const BytesOptions* o, const char* path, 
         return;
     }
     if (corpus_was_here(corpus, &info)) { return; }
-    DIR* directory = opendir(path);
-    if (directory == NULL) {
+    if (access(path, R_OK | X_OK) != 0) {
         if (named) { die("%s: the directory could not be read: %s", path, strerror(errno)); }
         corpus_unreadable(corpus, path);
         return;
     }
-    char** names = NULL;
-    size_t count = 0, capacity = 0;
-    for (struct dirent* entry; (entry = readdir(directory)) != NULL;) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) { continue; }
-        if (count == capacity) {
-            capacity = max_size(64, 2 * capacity);
-            char** larger = (char**)xalloc(capacity, sizeof(char*), "a directory");
-            if (count) { memcpy(larger, names, count * sizeof(char*)); }
-            free(names);
-            names = larger;
-        }
-        names[count++] = format_string("%s", entry->d_name);
-    }
-    closedir(directory);
-    if (count) { qsort(names, count, sizeof(char*), compare_names); }
-    for (size_t i = 0; i < count; i++) {
+    int count = 0;
+    char** names = checkpoint_names(path, &count);
+    qsort(names, (size_t)count, sizeof(char*), bytes_compare_names);
+    for (int i = 0; i < count; i++) {
         char* full = format_string("%s/%s", path, names[i]);
         int is_directory = stat(full, &info) == 0 && S_ISDIR(info.st_mode);
         if (is_directory || suffix_matches(names[i], suffixes)) { corpus_add(corpus, o, full, suffixes, 0); }
         free(full);
-        free(names[i]);
     }
-    free(names);
+    checkpoint_free_names(names);
 }
 
 // Takes the headers in the directories that the compiler searches for #include <...>, of language
@@ -322,7 +327,7 @@ static int corpus_add_headers(Corpus* corpus, const BytesOptions* o, const char*
 
 // ---- choosing ----
 
-static int compare_files(const void* a, const void* b) {
+static int bytes_compare_files(const void* a, const void* b) {
     const TextFile *x = (const TextFile*)a, *y = (const TextFile*)b;
     if (x->order != y->order) { return x->order < y->order ? -1 : 1; }
     if (x->hash != y->hash) { return x->hash < y->hash ? -1 : 1; }
@@ -332,7 +337,7 @@ static int compare_files(const void* a, const void* b) {
 
 // Sorts by order, drops equal contents (same hash and size) and what is beyond the limit.
 static void corpus_choose(Corpus* corpus, uint64_t max_bytes) {
-    if (corpus->count) { qsort(corpus->files, corpus->count, sizeof(TextFile), compare_files); }
+    if (corpus->count) { qsort(corpus->files, corpus->count, sizeof(TextFile), bytes_compare_files); }
     size_t kept = 0;
     uint64_t bytes = 0, last_hash = 0, last_size = 0;
     for (size_t i = 0; i < corpus->count; i++) {
@@ -379,6 +384,10 @@ static char* shard_write(ShardOut* shard, const Corpus* corpus) {
         return format_string("%s: %llu tokens are more than a shard can hold (%d); set --max-bytes", shard->path,
                              (unsigned long long)shard->tokens, INT32_MAX);
     }
+    struct stat info;
+    if (stat(shard->path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        return format_string("%s: expected the name of a file to write, found a directory", shard->path);
+    }
     char* parent = format_string("%s", shard->path);
     char* slash = strrchr(parent, '/');
     char* error = NULL;
@@ -389,7 +398,9 @@ static char* shard_write(ShardOut* shard, const Corpus* corpus) {
     free(parent);
     if (error) { return error; }
     int fd = open(shard->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) { return format_string("%s: could not be created: %s%s", shard->path, strerror(errno), write_hint(errno)); }
+    if (fd < 0) {
+        return format_string("%s: could not be created: %s%s", shard->path, strerror(errno), write_hint(errno));
+    }
     unsigned char header[SHARD_HEADER_BYTES];
     shard_header(header, 2, (uint32_t)shard->tokens);
     int failed = write_all(fd, header, sizeof header) != 0;
@@ -426,7 +437,8 @@ static void shards_write_all(ShardOut* shards, int count, const Corpus* corpus) 
     }
     for (int i = 0; i < count && !error; i++) {
         if (rename(shards[i].temporary, shards[i].path) != 0) {
-            error = format_string("%s: could not be put in place: %s%s", shards[i].path, strerror(errno), write_hint(errno));
+            error = format_string("%s: could not be put in place: %s%s", shards[i].path, strerror(errno),
+                                  write_hint(errno));
         }
     }
     for (int i = 0; i < count; i++) {
@@ -462,10 +474,12 @@ static int bytes_main(int argc, char** argv) {
     size_t found = corpus.count;
     corpus_choose(&corpus, o.max_bytes);
     if (corpus.count == 0) {
-        die("no text found: of %zu text files %llu are duplicates and %llu beyond --max-bytes; besides, %llu are empty, %llu binary, "
+        die("no text found: of %zu text files %llu are duplicates and %llu beyond --max-bytes; besides, %llu are "
+            "empty, %llu binary, "
             "%llu larger than --max-file, %llu unreadable; see --suffix",
-            found, (unsigned long long)corpus.duplicates, (unsigned long long)corpus.beyond, (unsigned long long)corpus.empty,
-            (unsigned long long)corpus.binary, (unsigned long long)corpus.large, (unsigned long long)corpus.unreadable);
+            found, (unsigned long long)corpus.duplicates, (unsigned long long)corpus.beyond,
+            (unsigned long long)corpus.empty, (unsigned long long)corpus.binary, (unsigned long long)corpus.large,
+            (unsigned long long)corpus.unreadable);
     }
     if (!o.out && corpus.count < 2) {
         die("expected two different files at least, since training and validation are split by file, found %s alone; "
@@ -492,7 +506,8 @@ static int bytes_main(int argc, char** argv) {
     int count = o.out ? 1 : 2;
     shards_write_all(shards, count, &corpus);
 
-    printf("corpus: %zu files, %llu bytes, hash %016llx\n", corpus.count, (unsigned long long)bytes, (unsigned long long)hash);
+    printf("corpus: %zu files, %llu bytes, hash %016llx\n", corpus.count, (unsigned long long)bytes,
+           (unsigned long long)hash);
     print_left_out("duplicates by content", corpus.duplicates);
     print_left_out("beyond --max-bytes", corpus.beyond);
     print_left_out("larger than --max-file", corpus.large);
@@ -503,8 +518,8 @@ static int bytes_main(int argc, char** argv) {
         printf("%s: %zu files, %llu tokens\n", shards[i].path, shards[i].count, (unsigned long long)shards[i].tokens);
     }
     if (bytes < SMALL_CORPUS) {
-        warn("the corpus has %.1f MB; below %.0f MB a model soon knows it by heart: look at the validation loss", (double)bytes / 1e6,
-             SMALL_CORPUS / 1e6);
+        warn("the corpus has %.1f MB; below %.0f MB a model soon knows it by heart: look at the validation loss",
+             (double)bytes / 1e6, SMALL_CORPUS / 1e6);
     }
     for (size_t i = 0; i < corpus.count; i++) { free(corpus.files[i].path); }
     free(corpus.files);

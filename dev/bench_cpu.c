@@ -80,7 +80,8 @@ static void bench_layer(const char* what, size_t N, size_t IC, size_t OC, int mi
 
 static void bench_matmul(void) {
     printf("matmul: %s, GFLOP/s\n", matmul_name());
-    printf("%-28s %5s %5s %6s  %15s  %15s  %15s\n", "layer", "rows", "IC", "OC", "forward", "backward input", "backward weight");
+    printf("%-28s %5s %5s %6s  %15s  %15s  %15s\n", "layer", "rows", "IC", "OC", "forward", "backward input",
+           "backward weight");
     bench_layer("160m qkv", 256, 768, 2304, 0);
     bench_layer("160m attention out", 256, 768, 768, 0);
     bench_layer("160m ff up", 256, 768, 3072, 0);
@@ -110,13 +111,14 @@ typedef struct {
 static void run_attention_forward(void* argument) {
     Heads* h = (Heads*)argument;
     size_t C = (size_t)h->NH * (size_t)h->HS;
-    attention_forward(h->out, h->lse, h->q, h->k, h->v, h->B, h->T, h->NH, h->NH, h->HS, C, (size_t)h->HS, (size_t)h->HS);
+    attention_forward(h->out, h->lse, h->q, h->k, h->v, h->B, h->T, h->NH, h->NH, h->HS, C, (size_t)h->HS,
+                      (size_t)h->HS);
 }
 static void run_attention_backward(void* argument) {
     Heads* h = (Heads*)argument;
     size_t C = (size_t)h->NH * (size_t)h->HS;
-    attention_backward(h->dq, h->dk, h->dv, h->dout, h->q, h->k, h->v, h->out, h->lse, h->B, h->T, h->NH, h->NH, h->HS, C,
-                       (size_t)h->HS, (size_t)h->HS);
+    attention_backward(h->dq, h->dk, h->dv, h->dout, h->q, h->k, h->v, h->out, h->lse, h->B, h->T, h->NH, h->NH, h->HS,
+                       C, (size_t)h->HS, (size_t)h->HS);
 }
 
 static void bench_heads(int B, int T, int NH, int HS) {
@@ -203,8 +205,8 @@ int MAIN(int argc, char** argv) {
         }
     }
     printf("%s, %s, %d thread%s\n", machine_name(), machine_isa(), thread_count(), thread_count() == 1 ? "" : "s");
-    printf("P = %.1f GFLOP/s (fused multiply-add peak), C = %.1f GB/s (copy bandwidth)\n\n", machine_peak_flops() * 1e-9,
-           machine_copy_bandwidth() * 1e-9);
+    printf("P = %.1f GFLOP/s (fused multiply-add peak), C = %.1f GB/s (copy bandwidth)\n\n",
+           machine_peak_flops() * 1e-9, machine_copy_bandwidth() * 1e-9);
     for (int s = 0; s < SECTIONS; s++) {
         int wanted = argc == 1;
         for (int i = 1; i < argc; i++) { wanted |= strcmp(argv[i], sections[s].name) == 0; }

@@ -337,10 +337,10 @@ static inline CompareCurve compare_average(const CompareRow* row, int validation
 }
 
 // Smooths the mean by a centred window that shrinks at both ends (a window that is cut there would
-// pull the ends of a falling curve down and up). Half its width: 1/100 of the points. The last
+// pull the ends of a falling curve down and up). Half its width: 1/30 of the points. The last
 // points, whose windows are too short to smooth, are dropped.
 static inline void compare_smooth(CompareCurve* curve) {
-    int half = curve->count / 100;
+    int half = curve->count / 30;
     if (half == 0) { return; }
     double* sum = (double*)xalloc((size_t)curve->count + 1, sizeof(double), "a smoothed curve");
     for (int i = 0; i < curve->count; i++) { sum[i + 1] = sum[i] + curve->mean[i]; }
@@ -825,12 +825,15 @@ static inline void compare_loss_range(const CompareRow* rows, int count, double*
         hi = fmax(hi, compare_interpolate(&rows[i], AXIS_STEPS, val->high, begin));
         for (int k = 0; k < val->count; k++) { lo = fmin(lo, val->low[k]); }
         const CompareCurve* train = &rows[i].train;
-        // Half the training curve only: single smoothed dips should not set the scale.
-        for (int k = train->count / 2; k < train->count; k++) { lo = fmin(lo, train->mean[k]); }
+        // Of the training curve its end, on average: single dips should not set the scale.
+        double sum = 0;
+        int tail = (train->count + 9) / 10;
+        for (int k = train->count - tail; k < train->count; k++) { sum += train->mean[k]; }
+        if (tail > 0) { lo = fmin(lo, sum / tail); }
     }
     double span = hi - lo;
     if (!(span > 1e-6 * fabs(hi))) { span = fabs(hi) > 0 ? 0.1 * fabs(hi) : 1; }
-    *low = lo - 0.06 * span;
+    *low = lo - 0.1 * span;  // room for labels under the lowest line
     *high = hi + 0.06 * span;
 }
 
@@ -917,29 +920,30 @@ static inline double compare_inside(double ax, double ay, double bx, double by, 
     return t1 > t0 ? (t1 - t0) * sqrt(dx * dx + dy * dy) : 0;
 }
 
-// What it costs to put label `me` at (x,y): covered lines and labels, distance from its line's end.
+// What it costs to put label number `at` at (x,y): covered lines and labels, distance from its line's
+// end. Labels first..last-1 have their places already.
 static inline double compare_label_cost(const ComparePanel* panel, const CompareRow* rows, int count,
-                                        const CompareLabel* labels, int placed, const CompareLabel* me, double x,
-                                        double y) {
+                                        const CompareLabel* labels, int first, int last, int at, double x, double y) {
+    const CompareLabel* me = &labels[at];
     double left = x - 3, right = x + me->width + 3, top = y - SVG_LINE / 2.0, bottom = y + SVG_LINE / 2.0;
     double cost = fabs(y - me->end_y) + 0.5 * fmax(0, fabs(x - me->end_x - 9));
     if (right > panel->right + panel->gutter || left < panel->left || top < panel->top - 6 || bottom > panel->bottom) {
         return 1e9;
     }
-    for (int i = 0; i < placed; i++) {
+    for (int i = first; i < last; i++) {
         const CompareLabel* other = &labels[i];
         double wide = fmin(right, other->x + other->width + 3) - fmax(left, other->x - 3);
         double high = fmin(bottom, other->y + SVG_LINE / 2.0) - fmax(top, other->y - SVG_LINE / 2.0);
         if (wide > 0 && high > 0) { cost += 2000 + wide * high; }
         // Labels of lines that end together stand in the order of the lines.
-        if (fabs(other->end_x - me->end_x) < 30 && other->y > y) { cost += 100; }
+        if (fabs(other->end_x - me->end_x) < 30 && (i < at ? other->y > y : other->y < y)) { cost += 100; }
     }
     for (int i = 0; i < count; i++) {
         const CompareCurve* val = &rows[i].val;
         double before_x = 0, before_y = 0;
-        for (int k = 0, at; (at = compare_pick(val->count, k)) >= 0; k++) {
-            double cx = compare_px(panel, compare_x(&rows[i], val, panel->axis, at)),
-                   cy = compare_py(panel, val->mean[at]);
+        for (int k = 0, point; (point = compare_pick(val->count, k)) >= 0; k++) {
+            double cx = compare_px(panel, compare_x(&rows[i], val, panel->axis, point));
+            double cy = compare_py(panel, val->mean[point]);
             if (k > 0) { cost += 8 * compare_inside(before_x, before_y, cx, cy, left, top, right, bottom); }
             before_x = cx;
             before_y = cy;
@@ -950,8 +954,34 @@ static inline double compare_label_cost(const ComparePanel* panel, const Compare
     return cost;
 }
 
-// Puts the labels beside the ends of their lines: from top to bottom, each at the cheapest of a
-// grid of places. Lines that end close together share the room evenly first.
+// Puts each label at the cheapest of a grid of places, from the top label to the bottom one or the
+// other way round. Returns the sum of their costs.
+static inline double compare_place_in_order(const ComparePanel* panel, const CompareRow* rows, int count,
+                                            CompareLabel* labels, const double* wish, int downward) {
+    double total = 0;
+    for (int k = 0; k < count; k++) {
+        int i = downward ? k : count - 1 - k;
+        int first = downward ? 0 : i + 1, last = downward ? i : count;
+        CompareLabel* label = &labels[i];
+        double best = INFINITY, best_x = label->end_x + 9, best_y = wish[i];
+        // Right of the end, further right, below or above it, left of it.
+        double places[] = {9, 30, -label->width / 2, -9 - label->width};
+        for (size_t place = 0; place < sizeof places / sizeof places[0]; place++) {
+            double x = label->end_x + places[place];
+            for (int d = -60; d <= 60; d++) {
+                double y = wish[i] + 3 * d;
+                double cost = compare_label_cost(panel, rows, count, labels, first, last, i, x, y) + fabs(y - wish[i]);
+                if (cost < best) { best = cost, best_x = x, best_y = y; }
+            }
+        }
+        label->x = best_x;
+        label->y = best_y;
+        total += best;
+    }
+    return total;
+}
+
+// Puts the labels beside the ends of their lines. Lines that end close together share the room evenly first.
 static inline void compare_place_labels(const ComparePanel* panel, const CompareRow* rows, int count,
                                         CompareLabel* labels) {
     for (int i = 1; i < count; i++) {  // by the height of the line's end
@@ -976,23 +1006,11 @@ static inline void compare_place_labels(const ComparePanel* panel, const Compare
             wish[i] = compare_clamp(wish[i], panel->top + SVG_LINE / 2.0, panel->bottom - SVG_LINE / 2.0);
         }
     }
-    for (int i = 0; i < count; i++) {
-        CompareLabel* label = &labels[i];
-        double best = INFINITY;
-        // Right of the end, further right, below or above it, left of it.
-        double places[] = {9, 30, -label->width / 2, -9 - label->width};
-        for (size_t place = 0; place < sizeof places / sizeof places[0]; place++) {
-            double x = label->end_x + places[place];
-            for (int d = 0; d <= 60; d++) {
-                for (int sign = -1; sign <= 1; sign += 2) {
-                    double y = wish[i] + sign * 3 * d;
-                    double cost = compare_label_cost(panel, rows, count, labels, i, label, x, y) + fabs(y - wish[i]);
-                    if (cost < best) { best = cost, label->x = x, label->y = y; }
-                }
-            }
-        }
-        if (!(best < 1e9)) { label->x = label->end_x + 9, label->y = wish[i]; }
-    }
+    CompareLabel upward[COMPARE_MAX_ROWS];
+    memcpy(upward, labels, (size_t)count * sizeof(CompareLabel));
+    double down = compare_place_in_order(panel, rows, count, labels, wish, 1);
+    double up = compare_place_in_order(panel, rows, count, upward, wish, 0);
+    if (up < down) { memcpy(labels, upward, (size_t)count * sizeof(CompareLabel)); }
 }
 
 static inline char* compare_label_text(const CompareRow* row) {

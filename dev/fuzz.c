@@ -196,19 +196,32 @@ static void fuzz_shards(const uint8_t* data, size_t size) {
     shards_close(shards);
 }
 
+// tokenizer.json alone, or, of an input with a NUL byte, vocab.json before it and merges.txt after it.
 static void fuzz_tokenizer(const uint8_t* data, size_t size) {
-    fuzz_write("tokenizer.json", data, size);
+    static const char* const names[] = {"tokenizer.json", "vocab.json", "merges.txt"};
+    for (int i = 0; i < 3; i++) {
+        char* path = fuzz_path(names[i]);
+        unlink(path);
+        free(path);
+    }
+    const uint8_t* nul = (const uint8_t*)memchr(data, 0, size);
+    size_t first = nul ? (size_t)(nul - data) : size;
+    fuzz_write(nul ? "vocab.json" : "tokenizer.json", data, first);
+    if (nul) { fuzz_write("merges.txt", nul + 1, size - first - 1); }
     enum { V = 300 };
     Tokenizer* tokenizer = tokenizer_open(fuzz_directory, V);
     char out[256];
-    for (int id = 0; id < V; id++) { FUZZ_CHECK(tokenizer_decode(tokenizer, id, out) <= sizeof out); }
-    int ids[8];
-    int n = tokenizer_encode(tokenizer, "a \xc3\xa9", 4, ids);
-    FUZZ_CHECK(n >= 0 && n <= 4);
-    for (int i = 0; i < n; i++) { FUZZ_CHECK(ids[i] >= 0 && ids[i] < V); }
+    for (int id = -1; id <= V; id++) { FUZZ_CHECK(tokenizer_decode(tokenizer, id, out) <= sizeof out); }
+    FUZZ_CHECK(tokenizer_eot(tokenizer) < V);
     CheckpointFile files[8];
-    n = tokenizer_files(tokenizer, files);
+    int n = tokenizer_files(tokenizer, files);
     FUZZ_CHECK(n >= 0 && n <= 8);
+    const char* text = " ab a\xc3\xa9<|endoftext|>b";
+    int ids[64];
+    n = tokenizer_encode(tokenizer, text, strlen(text), ids);
+    FUZZ_CHECK(n >= 0 && n <= (int)strlen(text));
+    for (int i = 0; i < n; i++) { FUZZ_CHECK(ids[i] >= 0 && ids[i] < V); }
+    tokenizer_close(tokenizer);
 }
 
 enum { FUZZ_JSON, FUZZ_SAFETENSORS, FUZZ_INDEX, FUZZ_SHARDS, FUZZ_TOKENIZER, FUZZ_TARGETS };
@@ -415,17 +428,29 @@ static void fuzz_seed(FuzzInput* in, int target) {
             sb_append(&sb, (const char*)&token, (size_t)width);
         }
     } else {
-        // Byte-level BPE with a few merges and a special token.
-        sb_printf(&sb,
-                  "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":6,\"content\":\"<|endoftext|>\",\"special\":true}],"
-                  "\"normalizer\":null,"
-                  "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":"
-                  "\"ByteLevel\"},"
-                  "\"model\":{\"type\":\"BPE\",\"unk_token\":null,\"vocab\":{\"a\":0,\"b\":1,\"\xc4\xa0\":2,"
-                  "\"\\u00c3\":3,\"ab\":4,"
-                  "\"\xc4\xa0"
-                  "ab\":5},\"merges\":[%s]}}",
-                  fuzz_random(2) ? "\"a b\",\"\xc4\xa0 ab\"" : "[\"a\",\"b\"],[\"\xc4\xa0\",\"ab\"]");
+        // Byte-level BPE with a few merges and a special token; a unigram model, which is only shown.
+        const char* vocab = "{\"a\":0,\"b\":1,\"\xc4\xa0\":2,\"\\u00c3\":3,\"ab\":4,\"\xc4\xa0"
+                            "ab\":5,\"\\u00a9\":7";
+        uint32_t kind = fuzz_random(4);
+        if (kind == 0) {
+            sb_printf(&sb, "%s,\"<|endoftext|>\":8}", vocab);
+            sb_append(&sb, "", 1);  // a NUL
+            sb_printf(&sb, "#version: 0.2\na b\n\xc4\xa0 ab\n");
+        } else if (kind == 1) {
+            sb_printf(&sb,
+                      "{\"added_tokens\":[],\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"<unk>\",0.0],"
+                      "[\"\xe2\x96\x81"
+                      "ab\",-1.5],[\"<0x0A>\",-2]]},\"decoder\":{\"type\":\"Metaspace\"}}");
+        } else {
+            sb_printf(
+                &sb,
+                "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":6,\"content\":\"<|endoftext|>\",\"special\":true}],"
+                "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+                "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"unk_token\":null,\"vocab\":");
+            sb_printf(&sb, "%s}", vocab);
+            sb_printf(&sb, ",\"merges\":[%s]}}",
+                      kind == 2 ? "\"a b\",\"\xc4\xa0 ab\"" : "[\"a\",\"b\"],[\"\xc4\xa0\",\"ab\"]");
+        }
     }
     in->size = min_size(sb.size, in->capacity);
     memcpy(in->bytes, sb.data, in->size);

@@ -17,14 +17,14 @@ typedef struct {
 static TestState test_state;
 
 // A check: counts and prints, does not stop the test.
-#define CHECK(condition, ...)                                                          \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            test_state.checks_failed++;                                                \
-            fprintf(stderr, "  %s:%d: %s: ", __FILE__, __LINE__, #condition);          \
-            fprintf(stderr, __VA_ARGS__);                                              \
-            fprintf(stderr, "\n");                                                     \
-        }                                                                              \
+#define CHECK(condition, ...)                                                 \
+    do {                                                                      \
+        if (!(condition)) {                                                   \
+            test_state.checks_failed++;                                       \
+            fprintf(stderr, "  %s:%d: %s: ", __FILE__, __LINE__, #condition); \
+            fprintf(stderr, __VA_ARGS__);                                     \
+            fprintf(stderr, "\n");                                            \
+        }                                                                     \
     } while (0)
 
 static inline void test_skip(const char* why) { test_state.skip_why = why; }
@@ -68,7 +68,8 @@ static inline int test_end(void) {
 // (or <= tolerance, absolute, if `want` is all zero). Rejects NaN on either side, and an all-zero
 // `got` where `want` is not. Prints the worst place and the share of the tolerance used when it
 // fails. Returns the largest error relative to max|want|. TYPE-generic by copy to double.
-static inline double compare_doubles(const char* what, const double* got, const double* want, size_t n, double tolerance) {
+static inline double compare_doubles(const char* what, const double* got, const double* want, size_t n,
+                                     double tolerance) {
     double scale = 0, worst = -1;
     size_t at = 0;
     for (size_t i = 0; i < n; i++) {
@@ -85,8 +86,8 @@ static inline double compare_doubles(const char* what, const double* got, const 
     }
     if (bad || test_state.checks_failed > 1000000) {
         test_state.checks_failed++;
-        fprintf(stderr, "  %s: worst of %zu at [%zu]: got %.9g, want %.9g, |difference| %.3g, allowed %.3g (%.2f x)\n", what,
-                n, at, got[at], want[at], worst, limit, worst / limit);
+        fprintf(stderr, "  %s: worst of %zu at [%zu]: got %.9g, want %.9g, |difference| %.3g, allowed %.3g (%.2f x)\n",
+                what, n, at, got[at], want[at], worst, limit, worst / limit);
     }
     return scale > 0 ? worst / scale : worst;
 }

@@ -52,7 +52,8 @@ static void test_random_frozen(void) {
 }
 
 static void test_random_quantile(void) {
-    static const double cases[][2] = {  // from Python's statistics.NormalDist().inv_cdf
+    static const double cases[][2] = {
+        // from Python's statistics.NormalDist().inv_cdf
         {1.1102230246251565e-16, -8.209536151601386},
         {1e-12, -7.034483825301132},
         {1e-5, -4.2648907939228256},
@@ -67,7 +68,8 @@ static void test_random_quantile(void) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         double got = normal_quantile(cases[i][0]), want = cases[i][1];
-        CHECK(fabs(got - want) <= 2e-15 * fabs(want) + 1e-17, "quantile of %.17g: %.17g, want %.17g", cases[i][0], got, want);
+        CHECK(fabs(got - want) <= 2e-15 * fabs(want) + 1e-17, "quantile of %.17g: %.17g, want %.17g", cases[i][0], got,
+              want);
     }
     CHECK(fabs(normal_tail(1.0) - 0.15865525393145707) < 4e-16, "tail at 1: %.17g", normal_tail(1.0));
     CHECK(fabs(normal_tail(2.0) - 0.02275013194817921) < 4e-16, "tail at 2: %.17g", normal_tail(2.0));
@@ -112,6 +114,7 @@ static void test_random_distributions(void) {
     CHECK(fabs(truncated2 / N - 0.97333692) < 0.012, "truncated variance %g", truncated2 / N);
     for (uint64_t i = 0; i < 1000; i++) {
         CHECK(fabs(random_truncated_normal(3, stream, i, 0.5)) <= 0.5, "cut at 0.5");
+        CHECK(fabs(random_truncated_normal(3, stream, i, 1e-16)) <= 1e-16, "cut where rounding is felt");
     }
 }
 
@@ -125,7 +128,11 @@ static void test_random_permute(void) {
             uint64_t wrong = 0;
             for (uint64_t i = 0; i < n; i++) {
                 uint64_t at = random_permute(42, epoch, n, i);
-                if (at >= n || seen[at]) { wrong++; } else { seen[at] = 1; }
+                if (at >= n || seen[at]) {
+                    wrong++;
+                } else {
+                    seen[at] = 1;
+                }
             }
             CHECK(wrong == 0, "n %llu epoch %llu: %llu places missed", (unsigned long long)n, (unsigned long long)epoch,
                   (unsigned long long)wrong);

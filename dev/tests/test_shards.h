@@ -100,8 +100,8 @@ static void test_shards_rows(void) {
         for (int t = 0; t <= T; t++) { inputs[t] = targets[t] = -77; }
         shards_row(shards, (uint64_t)row, inputs, targets);
         for (int t = 0; t < T; t++) {
-            CHECK(inputs[t] == first[row] + t && targets[t] == first[row] + t + 1, "row %d t %d: %d -> %d", row, t, inputs[t],
-                  targets[t]);
+            CHECK(inputs[t] == first[row] + t && targets[t] == first[row] + t + 1, "row %d t %d: %d -> %d", row, t,
+                  inputs[t], targets[t]);
         }
         CHECK(inputs[T] == -77 && targets[T] == -77, "row %d wrote past its end", row);
     }
@@ -125,10 +125,9 @@ static void test_shards_patterns(void) {
         const char* pattern;
         int files;
     } cases[] = {
-        {"%s/a_*.bin", 2},
-        {"%s/a_1.bin,%s/a_2.bin", 2},
-        {"%s/a_2.bin,%s/*.bin,", 3},       // found twice, read once
-        {"%s/b,[1].bin", 1},               // a file of that very name
+        {"%s/a_*.bin", 2},           {"%s/a_1.bin,%s/a_2.bin", 2},
+        {"%s/a_2.bin,%s/*.bin,", 3},  // found twice, read once
+        {"%s/b,[1].bin", 1},          // a file of that very name
         {"%s/../*/a_[2-9].bin", 1},
 #ifdef GLOB_BRACE
         {"%s/{a_1,a_2}.bin", 2},
@@ -172,7 +171,9 @@ static void test_shards_stream(void) {
             differ += row != shards_stream_row(shards, position, 1, 43);
             differ += row != shards_stream_row(shards, position + rows, 1, 42);
         }
-        for (uint64_t i = 0; i < rows; i++) { CHECK(seen[i] == 1, "epoch %d row %d seen %d times", epoch, (int)i, seen[i]); }
+        for (uint64_t i = 0; i < rows; i++) {
+            CHECK(seen[i] == 1, "epoch %d row %d seen %d times", epoch, (int)i, seen[i]);
+        }
     }
     CHECK(differ > 6 * rows - 25, "orders differ at %llu of %llu places only", (unsigned long long)differ,
           (unsigned long long)(6 * rows));
@@ -265,7 +266,8 @@ static void test_shards_bad(void) {
     shards_write("good.bin", 2, 40, 0);
     shards_expect_death("missing", "missing.bin", 4, 50, -1, "no shard found|missing.bin|make data");
     shards_expect_death("no match", "*.tokens", 4, 50, -1, "no shard found|*.tokens");
-    shards_expect_death("one of two patterns missing", "good.bin,/nowhere/*.bin", 4, 50, -1, "no shard found|/nowhere/*.bin");
+    shards_expect_death("one of two patterns missing", "good.bin,/nowhere/*.bin", 4, 50, -1,
+                        "no shard found|/nowhere/*.bin");
     ShardsCase none = {",", 4, 50, -1};
     expect_death("nothing", shards_case_run, &none, "no shard found");
     ShardsCase directory = {shards_dir, 4, 50, -1};
@@ -277,7 +279,8 @@ static void test_shards_bad(void) {
     shards_expect_death("two bytes", "bad.bin", 4, 50, -1, "bad.bin|looks like text");
     static const char text[] = "#include <stdio.h>\n\tint main(void);\r\n";
     shards_write_file("bad.bin", text, sizeof text - 1);
-    shards_expect_death("text", "bad.bin", 4, 50, -1, "bad.bin|20240520|20240801|1668180259|looks like text|build/bytes");
+    shards_expect_death("text", "bad.bin", 4, 50, -1,
+                        "bad.bin|20240520|20240801|1668180259|looks like text|build/bytes");
 
     unsigned char header[1024 + 64];
     memset(header, 0, sizeof header);
@@ -327,7 +330,8 @@ static void test_shards_bad(void) {
     shards_write("wide.bin", 4, 10, 0xfffffff8u);  // 4294967295 must not become -1
     shards_expect_death("token above int", "wide.bin", 3, 2147483647, 0, "wide.bin|token 4294967288|position 0");
     expect_death("a row beyond the last", shards_row_beyond, (void*)shards_path("good.bin"), "row 13 of 13");
-    expect_death("shrinks while it is read", shards_shrink_run, (void*)shards_path("good.bin"), "good.bin|expected 1104 bytes|found 1064|shorter");
+    expect_death("shrinks while it is read", shards_shrink_run, (void*)shards_path("good.bin"),
+                 "good.bin|expected 1104 bytes|found 1064|shorter");
     shards_dir_remove();
 }
 

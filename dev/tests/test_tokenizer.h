@@ -16,7 +16,9 @@ static inline void tokenizer_dir_make(void) {
 static inline void tokenizer_put(const char* name, const char* text, size_t size) {
     char* path = format_string("%s/%s", tokenizer_dir, name);
     FILE* file = fopen(path, "wb");
-    if (file == NULL || fwrite(text, 1, size, file) != size || fclose(file) != 0) { die("%s: %s", path, strerror(errno)); }
+    if (file == NULL || fwrite(text, 1, size, file) != size || fclose(file) != 0) {
+        die("%s: %s", path, strerror(errno));
+    }
     free(path);
 }
 
@@ -27,12 +29,15 @@ static inline void tokenizer_drop(const char* name) {
 }
 
 // Encodes, compares with `want` (n), decodes, compares with the text.
-static void tokenizer_expect(const Tokenizer* tokenizer, const char* what, const char* text, size_t size, const int* want, int n) {
+static void tokenizer_expect(const Tokenizer* tokenizer, const char* what, const char* text, size_t size,
+                             const int* want, int n) {
     int* got = (int*)xalloc(size + 1, sizeof(int), "a test");
     got[size] = -77;
     int count = tokenizer_encode(tokenizer, text, size, got);
     CHECK(count == n, "%s: %d tokens, want %d", what, count, n);
-    for (int i = 0; i < n && i < count; i++) { CHECK(got[i] == want[i], "%s: token %d is %d, want %d", what, i, got[i], want[i]); }
+    for (int i = 0; i < n && i < count; i++) {
+        CHECK(got[i] == want[i], "%s: token %d is %d, want %d", what, i, got[i], want[i]);
+    }
     CHECK(got[size] == -77, "%s: wrote past the room", what);
     StringBuilder sb = {0};
     sb_append(&sb, "", 0);
@@ -73,6 +78,13 @@ static void test_tokenizer_byte_files(void) {
         CheckpointFile files[TOKENIZER_FILES];
         int count = tokenizer_files(tokenizer, files);
         CHECK(count == 2, "%d files", count);
+        // The characters that other software expects for bytes that do not show, and for two that do.
+        static const char* const pairs[] = {"\"\xc4\x80\": 0,",   "\"\xc4\xa0\": 32,",  "\"\xc4\xa1\": 127,",
+                                            "\"\xc5\x82\": 160,", "\"\xc5\x83\": 173,", "\"\xc2\xae\": 174,",
+                                            "\"~\": 126,"};
+        for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+            CHECK(strstr(files[0].text, pairs[i]) != NULL, "no %s in tokenizer.json", pairs[i]);
+        }
         tokenizer_dir_make();
         for (int i = 0; i < count; i++) { tokenizer_put(files[i].name, files[i].text, files[i].size); }
         Tokenizer* again = tokenizer_open(tokenizer_dir, V);
@@ -101,10 +113,19 @@ static void test_tokenizer_byte_files(void) {
 // Words as the regular expression of GPT-2 cuts them; '|' marks the cuts expected.
 static void test_tokenizer_words(void) {
     static const char* const cases[] = {
-        "it|'s| we|'ll|ama|'re|'|S|'d", "a|  | b", "a| \n|\n|b|\n", "a|\n", "x|12|,| 34|abc| .;|\t|\t|z",
-        "caf\xc3\xa9| \xe4\xb8\xad\xe6\x96\x87|\xd9\xa3\xc2\xb2|\xe2\x80\x94", "a|\xc2\xa0|b", "a|\xc2\xa0| b",
-        "a| \xe3\x80\x80|\xe3\x80\x80|\xf0\x9f\x8e\x89", "\xff\xfe|a", "   ",
-        "\xf0\x90\x97\x80\xf0\xb2\x8e\xaf|\xf0\x90\xb4\xb0",  // letters that came with Unicode 16 and 15, a number of 11
+        "it|'s| we|'ll|ama|'re|'|S|'d",
+        "a|  | b",
+        "a| \n|\n|b|\n",
+        "a|\n",
+        "x|12|,| 34|abc| .;|\t|\t|z",
+        "caf\xc3\xa9| \xe4\xb8\xad\xe6\x96\x87|\xd9\xa3\xc2\xb2|\xe2\x80\x94",
+        "a|\xc2\xa0|b",
+        "a|\xc2\xa0| b",
+        "a| \xe3\x80\x80|\xe3\x80\x80|\xf0\x9f\x8e\x89",
+        "\xff\xfe|a",
+        "   ",
+        "a|\v\f|\r|b",
+        "\xf0\x90\x97\x80\xf0\xb2\x8e\xaf|\xf0\x90\xb4\xb0",  // letters of Unicode 16 and 15, a number of 11
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[64], cut[64];
@@ -129,8 +150,10 @@ static void test_tokenizer_words(void) {
 // A small byte-level BPE. %s: pre-tokenizer, options of the model, merges, added tokens.
 static const char tokenizer_small[] =
     "{\"added_tokens\": [%s], \"normalizer\": null, \"pre_tokenizer\": %s, \"decoder\": {\"type\": \"ByteLevel\"},"
-    " \"model\": {\"type\": \"BPE\", %s \"vocab\": {\"a\": 0, \"b\": 1, \"c\": 2, \"\\u0120\": 3, \"ab\": 4, \"bc\": 5, \"abc\": 6,"
-    " \"\\u0120a\": 7, \"\\u00c3\": 8, \"\\u00a9\": 9, \"\\u00c3\\u00a9\": 10, \"\\u010a\": 12}, \"merges\": [%s]}}";
+    " \"model\": {\"type\": \"BPE\", %s \"vocab\": {\"a\": 0, \"b\": 1, \"c\": 2, \"\\u0120\": 3, \"ab\": 4, \"bc\": "
+    "5, \"abc\": 6,"
+    " \"\\u0120a\": 7, \"\\u00c3\": 8, \"\\u00a9\": 9, \"\\u00c3\\u00a9\": 10, \"\\u010a\": 12, \"aa\": 16, "
+    "\"\\u0120bc\": 17}, \"merges\": [%s]}}";
 static const char tokenizer_gpt2_words[] = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false}";
 
 static Tokenizer* tokenizer_open_small(const char* added, const char* pre, const char* options, const char* merges) {
@@ -143,20 +166,27 @@ static Tokenizer* tokenizer_open_small(const char* added, const char* pre, const
 
 static void test_tokenizer_bpe(void) {
     tokenizer_dir_make();
-    static const char merges[] = "\"b c\", [\"a\", \"b\"], \"a bc\", \"\\u0120 a\", \"\\u00c3 \\u00a9\"";
+    static const char merges[] =
+        "\"b c\", [\"a\", \"b\"], \"a bc\", \"\\u0120 a\", \"\\u00c3 \\u00a9\", \"a a\", \"\\u0120 bc\"";
     static const char added[] =
         "{\"id\": 13, \"content\": \"<|endoftext|>\", \"normalized\": false, \"special\": true},"
-        "{\"id\": 14, \"content\": \"  \", \"normalized\": true}, {\"id\": 15, \"content\": \"   \", \"normalized\": true}";
+        "{\"id\": 14, \"content\": \"  \", \"normalized\": true}, {\"id\": 15, \"content\": \"   \", \"normalized\": "
+        "true}";
     Tokenizer* tokenizer = tokenizer_open_small(added, tokenizer_gpt2_words, "", merges);
     CHECK(!tokenizer_is_bytes(tokenizer) && tokenizer_eot(tokenizer) == 13, "end of text %d", tokenizer_eot(tokenizer));
     static const int abc[] = {6};  // b c first (rank 0), then a bc; not a b
     tokenizer_expect(tokenizer, "rank order", "abc", 3, abc, 1);
     static const int abab[] = {4, 4, 6, 2};
     tokenizer_expect(tokenizer, "several in a word", "abababcc", 8, abab, 4);
+    static const int aaa[] = {16, 0};
+    tokenizer_expect(tokenizer, "of equals the leftmost", "aaa", 3, aaa, 2);
+    static const int bc[] = {0, 17};  // possible only after b c
+    tokenizer_expect(tokenizer, "a merge that a merge makes possible", "a bc", 4, bc, 2);
     static const int spaces[] = {0, 3, 12, 7, 10};
     tokenizer_expect(tokenizer, "spaces", "a \n a\xc3\xa9", 7, spaces, 5);
     static const int special[] = {4, 13, 15, 0, 14, 13};
-    tokenizer_expect(tokenizer, "added tokens, the longest first", "ab<|endoftext|>   a  <|endoftext|>", 34, special, 6);
+    tokenizer_expect(tokenizer, "added tokens, the longest first", "ab<|endoftext|>   a  <|endoftext|>", 34, special,
+                     6);
     char piece[TOKENIZER_PIECE];
     CHECK(tokenizer_decode(tokenizer, 11, piece) == 4 && memcmp(piece, "<11>", 4) == 0, "an id without a piece");
     tokenizer_close(tokenizer);
@@ -190,7 +220,8 @@ typedef struct {
 
 static void tokenizer_case_run(void* argument) {
     const TokenizerCase* c = (const TokenizerCase*)argument;
-    Tokenizer* tokenizer = c->merges ? tokenizer_open_small(c->added, c->pre, c->options, c->merges) : tokenizer_open(tokenizer_dir, c->V);
+    Tokenizer* tokenizer =
+        c->merges ? tokenizer_open_small(c->added, c->pre, c->options, c->merges) : tokenizer_open(tokenizer_dir, c->V);
     if (c->V) { tokenizer->V = c->V; }
     int tokens[64];
     tokenizer_encode(tokenizer, c->text, strlen(c->text), tokens);
@@ -202,7 +233,8 @@ static void test_tokenizer_bad(void) {
     TokenizerCase cases[] = {
         {"", "null", "", "", "a", 0},
         {"", "{\"type\": \"ByteLevel\"}", "", "", "a", 0},  // add_prefix_space is on unless said
-        {"", "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"ByteLevel\"}]}", "", "", "a", 0},
+        {"", "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\"}, {\"type\": \"ByteLevel\"}]}", "", "",
+         "a", 0},
         {"", words, "\"ignore_merges\": true,", "", "a", 0},
         {"", words, "\"dropout\": 0.1,", "", "a", 0},
         {"{\"id\": 5, \"content\": \"<mask>\", \"lstrip\": true}", words, "", "", "a", 0},
@@ -217,9 +249,21 @@ static void test_tokenizer_bad(void) {
         {"7", words, "", "", "a", 0},
     };
     static const char* const expected[] = {
-        "tokenizer.json|pre-tokenizer|--prompt", "pre-tokenizer", "pre-tokenizer", "ignore_merges", "dropout", "<mask>",
-        "0x64|no token", "token 5|vocabulary of 5", "merge 0|found 'ab'", "merge 0|found 'a '", "merge 0|'ac'", "merge 0|a number",
-        "ids from 0|-2", "ids from 0|2000000000", "added_tokens|a number",
+        "tokenizer.json|pre-tokenizer|--prompt",
+        "pre-tokenizer",
+        "pre-tokenizer",
+        "ignore_merges",
+        "dropout",
+        "<mask>",
+        "0x64|no token",
+        "token 5|vocabulary of 5",
+        "merge 0|found 'ab'",
+        "merge 0|found 'a '",
+        "merge 0|'ac'",
+        "merge 0|a number",
+        "ids from 0|-2",
+        "ids from 0|2000000000",
+        "added_tokens|a number",
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char* what = format_string("case %zu", i);
@@ -241,7 +285,9 @@ static void test_tokenizer_bad(void) {
         expect_death(files[i][0], tokenizer_case_run, &plain, files[i][1]);
     }
     // A tokenizer of another kind: its pieces can be shown, a prompt is refused.
-    static const char unigram[] = "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"<unk>\", 0], [\"\xe2\x96\x81the\", -1.5], [\"<0x0A>\", -2]]}}";
+    static const char unigram[] = "{\"model\": {\"type\": \"Unigram\", \"vocab\": "
+                                  "[[\"<unk>\", 0], "
+                                  "[\"\xe2\x96\x81the\", -1.5], [\"<0x0A>\", -2]]}}";
     tokenizer_put("tokenizer.json", unigram, sizeof unigram - 1);
     expect_death("Unigram", tokenizer_case_run, &plain, "not a byte-level BPE|--prompt");
     Tokenizer* tokenizer = tokenizer_open(tokenizer_dir, 300);
@@ -256,22 +302,24 @@ static void test_tokenizer_bad(void) {
     tokenizer = tokenizer_open(tokenizer_dir, 300);
     CheckpointFile carried[TOKENIZER_FILES];
     CHECK(tokenizer_decode(tokenizer, 65, piece) == 4 && memcmp(piece, "<65>", 4) == 0, "numbers");
-    CHECK(tokenizer_eot(tokenizer) == -1 && !tokenizer_is_bytes(tokenizer) && tokenizer_files(tokenizer, carried) == 0, "nothing known");
+    CHECK(tokenizer_eot(tokenizer) == -1 && !tokenizer_is_bytes(tokenizer) && tokenizer_files(tokenizer, carried) == 0,
+          "nothing known");
     tokenizer_close(tokenizer);
     CHECK(rmdir(tokenizer_dir) == 0, "%s: %s", tokenizer_dir, strerror(errno));
 }
 
 // Public tokenizers, where they are present. The ids are those of the tokenizers library 0.23.
 static void test_tokenizer_public(void) {
-    static const char text[] =
-        "It's  they'RE\n\n   int x2 = 0x1F;\t\tcaf\xc3\xa9 \xe2\x80\x94 \xe4\xb8\xad\xe6\x96\x87 \xd9\xa3\xd9\xa4\xc2\xb2\xc2\xa0"
-        "\xe3\x80\x80z \xf0\x9f\x8e\x89<|endoftext|> 'll    ";
-    static const int neox[] = {1147, 434, 50276, 9328, 8,     1848,  535,   50275, 565, 1269, 19,  426,   470, 89,    18,
-                               39,   28,  186,   186,  68,    2320,  860,   1905,  209, 13609, 20855, 209, 149, 98,    149,
-                               99,   15818, 575, 19409, 91,   22692, 225,   220,   0,   686,  620, 50274};
-    static const int gpt2[] = {1026, 338, 220,   484, 6,     2200, 628, 220,   220,  493,  2124, 17, 796,   657, 87,  16,
-                               37,   26,  197,   197, 66,    1878, 2634, 851,  220,  40792, 23877, 229, 18923, 96, 149, 97,
-                               31185, 1849, 5099, 222, 89,   12520, 236, 231,  50256, 705, 297, 220, 220, 220, 220};
+    static const char text[] = "It's  they'RE\n\n   int x2 = 0x1F;\t\tcaf\xc3\xa9 \xe2\x80\x94 "
+                               "\xe4\xb8\xad\xe6\x96\x87 \xd9\xa3\xd9\xa4\xc2\xb2\xc2\xa0"
+                               "\xe3\x80\x80z \xf0\x9f\x8e\x89<|endoftext|> 'll    ";
+    static const int neox[] = {1147, 434, 50276, 9328,  8,   1848,  535,  50275, 565,  1269, 19,    426,   470, 89,
+                               18,   39,  28,    186,   186, 68,    2320, 860,   1905, 209,  13609, 20855, 209, 149,
+                               98,   149, 99,    15818, 575, 19409, 91,   22692, 225,  220,  0,     686,   620, 50274};
+    static const int gpt2[] = {1026, 338,   220,   484, 6,     2200, 628, 220, 220,   493,  2124, 17,
+                               796,  657,   87,    16,  37,    26,   197, 197, 66,    1878, 2634, 851,
+                               220,  40792, 23877, 229, 18923, 96,   149, 97,  31185, 1849, 5099, 222,
+                               89,   12520, 236,   231, 50256, 705,  297, 220, 220,   220,  220};
     const char* shared = getenv("PONDER_SHARED");
     if (!shared || !*shared) { shared = "../shared"; }
     char* dirs[2] = {format_string("%s/tokenizers/gpt-neox-20b", shared), format_string("%s/tokenizers/gpt2", shared)};

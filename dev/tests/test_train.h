@@ -692,7 +692,26 @@ static void test_train_signals(void) {
         char* out = format_string("valsig%d", i);
         CHECK(!isfinite(toy_metric(out, steps[i], "val_loss")), "the validation after step %d was over before the signal", steps[i]);
         free(line);
+        if (i == 0) {  // killed when the metrics know the validation, and the checkpoint does not
+            StringBuilder again = {0};
+            pid = toy_start("--out valsig0 --resume --sleep 20000", &from);
+            toy_wait_for(from, "validation after step 5", &again);
+            kill(pid, SIGKILL);
+            free(output);
+            toy_wait(pid, from, &output);
+            free(again.data);
+            CHECK(isfinite(toy_metric(out, 5, "val_loss")), "the validation is made up for");
+        }
         line = format_string("--out %s --resume", out);
+        if (i == 1) {  // the same at the end of the run: the checkpoint that knows its validation is lost again
+            char* shell = format_string("cd %s && cp -r valsig1/step_00000030 before", toy_home);
+            if (system(shell) != 0) { die("could not copy a checkpoint"); }
+            toy_run(0, "val_loss_pass", line);
+            free(shell);
+            shell = format_string("cd %s && rm -r valsig1/step_00000030 && mv before valsig1/step_00000030", toy_home);
+            if (system(shell) != 0) { die("could not put back a checkpoint"); }
+            free(shell);
+        }
         toy_run(0, "val_loss_pass", line);
         toy_run(0, "finished|val_loss_pass", line);
         toy_same_run("whole", out, 30);
@@ -702,7 +721,23 @@ static void test_train_signals(void) {
         free(output);
         free(seen.data);
     }
-    // Before the first step is done: nothing to save. A second signal does not wait for the micro-batch.
+    // Before the first step is done: nothing to save; the rest of its 100 micro-batches is left.
+    {
+        int from;
+        StringBuilder seen = {0};
+        double start = now_seconds();
+        pid_t pid = toy_start("--train train.bin --seq 16 --batch 1 --total-batch 1600 --out sig8 --sleep 100 --sample-tokens 0", &from);
+        toy_wait_for(from, "a step", &seen);
+        usleep(100000);
+        kill(pid, SIGTERM);
+        char* output = NULL;
+        int code = toy_wait(pid, from, &output);
+        CHECK(code == 128 + SIGTERM && now_seconds() - start < 7 && strstr(output, "nothing to save") && !toy_exists("sig8/step_00000000"),
+              "a signal in the first step: exit code %d after %.1f s: %s", code, now_seconds() - start, output);
+        free(output);
+        free(seen.data);
+    }
+    // A second signal does not wait for the micro-batch.
     int from;
     StringBuilder seen = {0};
     double start = now_seconds();
@@ -774,7 +809,7 @@ static void test_train_minutes(void) {
 // ---- what must not change when a run goes on ----
 
 static void test_train_changed(void) {
-    toy_run(0, "val_loss", "--out ch --steps 4 --total-batch 128 --passes 2");
+    toy_run(0, "val_loss", "--out ch --steps 4 --total-batch 128 --passes 2 --val-batches 2");
     static const char* const cases[][2] = {
         {"--seq 8", "--seq 8|started with 16"},
         {"--seed 7", "--seed 7|started with 42"},
@@ -793,8 +828,8 @@ static void test_train_changed(void) {
     toy_run(0, "val_loss", "--out ch2 --steps 1 --model toy-3");
     toy_run(1, "--passes 2|\"passes\"|to 2|has 3", "--out ch2 --resume --passes 2 --steps 2");
     toy_run(0, "val_loss", "--out ch2 --resume --passes 3 --steps 2");
-    // Allowed, and said. The total batch stays when the micro-batch changes; steps win again over epochs.
-    toy_run(0, "changed since|--lr 0.5 (was 1e-3)|--steps 6 (was 4)|--batch 3 (was 4)|val_loss", "--out ch --resume --lr 0.5 --steps 6 --batch 3");
+    // Allowed, and said. The total batch and the validated rows stay when the micro-batch changes; steps win again over epochs.
+    toy_run(0, "changed since|--lr 0.5 (was 1e-3)|--steps 6 (was 4)|--batch 3 (was 4)|8 rows, every|val_loss", "--out ch --resume --lr 0.5 --steps 6 --batch 3");
     CHECK(toy_metric("ch", 6, "tokens") == 6 * 128, "tokens after six steps");
     toy_run(0, "finished: step 6 of 6", "--out ch --resume");
     toy_run(0, "--epochs 0.5 (was 1)|step 7 of 7", "--out ch --resume --epochs 0.5");  // floor(0.5 * 124 / 8)
@@ -895,7 +930,7 @@ static void test_train_looks(void) {
     CHECK(toy_exists("look/step_00000003/toy.py") && toy_exists("look/step_00000003/generation_config.json"), "the files of a checkpoint");
     char* state = toy_read("look/step_00000003/trainer_state.json", &size);
     static const char* const keys[] = {"\"step\": 3", "\"tokens\": 192", "\"parameters\": 4369", "\"flops_per_token\": 1542", "\"seconds\"", "\"total-batch\": \"64\"", "\"position\": 12"};
-    for (int i = 0; i < 7; i++) { CHECK(state && strstr(state, keys[i]), "no %s in %s", keys[i], state); }
+    for (int i = 0; i < 7; i++) { CHECK(state && strstr(state, keys[i]), "no %s in %s", keys[i], state ? state : "nothing"); }
     free(state);
 }
 

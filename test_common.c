@@ -1,0 +1,53 @@
+// test_common.c - the files of common/, the data and comparison tools: one header of tests each.
+//
+// With -DARITHMETIC only the tests of arithmetic, many of which hold a hash of their results: the
+// Makefile builds those for the portable instruction set as well.
+#include "dev/tests/test.h"
+#include "dev/tests/test_adamw.h"
+#include "dev/tests/test_attention.h"
+#include "dev/tests/test_math.h"
+#include "dev/tests/test_matmul.h"
+#include "dev/tests/test_random.h"
+#ifndef ARITHMETIC
+#include "dev/tests/test_bytes.h"
+#include "dev/tests/test_checkpoint.h"
+#include "dev/tests/test_json.h"
+#include "dev/tests/test_options.h"
+#include "dev/tests/test_safetensors.h"
+#include "dev/tests/test_shards.h"
+#include "dev/tests/test_tokenizer.h"
+#include "dev/tests/test_train.h"
+// This one includes a whole program, whose main gets another name.
+#pragma push_macro("MAIN")
+#undef MAIN
+#define MAIN compare_main
+#include "dev/tests/test_compare.h"
+#pragma pop_macro("MAIN")
+#endif
+
+int MAIN(int argc, char** argv);
+int MAIN(int argc, char** argv) {
+#ifndef ARITHMETIC
+    // The tests of the training loop run this program again as a trainer of a toy model.
+    if (argc > 1 && strcmp(argv[1], "--toy-trainer") == 0) { return toy_trainer_main(argc - 1, argv + 1); }
+    test_begin(argc, argv);
+    // Tests that fork come first: a forked child must not meet a parallel region of its parent's.
+    options_tests();
+    json_tests();
+    safetensors_tests();
+    checkpoint_tests();
+    shards_tests();
+    tokenizer_tests();
+    bytes_tests();
+    compare_tests();
+    train_tests();
+#else
+    test_begin(argc, argv);
+#endif
+    random_tests();
+    math_tests();
+    matmul_tests();
+    attention_tests();
+    adamw_tests();
+    return test_end();
+}

@@ -3,7 +3,7 @@
 CC ?= cc
 B ?= build
 # Build on every core, unless -j was given.
-ifeq ($(filter -j%,$(MAKEFLAGS)),)
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
 endif
 CFLAGS ?= -O3
@@ -56,6 +56,7 @@ $(B)/modeling_ponder.h: dev/modeling_ponder.py | $(B)
 
 $(eval $(call program,train_pythia,train_pythia.cu,))
 $(eval $(call program,bench_cpu,dev/bench_cpu.c,))
+$(eval $(call program,bench_step,dev/bench_step.c,))
 $(eval $(call tool,bytes,data/bytes.c))
 $(eval $(call tool,compare,dev/compare.c))
 
@@ -73,11 +74,11 @@ $(DATA)/train.bin: | $(B)/bytes
 # The model and the run of the main job: chosen by the sweep that dev/LOG.md records. All three
 # rows of the comparison share everything but the options that make them what they are, and the
 # learning rate, which is each row's own best.
-STEPS ?= 600
+STEPS ?= 2000
 SEED ?= 42
-MAIN_MODEL = --model pythia-14m --layers 4 --width 128 --heads 4 --vocab 257
-MAIN_RUN = --train "$(DATA)/train.bin" --val "$(DATA)/val.bin" --seq 256 --batch 8 --total-batch 2048 --steps $(STEPS) --seed $(SEED) \
-    --val-every 100 --val-batches 20 --save-every 100 --resume
+MAIN_MODEL = --model pythia-14m --layers 4 --width 64 --heads 2 --vocab 257
+MAIN_RUN = --train "$(DATA)/train.bin" --val "$(DATA)/val.bin" --seq 256 --batch 4 --steps $(STEPS) --seed $(SEED) \
+    --val-every 100 --val-batches 40 --save-every 500 --sample-every 500 --resume
 ROW_ponder = --ponder 3 --lr 4e-3
 ROW_vanilla = --ponder 0 --lr 4e-3
 ROW_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
@@ -132,6 +133,31 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory B=$(B)/sanitize ISAS="$(NATIVE)" \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" test
 .PHONY: test test-sanitize
+
+VENV = build/venv
+PYTHON = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python
+venv: ## the Python environment of the checks against PyTorch, build/venv (560 MB from the network)
+	dev/setup_venv.sh
+test-all: test test-sanitize test-fuzz test-transformers ## those, fuzzers for every parser, checkpoints in transformers (network)
+test-fuzz: $(B)/fuzz ## 20 seconds of damaged files for every parser, under the sanitizers
+	$(B)/fuzz 20
+test-transformers: $(B)/train_pythia venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
+	$(PYTHON) dev/ref/check_fixtures.py
+	$(PYTHON) dev/check_transformers.py --fixtures --binary $(B)/train_pythia
+	PYTHONPATH=$(VENV)/transformers-old $(PYTHON) dev/check_transformers.py --fixtures --binary $(B)/train_pythia
+$(B)/fuzz: dev/fuzz.c | $(B)
+	$(CC) -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover -DFUZZ_MAIN -MMD -MP -o $@ $< $(LIBS)
+fixtures: venv ## make dev/fixtures anew with our PyTorch twin
+	$(PYTHON) dev/ref/make_fixtures.py
+.PHONY: venv test-all test-fuzz test-transformers fixtures
+
+bench-cpu: $(B)/bench_cpu $(B)/bench_step ## speed beside this machine's limits, and PyTorch's where build/venv has it
+	$(B)/bench_cpu
+	$(B)/bench_step pythia-160m 0 4 64
+	$(B)/bench_step pythia-70m 3 2 256
+	@if [ -x $(VENV)/bin/python ]; then $(PYTHON) dev/bench_torch.py; \
+	    else echo "PyTorch beside it: dev/setup_venv.sh first"; fi
+.PHONY: bench-cpu
 
 lint: $(B)/modeling_ponder.h ## the rules of the code
 	@CC="$(CC)" B="$(B)" dev/lint.sh

@@ -12,7 +12,12 @@ static inline char* format_count(char* out, double n) {
     static const char* const units[] = {"", " k", " M", " G", " T", " P", " E"};
     int u = 0;
     while (fabs(n) >= 999.5 && u < 6) { n /= 1000, u++; }
-    snprintf(out, 32, u == 0 ? "%.0f%s" : fabs(n) < 9.995 ? "%.2f%s" : fabs(n) < 99.95 ? "%.1f%s" : "%.0f%s", n, units[u]);
+    snprintf(out, 32,
+             u == 0            ? "%.0f%s"
+             : fabs(n) < 9.995 ? "%.2f%s"
+             : fabs(n) < 99.95 ? "%.1f%s"
+                               : "%.0f%s",
+             n, units[u]);
     return out;
 }
 
@@ -75,7 +80,9 @@ static inline void log_end(LogLine* line) { fprintf(line->file, "\n"); }
 
 // Writes all n bytes, or dies naming the file.
 static inline void write_fully(int fd, const char* bytes, size_t n, const char* path) {
-    if (write_all(fd, bytes, n) != 0) { die("%s: could not be written: %s%s", path, strerror(errno), write_hint(errno)); }
+    if (write_all(fd, bytes, n) != 0) {
+        die("%s: could not be written: %s%s", path, strerror(errno), write_hint(errno));
+    }
 }
 
 // The whole of a file in malloc'd memory (NUL-terminated), NULL if there is none; dies on any other error.
@@ -136,7 +143,9 @@ static inline void metrics_open(Metrics* metrics, const char* out, int64_t step)
         size_t end = (size_t)(newline - text);
         int validation = 0;
         int64_t at = metrics_line_step(text + begin, end - begin, &validation);
-        if (at < 0) { die("%s: byte %zu begins a line that is not a metric of ours; move the file away", metrics->path, begin); }
+        if (at < 0) {
+            die("%s: byte %zu begins a line that is not a metric of ours; move the file away", metrics->path, begin);
+        }
         if (at > step) { break; }
         if (at == step && validation) { metrics->validated = 1; }
         begin = kept = end + 1;
@@ -145,7 +154,9 @@ static inline void metrics_open(Metrics* metrics, const char* out, int64_t step)
         char* aside = format_string("%s.tmp", metrics->path);
         char* error = write_file(aside, text, kept);
         if (error) { die("%s", error); }
-        if (rename(aside, metrics->path) != 0) { die("cannot rename %s to %s: %s", aside, metrics->path, strerror(errno)); }
+        if (rename(aside, metrics->path) != 0) {
+            die("cannot rename %s to %s: %s", aside, metrics->path, strerror(errno));
+        }
         free(aside);
     }
     free(text);
@@ -153,17 +164,19 @@ static inline void metrics_open(Metrics* metrics, const char* out, int64_t step)
     if (metrics->fd < 0) { die("%s: could not be opened: %s%s", metrics->path, strerror(errno), write_hint(errno)); }
 }
 
-static inline void metrics_step(Metrics* metrics, int64_t step, int64_t tokens, double loss, double lr, double grad_norm,
-                                double ms, double tokens_per_s, double utilisation) {
+static inline void metrics_step(Metrics* metrics, int64_t step, int64_t tokens, double loss, double lr,
+                                double grad_norm, double ms, double tokens_per_s, double utilisation) {
     char line[512];
-    int n = snprintf(line, sizeof line,
-                     "{\"step\": %lld, \"tokens\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"ms\": %.9g, "
-                     "\"tokens_per_s\": %.9g, \"utilisation\": %.9g}\n",
-                     (long long)step, (long long)tokens, loss, lr, grad_norm, ms, tokens_per_s, utilisation);
+    int n =
+        snprintf(line, sizeof line,
+                 "{\"step\": %lld, \"tokens\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"ms\": %.9g, "
+                 "\"tokens_per_s\": %.9g, \"utilisation\": %.9g}\n",
+                 (long long)step, (long long)tokens, loss, lr, grad_norm, ms, tokens_per_s, utilisation);
     write_fully(metrics->fd, line, (size_t)n, metrics->path);
 }
 
-static inline void metrics_validation(Metrics* metrics, int64_t step, double loss, const double* loss_of_pass, int passes) {
+static inline void metrics_validation(Metrics* metrics, int64_t step, double loss, const double* loss_of_pass,
+                                      int passes) {
     StringBuilder sb = {0};
     sb_printf(&sb, "{\"step\": %lld, \"val_loss\": %.9g, \"val_loss_pass\": [", (long long)step, loss);
     for (int s = 0; s < passes; s++) { sb_printf(&sb, "%s%.9g", s ? ", " : "", loss_of_pass[s]); }

@@ -19,6 +19,10 @@
 #include "base.h"
 #include "vec.h"
 
+// A loop over a function is vectorised only if the call is inlined, and in a large program the
+// compiler may decide against it: then GELU alone was a quarter of a training step.
+#define ALWAYS_INLINE __attribute__((always_inline))
+
 static inline uint32_t float_bits(float x) {
     uint32_t u;
     memcpy(&u, &x, sizeof u);
@@ -70,7 +74,7 @@ static inline double exp2_int_d(uint32_t n) { return bits_double((uint64_t)(n + 
 // e^x. Error 1.013 ulp. Overflows to inf above 88.7228, denormal results are fine, exp(-inf) = 0.
 // x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n e^r; 2^n in two factors, because n reaches from
 // -150 (the smallest denormal, half of it rounded) to 128.
-static inline float exp_f(float x) {
+ALWAYS_INLINE static inline float exp_f(float x) {
     x = select_f(x > 89.0f, 89.0f, x);
     x = select_f(x < -104.0f, -104.0f, x);
     float t = fma_f(x, 0x1.715476p+0f, ROUND_MAGIC_F);
@@ -90,7 +94,7 @@ static inline float exp_f(float x) {
 
 // Natural logarithm. Error 0.934 ulp. log(0) = -inf, log(x < 0) = NaN, log(inf) = inf; denormals are fine.
 // x = 2^n (1 + f) with 2/3 <= 1 + f < 4/3, so that nothing cancels near 1.
-static inline float log_f(float x) {
+ALWAYS_INLINE static inline float log_f(float x) {
     int tiny = x < 0x1p-126f;
     float a = select_f(tiny, x * 0x1p+24f, x);
     uint32_t e = (float_bits(a) - 0x3f2aaaabu) & 0xff800000u;  // 0x3f2aaaab: 2/3
@@ -115,7 +119,7 @@ static inline float log_f(float x) {
 // The error function. Error 1.236 ulp. Below 0.93 an odd polynomial keeps the relative error small down
 // to 0 (and erf(-0) = -0); above, erf = 1 - 2^p(|x|), where p fits log2(erfc) and is at most -2.4, so
 // that its errors shrink.
-static inline float erf_f(float x) {
+ALWAYS_INLINE static inline float erf_f(float x) {
     float z = x * x;
     float s = 0x1.4fa924p-14f;
     s = fma_f(s, z, -0x1.a6181p-11f);
@@ -150,7 +154,7 @@ static inline float erf_f(float x) {
 }
 
 // Hyperbolic tangent. Error 1.464 ulp. An odd polynomial below 0.55, above it 1 - 2 / (e^(2|x|) + 1).
-static inline float tanh_f(float x) {
+ALWAYS_INLINE static inline float tanh_f(float x) {
     float z = x * x;
     float s = -0x1.9014c8p-8f;
     s = fma_f(s, z, 0x1.5750f6p-6f);
@@ -342,19 +346,19 @@ static inline float cos_f(float x) { return (float)cos_d((double)x); }
 // ---------------------------------------------------------------------------------------------
 // In the number type of the build: ours in float, libm's in the double build (whose results are
 // compared with finite differences, not bit by bit).
-static inline real real_exp(real x) {
+ALWAYS_INLINE static inline real real_exp(real x) {
     return sizeof(real) == sizeof(float) ? (real)exp_f((float)x) : (real)exp((double)x);
 }
-static inline real real_log(real x) {
+ALWAYS_INLINE static inline real real_log(real x) {
     return sizeof(real) == sizeof(float) ? (real)log_f((float)x) : (real)log((double)x);
 }
-static inline real real_erf(real x) {
+ALWAYS_INLINE static inline real real_erf(real x) {
     return sizeof(real) == sizeof(float) ? (real)erf_f((float)x) : (real)erf((double)x);
 }
-static inline real real_tanh(real x) {
+ALWAYS_INLINE static inline real real_tanh(real x) {
     return sizeof(real) == sizeof(float) ? (real)tanh_f((float)x) : (real)tanh((double)x);
 }
-static inline real real_sqrt(real x) {
+ALWAYS_INLINE static inline real real_sqrt(real x) {
     return sizeof(real) == sizeof(float) ? (real)sqrtf((float)x) : (real)sqrt((double)x);
 }
 

@@ -24,8 +24,8 @@ typedef enum {
 } OptionResume;
 
 typedef struct {
-    const char* group;     // heading in the help
-    const char* name;      // without --
+    const char* group;  // heading in the help
+    const char* name;   // without --
     OptionType type;
     const char* fallback;  // default, as text; NULL or "": unset
     const char* values;    // choices "cosine|linear|constant", or what to call the value: "N", "DIR"
@@ -33,11 +33,11 @@ typedef struct {
     OptionResume resume;
     const char* help;
     // Filled in by the parser:
-    int given;        // on the command line
-    int set;          // given, restored, or with a default
-    int64_t integer;  // OPTION_INT, and 1 for a given OPTION_FLAG
-    double number;    // OPTION_NUMBER and OPTION_INT
-    const char* text; // the value as it was written; NULL when unset
+    int given;         // on the command line
+    int set;           // given, restored, or with a default
+    int64_t integer;   // OPTION_INT, and 1 for a given OPTION_FLAG
+    double number;     // OPTION_NUMBER and OPTION_INT
+    const char* text;  // the value as it was written; NULL when unset
 } Option;
 
 typedef struct {
@@ -114,7 +114,9 @@ static inline void option_assign(Option* o, const char* text, const char* source
         good = text[0] != 0 && strspn(text, "+-.eE0123456789") == strlen(text);
         double value = good ? strtod(text, &end) : 0;
         good = good && *end == 0 && end != text;
-        if (good && (value - value != 0 || (errno == ERANGE && value == 0))) { good = 0, why = " (does not fit in a double)"; }
+        if (good && (value - value != 0 || (errno == ERANGE && value == 0))) {
+            good = 0, why = " (does not fit in a double)";
+        }
         o->number = value;
     } else if (o->type == OPTION_CHOICE || (o->type == OPTION_FLAG && text[0])) {
         good = o->values && option_is_choice(o->values, text);
@@ -140,7 +142,9 @@ static inline void options_add(OptionTable* table, const Option* rows, int count
             table->capacity = capacity;
         }
         for (int j = 0; j < table->count; j++) {
-            if (strcmp(table->rows[j].name, rows[i].name) == 0) { die("option --%s stands in the table twice", rows[i].name); }
+            if (strcmp(table->rows[j].name, rows[i].name) == 0) {
+                die("option --%s stands in the table twice", rows[i].name);
+            }
         }
         Option* o = &table->rows[table->count++];
         *o = rows[i];
@@ -179,11 +183,17 @@ static inline Option* options_value(const OptionTable* table, const char* name, 
     if (!o->set) { die("the program reads option --%s, which has no value", name); }
     return o;
 }
-static inline int64_t options_int(const OptionTable* table, const char* name) { return options_value(table, name, 0)->integer; }
-static inline double options_number(const OptionTable* table, const char* name) { return options_value(table, name, 1)->number; }
+static inline int64_t options_int(const OptionTable* table, const char* name) {
+    return options_value(table, name, 0)->integer;
+}
+static inline double options_number(const OptionTable* table, const char* name) {
+    return options_value(table, name, 1)->number;
+}
 
 // The value as text (of any type), NULL when unset.
-static inline const char* options_text(const OptionTable* table, const char* name) { return options_row(table, name)->text; }
+static inline const char* options_text(const OptionTable* table, const char* name) {
+    return options_row(table, name)->text;
+}
 
 // Insertions, deletions and replacements that turn a into b (names of up to 63 characters).
 static inline int option_distance(const char* a, const char* b) {
@@ -238,7 +248,9 @@ static inline void options_parse(OptionTable* table, int argc, char** argv) {
         }
         free(name);
         if (o->type == OPTION_FLAG) {
-            if (equals && (!o->values || !equals[1])) { die("--%s '%s': expected %s", o->name, equals + 1, option_allowed(o)); }
+            if (equals && (!o->values || !equals[1])) {
+                die("--%s '%s': expected %s", o->name, equals + 1, option_allowed(o));
+            }
             option_assign(o, equals ? equals + 1 : "", "");
         } else if (equals) {
             option_assign(o, equals + 1, "");
@@ -284,7 +296,10 @@ static inline void options_help(const OptionTable* table, FILE* file) {
         for (int i = g; i < table->count; i++) {
             const Option* o = &table->rows[i];
             if (strcmp(o->group, group) != 0) { continue; }
-            const char* value = o->values ? o->values : o->type == OPTION_FLAG ? "" : o->type == OPTION_TEXT ? "TEXT" : "N";
+            const char* value = o->values                ? o->values
+                                : o->type == OPTION_FLAG ? ""
+                                : o->type == OPTION_TEXT ? "TEXT"
+                                                         : "N";
             char* left = o->type == OPTION_FLAG ? format_string(o->values ? "  --%s[=%s]" : "  --%s%s", o->name, value)
                                                 : format_string("  --%s %s", o->name, value);
             StringBuilder right = {0};

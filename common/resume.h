@@ -21,18 +21,18 @@ typedef struct {
     int64_t position;     // rows taken from the stream so far
     int64_t seed;
     int64_t seq;
-    int64_t total_batch;      // tokens of a step
-    int64_t rows;             // of the training data
-    uint64_t shards;          // hash of the training data
-    int64_t val_rows;         // rows of a validation; 0: none
+    int64_t total_batch;  // tokens of a step
+    int64_t rows;         // of the training data
+    uint64_t shards;      // hash of the training data
+    int64_t val_rows;     // rows of a validation; 0: none
     int64_t parameters;
-    double flops_per_token;   // forward and backward
-    double seconds;           // spent in training steps, over all invocations
-    int64_t val_step;         // of the last validation; -1: none yet
-    double val_loss;          // its loss
-    double* val_loss_pass;    // (passes)
+    double flops_per_token;  // forward and backward
+    double seconds;          // spent in training steps, over all invocations
+    int64_t val_step;        // of the last validation; -1: none yet
+    double val_loss;         // its loss
+    double* val_loss_pass;   // (passes)
     int passes;
-    int64_t best_step;        // of the best validation; -1: none yet
+    int64_t best_step;  // of the best validation; -1: none yet
     double best_val_loss;
 } TrainerState;
 
@@ -70,11 +70,15 @@ static inline void state_number(StringBuilder* sb, const char* key, double value
 // The file's text; the caller frees it.
 static inline char* state_text(const TrainerState* s, const OptionTable* options) {
     StringBuilder sb = {0};
-    sb_printf(&sb, "{\n  \"step\": %lld,\n  \"total_steps\": %lld,\n  \"tokens\": %lld,\n  \"position\": %lld,\n", (long long)s->step,
-              (long long)s->total_steps, (long long)s->tokens, (long long)s->position);
-    sb_printf(&sb, "  \"seed\": %lld,\n  \"seq\": %lld,\n  \"total_batch\": %lld,\n  \"rows\": %lld,\n  \"shards\": \"%016llx\",\n",
-              (long long)s->seed, (long long)s->seq, (long long)s->total_batch, (long long)s->rows, (unsigned long long)s->shards);
-    sb_printf(&sb, "  \"val_rows\": %lld,\n  \"parameters\": %lld,\n", (long long)s->val_rows, (long long)s->parameters);
+    sb_printf(&sb, "{\n  \"step\": %lld,\n  \"total_steps\": %lld,\n  \"tokens\": %lld,\n  \"position\": %lld,\n",
+              (long long)s->step, (long long)s->total_steps, (long long)s->tokens, (long long)s->position);
+    sb_printf(&sb,
+              "  \"seed\": %lld,\n  \"seq\": %lld,\n  \"total_batch\": %lld,\n  \"rows\": %lld,\n  \"shards\": "
+              "\"%016llx\",\n",
+              (long long)s->seed, (long long)s->seq, (long long)s->total_batch, (long long)s->rows,
+              (unsigned long long)s->shards);
+    sb_printf(&sb, "  \"val_rows\": %lld,\n  \"parameters\": %lld,\n", (long long)s->val_rows,
+              (long long)s->parameters);
     state_number(&sb, "flops_per_token", s->flops_per_token);
     state_number(&sb, "flops", s->flops_per_token * (double)s->tokens);
     state_number(&sb, "seconds", s->seconds);
@@ -128,7 +132,9 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     s.flops_per_token = json_get_number(json, "flops_per_token", 0, path);
     s.seconds = json_get_number(json, "seconds", 0, path);
     const char* hash = json_get_string(json, "shards", "", path);
-    if (strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16) { die("%s: expected \"shards\" to be 16 hexadecimal digits", path); }
+    if (strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16) {
+        die("%s: expected \"shards\" to be 16 hexadecimal digits", path);
+    }
     s.shards = strtoull(hash, NULL, 16);
     s.val_step = json_get_int(json, "val_step", -1, path);
     s.best_step = json_get_int(json, "best_val_step", -1, path);
@@ -158,7 +164,8 @@ static inline int state_same(const Option* o, const char* a, const char* b) {
 // RESUME_FIXED one must not differ, others may, and `said` gets a line for each. The stored texts
 // must live as long as the table. An option that was not set when the run began is left to the
 // caller: for the model the configs are compared instead.
-static inline void state_restore_options(const Json* json, const char* path, OptionTable* options, StringBuilder* said) {
+static inline void state_restore_options(const Json* json, const char* path, OptionTable* options,
+                                         StringBuilder* said) {
     const Json* stored = json_get(json, "options");
     if (!stored || stored->type != JSON_OBJECT) { die("%s: expected \"options\" to be an object", path); }
     // Of two options that say the same thing, one given now rules out the other from then.
@@ -181,7 +188,8 @@ static inline void state_restore_options(const Json* json, const char* path, Opt
             o->text = NULL;
         } else if (o->given && text && !state_same(o, o->text, text)) {
             if (o->resume == RESUME_FIXED) {
-                die("--resume with --%s %s: the run was started with %s (see %s); leave the option out, or start a new run in another --out",
+                die("--resume with --%s %s: the run was started with %s (see %s); leave the option out, or start a new "
+                    "run in another --out",
                     o->name, o->text, text, path);
             }
             sb_printf(said, "  --%s %s (was %s)\n", o->name, o->text, text);

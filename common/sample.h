@@ -61,7 +61,8 @@ static inline int sample_token(Sampler* s, int V, double u) {
     if (s->top_k > 0 && s->top_k < n) { n = (int)s->top_k; }
     double total = 0;
     for (int i = 0; i < n; i++) {
-        s->probabilities[i] = (double)exp_f((float)(((double)s->entries[i].logit - (double)s->logits[best]) / s->temperature));
+        s->probabilities[i] =
+            (double)exp_f((float)(((double)s->entries[i].logit - (double)s->logits[best]) / s->temperature));
         total += s->probabilities[i];
     }
     if (s->top_p < 1) {
@@ -82,8 +83,8 @@ static inline int sample_token(Sampler* s, int V, double u) {
 // Continues prompt (length) by up to `count` tokens into out (count); returns how many were made:
 // it ends after end_of_text (-1: there is none), when *stop becomes nonzero, and before a token
 // whose logits are not finite (then *bad = 1). A full context keeps its last T tokens.
-static inline int sample_text(Sampler* s, Model* model, const int* prompt, size_t length, int count, int end_of_text, int64_t step,
-                              const volatile sig_atomic_t* stop, int* out, int* bad) {
+static inline int sample_text(Sampler* s, Model* model, const int* prompt, size_t length, int count, int end_of_text,
+                              int64_t step, const volatile sig_atomic_t* stop, int* out, int* bad) {
     size_t T = (size_t)model->T;
     size_t n = min_size(length, T);
     for (size_t i = 0; i < n; i++) { s->context[i] = prompt[length - n + i]; }
@@ -120,7 +121,8 @@ static inline void sample_print(const Tokenizer* tokenizer, const int* tokens, s
     for (size_t i = 0; i < sb.size;) {
         unsigned char c = (unsigned char)sb.data[i];
         size_t n = json_utf8_length(sb.data + i, sb.size - i);
-        int control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || (n == 2 && c == 0xc2 && (unsigned char)sb.data[i + 1] < 0xa0);
+        int control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f ||
+                      (n == 2 && c == 0xc2 && (unsigned char)sb.data[i + 1] < 0xa0);
         if (n == 0 || control) {
             fprintf(file, "\\x%02x", c);
             i++;

@@ -18,7 +18,7 @@ typedef struct {
     const ModelClass* kind;
     OptionTable options;
     const char* out;
-    double started;  // now_seconds() at the start of the program
+    double started;         // now_seconds() at the start of the program
     StringBuilder changed;  // options that differ from those of the run that is resumed
 
     // where the model comes from: exactly one of preset and config is not NULL
@@ -35,74 +35,104 @@ typedef struct {
     Shards* train;  // NULL without --train
     Shards* val;    // NULL without --val
     int B, T;
-    int64_t step_rows;        // rows of a step: the total batch / T
+    int64_t step_rows;  // rows of a step: the total batch / T
     int64_t warmup_steps;
     double flops_per_token;
     TrainerState state;
     Metrics metrics;
 
-    real* m;        // family: first moments
-    real* v;        // family: second moments
-    int* inputs;    // (step_rows,T), and at least (B,T) for validation
-    int* targets;   // the same
+    real* m;            // family: first moments
+    real* v;            // family: second moments
+    int* inputs;        // (step_rows,T), and at least (B,T) for validation
+    int* targets;       // the same
     double* loss_sums;  // (passes)
     int* prompt;        // (prompt_length) tokens that samples begin with
     size_t prompt_length;
-    int* sampled;       // (sample_tokens)
+    int* sampled;  // (sample_tokens)
     Sampler sampler;
 
-    int64_t saved_step;  // of the newest checkpoint that holds all we know; -1: none
-    double step_seconds; // smoothed
+    int64_t saved_step;   // of the newest checkpoint that holds all we know; -1: none
+    double step_seconds;  // smoothed
 } Trainer;
 
 // ---- options ----
 
-static inline void trainer_options(OptionTable* table, char* model_values, char* model_help, const char* default_model) {
+static inline void trainer_options(OptionTable* table, char* model_values, char* model_help,
+                                   const char* default_model) {
     const double MANY = (double)INFINITY;
     const Option model[] = {
         {"model", "model", OPTION_TEXT, default_model, model_values, 0, 0, RESUME_FIXED, model_help},
     };
     options_add(table, model, 1);
     const Option rows[] = {
-        {"data", "train", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE, "shards to train on (.bin files as in llm.c), sorted by name"},
-        {"data", "val", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE, "shards to validate on; without them nothing is validated"},
-        {"data", "seq", OPTION_INT, "2048", "N", 1, 1 << 24, RESUME_FIXED, "tokens of a row, the length of the context"},
-        {"data", "batch", OPTION_INT, "8", "N", 1, 1 << 24, RESUME_FREE, "rows that pass through the model together (a micro-batch)"},
+        {"data", "train", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE,
+         "shards to train on (.bin files as in llm.c), sorted by name"},
+        {"data", "val", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE,
+         "shards to validate on; without them nothing is validated"},
+        {"data", "seq", OPTION_INT, "2048", "N", 1, 1 << 24, RESUME_FIXED,
+         "tokens of a row, the length of the context"},
+        {"data", "batch", OPTION_INT, "8", "N", 1, 1 << 24, RESUME_FREE,
+         "rows that pass through the model together (a micro-batch)"},
         {"data", "total-batch", OPTION_INT, NULL, "TOKENS", 1, MANY, RESUME_FIXED,
-         "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by default one batch"},
-        {"data", "shuffle", OPTION_INT, "1", "0|1", 0, 1, RESUME_FIXED, "1: rows in an order drawn anew in each epoch; 0: in the order of the files"},
-        {"data", "seed", OPTION_INT, "42", "N", 0, MANY, RESUME_FIXED, "of the initial weights, the order of the data, and samples"},
+         "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by default "
+         "one batch"},
+        {"data", "shuffle", OPTION_INT, "1", "0|1", 0, 1, RESUME_FIXED,
+         "1: rows in an order drawn anew in each epoch; 0: in the order of the files"},
+        {"data", "seed", OPTION_INT, "42", "N", 0, MANY, RESUME_FIXED,
+         "of the initial weights, the order of the data, and samples"},
 
-        {"run", "out", OPTION_TEXT, "out", "DIR", 0, 0, RESUME_RUN, "for checkpoints (DIR/step_00000010/ and so on) and metrics.jsonl"},
-        {"run", "steps", OPTION_INT, NULL, "N", 0, 1e15, RESUME_FREE, "optimiser steps of the whole run; wins over --epochs"},
-        {"run", "epochs", OPTION_NUMBER, "1", "X", 1e-9, 1e9, RESUME_FREE, "times through the training data, rounded down to whole steps"},
-        {"run", "max-minutes", OPTION_NUMBER, NULL, "X", 0, 1e9, RESUME_RUN, "stop after this time, with a checkpoint that --resume goes on from"},
+        {"run", "out", OPTION_TEXT, "out", "DIR", 0, 0, RESUME_RUN,
+         "for checkpoints (DIR/step_00000010/ and so on) and metrics.jsonl"},
+        {"run", "steps", OPTION_INT, NULL, "N", 0, 1e15, RESUME_FREE,
+         "optimiser steps of the whole run; wins over --epochs"},
+        {"run", "epochs", OPTION_NUMBER, "1", "X", 1e-9, 1e9, RESUME_FREE,
+         "times through the training data, rounded down to whole steps"},
+        {"run", "max-minutes", OPTION_NUMBER, NULL, "X", 0, 1e9, RESUME_RUN,
+         "stop after this time, with a checkpoint that --resume goes on from"},
         {"run", "resume", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
-         "go on from the newest checkpoint in --out, with its options unless given; without one start at step 0; a finished run prints its results"},
-        {"run", "eval-only", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "only print the validation loss (with --resume: of the newest checkpoint in --out)"},
-        {"run", "save-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE, "steps between checkpoints; 0: only the last step"},
+         "go on from the newest checkpoint in --out, with its options unless given; without one start at step 0; a "
+         "finished run prints its results"},
+        {"run", "eval-only", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
+         "only print the validation loss (with --resume: of the newest checkpoint in --out)"},
+        {"run", "save-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
+         "steps between checkpoints; 0: only the last step"},
         {"run", "keep", OPTION_INT, "2", "N", 0, 1 << 24, RESUME_FREE, "newest checkpoints that are kept; 0: all"},
-        {"run", "val-every", OPTION_INT, "250", "N", 0, MANY, RESUME_FREE, "steps between validations; 0: only before the first and after the last step"},
-        {"run", "val-batches", OPTION_INT, "20", "N", 0, 1 << 30, RESUME_FREE, "batches of a validation, the first of the data; 0: all of it"},
-        {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE, "steps between samples; 0: only after the last step"},
-        {"run", "dump", OPTION_TEXT, NULL, "DIR", 0, 0, RESUME_RUN, "write logits, gradients and loss of one step as safetensors to DIR, and exit"},
+        {"run", "val-every", OPTION_INT, "250", "N", 0, MANY, RESUME_FREE,
+         "steps between validations; 0: only before the first and after the last step"},
+        {"run", "val-batches", OPTION_INT, "20", "N", 0, 1 << 30, RESUME_FREE,
+         "batches of a validation, the first of the data; 0: all of it"},
+        {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
+         "steps between samples; 0: only after the last step"},
+        {"run", "dump", OPTION_TEXT, NULL, "DIR", 0, 0, RESUME_RUN,
+         "write logits, gradients and loss of one step as safetensors to DIR, and exit"},
 
         {"optimiser", "lr", OPTION_NUMBER, "1e-3", "X", 0, 1e6, RESUME_FREE, "peak learning rate"},
-        {"optimiser", "schedule", OPTION_CHOICE, "cosine", "cosine|linear|constant", 0, 0, RESUME_FREE, "of the learning rate after the warm-up"},
-        {"optimiser", "min-lr-ratio", OPTION_NUMBER, "0.1", "X", 0, 1, RESUME_FREE, "share of the peak at the end of the schedule"},
-        {"optimiser", "warmup-ratio", OPTION_NUMBER, "0.01", "X", 0, 1, RESUME_FREE, "share of all steps in which the learning rate rises"},
-        {"optimiser", "warmup-steps", OPTION_INT, NULL, "N", 0, 1e15, RESUME_FREE, "the same in steps; wins over --warmup-ratio"},
-        {"optimiser", "weight-decay", OPTION_NUMBER, "0.01", "X", 0, 1e6, RESUME_FREE, "decoupled, of tensors with two dimensions"},
+        {"optimiser", "schedule", OPTION_CHOICE, "cosine", "cosine|linear|constant", 0, 0, RESUME_FREE,
+         "of the learning rate after the warm-up"},
+        {"optimiser", "min-lr-ratio", OPTION_NUMBER, "0.1", "X", 0, 1, RESUME_FREE,
+         "share of the peak at the end of the schedule"},
+        {"optimiser", "warmup-ratio", OPTION_NUMBER, "0.01", "X", 0, 1, RESUME_FREE,
+         "share of all steps in which the learning rate rises"},
+        {"optimiser", "warmup-steps", OPTION_INT, NULL, "N", 0, 1e15, RESUME_FREE,
+         "the same in steps; wins over --warmup-ratio"},
+        {"optimiser", "weight-decay", OPTION_NUMBER, "0.01", "X", 0, 1e6, RESUME_FREE,
+         "decoupled, of tensors with two dimensions"},
         {"optimiser", "beta1", OPTION_NUMBER, "0.9", "X", 0, 0.999999999, RESUME_FREE, "decay of the first moment"},
         {"optimiser", "beta2", OPTION_NUMBER, "0.95", "X", 0, 0.999999999, RESUME_FREE, "decay of the second moment"},
-        {"optimiser", "eps", OPTION_NUMBER, "1e-8", "X", 1e-30, 1, RESUME_FREE, "added to the root of the second moment"},
+        {"optimiser", "eps", OPTION_NUMBER, "1e-8", "X", 1e-30, 1, RESUME_FREE,
+         "added to the root of the second moment"},
         {"optimiser", "clip", OPTION_NUMBER, "1.0", "X", 0, 1e30, RESUME_FREE, "largest norm of the gradient; 0: off"},
 
-        {"sample", "prompt", OPTION_TEXT, NULL, "TEXT", 0, 0, RESUME_FREE, "what samples begin with; by default the start of the validation data"},
-        {"sample", "sample-tokens", OPTION_INT, "256", "N", 0, 1 << 20, RESUME_FREE, "length of a sample; 0: no samples"},
-        {"sample", "temperature", OPTION_NUMBER, "1", "X", 0, 1e6, RESUME_FREE, "logits are divided by it; 0: always the most probable token"},
-        {"sample", "top-k", OPTION_INT, "0", "N", 0, 1 << 30, RESUME_FREE, "draw from the N most probable tokens; 0: from all"},
-        {"sample", "top-p", OPTION_NUMBER, "1", "X", 1e-9, 1, RESUME_FREE, "draw from the fewest tokens that hold this share of the probability"},
+        {"sample", "prompt", OPTION_TEXT, NULL, "TEXT", 0, 0, RESUME_FREE,
+         "what samples begin with; by default the start of the validation data"},
+        {"sample", "sample-tokens", OPTION_INT, "256", "N", 0, 1 << 20, RESUME_FREE,
+         "length of a sample; 0: no samples"},
+        {"sample", "temperature", OPTION_NUMBER, "1", "X", 0, 1e6, RESUME_FREE,
+         "logits are divided by it; 0: always the most probable token"},
+        {"sample", "top-k", OPTION_INT, "0", "N", 0, 1 << 30, RESUME_FREE,
+         "draw from the N most probable tokens; 0: from all"},
+        {"sample", "top-p", OPTION_NUMBER, "1", "X", 1e-9, 1, RESUME_FREE,
+         "draw from the fewest tokens that hold this share of the probability"},
 
         {"look", "help", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print this, and exit"},
         {"look", "plan", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print memory and FLOPs of the run, and exit"},
@@ -112,7 +142,8 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
 
 // 1 if this invocation only looks: it writes nothing into --out.
 static inline int trainer_only_looks(const Trainer* t) {
-    return options_given(&t->options, "eval-only") || options_given(&t->options, "plan") || options_given(&t->options, "dump");
+    return options_given(&t->options, "eval-only") || options_given(&t->options, "plan") ||
+           options_given(&t->options, "dump");
 }
 
 // Parses the command line.
@@ -125,7 +156,9 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
               "N is a whole number, X any number. Of an option given twice, the later one counts.",
               t->kind->program, t->kind->program);
     t->options.usage = usage.data;
-    char* help = format_string("what to train: a preset (%s), or a directory with config.json and model.safetensors to start from", presets.data);
+    char* help = format_string(
+        "what to train: a preset (%s), or a directory with config.json and model.safetensors to start from",
+        presets.data);
     trainer_options(&t->options, format_string("NAME|DIR"), help, t->kind->default_preset);
     t->kind->add_options(&t->options);
     free(presets.data);
@@ -151,7 +184,8 @@ static inline void trainer_find_checkpoint(Trainer* t) {
     t->checkpoint = checkpoint_newest(t->out);
     if (!resume) {
         if (t->checkpoint) {
-            die("--out %s holds a run already (%s); go on with it by --resume, or choose another --out", t->out, t->checkpoint);
+            die("--out %s holds a run already (%s); go on with it by --resume, or choose another --out", t->out,
+                t->checkpoint);
         }
         char* path = format_string("%s/metrics.jsonl", t->out);
         struct stat info;
@@ -205,8 +239,8 @@ static inline void trainer_check_same_model(Trainer* t) {
     for (int i = 0; i < now->count; i++) {
         const Json* then = json_get(t->config, now->keys[i]);
         if (!json_same(now->items[i], then)) {
-            die("--resume with --%s %s: it would change \"%s\" to %s; %s has %s", given->name, given->text, now->keys[i],
-                json_describe(now->items[i]), t->config_path, then ? json_describe(then) : "none");
+            die("--resume with --%s %s: it would change \"%s\" to %s; %s has %s", given->name, given->text,
+                now->keys[i], json_describe(now->items[i]), t->config_path, then ? json_describe(then) : "none");
         }
     }
     json_free(now);
@@ -231,7 +265,9 @@ static inline void trainer_find_model(Trainer* t) {
         t->config = json_read(t->config_path);
     }
     int64_t T = options_int(&t->options, "seq"), B = options_int(&t->options, "batch");
-    if (T * B > INT_MAX) { die("--batch %lld x --seq %lld: a micro-batch can have at most %d tokens", (long long)B, (long long)T, INT_MAX); }
+    if (T * B > INT_MAX) {
+        die("--batch %lld x --seq %lld: a micro-batch can have at most %d tokens", (long long)B, (long long)T, INT_MAX);
+    }
     t->B = (int)B;
     t->T = (int)T;
     t->model = t->kind->create(&t->options, t->preset, t->config, t->config_path, t->B, t->T);
@@ -249,8 +285,8 @@ static inline void trainer_size_step(Trainer* t) {
     if (total % T != 0) {
         int64_t below = total / T * T;
         char* lower = below ? format_string("%lld or ", (long long)below) : format_string("%s", "");
-        die("--total-batch %lld: expected a multiple of --seq %lld; the nearest is %s%lld", (long long)total, (long long)T, lower,
-            (long long)(below + T));
+        die("--total-batch %lld: expected a multiple of --seq %lld; the nearest is %s%lld", (long long)total,
+            (long long)T, lower, (long long)(below + T));
     }
     if (total > ((int64_t)1 << 40)) { die("--total-batch %lld: expected at most 2^40 tokens", (long long)total); }
     t->step_rows = total / T;
@@ -263,8 +299,8 @@ static inline int64_t trainer_total_steps(const Trainer* t, int64_t rows) {
     double epochs = options_number(&t->options, "epochs");
     int64_t steps = (int64_t)floor(epochs * (double)rows / (double)t->step_rows);
     if (steps == 0) {
-        die("--epochs %s of %lld rows is less than one step of %lld rows; give a smaller --total-batch, or --steps", options_text(&t->options, "epochs"),
-            (long long)rows, (long long)t->step_rows);
+        die("--epochs %s of %lld rows is less than one step of %lld rows; give a smaller --total-batch, or --steps",
+            options_text(&t->options, "epochs"), (long long)rows, (long long)t->step_rows);
     }
     return steps;
 }
@@ -292,7 +328,8 @@ static inline void trainer_open_data(Trainer* t) {
 
     if (t->stored && t->train) {
         if (t->train->hash != t->state.shards) {
-            die("--resume: the training data has changed: --train %s has %llu rows and hash %016llx; the run was started on %lld rows, hash %016llx",
+            die("--resume: the training data has changed: --train %s has %llu rows and hash %016llx; the run was "
+                "started on %lld rows, hash %016llx",
                 train, (unsigned long long)t->train->rows, (unsigned long long)t->train->hash, (long long)t->state.rows,
                 (unsigned long long)t->state.shards);
         }
@@ -306,8 +343,8 @@ static inline void trainer_open_data(Trainer* t) {
     int64_t rows = t->val ? (int64_t)t->val->rows : 0;
     int64_t wanted = same ? t->state.val_rows : batches > 0 ? batches * t->B : rows;
     if (t->val && wanted > rows) {
-        printf("--val %s has %lld rows, fewer than the %lld of %lld batches: all of them are used\n", val, (long long)rows, (long long)wanted,
-               (long long)batches);
+        printf("--val %s has %lld rows, fewer than the %lld of %lld batches: all of them are used\n", val,
+               (long long)rows, (long long)wanted, (long long)batches);
     }
     t->state.val_rows = wanted < rows ? wanted : rows;
 }
@@ -328,7 +365,8 @@ static inline void trainer_print_memory(const Trainer* t, FILE* file) {
     fprintf(file, "memory\n");
     char size[32];
     for (int i = 0; i < n; i++) {
-        fprintf(file, "  %-32s %14s %5.1f %%\n", rows[i].what, format_megabytes(size, rows[i].amount), 100 * rows[i].amount / total);
+        fprintf(file, "  %-32s %14s %5.1f %%\n", rows[i].what, format_megabytes(size, rows[i].amount),
+                100 * rows[i].amount / total);
     }
     fprintf(file, "  %-32s %14s\n", "total", format_megabytes(size, total));
 }
@@ -340,8 +378,8 @@ static inline void trainer_print_work(const Trainer* t, FILE* file) {
     fprintf(file, "work, forward and backward %18s %14s\n", "FLOPs a token", "a step");
     for (int i = 0; i < t->model->flops_rows; i++) {
         double amount = t->model->flops[i].amount;
-        fprintf(file, "  %-28s %14s %14s %5.1f %%\n", t->model->flops[i].what, format_count(one, amount), format_count(step, amount * tokens),
-                100 * amount / (total > 0 ? total : 1));
+        fprintf(file, "  %-28s %14s %14s %5.1f %%\n", t->model->flops[i].what, format_count(one, amount),
+                format_count(step, amount * tokens), 100 * amount / (total > 0 ? total : 1));
     }
     fprintf(file, "  %-28s %14s %14s\n", "total", format_count(one, total), format_count(step, total * tokens));
 }
@@ -351,13 +389,15 @@ static inline void trainer_print_plan(const Trainer* t) {
     char text[32];
     printf("%s, %s: %s parameters in %d tensors\n", t->kind->program, t->weights ? t->weights : t->preset,
            format_count(text, (double)tensor_parameters(&t->model->tensors)), t->model->tensors.count);
-    printf("micro-batches of %d rows of %d tokens, %lld tokens a step\n\n", t->B, t->T, (long long)t->state.total_batch);
+    printf("micro-batches of %d rows of %d tokens, %lld tokens a step\n\n", t->B, t->T,
+           (long long)t->state.total_batch);
     trainer_print_memory(t, stdout);
     printf("\n");
     trainer_print_work(t, stdout);
     if (options_set(&t->options, "steps")) {
         double steps = (double)options_int(&t->options, "steps");
-        printf("  %-28s %14s\n", "all steps", format_count(text, steps * (double)t->state.total_batch * t->flops_per_token));
+        printf("  %-28s %14s\n", "all steps",
+               format_count(text, steps * (double)t->state.total_batch * t->flops_per_token));
     }
 }
 
@@ -446,17 +486,24 @@ static inline void trainer_banner(const Trainer* t) {
     log_end(&line);
 
     line = log_begin(stdout, "model", 12);
-    log_item(&line, "%s %s", t->checkpoint ? "resumed from" : t->weights ? "weights from" : "preset", t->weights ? t->weights : t->preset);
+    log_item(&line, "%s %s",
+             t->checkpoint ? "resumed from"
+             : t->weights  ? "weights from"
+                           : "preset",
+             t->weights ? t->weights : t->preset);
     char* config = t->model->config_json(t->model);
     Json* json = json_parse(config, strlen(config), "config.json");
     for (int i = 0; i < json->count; i++) {
         JsonType type = json->items[i]->type;
-        if (type == JSON_NUMBER || type == JSON_BOOL) { log_item(&line, "%s %s", json->keys[i], json_describe(json->items[i])); }
+        if (type == JSON_NUMBER || type == JSON_BOOL) {
+            log_item(&line, "%s %s", json->keys[i], json_describe(json->items[i]));
+        }
     }
     log_end(&line);
     json_free(json);
     free(config);
-    printf("%-12s%lld in %d tensors\n", "parameters", (long long)tensor_parameters(&t->model->tensors), t->model->tensors.count);
+    printf("%-12s%lld in %d tensors\n", "parameters", (long long)tensor_parameters(&t->model->tensors),
+           t->model->tensors.count);
 
     if (t->train) { trainer_banner_data(t, t->train, "train", options_text(o, "train")); }
     if (t->val) { trainer_banner_data(t, t->val, "validation", options_text(o, "val")); }
@@ -476,7 +523,8 @@ static inline void trainer_banner(const Trainer* t) {
     if (strcmp(options_text(o, "schedule"), "constant") == 0) {
         log_item(&line, "lr %s constant", options_text(o, "lr"));
     } else {
-        log_item(&line, "lr %s %s to %s of it", options_text(o, "lr"), options_text(o, "schedule"), options_text(o, "min-lr-ratio"));
+        log_item(&line, "lr %s %s to %s of it", options_text(o, "lr"), options_text(o, "schedule"),
+                 options_text(o, "min-lr-ratio"));
     }
     log_item(&line, "warm-up %lld steps", (long long)t->warmup_steps);
     log_item(&line, "weight decay %s", options_text(o, "weight-decay"));

@@ -33,7 +33,9 @@ static inline void trainer_catch_signals(void) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     struct sigaction old;
-    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) { sigaction(SIGHUP, &action, NULL); }  // not under nohup
+    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) {
+        sigaction(SIGHUP, &action, NULL);
+    }  // not under nohup
     action.sa_handler = SIG_IGN;
     sigaction(SIGXFSZ, &action, NULL);  // a limit on file sizes becomes an error of write()
     sigaction(SIGPIPE, &action, NULL);  // a closed pipe behind stdout must not end the training
@@ -49,7 +51,8 @@ static inline size_t first_nonfinite_number(const real* x, size_t n) {
 }
 
 // Stops the run: names the first tensor with a NaN or an infinity. Nothing is saved.
-__attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, const char* what, double value, int64_t step, int rows) {
+__attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, const char* what, double value,
+                                                                   int64_t step, int rows) {
     Model* model = t->model;
     char* where = model->first_nonfinite ? model->first_nonfinite(model, rows, t->T) : NULL;
     for (int family = 0; family < 2 && !where; family++) {
@@ -62,7 +65,8 @@ __attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, c
         }
     }
     char* newest = trainer_only_looks(t) ? NULL : checkpoint_newest(t->out);
-    die("step %lld: the %s is %s; first tensor that is not finite: %s. Nothing was saved, %s%s; a lower --lr or a longer warm-up may help",
+    die("step %lld: the %s is %s; first tensor that is not finite: %s. Nothing was saved, %s%s; a lower --lr or a "
+        "longer warm-up may help",
         (long long)step, what, isnan(value) ? "NaN" : "infinite", where ? where : "none (a sum overflowed)",
         newest ? "the last checkpoint is " : "there is no checkpoint yet", newest ? newest : "");
 }
@@ -81,12 +85,16 @@ static inline int64_t trainer_load_step(Trainer* t) {
         shards_row(t->train, row, t->inputs + (size_t)i * (size_t)t->T, targets);
         for (int j = 0; j < t->T; j++) { count += targets[j] >= 0; }
     }
-    if (count == 0) { die("step %lld: no target to learn from, all are marked as ignored", (long long)t->state.step + 1); }
+    if (count == 0) {
+        die("step %lld: no target to learn from, all are marked as ignored", (long long)t->state.step + 1);
+    }
     return count;
 }
 
 // Rows of the micro-batch that begins at row i of n.
-static inline int trainer_micro_rows(const Trainer* t, int64_t i, int64_t n) { return n - i < t->B ? (int)(n - i) : t->B; }
+static inline int trainer_micro_rows(const Trainer* t, int64_t i, int64_t n) {
+    return n - i < t->B ? (int)(n - i) : t->B;
+}
 
 // ---- validation ----
 
@@ -99,7 +107,9 @@ static inline int trainer_validate(Trainer* t) {
     for (int64_t row = 0; row < s->val_rows; row += t->B) {
         if (trainer_signal) { return 0; }
         int rows = trainer_micro_rows(t, row, s->val_rows);
-        for (int i = 0; i < rows; i++) { shards_row(t->val, (uint64_t)(row + i), t->inputs + (size_t)i * T, t->targets + (size_t)i * T); }
+        for (int i = 0; i < rows; i++) {
+            shards_row(t->val, (uint64_t)(row + i), t->inputs + (size_t)i * T, t->targets + (size_t)i * T);
+        }
         for (size_t j = 0; j < (size_t)rows * T; j++) { count += t->targets[j] >= 0; }
         t->model->evaluate(t->model, t->inputs, t->targets, rows, t->T, t->loss_sums);
         double sum = t->loss_sums[s->passes - 1];
@@ -135,15 +145,20 @@ static inline void trainer_save(Trainer* t) {
     int n = tokenizer_files(t->tokenizer, files);
     char* config = model->config_json(model);
     int end = tokenizer_eot(t->tokenizer);
-    char* generation = end >= 0 ? format_string("{\n  \"bos_token_id\": %d,\n  \"eos_token_id\": %d\n}\n", end, end) : format_string("{}\n");
+    char* generation = end >= 0 ? format_string("{\n  \"bos_token_id\": %d,\n  \"eos_token_id\": %d\n}\n", end, end)
+                                : format_string("{}\n");
     char* state = state_text(&t->state, &t->options);
     files[n].name = "config.json", files[n].text = config, files[n].size = strlen(config), n++;
     files[n].name = "generation_config.json", files[n].text = generation, files[n].size = strlen(generation), n++;
     files[n].name = "trainer_state.json", files[n].text = state, files[n].size = strlen(state), n++;
-    if (model->code_name) { files[n].name = model->code_name, files[n].text = model->code_text, files[n].size = strlen(model->code_text), n++; }
+    if (model->code_name) {
+        files[n].name = model->code_name, files[n].text = model->code_text, files[n].size = strlen(model->code_text),
+        n++;
+    }
     metrics_flush(&t->metrics);
-    checkpoint_write(t->out, t->state.step, &model->tensors, (const float*)(const void*)model->params, (const float*)(const void*)t->m,
-                     (const float*)(const void*)t->v, files, n, (int)options_int(&t->options, "keep"));
+    checkpoint_write(t->out, t->state.step, &model->tensors, (const float*)(const void*)model->params,
+                     (const float*)(const void*)t->m, (const float*)(const void*)t->v, files, n,
+                     (int)options_int(&t->options, "keep"));
     free(config);
     free(generation);
     free(state);
@@ -156,8 +171,8 @@ static inline void trainer_sample(Trainer* t) {
     int count = (int)options_int(&t->options, "sample-tokens");
     if (count == 0) { return; }
     int bad = 0;
-    int n = sample_text(&t->sampler, t->model, t->prompt, t->prompt_length, count, tokenizer_eot(t->tokenizer), t->state.step, &trainer_signal,
-                        t->sampled, &bad);
+    int n = sample_text(&t->sampler, t->model, t->prompt, t->prompt_length, count, tokenizer_eot(t->tokenizer),
+                        t->state.step, &trainer_signal, t->sampled, &bad);
     if (bad) { trainer_die_nonfinite(t, "largest logit of a sample", (double)NAN, t->state.step, 1); }
     printf("---- sample after step %lld: prompt ----\n", (long long)t->state.step);
     sample_print(t->tokenizer, t->prompt, t->prompt_length, stdout);
@@ -189,8 +204,8 @@ static inline int trainer_gradient(Trainer* t, double* loss) {
 
 static inline double trainer_lr(const Trainer* t, int64_t step) {
     const OptionTable* o = &t->options;
-    return schedule_lr(options_text(o, "schedule"), options_number(o, "lr"), options_number(o, "min-lr-ratio"), t->warmup_steps,
-                       t->state.total_steps, step);
+    return schedule_lr(options_text(o, "schedule"), options_number(o, "lr"), options_number(o, "min-lr-ratio"),
+                       t->warmup_steps, t->state.total_steps, step);
 }
 
 // One optimiser step with its metrics and progress line; 0 if a signal came, and nothing has changed.
@@ -201,12 +216,14 @@ static inline int trainer_step(Trainer* t) {
     double begin = now_seconds(), loss = 0;
     if (!trainer_gradient(t, &loss)) { return 0; }
     double norm = grad_norm(&model->tensors, model->grads);
-    if (!isfinite(norm)) { trainer_die_nonfinite(t, "gradient norm", norm, s->step + 1, trainer_micro_rows(t, 0, t->step_rows)); }
+    if (!isfinite(norm)) {
+        trainer_die_nonfinite(t, "gradient norm", norm, s->step + 1, trainer_micro_rows(t, 0, t->step_rows));
+    }
     double clip = options_number(o, "clip");
     double scale = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
     double lr = trainer_lr(t, s->step);
-    adamw_update(&model->tensors, model->params, model->grads, t->m, t->v, scale, lr, options_number(o, "beta1"), options_number(o, "beta2"),
-                 options_number(o, "eps"), options_number(o, "weight-decay"), s->step + 1);
+    adamw_update(&model->tensors, model->params, model->grads, t->m, t->v, scale, lr, options_number(o, "beta1"),
+                 options_number(o, "beta2"), options_number(o, "eps"), options_number(o, "weight-decay"), s->step + 1);
     double seconds = now_seconds() - begin;
 
     s->step++;
@@ -219,8 +236,9 @@ static inline int trainer_step(Trainer* t) {
     metrics_step(&t->metrics, s->step, s->tokens, loss, lr, norm, 1000 * seconds, rate, utilisation);
     char tokens[32], left[32];
     printf("step %*lld of %lld | loss %.4f | norm %.3g | lr %.2e | %.0f ms | %s tok/s | %.1f %% of peak | %s left\n",
-           snprintf(NULL, 0, "%lld", (long long)s->total_steps), (long long)s->step, (long long)s->total_steps, loss, norm, lr, 1000 * seconds,
-           format_count(tokens, rate), 100 * utilisation, format_time(left, t->step_seconds * (double)(s->total_steps - s->step)));
+           snprintf(NULL, 0, "%lld", (long long)s->total_steps), (long long)s->step, (long long)s->total_steps, loss,
+           norm, lr, 1000 * seconds, format_count(tokens, rate), 100 * utilisation,
+           format_time(left, t->step_seconds * (double)(s->total_steps - s->step)));
     fflush(stdout);
     return 1;
 }
@@ -239,7 +257,8 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
 
     real* logits = (real*)xalloc(mul_size(positions, (size_t)model->V, "the logits"), sizeof(real), "the logits");
     model->logits(model, t->inputs, rows, t->T, 0, logits);
-    const SafeWrite all = {"logits", 3, {(size_t)rows, (size_t)t->T, (size_t)model->V, 0}, (const float*)(const void*)logits};
+    const SafeWrite all = {
+        "logits", 3, {(size_t)rows, (size_t)t->T, (size_t)model->V, 0}, (const float*)(const void*)logits};
     char* path = format_string("%s/logits.safetensors", dir);
     safetensors_write(path, &all, 1, NULL);
     free(path);
@@ -273,8 +292,9 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
     safetensors_write(path, grads, n, NULL);
     free(path);
     free(grads);
-    printf("loss %.9g, gradient norm %.9g\nwrote %s/logits.safetensors (%d rows), grads.safetensors, loss.safetensors\n", loss,
-           grad_norm(&model->tensors, model->grads), dir, rows);
+    printf(
+        "loss %.9g, gradient norm %.9g\nwrote %s/logits.safetensors (%d rows), grads.safetensors, loss.safetensors\n",
+        loss, grad_norm(&model->tensors, model->grads), dir, rows);
     free(losses);
 }
 
@@ -284,8 +304,9 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
 static inline void trainer_print_results(const Trainer* t) {
     const TrainerState* s = &t->state;
     char flops[32], seconds[32], tokens[32];
-    printf("%s: %lld steps, %s tokens, %s FLOPs, %s in training steps\n", t->out, (long long)s->step, format_count(tokens, (double)s->tokens),
-           format_count(flops, s->flops_per_token * (double)s->tokens), format_time(seconds, s->seconds));
+    printf("%s: %lld steps, %s tokens, %s FLOPs, %s in training steps\n", t->out, (long long)s->step,
+           format_count(tokens, (double)s->tokens), format_count(flops, s->flops_per_token * (double)s->tokens),
+           format_time(seconds, s->seconds));
     if (s->val_step >= 0) {
         trainer_print_losses(t);
         printf("best validation loss %.6f after step %lld\n", s->best_val_loss, (long long)s->best_step);
@@ -303,7 +324,8 @@ static inline int trainer_validates(const Trainer* t, int64_t n) {
 // Steps until the end of the run; returns the exit status.
 static inline int trainer_run(Trainer* t) {
     TrainerState* s = &t->state;
-    int64_t save_every = options_int(&t->options, "save-every"), sample_every = options_int(&t->options, "sample-every");
+    int64_t save_every = options_int(&t->options, "save-every"),
+            sample_every = options_int(&t->options, "sample-every");
     double minutes = options_set(&t->options, "max-minutes") ? options_number(&t->options, "max-minutes") : INFINITY;
     int first = 1, in_time = 1;
     for (;; first = 0) {
@@ -312,19 +334,24 @@ static inline int trainer_run(Trainer* t) {
         if (trainer_validates(t, s->step) && !(written && s->val_step == s->step)) {
             if (!trainer_validate(t)) { break; }
             if (!written) { metrics_validation(&t->metrics, s->step, s->val_loss, s->val_loss_pass, s->passes); }
-            printf("validation after step %lld: loss %.4f (best %.4f)\n", (long long)s->step, s->val_loss, s->best_val_loss);
+            printf("validation after step %lld: loss %.4f (best %.4f)\n", (long long)s->step, s->val_loss,
+                   s->best_val_loss);
             fflush(stdout);
         }
         if (last || (save_every > 0 && s->step > 0 && s->step % save_every == 0)) { trainer_save(t); }
         if (last || (sample_every > 0 && s->step > 0 && s->step % sample_every == 0)) { trainer_sample(t); }
-        in_time = first || now_seconds() - t->started < 60 * minutes;  // at least one step, so that repeating it gets somewhere
+        in_time = first ||
+                  now_seconds() - t->started < 60 * minutes;  // at least one step, so that repeating it gets somewhere
         if (last || trainer_signal || !in_time || !trainer_step(t)) { break; }
     }
     if (s->step < s->total_steps || trainer_signal) {
         if (s->step > 0) { trainer_save(t); }
-        const char* why = trainer_signal == SIGINT ? "SIGINT" : trainer_signal == SIGTERM ? "SIGTERM" : trainer_signal ? "SIGHUP" : "--max-minutes";
-        printf("stopped by %s after step %lld of %lld, %s; --resume goes on\n", why, (long long)s->step, (long long)s->total_steps,
-               s->step > 0 ? "which is saved" : "nothing to save yet");
+        const char* why = trainer_signal == SIGINT    ? "SIGINT"
+                          : trainer_signal == SIGTERM ? "SIGTERM"
+                          : trainer_signal            ? "SIGHUP"
+                                                      : "--max-minutes";
+        printf("stopped by %s after step %lld of %lld, %s; --resume goes on\n", why, (long long)s->step,
+               (long long)s->total_steps, s->step > 0 ? "which is saved" : "nothing to save yet");
         fflush(stdout);
         return trainer_signal ? 128 + trainer_signal : 0;
     }
@@ -346,7 +373,9 @@ static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
     t->started = now_seconds();
     t->saved_step = -1;
     t->state.val_step = t->state.best_step = -1;
-    if (sizeof(real) != sizeof(float)) { die("%s was built for double precision, which is for tests; build it without -DREAL", kind->program); }
+    if (sizeof(real) != sizeof(float)) {
+        die("%s was built for double precision, which is for tests; build it without -DREAL", kind->program);
+    }
     trainer_parse(t, argc, argv);
     trainer_catch_signals();
     trainer_find_checkpoint(t);

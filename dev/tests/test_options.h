@@ -14,8 +14,10 @@ static void options_example(OptionTable* table) {
         {"data", "train", OPTION_TEXT, "", "GLOB", 0, 0, RESUME_FREE, "shards"},
         {"data", "any", OPTION_INT, "-3", "N", 0, 0, RESUME_FREE, "any whole number"},
         {"run", "lr", OPTION_NUMBER, "1e-3", "X", 0, 10, RESUME_FREE,
-         "learning rate, with so many words to say about it that they do not fit into one line of a hundred columns at all"},
-        {"run", "schedule", OPTION_CHOICE, "cosine", "cosine|linear|constant", 0, 0, RESUME_FREE, "of the learning rate"},
+         "learning rate, with so many words to say about it that they do not fit into one line of a hundred columns at "
+         "all"},
+        {"run", "schedule", OPTION_CHOICE, "cosine", "cosine|linear|constant", 0, 0, RESUME_FREE,
+         "of the learning rate"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
 }
@@ -26,14 +28,17 @@ static void options_parse_line(OptionTable* table, const char* line) {
     char* argv[32] = {(char*)"program"};
     int argc = 1;
     snprintf(text, sizeof text, "%s", line);
-    for (char* word = strtok(text, " "); word; word = strtok(NULL, " ")) { argv[argc++] = strcmp(word, "~") == 0 ? (char*)"" : word; }
+    for (char* word = strtok(text, " "); word; word = strtok(NULL, " ")) {
+        argv[argc++] = strcmp(word, "~") == 0 ? (char*)"" : word;
+    }
     options_example(table);
     options_parse(table, argc, argv);
 }
 
 static void test_options_values(void) {
     OptionTable t = {0};
-    options_parse_line(&t, "--steps 12 --lr=2.5e-4 --shuffle=0 --train a*.bin --schedule linear --any -9223372036854775808");
+    options_parse_line(
+        &t, "--steps 12 --lr=2.5e-4 --shuffle=0 --train a*.bin --schedule linear --any -9223372036854775808");
     CHECK(options_int(&t, "steps") == 12 && options_given(&t, "steps"), "a value after a blank");
     CHECK(options_number(&t, "lr") == 2.5e-4, "a value after =");
     CHECK(options_int(&t, "shuffle") == 0, "a 0|1 option");
@@ -44,15 +49,18 @@ static void test_options_values(void) {
 
     OptionTable d = {0};
     options_parse_line(&d, "");
-    CHECK(!options_set(&d, "steps") && !options_set(&d, "train") && options_text(&d, "train") == NULL, "no default: unset");
-    CHECK(options_set(&d, "lr") && !options_given(&d, "lr") && options_number(&d, "lr") == 1e-3, "a default is set, not given");
+    CHECK(!options_set(&d, "steps") && !options_set(&d, "train") && options_text(&d, "train") == NULL,
+          "no default: unset");
+    CHECK(options_set(&d, "lr") && !options_given(&d, "lr") && options_number(&d, "lr") == 1e-3,
+          "a default is set, not given");
     CHECK(options_int(&d, "any") == -3, "a negative default");
 
     OptionTable r = {0};
     options_parse_line(&r, "--steps 1 --steps=3 --train=--odd --plan --lr 10");
     CHECK(options_int(&r, "steps") == 3, "the later one counts");
     CHECK(strcmp(options_text(&r, "train"), "--odd") == 0, "a value that begins with -- after =");
-    CHECK(options_given(&r, "plan") && strcmp(options_text(&r, "plan"), "") == 0, "a flag that may have a value, without it");
+    CHECK(options_given(&r, "plan") && strcmp(options_text(&r, "plan"), "") == 0,
+          "a flag that may have a value, without it");
     CHECK(options_number(&r, "lr") == 10, "the limit itself is allowed");
     OptionTable p = {0};
     options_parse_line(&p, "--plan=h100 --train ~ -h");
@@ -107,7 +115,9 @@ static void test_options_errors(void) {
         {"--", "stray argument '--'"},
         {"--=3", "unknown option --"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) { expect_death(cases[i][0], options_die, (void*)cases[i][0], cases[i][1]); }
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        expect_death(cases[i][0], options_die, (void*)cases[i][0], cases[i][1]);
+    }
 }
 
 static void options_misuse(void* which) {
@@ -115,10 +125,10 @@ static void options_misuse(void* which) {
     options_example(&t);
     switch (*(const int*)which) {
         case 0: options_int(&t, "nothing"); break;
-        case 1: options_int(&t, "steps"); break;    // unset
-        case 2: options_int(&t, "lr"); break;       // not whole
-        case 3: options_number(&t, "train"); break; // no number
-        case 4: options_example(&t); break;         // every name twice
+        case 1: options_int(&t, "steps"); break;     // unset
+        case 2: options_int(&t, "lr"); break;        // not whole
+        case 3: options_number(&t, "train"); break;  // no number
+        case 4: options_example(&t); break;          // every name twice
         case 5: {
             const Option bad = {"run", "bad", OPTION_INT, "2", "0|1", 0, 1, RESUME_RUN, "its default is not allowed"};
             options_add(&t, &bad, 1);
@@ -128,7 +138,8 @@ static void options_misuse(void* which) {
 }
 
 static void test_options_misuse(void) {
-    static const char* const words[] = {"nothing", "steps|no value", "lr|wrong kind", "train|wrong kind", "steps|twice", "bad|0 or 1"};
+    static const char* const words[] = {"nothing",          "steps|no value", "lr|wrong kind",
+                                        "train|wrong kind", "steps|twice",    "bad|0 or 1"};
     for (int i = 0; i < 6; i++) { expect_death("a mistake of the program", options_misuse, &i, words[i]); }
 }
 
@@ -147,7 +158,8 @@ static void test_options_help(void) {
     }
     const char* run = strstr(text, "\nrun\n");
     const char* data = strstr(text, "\ndata\n");
-    CHECK(run && data && run < data && !strstr(run + 1, "\nrun\n"), "each group stands once, in the order of the table");
+    CHECK(run && data && run < data && !strstr(run + 1, "\nrun\n"),
+          "each group stands once, in the order of the table");
     CHECK(run && data && strstr(run, "--lr X") && strstr(run, "--lr X") < data, "a row added later joins its group");
     CHECK(strstr(text, "(at least 1)") && strstr(text, "1e-3;"), "limits and default of a number");
     CHECK(strstr(text, "order (default 1)") && !strstr(text, "0 or 1"), "what the values say need not be said again");

@@ -11,10 +11,10 @@
 enum { TOY_V = 257, TOY_ROWS = 16 };
 
 typedef struct {
-    int64_t sleep_ms;     // in every micro-batch
-    int64_t val_sleep_ms; // in every micro-batch of a validation
-    int64_t poison_at;    // number of the call of train() that goes wrong; 0: none
-    int64_t poison_what;  // 0: a gradient and the loss are NaN, 1: only a gradient is infinite, 2: validation
+    int64_t sleep_ms;      // in every micro-batch
+    int64_t val_sleep_ms;  // in every micro-batch of a validation
+    int64_t poison_at;     // number of the call of train() that goes wrong; 0: none
+    int64_t poison_what;   // 0: a gradient and the loss are NaN, 1: only a gradient is infinite, 2: validation
     int64_t calls;
 } Toy;
 
@@ -27,7 +27,9 @@ static void toy_allocate(Model* model, int training) {
 static void toy_logits_of(const Model* model, int token, int s, double* logits) {
     const real* weight = model->params + model->tensors.list[0].offset + (size_t)(token % TOY_ROWS) * TOY_V;
     const real* bias = model->params + model->tensors.list[1].offset;
-    for (int v = 0; v < TOY_V; v++) { logits[v] = (double)bias[v] + (double)(s + 1) / model->passes * (double)weight[v]; }
+    for (int v = 0; v < TOY_V; v++) {
+        logits[v] = (double)bias[v] + (double)(s + 1) / model->passes * (double)weight[v];
+    }
 }
 
 // Turns logits (V) into probabilities; returns the loss of a target.
@@ -91,21 +93,24 @@ static void toy_logits(Model* model, const int* inputs, int B, int T, int last_o
 }
 
 static char* toy_config(const Model* model) {
-    return format_string("{\n  \"model_type\": \"toy\",\n  \"vocab_size\": %d,\n  \"passes\": %d\n}\n", TOY_V, model->passes);
+    return format_string("{\n  \"model_type\": \"toy\",\n  \"vocab_size\": %d,\n  \"passes\": %d\n}\n", TOY_V,
+                         model->passes);
 }
 
 static void toy_options(OptionTable* table) {
     const Option rows[] = {
         {"model", "passes", OPTION_INT, NULL, "N", 1, 9, RESUME_FIXED, "losses that are reported"},
         {"toy", "sleep", OPTION_INT, "0", "MS", 0, 1e9, RESUME_RUN, "milliseconds lost in each micro-batch"},
-        {"toy", "val-sleep", OPTION_INT, "0", "MS", 0, 1e9, RESUME_RUN, "milliseconds lost in each micro-batch of a validation"},
+        {"toy", "val-sleep", OPTION_INT, "0", "MS", 0, 1e9, RESUME_RUN,
+         "milliseconds lost in each micro-batch of a validation"},
         {"toy", "poison-at", OPTION_INT, "0", "N", 0, 1e9, RESUME_RUN, "micro-batch that goes wrong"},
         {"toy", "poison-what", OPTION_INT, "0", "N", 0, 2, RESUME_RUN, "how"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
 }
 
-static Model* toy_create(const OptionTable* options, const char* preset, const Json* config, const char* config_path, int B, int T) {
+static Model* toy_create(const OptionTable* options, const char* preset, const Json* config, const char* config_path,
+                         int B, int T) {
     Model* model = (Model*)xalloc(1, sizeof(Model), "the toy");
     Toy* toy = (Toy*)xalloc(1, sizeof(Toy), "the toy");
     toy->sleep_ms = options_int(options, "sleep");
@@ -113,7 +118,8 @@ static Model* toy_create(const OptionTable* options, const char* preset, const J
     toy->poison_at = options_int(options, "poison-at");
     toy->poison_what = options_int(options, "poison-what");
     model->self = toy;
-    model->passes = preset ? (strcmp(preset, "toy-3") == 0 ? 3 : 2) : (int)json_get_int(config, "passes", 2, config_path);
+    model->passes =
+        preset ? (strcmp(preset, "toy-3") == 0 ? 3 : 2) : (int)json_get_int(config, "passes", 2, config_path);
     if (options_given(options, "passes")) { model->passes = (int)options_int(options, "passes"); }
     tensor_add(&model->tensors, format_string("weight"), TOY_ROWS, TOY_V, INIT_NORMAL, 0.1f);
     tensor_add(&model->tensors, format_string("bias"), TOY_V, 0, INIT_ZEROS, 0);

@@ -527,7 +527,7 @@ static inline Model* ponder_model(PonderConfig config, Pass pass, TensorTable te
         {"gradients", (double)(tensors.total * sizeof(real))},
         {"activations kept, all passes", (double)mul_size((size_t)S + 1, pass.kept_bytes, "activations")},
         {"activations of one layer at work", (double)pass.scratch_bytes},
-        {"inputs, outputs and mixes of passes", (double)passes},
+        {"inputs, outputs, mixes of passes", (double)passes},
         {"blocks of logits", (double)blocks},
     };
     model->memory_rows = (int)(sizeof memory / sizeof memory[0]);

@@ -46,19 +46,20 @@ static void bench_case(const char* preset, const char* ponder, int B, int T) {
         loss = model->train(model, inputs, targets, B, T, 1.0 / n) / n;
         double passes = now_seconds() - begin;
         double norm = grad_norm(&model->tensors, model->grads);
-        adamw_update(&model->tensors, model->params, model->grads, m, v, norm > 1 ? 1 / norm : 1, 1e-4, 0.9, 0.95, 1e-8, 0.01,
-                     step + 1);
+        adamw_update(&model->tensors, model->params, model->grads, m, v, norm > 1 ? 1 / norm : 1, 1e-4, 0.9, 0.95, 1e-8,
+                     0.01, step + 1);
         double seconds = now_seconds() - begin;
         if (seconds < best) { best = seconds, best_passes = passes; }
     }
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     double memory = (double)usage.ru_maxrss * 1024;
-    printf("%s, S = %s, B = %d, T = %d: %.3f s a step (%.3f s of it norm and AdamW), %.1f tokens/s\n", preset, ponder, B, T,
-           best, best - best_passes, n / best);
-    printf("    %.1f GFLOP a step: %.1f GFLOP/s, %.3f of P = %.1f GFLOP/s; peak memory %.2f GB; loss %.4f\n", flops / 1e9,
-           flops / best / 1e9, flops / best / peak, peak / 1e9, memory / 1e9, loss);
-    printf("{\"program\": \"ponder.c\", \"model\": \"%s\", \"ponder\": %s, \"batch\": %d, \"seq\": %d, \"tokens_per_s\": %.2f, "
+    printf("%s, S = %s, B = %d, T = %d: %.3f s a step (%.3f s of it norm and AdamW), %.1f tokens/s\n", preset, ponder,
+           B, T, best, best - best_passes, n / best);
+    printf("    %.1f GFLOP a step: %.1f GFLOP/s, %.3f of P = %.1f GFLOP/s; peak memory %.2f GB; loss %.4f\n",
+           flops / 1e9, flops / best / 1e9, flops / best / peak, peak / 1e9, memory / 1e9, loss);
+    printf("{\"program\": \"ponder.c\", \"model\": \"%s\", \"ponder\": %s, \"batch\": %d, \"seq\": %d, "
+           "\"tokens_per_s\": %.2f, "
            "\"share_of_peak\": %.4f, \"peak_memory\": %.0f}\n",
            preset, ponder, B, T, n / best, flops / best / peak, memory);
     fflush(stdout);

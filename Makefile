@@ -74,7 +74,7 @@ $(DATA)/train.bin: | $(B)/bytes
 # The model and the run of the main job: chosen by the sweep that dev/LOG.md records. All three
 # rows of the comparison share everything but the options that make them what they are, and the
 # learning rate, which is each row's own best.
-STEPS ?= 1500
+STEPS ?= 2000
 SEED ?= 42
 MAIN_MODEL = --model pythia-14m --layers 4 --width 64 --heads 2 --vocab 257
 MAIN_RUN = --train "$(DATA)/train.bin" --val "$(DATA)/val.bin" --seq 256 --batch 4 --steps $(STEPS) --seed $(SEED) \
@@ -85,18 +85,18 @@ ROW_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
 # $(call main_job,row,directory)
 main_job = $(B)/train_pythia $(MAIN_MODEL) $(MAIN_RUN) $(ROW_$(1)) --out "$(2)" $(ARGS)
 
-train_pythia_ponder: $(B)/train_pythia $(DATA)/train.bin ## THE MAIN JOB: train a pondering Pythia (S = 3)
+train_pythia_ponder: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## THE MAIN JOB: train a pondering Pythia (S = 3)
 	$(call main_job,ponder,$(or $(OUT),out/pythia_ponder))
 	@$(call plot,$(or $(OUT),out/pythia_ponder))
-train_pythia_vanilla: $(B)/train_pythia $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
+train_pythia_vanilla: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
 	$(call main_job,vanilla,$(or $(OUT),out/pythia_vanilla))
 	@$(call plot,$(or $(OUT),out/pythia_vanilla))
-train_pythia_fair: $(B)/train_pythia $(DATA)/train.bin ## the baseline with pondering's initialisation and scaling
+train_pythia_fair: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## the baseline with pondering's initialisation and scaling
 	$(call main_job,fair,$(or $(OUT),out/pythia_fair))
 	@$(call plot,$(or $(OUT),out/pythia_fair))
 .PHONY: train_pythia_ponder train_pythia_vanilla train_pythia_fair
 
-plot = $(MAKE) -s --no-print-directory $(B)/compare && $(B)/compare --svg "$(1)/curves.svg" "$(notdir $(1))=$(1)" >/dev/null && echo "curves     $(1)/curves.svg"
+plot = $(B)/compare --svg "$(1)/curves.svg" "$(notdir $(1))=$(1)" >/dev/null && echo "curves     $(1)/curves.svg"
 
 COMPARE = $(or $(OUT),out)
 compare: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## train all three on the same data, steps and seed; table and picture

@@ -351,8 +351,9 @@ static void check_fixture(const char* dir) {
         CHECK(fabs(lr - need_number(line, "lr")) <= 1e-12, "%s step %d: lr %.12g, expected %.12g", dir, step, lr,
               need_number(line, "lr"));
         double factor = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
-        adamw_update(&model->tensors, model->params, model->grads, m, v, factor, lr, need_number(o, "beta1"),
-                     need_number(o, "beta2"), need_number(o, "eps"), need_number(o, "weight_decay"), step + 1);
+        AdamwStep update = adamw_step(factor, lr, need_number(o, "beta1"), need_number(o, "beta2"), need_number(o, "eps"),
+                                      need_number(o, "weight_decay"), step + 1);
+        adamw_update(&model->tensors, model->params, model->grads, m, v, &update);
     }
     char* final_path = format_string("%s/final.safetensors", dir);
     if (access(final_path, R_OK) == 0) { compare_with_file(final_path, &model->tensors, model->params, 1e-4, 3e-3); }

@@ -11,6 +11,7 @@
 //   [3] activations
 //   [4] layers (C): LayerNorm, linear with residual, rotary positions, GELU; forward, backward
 //   [5] one pass (C), forward and backward
+//   [6] kernels that only this architecture has, [7] one pass (CUDA), forward and backward
 //   [8] main
 //
 // One layer, x -> x + attention(LN1 x) + mlp(LN2 x): both branches read the same input.
@@ -224,6 +225,7 @@ typedef struct {
     real* kept;  // (slots, L, kept numbers of a layer) and (slots, 2N) of the final norm
     real* scratch;
     real *cosine, *sine;  // (T, rotated/2)
+    void* cuda;           // [7]'s part, a PythiaCuda; NULL in the CPU program
 } Pythia;
 
 // passes = S+1: the paper scales the projections into the residual stream by it.
@@ -521,13 +523,20 @@ static void pythia_forward(void* self, const real* params, real* h, const real* 
         PythiaKept k = pythia_layer_kept(m, slot, l);
         layernorm_statistics(k.mean, k.rstd, x, N, C, (real)c->eps);
         layernorm_forward(w.ln, x, params + t[y->ln1w].offset, params + t[y->ln1b].offset, k.mean, k.rstd, N, C);
+        stored(w.ln, N * C);
         matmul_forward(k.qkv, w.ln, params + t[y->qkvw].offset, params + t[y->qkvb].offset, N, C, 3 * C);
+        stored(k.qkv, N * 3 * C);
         rotary_forward(k.qkv, m->cosine, m->sine, (size_t)B, (size_t)T, NH, HS, rotated, 1);
+        stored(k.qkv, N * 3 * C);
         attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C,
                           3 * HS, 3 * HS);
+        stored(k.att, N * C);
         layernorm_forward(w.ln, x, params + t[y->ln2w].offset, params + t[y->ln2b].offset, k.mean, k.rstd, N, C);
+        stored(w.ln, N * C);
         matmul_forward(k.fc, w.ln, params + t[y->fcw].offset, params + t[y->fcb].offset, N, C, FF);
+        stored(k.fc, N * FF);
         gelu_forward(w.act, k.fc, N * FF);
+        stored(w.act, N * FF);
         if (k.next != x) {
             memcpy(k.next, x, N * C * sizeof(real));
         }  // equal from the second layer on when nothing is kept
@@ -539,6 +548,7 @@ static void pythia_forward(void* self, const real* params, real* h, const real* 
     real* rstd = mean + round_up(m->N, ALIGNMENT / sizeof(float));
     layernorm_statistics(mean, rstd, x, N, C, (real)c->eps);
     layernorm_forward(h, x, params + t[m->lnfw].offset, params + t[m->lnfb].offset, mean, rstd, N, C);
+    stored(h, N * C);
 }
 
 // The mirror, last layer first. dx (N,C) is the gradient by the residual stream: it passes every
@@ -571,26 +581,36 @@ static void pythia_backward(void* self, const real* params, real* grads, real* d
         const real* x = l > 0 ? pythia_layer_kept(m, slot, l - 1).next : e;
 
         gelu_forward(w.act, k.fc, N * FF);
+        stored(w.act, N * FF);
         matmul_backward_input(w.dact, dx, params + t[y->fcprojw].offset, N, FF, C, 0);
         matmul_backward_weight(grads + t[y->fcprojw].offset, grads + t[y->fcprojb].offset, dx, w.act, N, FF, C);
+        stored(w.dact, N * FF);
         real* dfc = w.dact;  // in place: dact is dead after this line
         gelu_backward(dfc, w.dact, k.fc, N * FF);
+        stored(dfc, N * FF);
         layernorm_forward(w.ln, x, params + t[y->ln2w].offset, params + t[y->ln2b].offset, k.mean, k.rstd, N, C);
+        stored(w.ln, N * C);
         matmul_backward_weight(grads + t[y->fcw].offset, grads + t[y->fcb].offset, dfc, w.ln, N, C, FF);
 
         matmul_backward_input(w.datt, dx, params + t[y->projw].offset, N, C, C, 0);
+        stored(w.datt, N * C);
         matmul_backward_weight(grads + t[y->projw].offset, grads + t[y->projb].offset, dx, k.att, N, C, C);
         attention_backward(w.dqkv, w.dqkv + HS, w.dqkv + 2 * HS, w.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS, k.att,
                            k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
+        stored(w.dqkv, N * 3 * C);
         rotary_forward(w.dqkv, m->cosine, m->sine, (size_t)B, (size_t)T, NH, HS, rotated, -1);
         layernorm_forward(w.ln, x, params + t[y->ln1w].offset, params + t[y->ln1b].offset, k.mean, k.rstd, N, C);
+        stored(w.dqkv, N * 3 * C);
+        stored(w.ln, N * C);
         matmul_backward_weight(grads + t[y->qkvw].offset, grads + t[y->qkvb].offset, w.dqkv, w.ln, N, C, 3 * C);
 
         // dx grows only now: both branches started from its old value.
         matmul_backward_input(w.dln, dfc, params + t[y->fcw].offset, N, C, FF, 0);
+        stored(w.dln, N * C);
         layernorm_backward(dx, grads + t[y->ln2w].offset, grads + t[y->ln2b].offset, w.dln, x,
                            params + t[y->ln2w].offset, k.mean, k.rstd, N, C);
         matmul_backward_input(w.dln, w.dqkv, params + t[y->qkvw].offset, N, C, 3 * C, 0);
+        stored(w.dln, N * C);
         layernorm_backward(dx, grads + t[y->ln1w].offset, grads + t[y->ln1b].offset, w.dln, x,
                            params + t[y->ln1w].offset, k.mean, k.rstd, N, C);
     }
@@ -627,6 +647,273 @@ static void pythia_config_keys(void* self, StringBuilder* sb) {
 }
 
 // ------------------------------------------------------------------------------------------------
+// [6] Kernels that only this architecture has: none. Its layers are in common/layers.cuh and
+//     common/attention.cuh, where the other architectures find theirs.
+// [7] One pass (CUDA)
+//
+// The same pass as in [5]. Differences: the residual add is fused with the norms that follow it, so a
+// layer's output is written at the start of the next one; a product's bias is added by the kernel
+// that reads it (qkv's by cuBLASLt). x (the residual stream) and its gradient are fp32.
+#if GPU
+
+#include "common/attention.cuh"
+
+// What a layer keeps on the GPU. ln1, ln2, act: only with --recompute 0, else in the scratch.
+typedef struct {
+    float* mean;  // (N) of the layer's input
+    float* rstd;  // (N)
+    floatX* qkv;  // (N,3C) after rotation
+    float* lse;   // (B,NH,T)
+    floatX* att;  // (N,C)
+    floatX* fc;   // (N,FF) before bias and GELU
+    float* next;  // (N,C) the layer's output, the next one's input
+    floatX* ln1;  // (N,C)
+    floatX* ln2;  // (N,C)
+    floatX* act;  // (N,FF)
+} PythiaKeptCuda;
+
+typedef struct {
+    floatX* out1;   // (N,C) attention's projection, without bias
+    floatX* out2;   // (N,C) the MLP's
+    floatX* ln1;    // (N,C) when they are not kept
+    floatX* ln2;    // (N,C)
+    floatX* act;    // (N,FF)
+    floatX* dact;   // (N,FF), then dfc
+    floatX* dqkv;   // (N,3C)
+    floatX* datt;   // (N,C)
+    floatX* dln1;   // (N,C)
+    floatX* dln2;   // (N,C)
+    float* dx;      // (N,C) gradient by the residual stream
+    floatX* dxr;    // (N,C) the same, rounded: what products read
+    float* delta;   // (B,NH,T) of attention's backward
+    float* partial;  // of the sums over rows
+} PythiaScratchCuda;
+
+typedef struct {
+    PythiaScratchCuda w;
+    char* kept;
+    int slots, keep_all;
+    float *cosine, *sine;  // (T, rotated/2)
+} PythiaCuda;
+
+static size_t pythia_carve(void** place[], const size_t* bytes, int count, char* base) {
+    size_t at = 0;
+    for (int i = 0; i < count; i++) {
+        *place[i] = base && bytes[i] ? base + at : NULL;
+        at += round_up(bytes[i], 256);
+    }
+    return at;
+}
+
+static size_t pythia_kept_cuda(PythiaKeptCuda* k, char* base, const PythiaConfig* c, size_t N, int keep_all) {
+    size_t C = (size_t)c->C, FF = (size_t)c->FF, X = sizeof(floatX), all = keep_all ? X : 0;
+    const size_t bytes[] = {N * 4,     N * 4,     N * 3 * C * X, N * (size_t)c->NH * 4, N * C * X, N * FF * X,
+                            N * C * 4, N * C * all, N * C * all,   N * FF * all};
+    void** place[] = {(void**)&k->mean, (void**)&k->rstd, (void**)&k->qkv, (void**)&k->lse, (void**)&k->att,
+                      (void**)&k->fc,   (void**)&k->next, (void**)&k->ln1, (void**)&k->ln2, (void**)&k->act};
+    return pythia_carve(place, bytes, (int)(sizeof bytes / sizeof bytes[0]), base);
+}
+
+static size_t pythia_scratch_cuda(PythiaScratchCuda* w, char* base, const PythiaConfig* c, size_t N, int training,
+                                  int keep_all) {
+    size_t C = (size_t)c->C, FF = (size_t)c->FF, X = sizeof(floatX), b = training ? X : 0, again = keep_all ? 0 : X;
+    size_t partial = max_size(max_size(norm_backward_scratch(N, C), gelu_backward_scratch(N, FF)),
+                              max_size(column_sum_scratch(N, 3 * C), column_sum_scratch(N, C)));
+    const size_t bytes[] = {N * C * X,     N * C * X, N * C * again, N * C * again, N * FF * again,
+                            N * FF * b,    N * 3 * C * b, N * C * b, N * C * b,     N * C * b,
+                            training ? N * C * 4 : 0, N * C * b, training ? N * (size_t)c->NH * 4 : 0,
+                            training ? partial * 4 : 0};
+    void** place[] = {(void**)&w->out1, (void**)&w->out2, (void**)&w->ln1,  (void**)&w->ln2, (void**)&w->act,
+                      (void**)&w->dact, (void**)&w->dqkv, (void**)&w->datt, (void**)&w->dln1, (void**)&w->dln2,
+                      (void**)&w->dx,   (void**)&w->dxr,  (void**)&w->delta, (void**)&w->partial};
+    return pythia_carve(place, bytes, (int)(sizeof bytes / sizeof bytes[0]), base);
+}
+
+// Layers, then mean and rstd of the final norm.
+static size_t pythia_slot_bytes(const PythiaConfig* c, size_t N, int layers, int keep_all) {
+    PythiaKeptCuda k;
+    return (size_t)layers * pythia_kept_cuda(&k, NULL, c, N, keep_all) + 2 * round_up(N * 4, 256);
+}
+// Without slots two layers work in turn: a layer's output must not overwrite its input.
+static size_t pythia_kept_bytes_cuda(void* self, int B, int slots, int keep_all) {
+    const Pythia* m = (const Pythia*)self;
+    size_t N = (size_t)B * (size_t)m->T;
+    return slots ? (size_t)slots * pythia_slot_bytes(&m->config, N, (int)max_size((size_t)m->config.L, 2), keep_all)
+                 : pythia_slot_bytes(&m->config, N, 2, keep_all);
+}
+static size_t pythia_scratch_bytes_cuda(void* self, int B, int training, int keep_all) {
+    const Pythia* m = (const Pythia*)self;
+    PythiaScratchCuda w;
+    int rotated = (int)(m->config.C / m->config.NH * m->config.rotary_pct);
+    return pythia_scratch_cuda(&w, NULL, &m->config, (size_t)B * (size_t)m->T, training, keep_all) +
+           (size_t)m->T * (size_t)rotated * sizeof(float);
+}
+
+static void pythia_allocate_cuda(void* self, int slots, int keep_all, int training) {
+    Pythia* m = (Pythia*)self;
+    PythiaCuda* g = (PythiaCuda*)xalloc(1, sizeof(PythiaCuda), "the model");
+    m->cuda = g;
+    g->slots = slots;
+    g->keep_all = keep_all;
+    size_t scratch = pythia_scratch_cuda(&g->w, NULL, &m->config, m->N, training, keep_all);
+    g->kept = (char*)device_alloc(pythia_kept_bytes_cuda(self, m->B, slots, keep_all), "activations");
+    char* base = (char*)device_alloc(scratch, "a layer at work");
+    pythia_scratch_cuda(&g->w, base, &m->config, m->N, training, keep_all);
+    int rotated = (int)(m->config.C / m->config.NH * m->config.rotary_pct), half = rotated / 2;
+    size_t n = (size_t)m->T * (size_t)half;
+    real* table = (real*)xalloc(2 * n, sizeof(real), "rotary tables");
+    rotary_tables(table, table + n, m->T, rotated, m->config.rotary_base);
+    g->cosine = (float*)device_alloc(2 * n * sizeof(float), "rotary tables");
+    g->sine = g->cosine + n;
+    device_upload(g->cosine, table, 2 * n * sizeof(float));
+    if (!ledger.dry) { CUDA_CHECK(cudaStreamSynchronize(device.stream)); }
+    free(table);
+}
+
+// Activations of layer l in a slot; slot -1: two places in slot 0, in turn.
+static PythiaKeptCuda pythia_layer_kept_cuda(const Pythia* m, int slot, int l) {
+    const PythiaCuda* g = (const PythiaCuda*)m->cuda;
+    PythiaKeptCuda k;
+    size_t layer = pythia_kept_cuda(&k, NULL, &m->config, m->N, g->keep_all);
+    int layers = g->slots ? (int)max_size((size_t)m->config.L, 2) : 2;
+    size_t offset = slot < 0 ? (size_t)(l % 2) * layer
+                             : (size_t)slot * pythia_slot_bytes(&m->config, m->N, layers, g->keep_all) + (size_t)l * layer;
+    pythia_kept_cuda(&k, g->kept + offset, &m->config, m->N, g->keep_all);
+    if (!g->keep_all) { k.ln1 = g->w.ln1, k.ln2 = g->w.ln2, k.act = g->w.act; }
+    return k;
+}
+// mean (N) of the final norm's input; rstd (N) follows.
+static float* pythia_final_kept_cuda(const Pythia* m, int slot) {
+    const PythiaCuda* g = (const PythiaCuda*)m->cuda;
+    int layers = g->slots ? (int)max_size((size_t)m->config.L, 2) : 2;
+    size_t bytes = pythia_slot_bytes(&m->config, m->N, layers, g->keep_all);
+    return (float*)(g->kept + (size_t)(slot < 0 ? 0 : slot) * bytes + bytes - 2 * round_up(m->N * 4, 256));
+}
+
+static void pythia_forward_cuda(void* self, const CudaWeights* p, floatX* h, const float* e, int slot, int B, int T) {
+    const Pythia* m = (const Pythia*)self;
+    const PythiaCuda* g = (const PythiaCuda*)m->cuda;
+    const PythiaConfig* c = &m->config;
+    const Tensor* t = m->tensors.list;
+    size_t N = (size_t)B * (size_t)T, C = (size_t)c->C, FF = (size_t)c->FF, NH = (size_t)c->NH, HS = C / NH;
+    size_t rotated = (size_t)((double)HS * c->rotary_pct);
+    const PythiaScratchCuda* w = &g->w;
+    const float *x = e, *bias1 = NULL, *bias2 = NULL;  // of the layer before, still to be added
+    const floatX *out1 = NULL, *out2 = NULL;
+    float* next = NULL;
+    for (int l = 0; l < c->L; l++) {
+        const PythiaLayer* y = &m->layer[l];
+        PythiaKeptCuda k = pythia_layer_kept_cuda(m, slot, l);
+        // x = x + (out1 + bias1) + (out2 + bias2);  ln1 = LN1(x), ln2 = LN2(x)
+        parallel_norm_forward_cuda(next, k.ln1, k.ln2, k.mean, k.rstd, x, out1, bias1, out2, bias2,
+                                   p->master + t[y->ln1w].offset, p->master + t[y->ln1b].offset,
+                                   p->master + t[y->ln2w].offset, p->master + t[y->ln2b].offset, N, C, (float)c->eps,
+                                   device.stream);
+        if (next) { x = next; }
+        matmul_forward_cuda("qkv", k.qkv, k.ln1, p->x + t[y->qkvw].offset, p->x + t[y->qkvb].offset, N, C, 3 * C);
+        rotary_forward_cuda(k.qkv, g->cosine, g->sine, N, (size_t)T, NH, HS, rotated, 1, device.stream);
+        int part = ledger_part(PART_ATTENTION);
+        attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C,
+                               3 * HS, 3 * HS, device.stream);
+        ledger_part(part);
+        matmul_forward_cuda("attention out", w->out1, k.att, p->x + t[y->projw].offset, NULL, N, C, C);
+        matmul_forward_cuda("mlp up", k.fc, k.ln2, p->x + t[y->fcw].offset, NULL, N, C, FF);
+        gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, device.stream);
+        matmul_forward_cuda("mlp down", w->out2, k.act, p->x + t[y->fcprojw].offset, NULL, N, FF, C);
+        out1 = w->out1, out2 = w->out2;
+        bias1 = p->master + t[y->projb].offset, bias2 = p->master + t[y->fcprojb].offset;
+        next = k.next;
+    }
+    float* mean = pythia_final_kept_cuda(m, slot);
+    float* rstd = mean + round_up(m->N * 4, 256) / 4;
+    parallel_norm_forward_cuda(next, h, NULL, mean, rstd, x, out1, bias1, out2, bias2, p->master + t[m->lnfw].offset,
+                               p->master + t[m->lnfb].offset, NULL, NULL, N, C, (float)c->eps, device.stream);
+}
+
+static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, const floatX* dh, const float* e,
+                                 int slot, int B, int T) {
+    const Pythia* m = (const Pythia*)self;
+    const PythiaCuda* g = (const PythiaCuda*)m->cuda;
+    const PythiaConfig* c = &m->config;
+    const Tensor* t = m->tensors.list;
+    size_t N = (size_t)B * (size_t)T, C = (size_t)c->C, FF = (size_t)c->FF, NH = (size_t)c->NH, HS = C / NH;
+    size_t rotated = (size_t)((double)HS * c->rotary_pct);
+    const PythiaScratchCuda* w = &g->w;
+    cudaStream_t stream = device.stream;
+    float* mean = pythia_final_kept_cuda(m, slot);
+    float* rstd = mean + round_up(m->N * 4, 256) / 4;
+    const float* last = pythia_layer_kept_cuda(m, slot, c->L - 1).next;
+    // dx starts from the final norm alone: de holds the gradient that reaches e past this pass.
+    parallel_norm_backward_cuda(w->dx, w->dxr, p->grads + t[m->lnfw].offset, p->grads + t[m->lnfb].offset, NULL, NULL,
+                                w->partial, dh, NULL, last, p->master + t[m->lnfw].offset, NULL, mean, rstd, N, C, 0,
+                                stream);
+    for (int l = c->L - 1; l >= 0; l--) {
+        const PythiaLayer* y = &m->layer[l];
+        PythiaKeptCuda k = pythia_layer_kept_cuda(m, slot, l);
+        const float* x = l > 0 ? pythia_layer_kept_cuda(m, slot, l - 1).next : e;
+        const float *w1 = p->master + t[y->ln1w].offset, *w2 = p->master + t[y->ln2w].offset;
+        if (!g->keep_all) {
+            gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, stream);
+            norm_forward_again_cuda(k.ln1, k.ln2, x, k.mean, k.rstd, w1, p->master + t[y->ln1b].offset, w2,
+                                    p->master + t[y->ln2b].offset, N, C, stream);
+        }
+        // Both projections into the stream have the gradient dx, so their biases have the same sum.
+        column_sum_cuda(p->grads + t[y->projb].offset, p->grads + t[y->fcprojb].offset, w->dxr, w->partial, N, C, stream);
+        matmul_backward_input_cuda("mlp down dx", w->dact, w->dxr, p->x + t[y->fcprojw].offset, N, FF, C);
+        matmul_backward_weight_cuda("mlp down dW", p->grads + t[y->fcprojw].offset, w->dxr, k.act, N, FF, C);
+        gelu_backward_cuda(w->dact, p->grads + t[y->fcb].offset, w->partial, w->dact, k.fc,
+                           p->master + t[y->fcb].offset, N, FF, stream);
+        const floatX* dfc = w->dact;  // in place: dact is dead after this line
+        matmul_backward_weight_cuda("mlp up dW", p->grads + t[y->fcw].offset, dfc, k.ln2, N, C, FF);
+
+        matmul_backward_input_cuda("attention out dx", w->datt, w->dxr, p->x + t[y->projw].offset, N, C, C);
+        matmul_backward_weight_cuda("attention out dW", p->grads + t[y->projw].offset, w->dxr, k.att, N, C, C);
+        int part = ledger_part(PART_ATTENTION);
+        attention_backward_cuda(w->dqkv, w->dqkv + HS, w->dqkv + 2 * HS, w->delta, w->datt, k.qkv, k.qkv + HS,
+                                k.qkv + 2 * HS, k.att, k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS,
+                                stream);
+        ledger_part(part);
+        rotary_forward_cuda(w->dqkv, g->cosine, g->sine, N, (size_t)T, NH, HS, rotated, -1, stream);
+        column_sum_cuda(p->grads + t[y->qkvb].offset, NULL, w->dqkv, w->partial, N, 3 * C, stream);
+        matmul_backward_weight_cuda("qkv dW", p->grads + t[y->qkvw].offset, w->dqkv, k.ln1, N, C, 3 * C);
+
+        // dx grows only now: both branches started from its old value.
+        matmul_backward_input_cuda("mlp up dx", w->dln2, dfc, p->x + t[y->fcw].offset, N, C, FF);
+        matmul_backward_input_cuda("qkv dx", w->dln1, w->dqkv, p->x + t[y->qkvw].offset, N, C, 3 * C);
+        parallel_norm_backward_cuda(w->dx, w->dxr, p->grads + t[y->ln1w].offset, p->grads + t[y->ln1b].offset,
+                                    p->grads + t[y->ln2w].offset, p->grads + t[y->ln2b].offset, w->partial, w->dln1,
+                                    w->dln2, x, w1, w2, k.mean, k.rstd, N, C, 1, stream);
+    }
+    add_cuda(de, w->dx, N * C, stream);
+}
+
+static int pythia_views_cuda(void* self, const real* params, int slot, int l, int B, int T, PonderView* view) {
+    const Pythia* m = (const Pythia*)self;
+    const PythiaConfig* c = &m->config;
+    size_t N = (size_t)B * (size_t)T, C = (size_t)c->C, FF = (size_t)c->FF;
+    PythiaKeptCuda g = pythia_layer_kept_cuda(m, slot, l);
+    PythiaKept k;
+    memset(&k, 0, sizeof k);
+    if (m->kept) { k = pythia_layer_kept(m, slot, l); }
+    const PonderView rows[] = {
+        {"queries, keys and values", k.qkv, g.qkv, 0, N * 3 * C, NULL, 0},
+        {"attention output", k.att, g.att, 0, N * C, NULL, 0},
+        {"MLP before GELU", k.fc, g.fc, 0, N * FF, params + m->tensors.list[m->layer[l].fcb].offset, FF},
+        {"output", k.next, g.next, 1, N * C, NULL, 0},
+    };
+    int count = (int)(sizeof rows / sizeof rows[0]);
+    memcpy(view, rows, sizeof rows);
+    return count;
+}
+
+static const PassCuda pythia_pass_cuda = {pythia_kept_bytes_cuda, pythia_scratch_bytes_cuda, pythia_allocate_cuda,
+                                          pythia_forward_cuda,    pythia_backward_cuda,      pythia_views_cuda};
+static const void* const pythia_cuda = &pythia_pass_cuda;
+#else
+static const void* const pythia_cuda = NULL;
+#endif
+
+// ------------------------------------------------------------------------------------------------
 // [8] main
 
 static Model* pythia_create(const OptionTable* options, const char* preset, const Json* config, const char* path, int B,
@@ -655,7 +942,9 @@ static Model* pythia_create(const OptionTable* options, const char* preset, cons
     pass.backward = pythia_backward;
     pass.first_nonfinite = pythia_first_nonfinite;
     pass.config_keys = pythia_config_keys;
+    pass.cuda = pythia_cuda;
     Model* model = ponder_model(ponder, pass, m->tensors);
+    ponder_use_cuda(model, options);
     model->ignores_tensor = pythia_ignores_tensor;
     return model;
 }

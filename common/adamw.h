@@ -91,11 +91,10 @@ static inline void adamw_update_span(real* __restrict__ p, const real* __restric
     }
 }
 
-// One step of AdamW. params, m, v: families, updated in place; grads: a family, only read. grad_scale:
-// what the gradients are multiplied by, for clipping min(1, c / (norm + 1e-6)). t = 1 for the first step.
-static inline void adamw_update(const TensorTable* table, real* params, const real* grads, real* m, real* v,
-                                double grad_scale, double lr, double beta1, double beta2, double eps,
-                                double weight_decay, int64_t t) {
+// The coefficients of step t (1 for the first). grad_scale: what the gradients are multiplied by, for
+// clipping min(1, c / (norm + 1e-6)). keep is that of tensors with decay.
+static inline AdamwStep adamw_step(double grad_scale, double lr, double beta1, double beta2, double eps,
+                                   double weight_decay, int64_t t) {
     AdamwStep step;
     step.grad_scale = (real)grad_scale;
     step.beta1 = (real)beta1;
@@ -105,8 +104,13 @@ static inline void adamw_update(const TensorTable* table, real* params, const re
     step.eps = (real)eps;
     step.step = (real)(lr / (1 - power_integer(beta1, t)));
     step.root = (real)(1 / sqrt(1 - power_integer(beta2, t)));
-    step.keep = 1;
-    real keep = (real)(1 - lr * weight_decay);
+    step.keep = (real)(1 - lr * weight_decay);
+    return step;
+}
+
+// One step of AdamW. params, m, v: families, updated in place; grads: a family, only read.
+static inline void adamw_update(const TensorTable* table, real* params, const real* grads, real* m, real* v,
+                                const AdamwStep* step) {
     size_t blocks = (table->total + ADAMW_BLOCK - 1) / ADAMW_BLOCK;
 #pragma omp parallel for schedule(static) if (table->total > SERIAL)
     for (size_t block = 0; block < blocks; block++) {
@@ -124,8 +128,8 @@ static inline void adamw_update(const TensorTable* table, real* params, const re
             const Tensor* tensor = &table->list[i];
             size_t from = max_size(begin, tensor->offset), to = min_size(end, tensor->offset + tensor->size);
             if (from >= to) { continue; }
-            AdamwStep c = step;
-            c.keep = tensor->decay ? keep : 1;
+            AdamwStep c = *step;
+            c.keep = tensor->decay ? step->keep : 1;
             adamw_update_span(params + from, grads + from, m + from, v + from, to - from, c);
         }
     }

@@ -19,6 +19,11 @@
 #include <omp.h>
 #endif
 
+// 1 in the GPU program (nvcc) and under the emulator, 0 in the CPU program.
+#ifndef GPU
+#define GPU 0
+#endif
+
 // The number type of the C half. The trainer computes in float; the finite-difference tests
 // compile the very same source with -DREAL=double.
 #ifndef REAL

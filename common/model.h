@@ -5,6 +5,7 @@
 #ifndef PONDER_MODEL_H
 #define PONDER_MODEL_H
 
+#include "adamw.h"
 #include "base.h"
 #include "json.h"
 #include "options.h"
@@ -61,6 +62,22 @@ struct Model {
     // class loads it (code_name is then NULL too).
     const char* code_name;
     const char* code_text;
+
+    // Where weights, gradients and moments live elsewhere than in params and grads: on a GPU. All NULL
+    // on the CPU. params is then the host's copy, valid after download(); grads after download_grads().
+    void (*prepare)(Model* model, int training);                 // finds the GPU, plans its memory
+    void (*upload)(Model* model, const real* m, const real* v);  // params, and moments unless NULL
+    void (*download)(Model* model, real* m, real* v);            // params, and moments unless NULL
+    void (*download_grads)(Model* model);
+    void (*zero_grads)(Model* model);
+    double (*grad_norm)(Model* model);
+    void (*update)(Model* model, const AdamwStep* step);
+    double peak_flops;                          // of one second, for the share of the peak
+    char* (*device_text)(const Model* model);  // what computes, for the banner; the caller frees it
+    // --plan=CARD: memory and ledger of a step of step_rows rows.
+    void (*print_ledger)(Model* model, const char* card, int64_t step_rows);
+    // --compare-cpu: one micro-batch with `count` targets on both; returns the exit status.
+    int (*compare_cpu)(Model* model, const int* inputs, const int* targets, int B, int T, int64_t count);
 
     // 1 for a tensor of a checkpoint that this model does not have and may silently drop.
     int (*ignores_tensor)(const Model* model, const char* name);

@@ -95,6 +95,24 @@ static inline real softmax_row(real* x, size_t n) {
     return max + real_log(sum);
 }
 
+// The C reference as a naive bf16 program: while this is 1, every number that the GPU stores as bf16 is
+// rounded as it is stored. Its error is the measure for that of the bf16 kernels.
+static int stored_as_bf16;
+
+static inline float round_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (x != x) { return x; }
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;  // to the nearest, ties to even
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline void stored(real* x, size_t n) {
+    if (!stored_as_bf16) { return; }
+    for (size_t i = 0; i < n; i++) { x[i] = (real)round_bf16((float)x[i]); }
+}
+
 // 1 if all of x(n) are finite.
 static inline int row_finite(const real* x, size_t n) {
     // 0 * x is 0 for a finite x and NaN otherwise; -0 and 0 alike add nothing.

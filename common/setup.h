@@ -55,7 +55,15 @@ typedef struct {
     double step_seconds;  // smoothed
 } Trainer;
 
+// The share of the peak that is printed at every step refers to this.
+static inline double trainer_peak_flops(const Trainer* t) {
+    return t->model->peak_flops > 0 ? t->model->peak_flops : machine_peak_flops();
+}
+
 // ---- options ----
+
+// What --plan may name.
+#define TRAINER_CARDS (GPU ? "a100|h100|h200|rtx4090" : NULL)
 
 static inline void trainer_options(OptionTable* table, char* model_values, char* model_help,
                                    const char* default_model) {
@@ -135,7 +143,10 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "draw from the fewest tokens that hold this share of the probability"},
 
         {"look", "help", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print this, and exit"},
-        {"look", "plan", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print memory and FLOPs of the run, and exit"},
+        {"look", "plan", OPTION_FLAG, NULL, TRAINER_CARDS, 0, 0, RESUME_RUN,
+         GPU ? "print memory and FLOPs of the run, and exit; with a card's name also what every kernel takes there at "
+               "least, without a GPU"
+             : "print memory and FLOPs of the run, and exit"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
 }
@@ -143,7 +154,7 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
 // 1 if this invocation only looks: it writes nothing into --out.
 static inline int trainer_only_looks(const Trainer* t) {
     return options_given(&t->options, "eval-only") || options_given(&t->options, "plan") ||
-           options_given(&t->options, "dump");
+           options_given(&t->options, "dump") || (GPU && options_given(&t->options, "compare-cpu"));
 }
 
 // Parses the command line.
@@ -357,9 +368,11 @@ static inline void trainer_print_memory(const Trainer* t, FILE* file) {
     int n = 0;
     double total = 0;
     for (; n < t->model->memory_rows; n++) { rows[n] = t->model->memory[n]; }
-    double family = (double)t->model->tensors.total * sizeof(real);
-    rows[n].what = "first moments", rows[n++].amount = family;
-    rows[n].what = "second moments", rows[n++].amount = family;
+    if (!t->model->prepare) {  // on a GPU the model counts them itself
+        double family = (double)t->model->tensors.total * sizeof(real);
+        rows[n].what = "first moments", rows[n++].amount = family;
+        rows[n].what = "second moments", rows[n++].amount = family;
+    }
     rows[n].what = "tokens of a step", rows[n++].amount = 2.0 * (double)t->step_rows * t->T * sizeof(int);
     for (int i = 0; i < n; i++) { total += rows[i].amount; }
     fprintf(file, "memory\n");
@@ -391,7 +404,13 @@ static inline void trainer_print_plan(const Trainer* t) {
            format_count(text, (double)tensor_parameters(&t->model->tensors)), t->model->tensors.count);
     printf("micro-batches of %d rows of %d tokens, %lld tokens a step\n\n", t->B, t->T,
            (long long)t->state.total_batch);
-    trainer_print_memory(t, stdout);
+    const char* card = options_text(&t->options, "plan");
+    if (t->model->print_ledger && card && card[0]) {
+        t->model->print_ledger(t->model, card, t->step_rows);
+    } else {
+        if (t->model->prepare) { t->model->prepare(t->model, 1); }
+        trainer_print_memory(t, stdout);
+    }
     printf("\n");
     trainer_print_work(t, stdout);
     if (options_set(&t->options, "steps")) {
@@ -420,6 +439,7 @@ static inline void trainer_allocate(Trainer* t, int training) {
         t->v = (real*)xalloc(model->tensors.total, sizeof(real), "second moments");
         if (t->checkpoint) { optimizer_read(t->checkpoint, &model->tensors, (float*)(void*)t->m, (float*)(void*)t->v); }
     }
+    if (model->upload) { model->upload(model, t->m, t->v); }
     size_t rows = max_size(training ? (size_t)t->step_rows : 0, (size_t)t->B);
     size_t numbers = mul_size(rows, (size_t)t->T, "the tokens of a step");
     t->inputs = (int*)xalloc(numbers, sizeof(int), "the inputs of a step");
@@ -478,11 +498,17 @@ static inline void trainer_banner(const Trainer* t) {
     int training = !options_given(o, "eval-only");
 
     LogLine line = log_begin(stdout, "program", 12);
-    log_item(&line, "%s on the CPU (%s)", t->kind->program, machine_name());
-    log_item(&line, "%d thread%s", thread_count(), thread_count() == 1 ? "" : "s");
-    log_item(&line, "instructions %s", machine_isa());
-    log_item(&line, "matmul %s", matmul_name());
-    log_item(&line, "measured peak %sFLOP/s", format_count(text, machine_peak_flops()));
+    if (t->model->device_text) {
+        char* device_text = t->model->device_text(t->model);
+        log_item(&line, "%s on %s", t->kind->program, device_text);
+        free(device_text);
+    } else {
+        log_item(&line, "%s on the CPU (%s)", t->kind->program, machine_name());
+        log_item(&line, "%d thread%s", thread_count(), thread_count() == 1 ? "" : "s");
+        log_item(&line, "instructions %s", machine_isa());
+        log_item(&line, "matmul %s", matmul_name());
+    }
+    log_item(&line, "peak %sFLOP/s", format_count(text, trainer_peak_flops(t)));
     log_end(&line);
 
     line = log_begin(stdout, "model", 12);

@@ -28,6 +28,10 @@ typedef struct {
     int decay;  // 1: weight decay applies (tensors of two dimensions)
 } Tensor;
 
+// On the GPU a matrix has room for rows up to a multiple of this, which stay 0: a vocabulary of any size
+// then makes products with aligned rows (Vp instead of V columns of logits).
+enum { PADDED_ROWS = GPU ? 64 : 1 };
+
 typedef struct {
     Tensor* list;
     int count, capacity;
@@ -55,7 +59,7 @@ static inline int tensor_add(TensorTable* table, char* name, size_t d0, size_t d
     t->init = init;
     t->std = std;
     t->decay = t->ndim == 2;
-    table->total += round_up(t->size, ALIGNMENT / sizeof(float));
+    table->total += round_up(round_up(d0, t->ndim == 2 ? PADDED_ROWS : 1) * t->shape[1], ALIGNMENT / sizeof(float));
     return table->count++;
 }
 

@@ -54,6 +54,7 @@ static inline size_t first_nonfinite_number(const real* x, size_t n) {
 __attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, const char* what, double value,
                                                                    int64_t step, int rows) {
     Model* model = t->model;
+    if (model->download_grads && model->grads) { model->download_grads(model); }
     char* where = model->first_nonfinite ? model->first_nonfinite(model, rows, t->T) : NULL;
     for (int family = 0; family < 2 && !where; family++) {
         const real* numbers = family == 0 ? model->params : model->grads;
@@ -141,6 +142,7 @@ static inline void trainer_print_losses(const Trainer* t) {
 static inline void trainer_save(Trainer* t) {
     if (t->saved_step == t->state.step) { return; }
     Model* model = t->model;
+    if (model->download) { model->download(model, t->m, t->v); }
     CheckpointFile files[16];
     int n = tokenizer_files(t->tokenizer, files);
     char* config = model->config_json(model);
@@ -189,7 +191,11 @@ static inline void trainer_sample(Trainer* t) {
 static inline int trainer_gradient(Trainer* t, double* loss) {
     Model* model = t->model;
     int64_t count = trainer_load_step(t);
-    memset(model->grads, 0, model->tensors.total * sizeof(real));
+    if (model->zero_grads) {
+        model->zero_grads(model);
+    } else {
+        memset(model->grads, 0, model->tensors.total * sizeof(real));
+    }
     double sum = 0;
     for (int64_t row = 0; row < t->step_rows; row += t->B) {
         if (trainer_signal) { return 0; }
@@ -215,15 +221,20 @@ static inline int trainer_step(Trainer* t) {
     TrainerState* s = &t->state;
     double begin = now_seconds(), loss = 0;
     if (!trainer_gradient(t, &loss)) { return 0; }
-    double norm = grad_norm(&model->tensors, model->grads);
+    double norm = model->grad_norm ? model->grad_norm(model) : grad_norm(&model->tensors, model->grads);
     if (!isfinite(norm)) {
         trainer_die_nonfinite(t, "gradient norm", norm, s->step + 1, trainer_micro_rows(t, 0, t->step_rows));
     }
     double clip = options_number(o, "clip");
     double scale = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
     double lr = trainer_lr(t, s->step);
-    adamw_update(&model->tensors, model->params, model->grads, t->m, t->v, scale, lr, options_number(o, "beta1"),
-                 options_number(o, "beta2"), options_number(o, "eps"), options_number(o, "weight-decay"), s->step + 1);
+    AdamwStep step = adamw_step(scale, lr, options_number(o, "beta1"), options_number(o, "beta2"),
+                                options_number(o, "eps"), options_number(o, "weight-decay"), s->step + 1);
+    if (model->update) {
+        model->update(model, &step);
+    } else {
+        adamw_update(&model->tensors, model->params, model->grads, t->m, t->v, &step);
+    }
     double seconds = now_seconds() - begin;
 
     s->step++;
@@ -232,7 +243,7 @@ static inline int trainer_step(Trainer* t) {
     s->seconds += seconds;
     t->step_seconds = t->step_seconds > 0 ? 0.9 * t->step_seconds + 0.1 * seconds : seconds;
     double rate = (double)s->total_batch / seconds;
-    double utilisation = rate * t->flops_per_token / machine_peak_flops();
+    double utilisation = rate * t->flops_per_token / trainer_peak_flops(t);
     metrics_step(&t->metrics, s->step, s->tokens, loss, lr, norm, 1000 * seconds, rate, utilisation);
     char tokens[32], left[32];
     printf("step %*lld of %lld | loss %.4f | norm %.3g | lr %.2e | %.0f ms | %s tok/s | %.1f %% of peak | %s left\n",
@@ -278,6 +289,7 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
 
     double loss = 0;
     if (!trainer_gradient(t, &loss)) { exit(128 + trainer_signal); }
+    if (model->download_grads) { model->download_grads(model); }
     int n = model->tensors.count;
     SafeWrite* grads = (SafeWrite*)xalloc((size_t)n, sizeof(SafeWrite), "the gradients");
     for (int i = 0; i < n; i++) {
@@ -403,8 +415,14 @@ static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
     t->state.seq = t->T;
     t->state.parameters = (int64_t)tensor_parameters(&t->model->tensors);
     t->state.flops_per_token = t->flops_per_token;
+    if (t->model->prepare) { t->model->prepare(t->model, !eval_only); }
     trainer_banner(t);
     trainer_allocate(t, !eval_only);
+    if (GPU && options_given(&t->options, "compare-cpu")) {
+        int64_t count = trainer_load_step(t);
+        int rows = trainer_micro_rows(t, 0, t->step_rows);
+        return t->model->compare_cpu(t->model, t->inputs, t->targets, rows, t->T, count);
+    }
     if (eval_only) {
         if (!trainer_validate(t)) { return 128 + trainer_signal; }
         trainer_print_losses(t);

@@ -163,7 +163,8 @@ static void run_grad_norm(void* argument) {
 }
 static void run_adamw(void* argument) {
     Optimiser* o = (Optimiser*)argument;
-    adamw_update(&o->table, o->params, o->grads, o->m, o->v, 1.0, 1e-3, 0.9, 0.95, 1e-8, 0.01, 100);
+    AdamwStep step = adamw_step(1.0, 1e-3, 0.9, 0.95, 1e-8, 0.01, 100);
+    adamw_update(&o->table, o->params, o->grads, o->m, o->v, &step);
 }
 
 static void bench_adamw(void) {

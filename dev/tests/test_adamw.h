@@ -66,7 +66,8 @@ static uint64_t adamw_ten_steps(int check) {
                 q[j] -= lr * (mq[j] / (1 - beta1_t)) / (sqrt(vq[j] / (1 - beta2_t)) + eps);
             }
         }
-        adamw_update(&table, p, g, m, v, scale, lr, beta1, beta2, eps, decay, step);
+        AdamwStep coefficients = adamw_step(scale, lr, beta1, beta2, eps, decay, step);
+        adamw_update(&table, p, g, m, v, &coefficients);
     }
     if (check) {
         for (int i = 0; i < table.count; i++) {
@@ -109,7 +110,8 @@ static void test_adamw_nan(void) {
     }
     size_t at = table.list[2].offset + 4321;
     g[at] = (real)NAN;
-    adamw_update(&table, p, g, m, v, 1, 0.1, 0.9, 0.95, 1e-8, 0.5, 1);
+    AdamwStep step = adamw_step(1, 0.1, 0.9, 0.95, 1e-8, 0.5, 1);
+    adamw_update(&table, p, g, m, v, &step);
     CHECK(p[at] != p[at] && m[at] != m[at] && v[at] != v[at], "a NaN gradient is not seen");
     size_t count = 0;
     for (size_t j = 0; j < table.total; j++) { count += p[j] != p[j] || m[j] != m[j] || v[j] != v[j]; }

@@ -1,0 +1,223 @@
+// adamw.cuh - the optimiser on the GPU: gradient norm and AdamW, over whole families.
+//
+// The C twin is adamw.h, whose formula, order of operations and roundings these are: the update gives
+// the same bits as the CPU's (every operation is written as one IEEE operation, so that the compiler
+// contracts nothing). Both are bound by memory: the norm reads 4 bytes a parameter; the update reads
+// p, g, m, v and writes p, m, v and the rounded copy, 30 bytes a parameter in bf16, in one launch.
+#ifndef PONDER_ADAMW_CUH
+#define PONDER_ADAMW_CUH
+
+#include "adamw.h"
+#include "cuda.cuh"
+
+// ---- the norm ----
+
+// Numbers that a block takes at a time, 16 a thread; and most blocks.
+enum { NORM_TILE_THREADS = 256, NORM_TILE = 16 * NORM_TILE_THREADS, NORM_TILE_BLOCKS = 1024 };
+
+// Doubles that grad_norm_cuda needs as scratch, one a block: from n alone, as all the order of its sums.
+static inline size_t grad_norm_scratch(size_t n) {
+    return min_size(max_size(div_up(n, NORM_TILE), 1), NORM_TILE_BLOCKS);
+}
+
+// Thread 0 gets the sum of x over the block, by a fixed tree. fold (NORM_TILE_THREADS): shared.
+static __device__ __forceinline__ double grad_norm_fold(double x, double* fold) {
+    fold[threadIdx.x] = x;
+    __syncthreads();
+    for (unsigned width = NORM_TILE_THREADS / 2; width > 0; width /= 2) {
+        if (threadIdx.x < width) { fold[threadIdx.x] += fold[threadIdx.x + width]; }
+        __syncthreads();
+    }
+    return fold[0];
+}
+
+// Doubles are slow on consumer GPUs (a 64th of the float rate), where one for each number would take
+// longer than reading it. So a thread sums the squares of 16 numbers in fp32 (error below 10^-6 of the
+// sum), and adds such sums in double. A square too large for fp32 makes its sum infinite: those 16 are
+// then added again in double, so that finite gradients have a finite norm, and a NaN or infinity among
+// them stays one. Squares below 10^-45 vanish: their root is far below any norm that means something.
+// partial (gridDim.x) =
+static __global__ void __launch_bounds__(NORM_TILE_THREADS)
+    grad_norm_kernel(double* __restrict__ partial, const float* __restrict__ grads, size_t n, int aligned) {
+    SHARED(double, fold, NORM_TILE_THREADS);
+    double sum = 0;
+    for (size_t tile = (size_t)blockIdx.x * NORM_TILE; tile < n; tile += (size_t)gridDim.x * NORM_TILE) {
+        float g[16];
+        if (aligned && tile + NORM_TILE <= n) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {  // a warp reads 512 bytes side by side
+                float4 q = ((const float4*)(grads + tile))[k * NORM_TILE_THREADS + threadIdx.x];
+                g[4 * k] = q.x, g[4 * k + 1] = q.y, g[4 * k + 2] = q.z, g[4 * k + 3] = q.w;
+            }
+        } else {
+#pragma unroll
+            for (int k = 0; k < 16; k++) {  // the same numbers in the same places
+                size_t i = tile + 4 * ((size_t)(k / 4) * NORM_TILE_THREADS + threadIdx.x) + (size_t)(k % 4);
+                g[k] = i < n ? grads[i] : 0.0f;
+            }
+        }
+        float run = 0;
+#pragma unroll
+        for (int k = 0; k < 16; k++) { run = fmaf(g[k], g[k], run); }
+        if (run <= 3e38f) {
+            sum += (double)run;
+        } else {  // also NaN
+#pragma unroll
+            for (int k = 0; k < 16; k++) { sum += (double)g[k] * (double)g[k]; }
+        }
+    }
+    sum = grad_norm_fold(sum, fold);
+    if (threadIdx.x == 0) { partial[blockIdx.x] = sum; }
+}
+
+// out (1) = the sum of partial (count)
+static __global__ void __launch_bounds__(NORM_TILE_THREADS)
+    grad_norm_finish_kernel(double* __restrict__ out, const double* __restrict__ partial, size_t count) {
+    SHARED(double, fold, NORM_TILE_THREADS);
+    double sum = 0;
+    for (size_t i = threadIdx.x; i < count; i += NORM_TILE_THREADS) { sum += partial[i]; }
+    sum = grad_norm_fold(sum, fold);
+    if (threadIdx.x == 0) { out[0] = sum; }
+}
+
+// squares (1) = the sum of squares of a family of gradients, grads (n); its root is the norm. scratch
+// (grad_norm_scratch(n)). A NaN or infinity anywhere makes it NaN or infinite.
+static inline void grad_norm_cuda(double* squares, double* scratch, const float* grads, size_t n, cudaStream_t stream) {
+    size_t blocks = grad_norm_scratch(n);
+    int aligned = (uintptr_t)grads % 16 == 0;
+    work(2.0 * (double)n, 4.0 * (double)n + 8.0 * (double)blocks);
+    launch(grad_norm_kernel, dim3((unsigned)blocks), dim3(NORM_TILE_THREADS), 0, stream, scratch, grads, n, aligned);
+    work((double)blocks, 8.0 * (double)blocks + 8);
+    launch(grad_norm_finish_kernel, dim3(1), dim3(NORM_TILE_THREADS), 0, stream, squares, (const double*)scratch,
+           blocks);
+}
+
+// ---- the update ----
+
+// Numbers of one tensor that a thread block takes: begin .. begin + count of every family. Small tensors
+// are one span, large ones many, so that one launch walks the whole table and no block has to search it.
+typedef struct {
+    uint64_t begin;
+    uint32_t count;
+    uint32_t decay;  // 1: weight decay applies
+} AdamwSpan;
+
+enum { ADAMW_SPAN = 4096, ADAMW_THREADS = 256, ADAMW_FLIGHT = 2 };
+
+typedef struct {
+    AdamwSpan* host;          // (count)
+    const AdamwSpan* device;  // (count) the same; whoever makes the plan uploads it
+    size_t count;
+    size_t numbers;  // in all spans: the parameters, without alignment gaps
+} AdamwPlan;
+
+// The spans of a tensor table, on the host; free(plan.host). Alignment gaps are in no span: what is 0
+// there stays so.
+static inline AdamwPlan adamw_plan(const TensorTable* table) {
+    AdamwPlan plan = {NULL, NULL, 0, 0};
+    for (int i = 0; i < table->count; i++) { plan.count += div_up(table->list[i].size, ADAMW_SPAN); }
+    plan.host = (AdamwSpan*)xalloc(plan.count, sizeof(AdamwSpan), "the optimiser's plan");
+    AdamwSpan* span = plan.host;
+    for (int i = 0; i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        for (size_t j = 0; j < t->size; j += ADAMW_SPAN) {
+            span->begin = t->offset + j;
+            span->count = (uint32_t)min_size(ADAMW_SPAN, t->size - j);
+            span->decay = t->decay ? 1 : 0;
+            span++;
+        }
+        plan.numbers += t->size;
+    }
+    return plan;
+}
+
+// One number, as adamw_update_span has it, each operation rounded by itself.
+static __device__ __forceinline__ void adamw_number(float* p, float* m, float* v, float g, const AdamwStep& c,
+                                                    float keep) {
+    g = __fmul_rn(g, c.grad_scale);
+    *m = __fadd_rn(__fmul_rn(c.beta1, *m), __fmul_rn(c.one_minus_beta1, g));
+    *v = __fadd_rn(__fmul_rn(c.beta2, *v), __fmul_rn(c.one_minus_beta2, __fmul_rn(g, g)));
+    const float denominator = __fadd_rn(__fmul_rn(__fsqrt_rn(*v), c.root), c.eps);
+    *p = __fsub_rn(__fmul_rn(*p, keep), __fmul_rn(c.step, __fdiv_rn(*m, denominator)));
+}
+
+// Numbers of a thread: four neighbours, so that each access of a warp is 512 bytes in a row (256 of
+// bf16). With eight, a warp would store every second 16 bytes, and the L2 cache would take each of its
+// sectors twice. At the end of a span, or if an address is off (whole = 0), one by one.
+enum { QUAD = 4 };
+static __device__ __forceinline__ void load_quad(float x[QUAD], const float* p, size_t i, size_t end, int whole) {
+    if (whole) {
+        const float4 v = *(const float4*)(p + i);
+        x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+    } else {
+#pragma unroll
+        for (int k = 0; k < QUAD; k++) { x[k] = i + (size_t)k < end ? p[i + (size_t)k] : 0.0f; }
+    }
+}
+static __device__ __forceinline__ void store_four(float* p, const float x[QUAD]) {
+    *(float4*)p = make_float4(x[0], x[1], x[2], x[3]);
+}
+static __device__ __forceinline__ void store_four(__nv_bfloat16* p, const float x[QUAD]) {
+    *(uint2*)p = make_uint2(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]));
+}
+template <class number>
+static __device__ __forceinline__ void store_quad(number* p, const float x[QUAD], size_t i, size_t end, int whole) {
+    if (whole) {
+        store_four(p + i, x);
+    } else {
+#pragma unroll
+        for (int k = 0; k < QUAD; k++) {
+            if (i + (size_t)k < end) { store(p + i + (size_t)k, x[k]); }
+        }
+    }
+}
+
+// A block takes a span. The numbers of two quads are on their way at a time.
+static __global__ void __launch_bounds__(ADAMW_THREADS)
+    adamw_update_kernel(float* __restrict__ params, floatX* __restrict__ params_x, float* __restrict__ m,
+                        float* __restrict__ v, const float* __restrict__ grads, const AdamwSpan* __restrict__ spans,
+                        AdamwStep c, int aligned) {
+    const AdamwSpan span = spans[blockIdx.x];
+    const float keep = span.decay ? c.keep : 1.0f;
+    const size_t end = (size_t)span.begin + span.count;
+    for (size_t first = (size_t)span.begin; first < end; first += ADAMW_FLIGHT * ADAMW_THREADS * QUAD) {
+        float pi[ADAMW_FLIGHT][QUAD], gi[ADAMW_FLIGHT][QUAD], mi[ADAMW_FLIGHT][QUAD], vi[ADAMW_FLIGHT][QUAD];
+#pragma unroll
+        for (int u = 0; u < ADAMW_FLIGHT; u++) {
+            const size_t i = first + (u * ADAMW_THREADS + threadIdx.x) * QUAD;
+            const int whole = aligned && i + QUAD <= end;  // spans begin at multiples of 16 numbers
+            load_quad(gi[u], grads, i, end, whole);
+            load_quad(pi[u], params, i, end, whole);
+            load_quad(mi[u], m, i, end, whole);
+            load_quad(vi[u], v, i, end, whole);
+        }
+#pragma unroll
+        for (int u = 0; u < ADAMW_FLIGHT; u++) {
+            const size_t i = first + (u * ADAMW_THREADS + threadIdx.x) * QUAD;
+            const int whole = aligned && i + QUAD <= end;
+#pragma unroll
+            for (int j = 0; j < QUAD; j++) { adamw_number(&pi[u][j], &mi[u][j], &vi[u][j], gi[u][j], c, keep); }
+            store_quad(params, pi[u], i, end, whole);
+            store_quad(m, mi[u], i, end, whole);
+            store_quad(v, vi[u], i, end, whole);
+            if (params_x) { store_quad(params_x, pi[u], i, end, whole); }
+        }
+    }
+}
+
+// One step of AdamW over all tensors of the plan. params, m, v: families, updated in place; params_x: the
+// products' rounded copy of params, =, NULL if there is none; grads: a family, only read. step: from
+// adamw_step.
+static inline void adamw_update_cuda(float* params, floatX* params_x, float* m, float* v, const float* grads,
+                                     const AdamwPlan* plan, AdamwStep step, cudaStream_t stream) {
+    static_assert(sizeof(real) == sizeof(float), "the GPU's optimiser computes in float");
+    static_assert(ALIGNMENT / sizeof(float) % QUAD == 0 && ADAMW_SPAN % QUAD == 0, "spans begin with a whole quad");
+    int aligned = ((uintptr_t)params | (uintptr_t)params_x | (uintptr_t)m | (uintptr_t)v | (uintptr_t)grads) % 16 == 0;
+    if ((const void*)params_x == (const void*)params) { params_x = NULL; }
+    work(16.0 * (double)plan->numbers, (28.0 + (params_x ? (double)sizeof(floatX) : 0.0)) * (double)plan->numbers +
+                                           (double)sizeof(AdamwSpan) * (double)plan->count);
+    launch(adamw_update_kernel, dim3((unsigned)plan->count), dim3(ADAMW_THREADS), 0, stream, params, params_x, m, v,
+           grads, plan->device, step, aligned);
+}
+
+#endif

@@ -1,0 +1,120 @@
+// ledger.h - what a step does on a GPU, kernel by kernel: launches, FLOPs, bytes, and the time that
+// the machine's limits allow.
+//
+// Every launcher says what its next kernel does with work(); launch() and matmul_cuda() book it.
+// A dry run books without executing, so that `--plan=h100` needs no GPU; a real run can book too.
+// The same numbers stand behind the plan, the ratios of the benchmarks and the run's utilisation.
+#ifndef PONDER_LEDGER_H
+#define PONDER_LEDGER_H
+
+#include "base.h"
+
+// Parts of a step, in the order of the table.
+enum { PART_BLOCKS, PART_ATTENTION, PART_MIX, PART_HEAD, PART_OPTIMISER, PARTS };
+static const char* const ledger_part_names[PARTS] = {"blocks", "attention", "vocabulary mix", "loss head", "optimiser"};
+
+// A card's limits. P and C as shared by all our ratios: P of products (bf16 in, fp32 sums), C bytes
+// read plus written per second.
+typedef struct {
+    const char* name;
+    const char* title;
+    const char* match;  // what the driver's name of such a card contains
+    double bf16;    // FLOP/s of products in bf16 with fp32 sums
+    double fp32;    // FLOP/s outside the tensor cores
+    double copy;    // bytes/s
+    double memory;  // bytes
+    const char* source;
+} Card;
+
+static const Card cards[] = {
+    {"a100", "A100 SXM 80 GB", "A100", 312e12, 19.5e12, 2.039e12, 80e9, "data sheet"},
+    {"h100", "H100 SXM 80 GB", "H100", 989e12, 67e12, 3.35e12, 80e9, "data sheet"},
+    {"h200", "H200 SXM 141 GB", "H200", 788e12, 67e12, 4.3e12, 141e9, "products and copies measured"},
+    {"rtx4090", "GeForce RTX 4090 24 GB", "RTX 4090", 165.2e12, 82.6e12, 1.008e12, 24e9, "data sheet"},
+};
+enum { CARDS = sizeof cards / sizeof cards[0] };
+
+static inline const Card* card_find(const char* name) {
+    for (int i = 0; i < CARDS; i++) {
+        if (strcmp(cards[i].name, name) == 0) { return &cards[i]; }
+    }
+    return NULL;
+}
+
+// One kernel or product: all launches of one name in one part.
+typedef struct {
+    char name[96];
+    int part;
+    int product;  // 1: on the tensor cores in the bf16 program
+    int64_t launches;
+    double flops, bytes;
+} LedgerRow;
+
+enum { LEDGER_ROWS = 512 };
+typedef struct {
+    int dry;      // 1: book, execute nothing
+    int booking;  // 1: book
+    int part;     // of what comes next
+    int stated;   // 1 after work(), 2 after work_product(), until the launch takes it
+    double flops, bytes;
+    LedgerRow row[LEDGER_ROWS];
+    int rows;
+} Ledger;
+static Ledger ledger;
+
+// What comes next belongs to this part; returns the part before, to go back to.
+static inline int ledger_part(int part) {
+    int before = ledger.part;
+    ledger.part = part;
+    return before;
+}
+
+// What the next launch does: its FLOPs, and the bytes that it must read and write at least.
+static inline void work(double flops, double bytes) {
+    ledger.stated = 1;
+    ledger.flops = flops;
+    ledger.bytes = bytes;
+}
+
+// The same for a kernel whose FLOPs run on the tensor cores in the bf16 program.
+static inline void work_product(double flops, double bytes) {
+    work(flops, bytes);
+    ledger.stated = 2;
+}
+
+// Books a launch; 1 if it is to be executed.
+static inline int ledger_launch(const char* name, int product) {
+    if (!ledger.booking && !ledger.dry) { return 1; }
+    if (!ledger.stated) { die("ledger: the launcher of %s does not say what it does", name); }
+    product = product || ledger.stated == 2;
+    ledger.stated = 0;
+    int i = 0;
+    while (i < ledger.rows && (ledger.row[i].part != ledger.part || strcmp(ledger.row[i].name, name) != 0)) { i++; }
+    if (i == LEDGER_ROWS) { die("ledger: more than %d kinds of kernels", LEDGER_ROWS); }
+    LedgerRow* row = &ledger.row[i];
+    if (i == ledger.rows) {
+        memset(row, 0, sizeof *row);
+        snprintf(row->name, sizeof row->name, "%s", name);
+        row->part = ledger.part;
+        row->product = product;
+        ledger.rows++;
+    }
+    row->launches++;
+    row->flops += ledger.flops;
+    row->bytes += ledger.bytes;
+    return !ledger.dry;
+}
+
+static inline void ledger_clear(void) {
+    ledger.rows = 0;
+    ledger.stated = 0;
+}
+
+// Seconds that the card's limits allow for a row: whichever of arithmetic and memory takes longer.
+static inline double ledger_seconds(const LedgerRow* row, const Card* card, int bf16) {
+    double rate = row->product && bf16 ? card->bf16 : card->fp32;
+    double compute = row->flops / rate, memory = row->bytes / card->copy;
+    return compute > memory ? compute : memory;
+}
+
+#endif

@@ -1,0 +1,1029 @@
+// emulate.cpp - the emulator: fibres, blocks, device memory, streams, graphs, cuBLASLt. See emulate.h.
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "../../common/matmul.h"
+
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <deque>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "cublasLt.h"
+#include "emulate_ptx.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define WITH_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WITH_ASAN 1
+#endif
+#if __has_feature(memory_sanitizer)
+#include <sanitizer/msan_interface.h>
+#define POISON(p, n) __msan_poison(p, n)
+#endif
+#endif
+#ifdef WITH_ASAN
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifndef POISON
+#define POISON(p, n) ((void)0)
+#endif
+
+enum {
+    MOST_THREADS = 1024,            // of a block
+    MOST_SHARED = 99 << 10,         // bytes a block may have on sm_86
+    MOST_STATIC_SHARED = 48 << 10,  // of them without asking
+    STACK_BYTES = 256 << 10,
+    MEET_BYTES = 64
+};
+
+__thread EmulateThread* emulate_thread;
+__thread EmulateWho* emulate_who;
+
+static long long emulate_number(const char* name, long long otherwise) {
+    const char* text = getenv(name);
+    return text && text[0] ? (long long)strtod(text, NULL) : otherwise;
+}
+static int emulate_late(void) {
+    static int late = -1;
+    if (late < 0) {
+        const char* text = getenv("EMULATE_ASYNC");
+        late = text && strcmp(text, "late") == 0;
+    }
+    return late;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Fibres
+
+enum { FIBRE_READY, FIBRE_AT_BARRIER, FIBRE_IN_WARP, FIBRE_DONE };
+
+struct EmulateCopy {
+    void* shared;
+    const void* global;
+    int valid, group;
+};
+struct Fibre {
+    void* sp;
+    char* stack;
+    int state;
+    const char* what;  // where it waits
+    const char* file;
+    int line;
+    EmulateThread thread;
+    EmulateWho who;
+    std::vector<EmulateCopy> copies;
+    int groups;  // committed
+    void* fake_stack;
+};
+struct Warp {
+    int arrived;
+    unsigned generation;
+    const char *what, *file;
+    int line;
+    alignas(16) unsigned char data[2][32][MEET_BYTES];
+};
+struct SharedArray {
+    const char* file;
+    int line;
+    void* p;
+    size_t bytes;
+};
+// What one thread of the machine needs to run a block.
+struct Worker {
+    std::vector<Fibre> fibre;
+    std::vector<Warp> warp;
+    std::vector<SharedArray> shared;
+    size_t shared_bytes, shared_static;
+    const char* kernel;
+    const std::function<void()>* body;
+    unsigned threads, at_barrier, done, barriers;
+    const char* barrier_file;
+    int barrier_line;
+    Fibre* now;
+    void* scheduler_sp;
+    const void* own_stack;
+    size_t own_stack_bytes;
+};
+static __thread Worker* worker;
+
+static void thread_name(char text[96], const Fibre* f) {
+    const EmulateThread* t = &f->thread;
+    snprintf(text, 96, "block (%u,%u,%u), thread (%u,%u,%u)", t->block_index.x, t->block_index.y, t->block_index.z,
+             t->thread_index.x, t->thread_index.y, t->thread_index.z);
+}
+
+__attribute__((format(printf, 1, 2), noreturn)) static void fault(const char* format, ...) {
+    static int told;
+    if (__atomic_exchange_n(&told, 1, __ATOMIC_SEQ_CST) == 0) {
+        char text[2048], where[96] = "";
+        va_list arguments;
+        va_start(arguments, format);
+        vsnprintf(text, sizeof text, format, arguments);
+        va_end(arguments);
+        fflush(stdout);
+        if (worker && worker->now) {
+            thread_name(where, worker->now);
+            fprintf(stderr, "emulator: kernel %s, %s: %s\n", worker->kernel, where, text);
+        } else {
+            fprintf(stderr, "emulator: %s\n", text);
+        }
+        fflush(stderr);
+        _exit(1);
+    }
+    for (;;) { pause(); }  // another thread is on its way out
+}
+
+#if defined(__x86_64__)
+// Saves what a call must preserve on this stack and goes on on the other.
+extern "C" void emulate_switch(void** save, void* to);
+__asm__(".text\n"
+        ".globl emulate_switch\n"
+        ".type emulate_switch,@function\n"
+        "emulate_switch:\n"
+        "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n    pushq %r13\n    pushq %r14\n    pushq %r15\n"
+        "    movq %rsp, (%rdi)\n"
+        "    movq %rsi, %rsp\n"
+        "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
+        "    ret\n"
+        ".size emulate_switch,.-emulate_switch\n");
+static void* fibre_begin_sp(char* stack, void (*entry)(void)) {
+    void** sp = (void**)(stack + STACK_BYTES);
+    *--sp = NULL;          // where entry would return to
+    *--sp = (void*)entry;  // where the switch returns to; the stack is then as after a call
+    for (int i = 0; i < 6; i++) { *--sp = NULL; }
+    return sp;
+}
+#else
+#include <ucontext.h>
+static void emulate_switch(void** save, void* to) {
+    ucontext_t* mine = (ucontext_t*)malloc(sizeof(ucontext_t));
+    *save = mine;
+    swapcontext(mine, (ucontext_t*)to);
+    free(mine);
+}
+static void* fibre_begin_sp(char* stack, void (*entry)(void)) {
+    ucontext_t* context = (ucontext_t*)stack;  // its lower end is never reached
+    getcontext(context);
+    context->uc_stack.ss_sp = stack + sizeof(ucontext_t);
+    context->uc_stack.ss_size = STACK_BYTES - sizeof(ucontext_t);
+    context->uc_link = NULL;
+    makecontext(context, entry, 0);
+    return context;
+}
+#endif
+
+// From the running fibre to the scheduler; returns when it runs again.
+static void fibre_yield(int final) {
+    Worker* w = worker;
+    Fibre* f = w->now;
+    emulate_who = NULL;
+    (void) final;
+#ifdef WITH_ASAN
+    __sanitizer_start_switch_fiber(final ? NULL : &f->fake_stack, w->own_stack, w->own_stack_bytes);
+#endif
+    emulate_switch(&f->sp, w->scheduler_sp);
+#ifdef WITH_ASAN
+    __sanitizer_finish_switch_fiber(f->fake_stack, NULL, NULL);
+#endif
+}
+
+static void fibre_resume(Worker* w, Fibre* f) {
+    w->now = f;
+    emulate_thread = &f->thread;
+    if (emulate_race_local) { emulate_race_local(f->stack, f->stack + STACK_BYTES); }
+    emulate_who = &f->who;
+#ifdef WITH_ASAN
+    void* fake = NULL;
+    __sanitizer_start_switch_fiber(&fake, f->stack, STACK_BYTES);
+#endif
+    emulate_switch(&w->scheduler_sp, f->sp);
+#ifdef WITH_ASAN
+    __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+#endif
+    w->now = NULL;
+    emulate_who = NULL;
+}
+
+static void fibre_main(void) {
+    Worker* w = worker;
+    Fibre* f = w->now;
+#ifdef WITH_ASAN
+    __sanitizer_finish_switch_fiber(NULL, &w->own_stack, &w->own_stack_bytes);
+#endif
+    (*w->body)();
+    if (w->at_barrier) {
+        fault("leaves the kernel while %u threads of its block wait at the barrier in %s:%d", w->at_barrier,
+              w->barrier_file, w->barrier_line);
+    }
+    f->state = FIBRE_DONE;
+    w->done++;
+    fibre_yield(1);
+    abort();
+}
+
+void emulate_syncthreads(const char* file, int line) {
+    Worker* w = worker;
+    Fibre* f = w->now;
+    if (w->done) {
+        fault("waits at the barrier in %s:%d, but %u threads of its block have left the kernel", file, line, w->done);
+    }
+    if (w->at_barrier && (line != w->barrier_line || strcmp(file, w->barrier_file) != 0)) {
+        fault("divergent barrier: it waits in %s:%d, others of its block in %s:%d", file, line, w->barrier_file,
+              w->barrier_line);
+    }
+    w->barrier_file = file, w->barrier_line = line;
+    if (++w->at_barrier == w->threads) {
+        w->at_barrier = 0;
+        w->barriers++;
+        for (unsigned i = 0; i < w->threads; i++) {
+            w->fibre[i].state = FIBRE_READY;
+            w->fibre[i].who.barrier = w->barriers;
+        }
+        return;
+    }
+    f->state = FIBRE_AT_BARRIER;
+    f->what = "a barrier", f->file = file, f->line = line;
+    fibre_yield(0);
+}
+
+const unsigned char* emulate_meet(const char* what, const char* file, int line, unsigned mask, const void* mine,
+                                  size_t bytes) {
+    Worker* w = worker;
+    Fibre* f = w->now;
+    unsigned lane = f->thread.linear % 32;
+    Warp* warp = &w->warp[f->thread.linear / 32];
+    if (f->thread.linear / 32 * 32 + 32 > w->threads) {
+        fault("%s in %s:%d by a warp of %u lanes", what, file, line, w->threads % 32);
+    }
+    if (mask != 0xffffffffu) {
+        fault("%s in %s:%d with mask %08x; the emulator knows whole warps only", what, file, line, mask);
+    }
+    if (bytes > MEET_BYTES) { fault("%s in %s:%d exchanges %zu bytes a lane", what, file, line, bytes); }
+    if (warp->arrived && (line != warp->line || strcmp(file, warp->file) != 0 || strcmp(what, warp->what) != 0)) {
+        fault("divergent warp: it is at %s in %s:%d, other lanes at %s in %s:%d", what, file, line, warp->what,
+              warp->file, warp->line);
+    }
+    warp->what = what, warp->file = file, warp->line = line;
+    unsigned generation = warp->generation;
+    unsigned char* data = &warp->data[generation % 2][0][0];
+    if (bytes) { memcpy(data + MEET_BYTES * lane, mine, bytes); }
+    if (++warp->arrived == 32) {
+        warp->arrived = 0;
+        warp->generation++;
+        unsigned first = f->thread.linear - lane;
+        for (unsigned i = first; i < first + 32; i++) {
+            w->fibre[i].state = FIBRE_READY;
+            w->fibre[i].who.warp_barrier = warp->generation;
+        }
+        return data;
+    }
+    f->state = FIBRE_IN_WARP;
+    f->what = what, f->file = file, f->line = line;
+    fibre_yield(0);
+    return data;
+}
+
+// ---- shared memory ----
+
+static void* shared_new(Worker* w, const char* file, int line, size_t bytes) {
+    SharedArray s = {file, line, NULL, bytes};
+    if (posix_memalign(&s.p, 128, bytes ? bytes : 1) != 0) { fault("no memory for the emulator's shared memory"); }
+    memset(s.p, 0xff, bytes);
+    POISON(s.p, bytes);
+    if (emulate_race_forget) { emulate_race_forget(s.p, bytes); }
+    w->shared.push_back(s);
+    w->shared_bytes += bytes;
+    if (w->shared_bytes > MOST_SHARED) {
+        fault("%zu bytes of shared memory; a block of sm_86 has at most %d", w->shared_bytes, MOST_SHARED);
+    }
+    return s.p;
+}
+void* emulate_shared(const char* file, int line, size_t bytes) {
+    Worker* w = worker;
+    for (const SharedArray& s : w->shared) {
+        if (s.line == line && s.file && strcmp(s.file, file) == 0) {
+            if (s.bytes != bytes) { fault("a shared array of two sizes in %s:%d", file, line); }
+            return s.p;
+        }
+    }
+    w->shared_static += bytes;
+    if (w->shared_static > MOST_STATIC_SHARED) {
+        fault("%zu bytes of static shared memory, at most %d are allowed", w->shared_static, MOST_STATIC_SHARED);
+    }
+    return shared_new(w, file, line, bytes);
+}
+void* emulate_shared_dynamic(void) {
+    for (const SharedArray& s : worker->shared) {
+        if (!s.file) { return s.p; }
+    }
+    fault("dynamic shared memory, but the launch gave none");
+}
+// Memory that an instruction reads or writes without the compiler's knowledge.
+void emulate_touch(const char* what, const void* p, size_t bytes, size_t aligned, int is_write) {
+    if ((uintptr_t)p % aligned != 0) { fault("%s: address %p is not aligned to %zu bytes", what, p, aligned); }
+    int inside = 0;
+    for (const SharedArray& s : worker->shared) {
+        inside |= (const char*)p >= (char*)s.p && (const char*)p + bytes <= (char*)s.p + s.bytes;
+    }
+    if (!inside) { fault("%s: %p is not in the shared memory of the block", what, p); }
+    if (emulate_race_range != NULL) { emulate_race_range(p, bytes, is_write); }
+}
+
+// ---- cp.async ----
+
+static void copy_now(const EmulateCopy& c) {
+    if (c.valid > 0) { memcpy(c.shared, c.global, (size_t)c.valid); }
+    memset((char*)c.shared + c.valid, 0, (size_t)(16 - c.valid));
+}
+void emulate_cp_async(void* shared, const void* global, int valid) {
+    if (valid < 0 || valid > 16) { fault("cp.async of %d bytes", valid); }
+    if ((uintptr_t)global % 16 != 0) { fault("cp.async: address %p is not aligned to 16 bytes", global); }
+    emulate_touch("cp.async", shared, 16, 16, 1);
+    if (valid > 0) {
+        emulate_check_device("cp.async", global, (size_t)valid);
+        if (emulate_race_range != NULL) { emulate_race_range(global, (size_t)valid, 0); }
+    }
+    Fibre* f = worker->now;
+    EmulateCopy c = {shared, global, valid, f->groups};
+    // In the late mode the target is worthless until the wait.
+    if (emulate_late()) {
+        memset(shared, 0xff, 16);
+        POISON(shared, 16);
+    } else {
+        copy_now(c);
+    }
+    f->copies.push_back(c);
+}
+void emulate_cp_async_commit(void) { worker->now->groups++; }
+void emulate_cp_async_wait(int pending) {
+    Fibre* f = worker->now;
+    size_t kept = 0;
+    for (size_t i = 0; i < f->copies.size(); i++) {
+        const EmulateCopy& c = f->copies[i];
+        if (c.group < f->groups - pending) {
+            if (emulate_late()) { copy_now(c); }
+            if (emulate_race_range != NULL) { emulate_race_range(c.shared, 16, 1); }
+        } else {
+            f->copies[kept++] = c;
+        }
+    }
+    f->copies.resize(kept);
+}
+
+// ---- blocks ----
+
+static uint64_t mix_bits(uint64_t x) {
+    x ^= x >> 31;
+    x *= 0x9e3779b97f4a7c15u;
+    x ^= x >> 29;
+    x *= 0xd1342543de82ef95u;
+    return x ^ x >> 32;
+}
+// The i-th of n in an order that the seed decides: an affine permutation.
+struct Order {
+    uint64_t n, step, first;
+    Order(uint64_t n_, uint64_t key) : n(n_), step(1), first(0) {
+        static const long long seed = emulate_number("EMULATE_SEED", 0);
+        if (seed == 0 || n < 2) { return; }
+        uint64_t bits = mix_bits(key * 1000003u + (uint64_t)seed);
+        first = bits % n;
+        for (step = (bits >> 20) % n | 1;; step++) {
+            uint64_t a = step % n, b = n;
+            while (a) {
+                uint64_t c = b % a;
+                b = a, a = c;
+            }
+            if (b == 1) { break; }
+        }
+    }
+    uint64_t operator[](uint64_t i) const { return (uint64_t)(((unsigned __int128)i * step + first) % n); }
+};
+
+static void run_block(const char* name, dim3 grid, dim3 block, size_t shared, const std::function<void()>& body,
+                      uint64_t which, int64_t launch) {
+    if (!worker) { worker = new Worker(); }
+    Worker* w = worker;
+    unsigned threads = block.x * block.y * block.z, warps = (threads + 31) / 32;
+    while (w->fibre.size() < threads) {
+        Fibre f = Fibre();
+        f.stack =
+            (char*)mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (f.stack == MAP_FAILED) { fault("no memory for %u stacks of %d bytes", threads, STACK_BYTES); }
+        w->fibre.push_back(f);
+    }
+    if (w->warp.size() < warps) { w->warp.resize(warps); }
+    w->kernel = name;
+    w->body = &body;
+    w->threads = threads;
+    w->at_barrier = w->done = w->barriers = 0;
+    w->shared_bytes = w->shared_static = 0;
+    if (shared) { shared_new(w, NULL, 0, shared); }
+    for (unsigned i = 0; i < warps; i++) { w->warp[i].arrived = 0, w->warp[i].generation = 0; }
+    for (unsigned i = 0; i < threads; i++) {
+        Fibre* f = &w->fibre[i];
+        f->state = FIBRE_READY;
+        f->groups = 0;
+        f->copies.clear();
+        f->fake_stack = NULL;
+        f->thread.thread_index = uint3{i % block.x, i / block.x % block.y, i / block.x / block.y};
+        f->thread.block_index =
+            uint3{(unsigned)(which % grid.x), (unsigned)(which / grid.x % grid.y), (unsigned)(which / grid.x / grid.y)};
+        f->thread.block_dim = block, f->thread.grid_dim = grid;
+        f->thread.linear = i;
+        f->who = EmulateWho{launch, (uint32_t)which, i, 0, 0, name, block.x, block.y};
+        memset(f->stack, 0x5a, 64);  // overwritten if the stack is too small
+        f->sp = fibre_begin_sp(f->stack, fibre_main);
+    }
+    for (uint64_t round = 0; w->done < threads; round++) {
+        int moved = 0;
+        Order warp_order(warps, (uint64_t)launch * 7919 + which * 31 + round);
+        for (unsigned a = 0; a < warps; a++) {
+            unsigned first = (unsigned)warp_order[a] * 32, lanes = threads - first < 32 ? threads - first : 32;
+            Order lane_order(lanes, (uint64_t)launch * 104729 + which * 37 + round * 3 + first);
+            for (int ran = 1; ran;) {
+                ran = 0;
+                for (unsigned b = 0; b < lanes; b++) {
+                    Fibre* f = &w->fibre[first + (unsigned)lane_order[b]];
+                    if (f->state == FIBRE_READY) {
+                        fibre_resume(w, f);
+                        ran = moved = 1;
+                    }
+                }
+            }
+        }
+        if (!moved) {
+            char text[2][96];
+            Fibre* shown[2] = {NULL, NULL};
+            for (unsigned i = 0; i < threads; i++) {
+                Fibre* f = &w->fibre[i];
+                if (f->state == FIBRE_DONE) { continue; }
+                if (!shown[0]) { shown[0] = f; }
+                if (f->line != shown[0]->line || f->what != shown[0]->what) { shown[1] = f; }
+            }
+            thread_name(text[0], shown[0]);
+            if (shown[1]) {
+                thread_name(text[1], shown[1]);
+                fault("kernel %s hangs: %s waits at %s in %s:%d, %s at %s in %s:%d", name, text[0], shown[0]->what,
+                      shown[0]->file, shown[0]->line, text[1], shown[1]->what, shown[1]->file, shown[1]->line);
+            }
+            fault("kernel %s hangs: %s waits at %s in %s:%d for threads that have left", name, text[0], shown[0]->what,
+                  shown[0]->file, shown[0]->line);
+        }
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        for (int k = 0; k < 64; k++) {
+            if (w->fibre[i].stack[k] != 0x5a) {
+                fault("kernel %s needs more than %d bytes of stack a thread", name, STACK_BYTES);
+            }
+        }
+    }
+    for (const SharedArray& s : w->shared) { free(s.p); }
+    w->shared.clear();
+}
+
+void emulate_run(const char* name, dim3 grid, dim3 block, size_t shared, const std::function<void()>& kernel) {
+    static int64_t launches;
+    int64_t launch = ++launches;
+    uint64_t threads = (uint64_t)block.x * block.y * block.z, blocks = (uint64_t)grid.x * grid.y * grid.z;
+    if (threads == 0 || threads > MOST_THREADS || block.z > 64) {
+        fault("kernel %s is launched with %u x %u x %u threads a block, allowed are 1 to %d", name, block.x, block.y,
+              block.z, MOST_THREADS);
+    }
+    if (blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
+        fault("kernel %s is launched with %u x %u x %u blocks", name, grid.x, grid.y, grid.z);
+    }
+    if (shared > MOST_SHARED) {
+        fault("kernel %s is launched with %zu bytes of shared memory; a block of sm_86 has at most %d", name, shared,
+              MOST_SHARED);
+    }
+    Order order(blocks, (uint64_t)launch);
+#pragma omp parallel for schedule(dynamic) if (blocks > 1)
+    for (uint64_t i = 0; i < blocks; i++) { run_block(name, grid, block, shared, kernel, order[i], launch); }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Memory
+
+static std::map<uintptr_t, size_t> device_memory, host_memory;  // address to bytes
+static size_t device_memory_used;
+static size_t device_memory_total(void) {
+    static const long long total = emulate_number("EMULATE_MEMORY", 8000000000LL);
+    return (size_t)total;
+}
+static std::mutex memory_lock;
+static cudaError_t last_error;
+static cudaError_t failed(cudaError_t error) {
+    if (error != cudaSuccess) { last_error = error; }
+    return error;
+}
+
+// Whether [p, p + bytes) lies in one piece of such memory; one place past its end counts for no bytes.
+static int lies_in(const std::map<uintptr_t, size_t>& memory, const void* p, size_t bytes) {
+    std::lock_guard<std::mutex> guard(memory_lock);
+    auto next = memory.upper_bound((uintptr_t)p);
+    if (next == memory.begin()) { return 0; }
+    --next;
+    return (uintptr_t)p - next->first <= next->second && bytes <= next->second - ((uintptr_t)p - next->first);
+}
+void emulate_check_device(const char* what, const void* p, size_t bytes) {
+    if (!lies_in(device_memory, p, bytes) && !lies_in(host_memory, p, bytes)) {
+        fault("%s: %zu bytes at %p do not lie in device memory", what, bytes, p);
+    }
+}
+
+static cudaError_t take(std::map<uintptr_t, size_t>& memory, void** p, size_t bytes) {
+    if (posix_memalign(p, 256, bytes ? bytes : 1) != 0) { return failed(cudaErrorMemoryAllocation); }
+    memset(*p, 0xff, bytes);
+    POISON(*p, bytes);
+    if (emulate_race_forget) { emulate_race_forget(*p, bytes); }
+    std::lock_guard<std::mutex> guard(memory_lock);
+    memory[(uintptr_t)*p] = bytes;
+    return cudaSuccess;
+}
+cudaError_t emulate_malloc(void** p, size_t bytes) {
+    if (bytes == 0) {
+        *p = NULL;
+        return cudaSuccess;
+    }
+    if (bytes > device_memory_total() - device_memory_used) { return failed(cudaErrorMemoryAllocation); }
+    cudaError_t error = take(device_memory, p, bytes);
+    if (error == cudaSuccess) { device_memory_used += bytes; }
+    return error;
+}
+cudaError_t emulate_malloc_host(void** p, size_t bytes) { return take(host_memory, p, bytes); }
+cudaError_t cudaFree(void* p) {
+    cudaDeviceSynchronize();
+    if (!p) { return cudaSuccess; }
+    std::lock_guard<std::mutex> guard(memory_lock);
+    auto at = device_memory.find((uintptr_t)p);
+    if (at == device_memory.end()) { return failed(cudaErrorInvalidValue); }
+    device_memory_used -= at->second;
+    device_memory.erase(at);
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* p) {
+    cudaDeviceSynchronize();
+    std::lock_guard<std::mutex> guard(memory_lock);
+    if (!host_memory.erase((uintptr_t)p)) { return failed(cudaErrorInvalidValue); }
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t* unused, size_t* total) {
+    *total = device_memory_total();
+    *unused = *total - device_memory_used;
+    return cudaSuccess;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Device, errors
+
+const char* cudaGetErrorName(cudaError_t error) {
+    switch (error) {
+        case cudaSuccess: return "cudaSuccess";
+        case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
+        case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+        case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
+        case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+        case cudaErrorNoDevice: return "cudaErrorNoDevice";
+        case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
+        case cudaErrorNotReady: return "cudaErrorNotReady";
+        case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+    }
+    return "unknown error";
+}
+const char* cudaGetErrorString(cudaError_t error) {
+    switch (error) {
+        case cudaSuccess: return "no error";
+        case cudaErrorInvalidValue: return "invalid argument";
+        case cudaErrorMemoryAllocation: return "out of memory";
+        case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+        case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
+        case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+        case cudaErrorInvalidDevice: return "invalid device ordinal";
+        case cudaErrorNotReady: return "device not ready";
+        case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    }
+    return "unknown error";
+}
+cudaError_t cudaGetLastError(void) {
+    cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+    *version = (int)emulate_number("EMULATE_DRIVER", 12040);
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+    *version = 12040;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+    *count = (int)emulate_number("EMULATE_DEVICES", 1);
+    if (emulate_number("EMULATE_DRIVER", 12040) < 12000) { return failed(cudaErrorInsufficientDriver); }
+    return *count ? cudaSuccess : failed(cudaErrorNoDevice);
+}
+static int device_now;
+cudaError_t cudaGetDevice(int* which) {
+    *which = device_now;
+    return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int which) {
+    if (which < 0 || which >= emulate_number("EMULATE_DEVICES", 1)) { return failed(cudaErrorInvalidDevice); }
+    device_now = which;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int which) {
+    if (which < 0 || which >= emulate_number("EMULATE_DEVICES", 1)) { return failed(cudaErrorInvalidDevice); }
+    memset(prop, 0, sizeof *prop);
+    int sm = (int)emulate_number("EMULATE_SM", 86);
+    snprintf(prop->name, sizeof prop->name, "emulator on the CPU");
+    prop->totalGlobalMem = device_memory_total();
+    prop->sharedMemPerBlock = MOST_STATIC_SHARED, prop->sharedMemPerBlockOptin = MOST_SHARED;
+    prop->multiProcessorCount = 4, prop->major = sm / 10, prop->minor = sm % 10;
+    prop->warpSize = 32, prop->maxThreadsPerBlock = MOST_THREADS;
+    return cudaSuccess;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Streams, events, graphs
+
+struct EmulateGraph {
+    std::vector<std::function<void()>> work;
+};
+struct EmulateStream {
+    std::deque<std::function<void()>> queue;
+    EmulateGraph* capturing;
+};
+struct EmulateEvent {
+    double seconds;
+    int done;
+    EmulateStream* stream;
+};
+static std::vector<EmulateStream*> streams;
+static EmulateStream* stream_of(cudaStream_t stream) {
+    static EmulateStream none;
+    static int known;
+    if (!known) { known = 1, streams.push_back(&none); }
+    return stream ? stream : &none;
+}
+static void stream_drain(EmulateStream* s) {
+    while (!s->queue.empty()) {
+        std::function<void()> what = s->queue.front();
+        s->queue.pop_front();
+        what();
+    }
+}
+void emulate_push(cudaStream_t stream, std::function<void()> what) {
+    EmulateStream* s = stream_of(stream);
+    if (s->capturing) {
+        s->capturing->work.push_back(what);
+    } else if (emulate_late()) {
+        s->queue.push_back(what);
+    } else {
+        what();
+    }
+}
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+    *stream = new EmulateStream();
+    streams.push_back(*stream);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return cudaStreamCreate(stream); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    EmulateStream* s = stream_of(stream);
+    if (s->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
+    stream_drain(s);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    cudaError_t error = cudaStreamSynchronize(stream);
+    for (size_t i = 0; i < streams.size(); i++) {
+        if (streams[i] == stream) { streams.erase(streams.begin() + (long)i--); }
+    }
+    delete stream;
+    return error;
+}
+cudaError_t cudaDeviceSynchronize(void) {
+    for (size_t i = 0; i < streams.size(); i++) {
+        if (streams[i]->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
+        stream_drain(streams[i]);
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+    *event = new EmulateEvent();
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    cudaDeviceSynchronize();
+    delete event;
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    event->done = 0;
+    event->stream = stream_of(stream);
+    emulate_push(stream, [event]() {
+        event->seconds = now_seconds();
+        event->done = 1;
+    });
+    return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    emulate_push(stream, [event]() {
+        while (!event->done && event->stream && !event->stream->queue.empty()) {
+            std::function<void()> what = event->stream->queue.front();
+            event->stream->queue.pop_front();
+            what();
+        }
+    });
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (event->stream) { stream_drain(event->stream); }
+    return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
+    if (!begin->done || !end->done) { return failed(cudaErrorNotReady); }
+    *ms = (float)(1e3 * (end->seconds - begin->seconds));
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    EmulateStream* s = stream_of(stream);
+    if (s->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
+    stream_drain(s);
+    s->capturing = new EmulateGraph();
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+    EmulateStream* s = stream_of(stream);
+    if (!s->capturing) { return failed(cudaErrorInvalidValue); }
+    *graph = s->capturing;
+    s->capturing = NULL;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new EmulateGraph(*graph);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    std::vector<std::function<void()>> work = exec->work;
+    emulate_push(stream, [work]() {
+        for (const std::function<void()>& what : work) { what(); }
+    });
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
+
+// Page-locked host memory is read and written when the copy runs, other host memory before this returns.
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+    if (bytes == 0) { return cudaSuccess; }
+    int to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    int from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    if (to_device) { emulate_check_device("cudaMemcpy to", to, bytes); }
+    if (from_device) { emulate_check_device("cudaMemcpy from", from, bytes); }
+    if (!to_device && lies_in(device_memory, to, 1)) { fault("cudaMemcpy to the host: %p is device memory", to); }
+    if (!from_device && lies_in(device_memory, from, 1)) {
+        fault("cudaMemcpy from the host: %p is device memory", from);
+    }
+    int pageable =
+        (!to_device && !lies_in(host_memory, to, bytes)) || (!from_device && !lies_in(host_memory, from, bytes));
+    if (pageable && stream_of(stream)->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
+    if (pageable) { stream_drain(stream_of(stream)); }
+    if (pageable) {
+        memcpy(to, from, bytes);
+    } else {
+        emulate_push(stream, [=]() { memcpy(to, from, bytes); });
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+    cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, NULL);
+    cudaDeviceSynchronize();
+    return error;
+}
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
+    if (bytes == 0) { return cudaSuccess; }
+    emulate_check_device("cudaMemset", p, bytes);
+    emulate_push(stream, [=]() { memset(p, value, bytes); });
+    return cudaSuccess;
+}
+cudaError_t cudaMemset(void* p, int value, size_t bytes) {
+    cudaDeviceSynchronize();
+    return cudaMemsetAsync(p, value, bytes, NULL);
+}
+
+// ------------------------------------------------------------------------------------------------
+// cuBLASLt
+
+struct EmulateLt {
+    int version;
+};
+struct EmulateMatmul {
+    cublasOperation_t trans_a, trans_b;
+    cublasLtEpilogue_t epilogue;
+    const void* bias;
+};
+struct EmulateLayout {
+    cudaDataType_t type;
+    uint64_t rows, columns;
+    int64_t ld;
+};
+struct EmulateWish {
+    size_t workspace;
+    uint32_t reductions, align[4];
+};
+
+const char* cublasLtGetStatusName(cublasStatus_t status) {
+    return status == CUBLAS_STATUS_SUCCESS         ? "CUBLAS_STATUS_SUCCESS"
+           : status == CUBLAS_STATUS_INVALID_VALUE ? "CUBLAS_STATUS_INVALID_VALUE"
+           : status == CUBLAS_STATUS_NOT_SUPPORTED ? "CUBLAS_STATUS_NOT_SUPPORTED"
+                                                   : "CUBLAS_STATUS_EXECUTION_FAILED";
+}
+const char* cublasLtGetStatusString(cublasStatus_t status) { return cublasLtGetStatusName(status); }
+size_t cublasLtGetVersion(void) { return 120400; }
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
+    *handle = new EmulateLt();
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+    delete handle;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute, cudaDataType_t scale) {
+    if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F) { return CUBLAS_STATUS_NOT_SUPPORTED; }
+    *desc = new EmulateMatmul();
+    (*desc)->epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
+    delete desc;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what,
+                                              const void* value, size_t bytes) {
+    void* to = what == CUBLASLT_MATMUL_DESC_TRANSA         ? (void*)&desc->trans_a
+               : what == CUBLASLT_MATMUL_DESC_TRANSB       ? (void*)&desc->trans_b
+               : what == CUBLASLT_MATMUL_DESC_EPILOGUE     ? (void*)&desc->epilogue
+               : what == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? (void*)&desc->bias
+                                                           : NULL;
+    if (!to || bytes != (what == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? sizeof(void*) : 4)) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    memcpy(to, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType_t type, uint64_t rows,
+                                          uint64_t columns, int64_t ld) {
+    *layout = new EmulateLayout{type, rows, columns, ld};
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
+    delete layout;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* wish) {
+    *wish = new EmulateWish{0, ~0u, {256, 256, 256, 256}};
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t wish) {
+    delete wish;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t wish,
+                                                    cublasLtMatmulPreferenceAttributes_t what, const void* value,
+                                                    size_t bytes) {
+    if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) {
+        if (bytes != sizeof(size_t)) { return CUBLAS_STATUS_INVALID_VALUE; }
+        memcpy(&wish->workspace, value, bytes);
+        return CUBLAS_STATUS_SUCCESS;
+    }
+    if (bytes != 4) { return CUBLAS_STATUS_INVALID_VALUE; }
+    memcpy(what == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK
+               ? &wish->reductions
+               : &wish->align[what - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES],
+           value, 4);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static size_t layout_number(const EmulateLayout* l) { return l->type == CUDA_R_16BF ? 2 : 4; }
+static size_t layout_bytes(const EmulateLayout* l) {
+    return l->rows && l->columns ? ((l->columns - 1) * (uint64_t)l->ld + l->rows) * layout_number(l) : 0;
+}
+static int matmul_fits(const EmulateMatmul* m, const EmulateLayout* a, const EmulateLayout* b, const EmulateLayout* c,
+                       const EmulateLayout* d) {
+    uint64_t M = m->trans_a == CUBLAS_OP_N ? a->rows : a->columns, K = m->trans_a == CUBLAS_OP_N ? a->columns : a->rows;
+    uint64_t K2 = m->trans_b == CUBLAS_OP_N ? b->rows : b->columns,
+             N = m->trans_b == CUBLAS_OP_N ? b->columns : b->rows;
+    return M == d->rows && N == d->columns && K == K2 && c->rows == M && c->columns == N && c->type == d->type &&
+           a->type == b->type && (uint64_t)a->ld >= a->rows && (uint64_t)b->ld >= b->rows && (uint64_t)c->ld >= M &&
+           (uint64_t)d->ld >= M && M > 0 && N > 0 && K > 0;
+}
+// Two algorithms, which sum in different orders: a run that takes the other one gets other bits.
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t wish, int wanted,
+                                              cublasLtMatmulHeuristicResult_t* result, int* found) {
+    *found = 0;
+    if (!matmul_fits(desc, a, b, c, d)) { return CUBLAS_STATUS_INVALID_VALUE; }
+    for (int i = 0; i < 2 && i < wanted; i++) {
+        memset(&result[i], 0, sizeof result[i]);
+        result[i].algo.data[0] = 0x1000 + (uint64_t)i;
+        for (int k = 0; k < 4; k++) { result[i].algo.data[1 + k] = wish->align[k]; }
+        (*found)++;
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static float* matrix_floats(const void* from, const EmulateLayout* l) {
+    float* to = (float*)malloc((l->rows * l->columns ? l->rows * l->columns : 1) * sizeof(float));
+    for (uint64_t j = 0; j < l->columns; j++) {
+        for (uint64_t i = 0; i < l->rows; i++) {
+            uint64_t at = j * (uint64_t)l->ld + i;
+            to[j * l->rows + i] =
+                l->type == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16*)from)[at]) : ((const float*)from)[at];
+        }
+    }
+    return to;
+}
+static void matmul_now(const EmulateMatmul& m, float alpha, const void* a, const EmulateLayout& la, const void* b,
+                       const EmulateLayout& lb, float beta, const void* c, const EmulateLayout& lc, void* d,
+                       const EmulateLayout& ld, int halves) {
+    size_t M = ld.rows, N = ld.columns, K = m.trans_a == CUBLAS_OP_N ? la.columns : la.rows;
+    float *x = matrix_floats(a, &la), *y = matrix_floats(b, &lb);
+    float* sum = (float*)malloc(M * N * sizeof(float));
+    // Column-major out = op(a) op(b) is row-major out^T = op(b)^T op(a)^T.
+    int ty = m.trans_b == CUBLAS_OP_T, tx = m.trans_a == CUBLAS_OP_T;
+    size_t half = halves && K > 1 ? K / 2 : K;
+    gemm(ty, tx, N, M, half, 1, y, lb.rows, x, la.rows, 0, sum, M, NULL);
+    if (half < K) {
+        gemm(ty, tx, N, M, K - half, 1, y + (ty ? half * lb.rows : half), lb.rows, x + (tx ? half : half * la.rows),
+             la.rows, 1, sum, M, NULL);
+    }
+    for (size_t j = 0; j < N; j++) {
+        for (size_t i = 0; i < M; i++) {
+            float value = alpha * sum[j * M + i];
+            size_t at = j * (size_t)ld.ld + i, from = j * (size_t)lc.ld + i;
+            if (beta != 0) {
+                value += beta * (lc.type == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16*)c)[from])
+                                                        : ((const float*)c)[from]);
+            }
+            if (m.epilogue == CUBLASLT_EPILOGUE_BIAS) {
+                value += ld.type == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16*)m.bias)[i])
+                                                : ((const float*)m.bias)[i];
+            }
+            if (ld.type == CUDA_R_16BF) {
+                ((__nv_bfloat16*)d)[at] = __float2bfloat16_rn(value);
+            } else {
+                ((float*)d)[at] = value;
+            }
+        }
+    }
+    free(x);
+    free(y);
+    free(sum);
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
+                              cublasLtMatrixLayout_t la, const void* b, cublasLtMatrixLayout_t lb, const void* beta,
+                              const void* c, cublasLtMatrixLayout_t lc, void* d, cublasLtMatrixLayout_t ld,
+                              const cublasLtMatmulAlgo_t* algorithm, void* workspace, size_t workspace_bytes,
+                              cudaStream_t stream) {
+    if (!matmul_fits(desc, la, lb, lc, ld)) { return CUBLAS_STATUS_INVALID_VALUE; }
+    if (algorithm && algorithm->data[0] != 0x1000 && algorithm->data[0] != 0x1001) {
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    const void* place[4] = {a, b, c, d};
+    const EmulateLayout* layout[4] = {la, lb, lc, ld};
+    for (int i = 0; i < 4; i++) {
+        if (i == 2 && *(const float*)beta == 0) { continue; }
+        emulate_check_device("cublasLtMatmul", place[i], layout_bytes(layout[i]));
+        uint64_t align = algorithm ? algorithm->data[1 + i] : layout_number(layout[i]);
+        if ((uintptr_t)place[i] % align != 0) {
+            fault("cublasLtMatmul: matrix %c is not aligned to %d bytes as promised", "ABCD"[i], (int)align);
+        }
+    }
+    if (desc->epilogue == CUBLASLT_EPILOGUE_BIAS) {
+        emulate_check_device("cublasLtMatmul bias", desc->bias, ld->rows * layout_number(ld));
+    }
+    if (workspace_bytes) { emulate_check_device("cublasLtMatmul workspace", workspace, workspace_bytes); }
+    EmulateMatmul m = *desc;
+    EmulateLayout xa = *la, xb = *lb, xc = *lc, xd = *ld;
+    float x = *(const float*)alpha, y = *(const float*)beta;
+    int halves = algorithm && algorithm->data[0] == 0x1001;
+    emulate_push(stream, [=]() { matmul_now(m, x, a, xa, b, xb, y, c, xc, d, xd, halves); });
+    return CUBLAS_STATUS_SUCCESS;
+}

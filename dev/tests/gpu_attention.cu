@@ -1,0 +1,515 @@
+// gpu_attention.cu - tests of common/attention.cuh against the plain version of common/attention.h in double.
+//
+// Inputs are rounded to floatX first, so that both sides compute from the same numbers. In bf16 the error
+// may be twice that of a naive bf16 version (scores and sums in fp32, probabilities and their
+// gradients rounded before they are multiplied, outputs rounded) plus a small floor.
+#undef REAL
+#define REAL double
+#include "../../common/attention.h"
+
+#include "../../common/attention.cuh"
+#include "../../common/device.cuh"
+#include "test.h"
+
+enum { SEPARATE, INTERLEAVED };  // [q heads | k heads | v heads | gap] or Pythia's [q k v] for each head
+enum { GUARD = 64 };             // numbers before and after an array that nobody may touch
+#define POISON 0xff              // every byte: NaN in both types
+
+// One problem. x and dx (B,T,row) hold q, k, v and the gap. Floats have been rounded to floatX.
+typedef struct {
+    int B, T, NH, NKV, HS, layout;
+    size_t row, q_head, kv_head, k, v;  // k, v: where they begin in x
+    size_t total, out_total, lse_total;
+    float *x, *dout;
+} Problem;
+
+// All outputs as read back, and their raw bytes.
+typedef struct {
+    double *out, *lse, *dx;
+    unsigned char* bytes;
+    size_t size;
+} Result;
+
+static uint32_t seed;
+static float uniform(void) {  // -1 .. 1
+    seed = seed * 1664525u + 1013904223u;
+    return (float)((double)(seed >> 8) / 8388608.0 - 1.0);
+}
+
+// x as floatX holds it, on the host.
+static float as_x(float x) {
+#ifdef FP32
+    return x;
+#else
+    return host_float(__float2bfloat16_rn(x));
+#endif
+}
+
+static Problem problem(int B, int T, int NH, int NKV, int HS, int layout, double size) {
+    Problem p = {B, T, NH, NKV, HS, layout};
+    size_t hs = (size_t)HS;
+    if (layout == INTERLEAVED) {
+        p.row = 3 * (size_t)NH * hs, p.q_head = p.kv_head = 3 * hs, p.k = hs, p.v = 2 * hs;
+    } else {
+        p.row = (size_t)(NH + 2 * NKV) * hs + 8, p.q_head = p.kv_head = hs, p.k = (size_t)NH * hs;
+        p.v = p.k + (size_t)NKV * hs;
+    }
+    p.total = (size_t)B * (size_t)T * p.row;
+    p.out_total = (size_t)B * (size_t)T * (size_t)NH * hs;
+    p.lse_total = (size_t)B * (size_t)NH * (size_t)T;
+    p.x = (float*)xalloc(p.total, sizeof(float), "a test");
+    p.dout = (float*)xalloc(p.out_total, sizeof(float), "a test");
+    seed = (uint32_t)(T * 131 + HS * 7 + NH);
+    for (size_t i = 0; i < p.total; i++) { p.x[i] = as_x((float)size * uniform()); }
+    for (size_t i = 0; i < p.out_total; i++) { p.dout[i] = as_x(uniform()); }
+    return p;
+}
+static void problem_free(Problem* p) { free(p->x), free(p->dout); }
+
+static Result result(const Problem* p) {
+    Result r;
+    r.size = (2 * (p->total + p->out_total) + 4 * GUARD) * sizeof(floatX) + (2 * p->lse_total + 4 * GUARD) * 4;
+    r.out = (double*)xalloc(p->out_total, sizeof(double), "a test");
+    r.lse = (double*)xalloc(p->lse_total, sizeof(double), "a test");
+    r.dx = (double*)xalloc(p->total, sizeof(double), "a test");
+    r.bytes = (unsigned char*)xalloc(r.size, 1, "a test");
+    return r;
+}
+static void result_free(Result* r) { free(r->out), free(r->lse), free(r->dx), free(r->bytes); }
+
+// n numbers of floatX on the GPU; `shift` numbers beyond an aligned address.
+static floatX* upload(const float* from, size_t n, size_t shift, floatX** base) {
+    floatX* host = (floatX*)xalloc(n, sizeof(floatX), "a test");
+    for (size_t i = 0; i < n; i++) {
+#ifdef FP32
+        host[i] = from[i];
+#else
+        host[i] = __float2bfloat16_rn(from[i]);
+#endif
+    }
+    CUDA_CHECK(cudaMalloc(base, (n + shift) * sizeof(floatX)));
+    CUDA_CHECK(cudaMemcpy(*base + shift, host, n * sizeof(floatX), cudaMemcpyHostToDevice));
+    free(host);
+    return *base + shift;
+}
+
+// An output of `bytes` bytes with guards around it, all poisoned.
+static void* output(size_t bytes, size_t guard, void** base) {
+    unsigned char* p = NULL;
+    CUDA_CHECK(cudaMalloc(&p, bytes + 2 * guard));
+    CUDA_CHECK(cudaMemset(p, POISON, bytes + 2 * guard));
+    *base = p;
+    return p + guard;
+}
+// Reads it back, checks the guards, frees it.
+static void take(unsigned char* to, void* base, size_t bytes, size_t guard, const char* what) {
+    unsigned char* all = (unsigned char*)xalloc(bytes + 2 * guard, 1, "a test");
+    CUDA_CHECK(cudaMemcpy(all, base, bytes + 2 * guard, cudaMemcpyDeviceToHost));
+    int touched = 0;
+    for (size_t i = 0; i < guard; i++) { touched |= all[i] != POISON || all[guard + bytes + i] != POISON; }
+    CHECK(!touched, "%s: written beyond its ends", what);
+    memcpy(to, all + guard, bytes);
+    free(all);
+    CUDA_CHECK(cudaFree(base));
+}
+
+// Forward and backward on the GPU. shift: numbers by which x is moved off its alignment.
+static void run_gpu(const Problem* p, Result* r, size_t shift) {
+    floatX *x_base, *dout_base;
+    floatX *x = upload(p->x, p->total, shift, &x_base), *dout = upload(p->dout, p->out_total, 0, &dout_base);
+    const size_t guard = GUARD * sizeof(floatX), x_bytes = p->total * sizeof(floatX);
+    const size_t out_bytes = p->out_total * sizeof(floatX), lse_bytes = p->lse_total * 4;
+    void *out_base, *lse_base, *delta_base, *dx_base;
+    floatX* out = (floatX*)output(out_bytes, guard, &out_base);
+    float* lse = (float*)output(lse_bytes, GUARD * 4, &lse_base);
+    float* delta = (float*)output(lse_bytes, GUARD * 4, &delta_base);
+    floatX* dx = (floatX*)output(x_bytes, guard, &dx_base);
+    const size_t B = (size_t)p->B, T = (size_t)p->T, NH = (size_t)p->NH, NKV = (size_t)p->NKV, HS = (size_t)p->HS;
+    attention_forward_cuda(out, lse, x, x + p->k, x + p->v, B, T, NH, NKV, HS, p->row, p->q_head, p->kv_head,
+                           device.stream);
+    attention_backward_cuda(dx, dx + p->k, dx + p->v, delta, dout, x, x + p->k, x + p->v, out, lse, B, T, NH, NKV, HS,
+                            p->row, p->q_head, p->kv_head, device.stream);
+    CUDA_CHECK(cudaStreamSynchronize(device.stream));
+    unsigned char *out_at = r->bytes, *dx_at = out_at + out_bytes, *lse_at = dx_at + x_bytes,
+                  *delta_at = lse_at + lse_bytes;
+    take(out_at, out_base, out_bytes, guard, "out");
+    take(dx_at, dx_base, x_bytes, guard, "dx");
+    take(lse_at, lse_base, lse_bytes, GUARD * 4, "lse");
+    take(delta_at, delta_base, lse_bytes, GUARD * 4, "delta");
+    for (size_t i = 0; i < p->out_total; i++) { r->out[i] = (double)host_float(((floatX*)out_at)[i]); }
+    for (size_t i = 0; i < p->total; i++) { r->dx[i] = (double)host_float(((floatX*)dx_at)[i]); }
+    for (size_t i = 0; i < p->lse_total; i++) { r->lse[i] = (double)((float*)lse_at)[i]; }
+    if (p->layout == SEPARATE) {  // the gap after v
+        int touched = 0;
+        for (size_t n = 0; n < (size_t)(p->B * p->T); n++) {
+            for (size_t i = (n + 1) * p->row - 8; i < (n + 1) * p->row; i++) {
+                for (size_t j = 0; j < sizeof(floatX); j++) { touched |= dx_at[i * sizeof(floatX) + j] != POISON; }
+                r->dx[i] = 0;
+            }
+        }
+        CHECK(!touched, "what lies between the vectors of dq, dk, dv was written");
+    }
+    CUDA_CHECK(cudaFree(x_base));
+    CUDA_CHECK(cudaFree(dout_base));
+}
+
+// The plain version of attention.h, in double.
+static void run_reference(const Problem* p, Result* r) {
+    double *x = (double*)xalloc(p->total, sizeof(double), "a test"),
+           *dout = (double*)xalloc(p->out_total, sizeof(double), "a test");
+    for (size_t i = 0; i < p->total; i++) { x[i] = (double)p->x[i], r->dx[i] = 0; }
+    for (size_t i = 0; i < p->out_total; i++) { dout[i] = (double)p->dout[i]; }
+    attention_forward_reference(r->out, r->lse, x, x + p->k, x + p->v, p->B, p->T, p->NH, p->NKV, p->HS, p->row,
+                                p->q_head, p->kv_head);
+    attention_backward_reference(r->dx, r->dx + p->k, r->dx + p->v, dout, x, x + p->k, x + p->v, r->out, r->lse, p->B,
+                                 p->T, p->NH, p->NKV, p->HS, p->row, p->q_head, p->kv_head);
+    free(x), free(dout);
+}
+
+#ifndef FP32
+// The naive bf16 version: the plain one in float, rounding what a program of bf16 products would round.
+static void run_naive(const Problem* p, Result* r) {
+    const int T = p->T, NH = p->NH, HS = p->HS;
+    const float scale = 1 / sqrtf((float)HS);
+    float* prob = (float*)xalloc((size_t)T, 4, "a test");
+    float* sums = (float*)xalloc((size_t)HS, 4, "a test");
+    float* dx = (float*)xalloc(p->total, 4, "a test");
+    for (int bh = 0; bh < p->B * NH; bh++) {
+        const size_t b = (size_t)(bh / NH), h = (size_t)(bh % NH), head = h / (size_t)(NH / p->NKV) * p->kv_head;
+        for (int i = 0; i < T; i++) {
+            const size_t at = (b * (size_t)T + (size_t)i) * p->row + h * p->q_head;
+            const size_t out_at = ((b * (size_t)T + (size_t)i) * (size_t)NH + h) * (size_t)HS;
+            float most = -INFINITY, sum = 0, delta = 0;
+            for (int j = 0; j <= i; j++) {
+                const float* key = p->x + (b * (size_t)T + (size_t)j) * p->row + head + p->k;
+                prob[j] = 0;
+                for (int d = 0; d < HS; d++) { prob[j] += p->x[at + (size_t)d] * key[d]; }
+                prob[j] *= scale;
+                if (prob[j] > most) { most = prob[j]; }
+            }
+            for (int j = 0; j <= i; j++) { sum += expf(prob[j] - most); }
+            const float l = most + logf(sum);
+            r->lse[(b * (size_t)NH + h) * (size_t)T + (size_t)i] = (double)l;
+            for (int d = 0; d < HS; d++) { sums[d] = 0; }
+            for (int j = 0; j <= i; j++) {
+                const float* value = p->x + (b * (size_t)T + (size_t)j) * p->row + head + p->v;
+                prob[j] = expf(prob[j] - l);
+                for (int d = 0; d < HS; d++) { sums[d] += as_x(prob[j]) * value[d]; }
+            }
+            for (int d = 0; d < HS; d++) {
+                r->out[out_at + (size_t)d] = (double)as_x(sums[d]);
+                delta += as_x(sums[d]) * p->dout[out_at + (size_t)d];
+            }
+            for (int j = 0; j <= i; j++) {
+                const size_t kv = (b * (size_t)T + (size_t)j) * p->row + head;
+                float dp = 0;
+                for (int d = 0; d < HS; d++) { dp += p->dout[out_at + (size_t)d] * p->x[kv + p->v + (size_t)d]; }
+                const float ds = as_x(prob[j] * (dp - delta)), pj = as_x(prob[j]);
+                for (int d = 0; d < HS; d++) {
+                    dx[kv + p->v + (size_t)d] += pj * p->dout[out_at + (size_t)d];
+                    dx[at + (size_t)d] += scale * ds * p->x[kv + p->k + (size_t)d];
+                    dx[kv + p->k + (size_t)d] += scale * ds * p->x[at + (size_t)d];
+                }
+            }
+        }
+    }
+    for (size_t i = 0; i < p->total; i++) { r->dx[i] = (double)as_x(dx[i]); }
+    free(prob), free(sums), free(dx);
+}
+#endif
+
+// Which number of x belongs to what: 0 q, 1 k, 2 v, 3 the gap.
+static int kind_of(const Problem* p, size_t i) {
+    size_t at = i % p->row, hs = (size_t)p->HS;
+    if (p->layout == INTERLEAVED) { return (int)(at / hs % 3); }
+    return at < p->k ? 0 : at < p->v ? 1 : at < p->v + (size_t)p->NKV * hs ? 2 : 3;
+}
+
+// Largest and root mean square error of the numbers of one kind (-1: all), and the same of what is wanted.
+// NaN stays NaN.
+typedef struct {
+    double most, rms, want_most, want_rms;
+} Errors;
+static Errors errors(const Problem* p, const double* got, const double* want, size_t n, int kind) {
+    Errors e = {0, 0, 0, 0};
+    double count = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (kind >= 0 && kind_of(p, i) != kind) { continue; }
+        double diff = fabs(got[i] - want[i]);
+        if (!(diff <= e.most)) { e.most = e.most != e.most ? e.most : diff; }
+        if (fabs(want[i]) > e.want_most) { e.want_most = fabs(want[i]); }
+        e.rms += diff * diff, e.want_rms += want[i] * want[i], count++;
+    }
+    e.rms = sqrt(e.rms / count), e.want_rms = sqrt(e.want_rms / count);
+    return e;
+}
+
+// The worst share of a tolerance used so far, and the error there, for each output.
+enum { OUTPUTS = 5 };
+static const char* const output_names[OUTPUTS] = {"out", "lse", "dq", "dk", "dv"};
+static struct {
+    double share, error, naive;
+    char where[96];
+} worst[OUTPUTS];
+
+static void judge(const Problem* p, int which, const double* got, const double* want, const double* naive, size_t n,
+                  int kind) {
+    Errors e = errors(p, got, want, n, kind);
+    double scale = e.want_most, allowed, error = e.most, rms_allowed = INFINITY, of_naive = 0;
+    if (which == 1) {
+        allowed = 1e-6 * (scale > 1 ? scale : 1) * (1 + sqrt((double)p->HS) / 4);
+    } else {
+#ifdef FP32
+        (void)naive;
+        allowed = 4e-6 * scale + 1e-6;
+#else
+        Errors of = errors(p, naive, want, n, kind);
+        of_naive = of.most;
+        allowed = 2 * of.most + 1e-3 * scale + 1e-5;
+        rms_allowed = 2 * of.rms + 1e-4 * e.want_rms + 1e-5;
+#endif
+    }
+    CHECK(error <= allowed && e.rms <= rms_allowed,
+          "%s, B=%d T=%d NH=%d NKV=%d HS=%d %s: error %.3g, allowed %.3g; rms %.3g, allowed %.3g; largest %.3g",
+          output_names[which], p->B, p->T, p->NH, p->NKV, p->HS, p->layout ? "interleaved" : "separate", error, allowed,
+          e.rms, rms_allowed, scale);
+    double share = error / allowed > e.rms / rms_allowed ? error / allowed : e.rms / rms_allowed;
+    if (!(share <= worst[which].share)) {
+        worst[which].share = share;
+        worst[which].error = scale > 0 ? error / scale : error;
+        worst[which].naive = scale > 0 ? of_naive / scale : of_naive;
+        snprintf(worst[which].where, sizeof worst[which].where, "T=%d HS=%d NH=%d/%d", p->T, p->HS, p->NH, p->NKV);
+    }
+}
+
+static void judge_all(const Problem* p, const Result* got, const Result* want, const Result* naive) {
+    judge(p, 0, got->out, want->out, naive ? naive->out : NULL, p->out_total, -1);
+    judge(p, 1, got->lse, want->lse, NULL, p->lse_total, -1);
+    for (int kind = 0; kind < 3; kind++) {
+        judge(p, 2 + kind, got->dx, want->dx, naive ? naive->dx : NULL, p->total, kind);
+    }
+}
+
+static void compare(int B, int T, int NH, int NKV, int HS, int layout, double size, size_t shift) {
+    Problem p = problem(B, T, NH, NKV, HS, layout, size);
+    Result got = result(&p), want = result(&p), naive = result(&p);
+    run_gpu(&p, &got, shift);
+    run_reference(&p, &want);
+#ifdef FP32
+    judge_all(&p, &got, &want, NULL);
+#else
+    run_naive(&p, &naive);
+    judge_all(&p, &got, &want, &naive);
+#endif
+    result_free(&got), result_free(&want), result_free(&naive);
+    problem_free(&p);
+}
+// Inputs of a size at which scores are of the order of 1.
+static double usual(int HS) { return 3.0 / sqrt(sqrt((double)HS)); }
+static void compare_usual(int B, int T, int NH, int NKV, int HS, int layout) {
+    compare(B, T, NH, NKV, HS, layout, usual(HS), 0);
+}
+
+// ---- tests ----
+
+// Every head size, at a length that leaves nothing whole.
+static void test_head_sizes(void) {
+    static const int sizes[] = {1, 4, 8, 16, 20, 32, 40, 64, 80, 96, 112, 128, 200, 256};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        compare_usual(1, 37, sizes[i] > 64 ? 1 : 2, 1, sizes[i], SEPARATE);
+    }
+}
+
+// Every length around the sides of tiles: small heads for all, and each class beyond one block.
+static void test_lengths(void) {
+    static const int lengths[] = {1, 2, 7, 31, 32, 33, 63, 64, 65, 100, 127, 130};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        compare_usual(1, lengths[i], 1, 1, 32, INTERLEAVED);
+    }
+    static const int sizes[] = {40, 80, 128, 256};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) { compare_usual(1, 130, 1, 1, sizes[i], INTERLEAVED); }
+    compare_usual(1, 1, 1, 1, 64, INTERLEAVED);
+    compare_usual(1, 65, 1, 1, 96, INTERLEAVED);
+    compare_usual(1, 33, 1, 1, 200, INTERLEAVED);
+    compare_usual(1, 300, 1, 1, 8, SEPARATE);
+}
+
+// Several batch rows, heads and groups, in both layouts.
+static void test_heads(void) {
+    compare_usual(2, 33, 3, 3, 32, INTERLEAVED);
+    compare_usual(2, 40, 4, 2, 64, SEPARATE);
+    compare_usual(2, 70, 4, 1, 24, SEPARATE);
+    compare_usual(2, 33, 2, 1, 80, SEPARATE);
+    compare_usual(1, 35, 2, 1, 256, SEPARATE);
+    compare_usual(2, 33, 4, 2, 12, SEPARATE);
+    compare_usual(2, 40, 3, 3, 20, INTERLEAVED);
+    compare(1, 40, 2, 2, 32, INTERLEAVED, usual(32), 1);  // addresses that are not aligned
+}
+
+// Scores up to about +-60: sums of exp stay finite, and one key takes nearly all.
+static void test_large_scores(void) {
+    static const int sizes[] = {20, 64, 128};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const int HS = sizes[i], T = 70;
+        const double size = 2 * usual(HS) * 2;
+        Problem p = problem(1, T, 1, 1, HS, INTERLEAVED, size);
+        double largest = 0;  // the scores really are that large
+        for (int t = 0; t < T; t++) {
+            double s = 0;
+            for (int d = 0; d < HS; d++) {
+                s += (double)p.x[(size_t)t * p.row + (size_t)d] * (double)p.x[p.k + (size_t)d];
+            }
+            largest = fmax(largest, fabs(s) / sqrt((double)HS));
+        }
+        CHECK(largest > 40, "scores go to %g only", largest);
+        problem_free(&p);
+        compare(1, T, 1, 1, HS, INTERLEAVED, size, 0);
+    }
+}
+
+// The same bits again, every byte of all outputs, whatever the scratch held.
+static void test_same_bits(void) {
+    static const int sizes[] = {20, 32, 64, 96, 256};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        Problem p = problem(1, 67, 2, 1, sizes[i], SEPARATE, usual(sizes[i]));
+        Result a = result(&p), b = result(&p);
+        run_gpu(&p, &a, 0);
+        run_gpu(&p, &b, 0);
+        CHECK(memcmp(a.bytes, b.bytes, a.size) == 0, "HS=%d: two runs differ", sizes[i]);
+        result_free(&a), result_free(&b);
+        problem_free(&p);
+    }
+}
+
+// Later positions change no bit of earlier outputs.
+static void test_causal(void) {
+    static const int sizes[] = {20, 64, 128, 256};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const int T = 70, cut = 37;
+        Problem p = problem(1, T, 1, 1, sizes[i], INTERLEAVED, usual(sizes[i]));
+        Result a = result(&p), b = result(&p);
+        run_gpu(&p, &a, 0);
+        for (size_t n = (size_t)cut * p.row; n < p.total; n++) { p.x[n] = as_x(3 * uniform()); }
+        run_gpu(&p, &b, 0);
+        const size_t bytes = (size_t)cut * (size_t)sizes[i] * sizeof(double);
+        CHECK(memcmp(a.out, b.out, bytes) == 0, "HS=%d: out at positions before %d changed", sizes[i], cut);
+        CHECK(memcmp(a.lse, b.lse, (size_t)cut * sizeof(double)) == 0, "HS=%d: lse before %d changed", sizes[i], cut);
+        CHECK(memcmp(a.out + (size_t)cut * (size_t)sizes[i], b.out + (size_t)cut * (size_t)sizes[i],
+                     bytes / (size_t)cut) != 0,
+              "HS=%d: out at position %d did not change", sizes[i], cut);
+        result_free(&a), result_free(&b);
+        problem_free(&p);
+    }
+}
+
+// Row t of dx of one kind (or of out, kind 3): how many of its HS numbers are NaN.
+static int nans(const Problem* p, const Result* r, int kind, int t) {
+    int count = 0;
+    for (size_t d = 0; d < (size_t)p->HS; d++) {
+        double x = kind == 3   ? r->out[(size_t)t * (size_t)p->HS + d]
+                   : kind == 4 ? r->lse[t]
+                               : r->dx[(size_t)t * p->row +
+                                       (kind == 0   ? 0
+                                        : kind == 1 ? p->k
+                                                    : p->v) +
+                                       d];
+        count += x != x;
+    }
+    return count;
+}
+
+// A NaN anywhere in an input comes out wherever the formulas say so, and where they forbid it for all
+// kernels it does not: in other queries (q), in earlier positions (k).
+static void test_nan(void) {
+    static const int sizes[] = {20, 64, 128, 256};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const int HS = sizes[i], T = 70, at = 40;
+        for (int kind = 0; kind < 4; kind++) {  // q, k, v, dout
+            Problem p = problem(1, T, 1, 1, HS, INTERLEAVED, usual(HS));
+            const size_t d = (size_t)(HS - 1);
+            if (kind == 3) {
+                p.dout[(size_t)at * (size_t)HS + d] = NAN;
+            } else {
+                p.x[(size_t)at * p.row + (kind == 0 ? 0 : kind == 1 ? p.k : p.v) + d] = NAN;
+            }
+            Result r = result(&p);
+            run_gpu(&p, &r, 0);
+            for (int t = 0; t < T; t++) {
+                const int self = t == at, before = t <= at, after = t >= at;
+                const int out = nans(&p, &r, 3, t), lse = nans(&p, &r, 4, t);
+                int good = 1;
+                if (kind == 0) { good = out == (self ? HS : 0) && lse == out; }
+                if (kind == 1) { good = out == (after ? HS : 0) && lse == out; }
+                if (kind == 2) { good = (!after || out == 1) && lse == 0; }
+                if (kind == 3) { good = out == 0 && lse == 0; }
+                CHECK(good, "HS=%d, NaN in input %d at %d: out has %d NaNs at %d, lse %d", HS, kind, at, out, t, lse);
+                const int dq = nans(&p, &r, 0, t), dk = nans(&p, &r, 1, t), dv = nans(&p, &r, 2, t);
+                good = 1;
+                if (kind == 0 || kind == 3) { good = (!self || dq == HS) && (!before || (dk == HS && dv > 0)); }
+                if (kind == 1 || kind == 2) { good = !after || dq == HS; }
+                if (kind == 0) { good = good && (self || dq == 0); }
+                CHECK(good, "HS=%d, NaN in input %d at %d: dq, dk, dv have %d, %d, %d NaNs at %d", HS, kind, at, dq, dk,
+                      dv, t);
+            }
+            result_free(&r);
+            problem_free(&p);
+        }
+    }
+}
+
+// What is booked: 2 products forwards, 4 and 3 backwards, and the dot products of delta.
+static void test_ledger(void) {
+    static const int sizes[] = {20, 32};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const double T = 5, heads = 2 * 4, HS = sizes[i], product = 2 * HS * heads * T * (T + 1) / 2;
+        Problem p = problem(2, 5, 4, 2, sizes[i], SEPARATE, 1);
+        Result r = result(&p);
+        ledger_clear();
+        ledger.booking = 1;
+        run_gpu(&p, &r, 0);
+        ledger.booking = 0;
+        CHECK(ledger.rows == 4, "%d kernels booked, expected 4", ledger.rows);
+        const double want[4] = {2 * product, 2 * HS * heads * T, 4 * product, 3 * product};
+        for (int k = 0; k < ledger.rows && k < 4; k++) {
+            CHECK(ledger.row[k].flops == want[k], "%s: %g FLOPs booked, expected %g", ledger.row[k].name,
+                  ledger.row[k].flops, want[k]);
+            CHECK(ledger.row[k].product == (k != 1 && HS == 32 && sizeof(floatX) == 2), "%s: on the tensor cores? %d",
+                  ledger.row[k].name, ledger.row[k].product);
+        }
+        result_free(&r);
+        problem_free(&p);
+    }
+}
+
+static void bad_head_size(void* nothing) {
+    (void)nothing;
+    attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 1, 1, 257, 257, 257, 257, NULL);
+}
+static void bad_groups(void* nothing) {
+    (void)nothing;
+    attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 3, 2, 64, 64, 64, 64, NULL);
+}
+static void test_errors(void) {
+    expect_death("heads of 257", bad_head_size, NULL, "attention|257|256");
+    expect_death("3 heads on 2", bad_groups, NULL, "attention|3|2");
+}
+
+int main(int argc, char** argv) {
+    test_begin(argc, argv);
+    RUN(test_errors);  // first: the GPU does not live on in a child process
+    device_open();
+    RUN(test_head_sizes);
+    RUN(test_lengths);
+    RUN(test_heads);
+    RUN(test_large_scores);
+    RUN(test_same_bits);
+    RUN(test_causal);
+    RUN(test_nan);
+    RUN(test_ledger);
+    for (int i = 0; i < OUTPUTS; i++) {
+        printf("%-3s " PRECISION
+               ": worst error %.2e of the largest number (naive: %.2e), %.2f of what is allowed, at %s\n",
+               output_names[i], worst[i].error, worst[i].naive, worst[i].share, worst[i].where);
+    }
+    return test_end();
+}

@@ -1,0 +1,561 @@
+// gpu_matmul.cu - tests of common/matmul.cuh against a plain loop in double, and of the file of choices.
+//
+//     gpu_matmul [part of a test's name]
+//
+// Runs on a GPU and under the emulator alike. Matrices lie in NaN: before the first number, after the
+// last one, and between rows where the leading dimension is longer than a row. What is read by mistake
+// spoils the result, what is written by mistake is seen. Outputs that are not added to begin as NaN.
+#include "../../common/matmul.cuh"
+#include "test.h"
+
+// ---- matrices ----
+
+typedef struct {
+    size_t rows, cols, ld;
+    size_t number;       // bytes of one number: of floatX or of a float
+    size_t room, first;  // numbers in all, before the first
+    unsigned char* gpu;  // (room) numbers
+    unsigned char* put;  // (room) numbers as they were put there
+    unsigned char* now;  // (room) as they are after matrix_fetch
+    double* value;       // (rows, cols) what `put` holds
+} Matrix;
+
+static uint64_t random_state;
+static double random_unit(void) {
+    uint64_t x = random_state += 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return (double)((x ^ x >> 31) >> 11) / 9007199254740992.0;
+}
+
+static void number_put(unsigned char* p, size_t number, float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    uint16_t upper = (uint16_t)(bits >> 16);
+    if (number == 2) {
+        memcpy(p, &upper, 2);
+    } else {
+        memcpy(p, &bits, 4);
+    }
+}
+static double number_get(const unsigned char* p, size_t number) {
+    uint32_t bits = 0;
+    memcpy((unsigned char*)&bits + 4 - number, p, number);  // little endian, as every GPU's host
+    float x;
+    memcpy(&x, &bits, 4);
+    return (double)x;
+}
+
+// random 1: numbers from -1 to 1, rounded to the type; 0: NaN. shift: numbers past an aligned address.
+static Matrix matrix_new(size_t rows, size_t cols, size_t ld, size_t number, size_t shift, int random) {
+    enum { GUARD = 64 };
+    Matrix m = {rows, cols, ld, number, 2 * GUARD + shift + rows * ld, GUARD + shift, NULL, NULL, NULL, NULL};
+    m.put = (unsigned char*)xalloc(m.room, number, "a matrix");
+    m.now = (unsigned char*)xalloc(m.room, number, "a matrix");
+    m.value = (double*)xalloc(rows * cols, sizeof(double), "a matrix");
+    for (size_t i = 0; i < m.room * number; i++) { m.put[i] = i % 2 ? 0x7f : 0xf3; }  // NaN in either type
+    for (size_t i = 0; i < rows && random; i++) {
+        for (size_t j = 0; j < cols; j++) {
+            float x = (float)(2 * random_unit() - 1);
+            uint32_t bits;
+            memcpy(&bits, &x, 4);
+            if (number == 2) { bits &= 0xffff0000u; }
+            memcpy(&x, &bits, 4);
+            number_put(m.put + (m.first + i * ld + j) * number, number, x);
+            m.value[i * cols + j] = (double)x;
+        }
+    }
+    CUDA_CHECK(cudaMalloc(&m.gpu, m.room * number));
+    CUDA_CHECK(cudaMemcpy(m.gpu, m.put, m.room * number, cudaMemcpyHostToDevice));
+    return m;
+}
+static void* matrix_at(const Matrix* m) { return m->gpu + m->first * m->number; }
+static void matrix_fetch(Matrix* m) {
+    CUDA_CHECK(cudaDeviceSynchronize());
+    CUDA_CHECK(cudaMemcpy(m->now, m->gpu, m->room * m->number, cudaMemcpyDeviceToHost));
+}
+static void matrix_reset(Matrix* m) {
+    CUDA_CHECK(cudaMemcpy(m->gpu, m->put, m->room * m->number, cudaMemcpyHostToDevice));
+}
+static double matrix_get(const Matrix* m, size_t i, size_t j) {
+    return number_get(m->now + (m->first + i * m->ld + j) * m->number, m->number);
+}
+static void matrix_free(Matrix* m) {
+    if (m->gpu) { CUDA_CHECK(cudaFree(m->gpu)); }
+    free(m->put);
+    free(m->now);
+    free(m->value);
+}
+// Nothing outside of the numbers was written; nor, if it is an input, inside.
+static void matrix_untouched(const char* name, Matrix* m, int input) {
+    matrix_fetch(m);
+    size_t bad = 0;
+    for (size_t k = 0; k < m->room; k++) {
+        size_t at = k - m->first;
+        int inside = k >= m->first && at < m->rows * m->ld && at % m->ld < m->cols;
+        if (inside && !input) { continue; }
+        bad += memcmp(m->now + k * m->number, m->put + k * m->number, m->number) != 0;
+    }
+    CHECK(bad == 0, "%s: %zu numbers %s were changed", name, bad, input ? "of an input" : "beside the output");
+}
+
+// ---- one product ----
+
+typedef struct {
+    int trans_a, trans_b;
+    size_t M, N, K, more_a, more_b, more_out;  // more_x: leading dimension beyond the row
+    size_t shift;                              // of every matrix
+    float alpha, beta;
+    int out_float, from, bias;
+} Product;
+
+enum { OF_BF16, OF_FLOAT };
+static double worst_error[2];  // relative to the sum of absolute products, beyond the one rounding
+static const double tolerance = 1e-6;
+
+static void product_name(char text[200], const Product* p) {
+    snprintf(text, 200, "%zu x %zu x %zu, transposed %d %d, more %zu %zu %zu, shift %zu, alpha %g beta %g, %s%s%s",
+             p->M, p->N, p->K, p->trans_a, p->trans_b, p->more_a, p->more_b, p->more_out, p->shift, (double)p->alpha,
+             (double)p->beta, p->out_float ? "float" : "floatX", p->from ? ", from" : "", p->bias ? ", bias" : "");
+}
+
+// out against alpha * op(A) op(B) + beta * from + bias. An output in bf16 may be off by half a unit in its
+// last place besides: that is the one rounding it must have.
+static void product_agree(const char* name, const Product* p, const Matrix* A, const Matrix* B, const Matrix* from,
+                          const Matrix* bias, const Matrix* out) {
+    for (size_t i = 0; i < p->M; i++) {
+        for (size_t j = 0; j < p->N; j++) {
+            double sum = 0, size = 0;
+            for (size_t k = 0; k < p->K; k++) {
+                double a = p->trans_a ? A->value[k * p->M + i] : A->value[i * p->K + k];
+                double b = p->trans_b ? B->value[j * p->K + k] : B->value[k * p->N + j];
+                sum += a * b, size += fabs(a * b);
+            }
+            double old = p->beta != 0 ? (double)p->beta * from->value[i * p->N + j] : 0;
+            double add = bias->gpu ? bias->value[j] : 0;
+            double want = (double)p->alpha * sum + old + add, got = matrix_get(out, i, j);
+            size = fabs((double)p->alpha) * size + fabs(old) + fabs(add);
+            double rounding = out->number == 2 && want != 0 ? ldexp(1, ilogb(want) - 8) : 0;
+            double diff = fabs(got - want), *worst = &worst_error[out->number == 4];
+            if (diff > rounding && (diff - rounding) / size > *worst) { *worst = (diff - rounding) / size; }
+            if (!(diff <= rounding + tolerance * size)) {
+                CHECK(0, "%s: [%zu,%zu] is %.9g, expected %.9g", name, i, j, got, want);
+                return;
+            }
+        }
+    }
+}
+
+static void product_run(const Product* p) {
+    char name[200];
+    product_name(name, p);
+    random_state = p->M * 1000003 + p->N * 1009 + p->K + (uint64_t)p->trans_a * 7 + (uint64_t)p->trans_b;
+    size_t rows_a = p->trans_a ? p->K : p->M, cols_a = p->trans_a ? p->M : p->K;
+    size_t rows_b = p->trans_b ? p->N : p->K, cols_b = p->trans_b ? p->K : p->N;
+    size_t number = p->out_float ? sizeof(float) : sizeof(floatX);
+    Matrix A = matrix_new(rows_a, cols_a, cols_a + p->more_a, sizeof(floatX), p->shift, 1);
+    Matrix B = matrix_new(rows_b, cols_b, cols_b + p->more_b, sizeof(floatX), p->shift, 1);
+    Matrix out = matrix_new(p->M, p->N, p->N + p->more_out, number, p->shift, p->beta != 0 && !p->from);
+    Matrix from = {0}, bias = {0};
+    if (p->from) { from = matrix_new(p->M, p->N, p->N + p->more_out, number, p->shift, 1); }
+    if (p->bias) { bias = matrix_new(1, p->N, p->N, sizeof(floatX), 0, 1); }
+    unsigned char* first = (unsigned char*)xalloc(out.room, number, "a result");
+    for (int turn = 0; turn < 2; turn++) {
+        if (turn) { matrix_reset(&out); }
+        if (p->out_float) {
+            gemm_float_cuda("test", p->trans_a, p->trans_b, p->M, p->N, p->K, p->alpha, (const floatX*)matrix_at(&A),
+                            A.ld, (const floatX*)matrix_at(&B), B.ld, p->beta, (float*)matrix_at(&out), out.ld,
+                            p->from ? (const float*)matrix_at(&from) : NULL);
+        } else {
+            gemm_cuda("test", p->trans_a, p->trans_b, p->M, p->N, p->K, p->alpha, (const floatX*)matrix_at(&A), A.ld,
+                      (const floatX*)matrix_at(&B), B.ld, p->beta, (floatX*)matrix_at(&out), out.ld,
+                      p->bias ? (const floatX*)matrix_at(&bias) : NULL);
+        }
+        matrix_fetch(&out);
+        if (turn == 0) { memcpy(first, out.now, out.room * number); }
+    }
+    CHECK(memcmp(first, out.now, out.room * number) == 0, "%s: a second run has other bits", name);
+    product_agree(name, p, &A, &B, p->from ? &from : &out, &bias, &out);
+    matrix_untouched(name, &out, 0);
+    matrix_untouched(name, &A, 1);
+    matrix_untouched(name, &B, 1);
+    if (p->from) { matrix_untouched(name, &from, 1); }
+    if (p->bias) { matrix_untouched(name, &bias, 1); }
+    free(first);
+    matrix_free(&A), matrix_free(&B), matrix_free(&out), matrix_free(&from), matrix_free(&bias);
+}
+
+// Each test begins without choices, or their number would run out.
+static void choices_clear(void) {
+    for (int i = 0; i < matmul_choice_count; i++) {
+        MatmulChoice* c = &matmul_choices[i];
+        if (!c->made) { continue; }
+        CUBLAS_CHECK(cublasLtMatmulDescDestroy(c->operation));
+        CUBLAS_CHECK(cublasLtMatrixLayoutDestroy(c->a));
+        CUBLAS_CHECK(cublasLtMatrixLayoutDestroy(c->b));
+        CUBLAS_CHECK(cublasLtMatrixLayoutDestroy(c->out));
+    }
+    matmul_choice_count = 0;
+    matmul_search = 0;
+}
+
+static void errors_print(void) {
+    if (sizeof(floatX) == 2) {
+        printf("     bf16 outputs: error %.2e of the sum of absolute products beyond one rounding, tolerance %.1e\n",
+               worst_error[OF_BF16], tolerance);
+    }
+    printf("     float outputs: error %.2e of the sum of absolute products, tolerance %.1e\n", worst_error[OF_FLOAT],
+           tolerance);
+    worst_error[OF_BF16] = worst_error[OF_FLOAT] = 0;
+}
+
+static void test_products(void) {
+    static const size_t size[][3] = {{1, 1, 1},     {3, 5, 7},   {16, 8, 32}, {33, 65, 17},
+                                     {64, 128, 64}, {1, 64, 40}, {70, 1, 9}};
+    for (int k = 0; k < 7; k++) {
+        choices_clear();
+        for (int trans = 0; trans < 4; trans++) {
+            Product p = {trans & 1, trans >> 1, size[k][0], size[k][1], size[k][2], 0, 0, 0, 0, 1, 0, 0, 0, 0};
+            for (p.out_float = 0; p.out_float < 2; p.out_float++) {
+                p.alpha = 1, p.beta = 0, p.from = 0, p.bias = 0, p.shift = 0;
+                p.more_a = p.more_b = p.more_out = 0;
+                product_run(&p);
+                p.alpha = 0.5f, p.beta = 1;  // out += ...
+                product_run(&p);
+                p.beta = -0.25f, p.more_a = 8, p.more_b = 16, p.more_out = 8;
+                product_run(&p);
+                p.beta = 0, p.more_a = 1, p.more_b = 3, p.more_out = 5;  // nothing is aligned
+                product_run(&p);
+                p.more_a = p.more_b = p.more_out = 0, p.shift = 1;
+                product_run(&p);
+                p.shift = 0;
+                if (p.out_float) {
+                    p.from = 1, p.beta = 1.5f, p.more_out = 3;  // beta * from, out is only written
+                    product_run(&p);
+                    p.beta = 0;  // nor is `from` read then
+                    product_run(&p);
+                } else {
+                    p.bias = 1, p.beta = 0;
+                    product_run(&p);
+                    p.beta = 1, p.more_out = 2;
+                    product_run(&p);
+                }
+            }
+        }
+    }
+    errors_print();
+}
+
+// A long sum shows whether it is kept in fp32: in bf16, or of TF32 products in the fp32 program, its
+// error would be a thousand times the tolerance.
+static void test_long_sums(void) {
+    choices_clear();
+    for (int trans = 0; trans < 4; trans++) {
+        Product p = {trans & 1, trans >> 1, 24, 40, 3000, 0, 0, 0, 0, 1, 0, 1, 0, 0};
+        product_run(&p);
+        p.out_float = 0;
+        product_run(&p);
+    }
+    errors_print();
+}
+
+// ---- the three products of a layer ----
+
+static void layer_products(size_t N, size_t IC, size_t OC) {
+    char name[100];
+    snprintf(name, sizeof name, "layer N %zu IC %zu OC %zu", N, IC, OC);
+    random_state = N + IC * 1009 + OC * 1000003;
+    Matrix inp = matrix_new(N, IC, IC, sizeof(floatX), 0, 1), weight = matrix_new(OC, IC, IC, sizeof(floatX), 0, 1);
+    Matrix dout = matrix_new(N, OC, OC, sizeof(floatX), 0, 1), bias = matrix_new(1, OC, OC, sizeof(floatX), 0, 1);
+    Matrix none = {0};
+    const floatX *x = (const floatX*)matrix_at(&inp), *w = (const floatX*)matrix_at(&weight);
+    const floatX *dy = (const floatX*)matrix_at(&dout), *b = (const floatX*)matrix_at(&bias);
+    for (int with_bias = 0; with_bias < 2; with_bias++) {
+        Matrix out = matrix_new(N, OC, OC, sizeof(floatX), 0, 0);
+        matmul_forward_cuda("forward", (floatX*)matrix_at(&out), x, w, with_bias ? b : NULL, N, IC, OC);
+        matrix_fetch(&out);
+        Product p = {0, 1, N, OC, IC, 0, 0, 0, 0, 1, 0, 0, 0, with_bias};
+        product_agree(name, &p, &inp, &weight, &none, with_bias ? &bias : &none, &out);
+        matrix_untouched(name, &out, 0);
+        matrix_free(&out);
+    }
+    Matrix dinp = matrix_new(N, IC, IC, sizeof(floatX), 0, 0);
+    matmul_backward_input_cuda("backward input", (floatX*)matrix_at(&dinp), dy, w, N, IC, OC);
+    matrix_fetch(&dinp);
+    Product p = {0, 0, N, IC, OC, 0, 0, 0, 0, 1, 0, 0, 0, 0};
+    product_agree(name, &p, &dout, &weight, &none, &none, &dinp);
+    matrix_untouched(name, &dinp, 0);
+
+    Matrix dweight = matrix_new(OC, IC, IC, sizeof(float), 0, 1);  // it has a sum already
+    for (int turn = 0; turn < 2; turn++) {
+        matmul_backward_weight_cuda("backward weight", (float*)matrix_at(&dweight), dy, x, N, IC, OC);
+    }
+    matrix_fetch(&dweight);
+    Product q = {1, 0, OC, IC, N, 0, 0, 0, 0, 2, 1, 1, 0, 0};  // twice added: alpha 2
+    product_agree(name, &q, &dout, &inp, &dweight, &none, &dweight);
+    matrix_untouched(name, &dweight, 0);
+    matrix_untouched(name, &inp, 1), matrix_untouched(name, &weight, 1), matrix_untouched(name, &dout, 1);
+    matrix_free(&inp), matrix_free(&weight), matrix_free(&dout), matrix_free(&bias), matrix_free(&dinp);
+    matrix_free(&dweight);
+}
+
+static void test_layer_products(void) {
+    choices_clear();
+    layer_products(1, 1, 1);
+    layer_products(7, 5, 3);
+    layer_products(33, 40, 130);
+    layer_products(130, 64, 257);
+    layer_products(128, 96, 64);
+    errors_print();
+}
+
+// A NaN in A spoils its row of the product, one in B its column, and nothing else.
+static void test_product_nan(void) {
+    choices_clear();
+    enum { M = 17, N = 24, K = 40, ROW = 5 };
+    for (int in_b = 0; in_b < 2; in_b++) {
+        Matrix A = matrix_new(M, K, K, sizeof(floatX), 0, 1), B = matrix_new(N, K, K, sizeof(floatX), 0, 1);
+        Matrix out = matrix_new(M, N, N, sizeof(floatX), 0, 0);
+        Matrix* spoiled = in_b ? &B : &A;
+        number_put(spoiled->put + (spoiled->first + ROW * K + 39) * sizeof(floatX), sizeof(floatX), NAN);
+        matrix_reset(spoiled);
+        matmul_forward_cuda("test", (floatX*)matrix_at(&out), (const floatX*)matrix_at(&A),
+                            (const floatX*)matrix_at(&B), NULL, M, K, N);
+        matrix_fetch(&out);
+        for (size_t i = 0; i < M; i++) {
+            for (size_t j = 0; j < N; j++) {
+                double x = matrix_get(&out, i, j);
+                CHECK((x != x) == ((in_b ? j : i) == ROW), "[%zu,%zu] is %g with a NaN in %c", i, j, x,
+                      in_b ? 'B' : 'A');
+            }
+        }
+        matrix_free(&A), matrix_free(&B), matrix_free(&out);
+    }
+}
+
+// Different shapes have choices of their own, equal ones share one.
+static void test_choice_keys(void) {
+    choices_clear();
+    Product p = {0, 1, 16, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 0};
+    product_run(&p);
+    product_run(&p);
+    CHECK(matmul_choice_count == 1, "%d choices for one shape", matmul_choice_count);
+    Product other[] = {p, p, p, p, p, p, p, p};
+    other[0].M = 17, other[1].trans_a = 1, other[2].out_float = 1, other[3].bias = 1, other[4].beta = 1;
+    other[5].more_out = 8, other[6].shift = 1, other[7].more_a = 8;
+    for (int i = 0; i < 8; i++) {
+        product_run(&other[i]);
+        CHECK(matmul_choice_count == i + 2, "%d choices after %d shapes", matmul_choice_count, i + 2);
+    }
+    CHECK(matmul_choices[0].timed == 0, "a choice counts as timed, but nothing was");
+}
+
+// In a rehearsal each new shape is timed, and the product after it is right.
+static void test_search(void) {
+    choices_clear();
+    matmul_search = 1;
+    Product p = {0, 1, 48, 40, 64, 0, 0, 0, 0, 1, 0, 0, 0, 0};
+    product_run(&p);
+    p.bias = 1, p.more_out = 8;
+    product_run(&p);
+    for (int i = 0; i < matmul_choice_count; i++) { CHECK(matmul_choices[i].timed, "choice %d is not timed", i); }
+    CHECK(matmul_choice_count == 2, "%d choices", matmul_choice_count);
+    p.out_float = 1, p.bias = 0, p.from = 1, p.beta = 1;  // `from` is only read, so the result is right at once
+    product_run(&p);
+    CHECK(matmul_choices[2].timed, "the choice with `from` is not timed");
+    choices_clear();
+}
+
+// A dry run books products and touches nothing: the addresses are none.
+static void test_dry_run(void) {
+    choices_clear();
+    Ledger before = ledger;
+    ledger.dry = 1;
+    ledger_clear();
+    floatX* none = (floatX*)(uintptr_t)4096;
+    matmul_forward_cuda("forward", none, none, none, NULL, 100, 30, 20);
+    matmul_backward_weight_cuda("weight", (float*)none, none, none, 100, 30, 20);
+    LedgerRow forward = ledger.row[0], weight = ledger.row[1];
+    int rows = ledger.rows;
+    ledger = before;
+    const double X = sizeof(floatX);
+    CHECK(rows == 2 && forward.product == 1 && weight.product == 1, "%d rows", rows);
+    CHECK(forward.flops == 120000 && weight.flops == 120000, "%g and %g FLOPs", forward.flops, weight.flops);
+    CHECK(forward.bytes == X * (100 * 30 + 30 * 20 + 100 * 20), "%g bytes", forward.bytes);
+    CHECK(weight.bytes == X * (100 * 30 + 100 * 20) + 8 * 30 * 20, "%g bytes", weight.bytes);  // in and out
+    CHECK(matmul_choice_count == 0, "a dry run made %d choices", matmul_choice_count);
+}
+
+// ---- the file of choices ----
+
+static char* file_read(const char* path) {
+    FILE* f = fopen(path, "r");
+    if (!f) { return NULL; }
+    StringBuilder sb = {0};
+    char chunk[4096];
+    for (size_t n; (n = fread(chunk, 1, sizeof chunk, f)) > 0;) { sb_append(&sb, chunk, n); }
+    sb_append(&sb, "", 0);
+    fclose(f);
+    return sb.data;
+}
+static void file_write(const char* path, const char* text) {
+    FILE* f = fopen(path, "w");
+    if (!f || fputs(text, f) < 0 || fclose(f) != 0) { die("%s could not be written", path); }
+}
+
+static char choices_directory[64], choices_path[128];
+static void choices_place(void) {
+    snprintf(choices_directory, sizeof choices_directory, "/tmp/gpu_matmul_XXXXXX");
+    if (!mkdtemp(choices_directory)) { die("%s could not be made", choices_directory); }
+    snprintf(choices_path, sizeof choices_path, "%s/matmul.txt", choices_directory);
+}
+static void choices_remove(void) {
+    unlink(choices_path);
+    if (rmdir(choices_directory) != 0) { CHECK(0, "%s holds more than the file of choices", choices_directory); }
+}
+
+// The bytes of a product of a fixed shape, with the choice that is there. The caller frees.
+static unsigned char* bits_of_a_product(void) {
+    random_state = 5;
+    enum { M = 30, N = 20, K = 1000 };
+    Matrix A = matrix_new(M, K, K, sizeof(floatX), 0, 1), B = matrix_new(N, K, K, sizeof(floatX), 0, 1);
+    Matrix out = matrix_new(M, N, N, sizeof(float), 0, 0);
+    gemm_float_cuda("test", 0, 1, M, N, K, 1, (const floatX*)matrix_at(&A), K, (const floatX*)matrix_at(&B), K, 0,
+                    (float*)matrix_at(&out), N, NULL);
+    matrix_fetch(&out);
+    unsigned char* bytes = (unsigned char*)xalloc(M * N, sizeof(float), "a result");
+    memcpy(bytes, out.now + out.first * sizeof(float), M * N * sizeof(float));
+    matrix_free(&A), matrix_free(&B), matrix_free(&out);
+    return bytes;
+}
+enum { PRODUCT_BYTES = 30 * 20 * 4 };
+
+// Written and read back, a choice gives the bits it gave, also where it is not the library's first one.
+static void test_choices_file(void) {
+    choices_clear();
+    choices_place();
+    Product p = {0, 1, 16, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 1};
+    product_run(&p);  // a choice that was not timed is not worth a line
+    free(bits_of_a_product());
+    CHECK(matmul_choice_count == 2, "%d choices", matmul_choice_count);
+    MatmulChoice* c = &matmul_choices[1];
+    cublasLtMatmulHeuristicResult_t result[MATMUL_PROPOSALS];
+    int count = matmul_propose(c, result);
+    c->algorithm = result[count - 1].algo;
+    c->timed = 1;
+    unsigned char* before = bits_of_a_product();
+    MatmulChoice kept = *c;
+    matmul_write_choices(choices_path);
+
+    choices_clear();
+    unsigned char* first_choice = bits_of_a_product();
+    choices_clear();
+    int read = matmul_read_choices(choices_path);
+    CHECK(read == 1 && matmul_choice_count == 1, "%d choices were read, 1 was written", read);
+    CHECK(memcmp(&matmul_choices[0].shape, &kept.shape, sizeof kept.shape) == 0, "the shape came back changed");
+    CHECK(memcmp(&matmul_choices[0].algorithm, &kept.algorithm, sizeof kept.algorithm) == 0,
+          "the algorithm came back changed");
+    unsigned char* after = bits_of_a_product();
+    CHECK(matmul_choice_count == 1, "the choice that was read was not used");
+    CHECK(memcmp(before, after, PRODUCT_BYTES) == 0, "a choice that was read gives other bits");
+    if (memcmp(before, first_choice, PRODUCT_BYTES) == 0) {
+        printf("     the first and the last proposal give the same bits here: a weak test\n");
+    }
+    // What was read is written again as it was.
+    char* text = file_read(choices_path);
+    matmul_write_choices(choices_path);
+    char* again = file_read(choices_path);
+    CHECK(text && again && strcmp(text, again) == 0, "written again the file differs:\n%s\n%s", text, again);
+    free(before), free(first_choice), free(after), free(text), free(again);
+    choices_remove();
+}
+
+static void test_choices_foreign(void) {
+    choices_clear();
+    choices_place();
+    CHECK(matmul_read_choices(choices_path) == 0, "choices from a file that is not there");
+    matmul_search = 1;
+    free(bits_of_a_product());
+    matmul_search = 0;
+    matmul_write_choices(choices_path);
+    char* text = file_read(choices_path);
+    const char* lines = strchr(text, '\n') + 1;
+    char key[512];
+    matmul_key(key, sizeof key);
+    CHECK(strncmp(text, key, strlen(key)) == 0, "the key is not the first line: %s", text);
+    // Another GPU, another library, a key that goes on, no key, nothing.
+    const char* keys[] = {"gpu another sm 80 cublaslt 120400\n", NULL, NULL, "", "\n"};
+    char* newer = format_string("gpu %s sm %d cublaslt %llu\n", device.name, device.sm,
+                                (unsigned long long)cublasLtGetVersion() + 1);
+    char* longer = format_string("%s0\n", key);
+    keys[1] = newer, keys[2] = longer;
+    for (int k = 0; k < 5; k++) {
+        char* file = format_string("%s%s", keys[k], lines);
+        file_write(choices_path, file);
+        choices_clear();
+        int read = matmul_read_choices(choices_path);
+        CHECK(read == 0 && matmul_choice_count == 0, "%d choices were read below the key '%s'", read, keys[k]);
+        free(file);
+    }
+    file_write(choices_path, "");
+    CHECK(matmul_read_choices(choices_path) == 0, "choices from an empty file");
+    // Broken lines are left out, whole ones beside them are read; a last line without its end is one too.
+    char* file =
+        format_string("%s\nrubbish\n\n0 1 0 0 0 5 6\n0 1 0 0 0 1 2 3 4 5 6 16\n0 1 0 0 0 1 2 3 4 5 6 16 1 2 3 4 5 6 7\n"
+                      "0 1 0 0 0 1 2 3 4 5 6 16 1 2 zz 4 5 6 7 8\n%s0 1 x 0 0 1 2 3 4 5 6 16 1 2 3 4 5 6 7 8",
+                      key, lines);
+    file_write(choices_path, file);
+    choices_clear();
+    int read = matmul_read_choices(choices_path);
+    CHECK(read == 1 && matmul_choices[0].shape.K == 1000, "%d choices were read of 1 whole and 6 broken lines", read);
+    free(file), free(newer), free(longer), free(text);
+    choices_clear();
+    choices_remove();
+}
+
+static void write_nowhere(void* path) {
+    matmul_write_choices((const char*)path);
+    printf("goes on\n");
+}
+static void test_choices_unwritable(void) {
+    choices_place();
+    // No such directory; and a directory where the file should be, so that only the last step fails.
+    char* nowhere = format_string("%s/missing/matmul.txt", choices_directory);
+    char* taken = format_string("%s/taken", choices_directory);
+    char* inside = format_string("%s/taken/inside", choices_directory);
+    char command[300];
+    snprintf(command, sizeof command, "mkdir -p '%s'", inside);
+    CHECK(system(command) == 0, "mkdir");
+    char* paths[] = {nowhere, taken};
+    for (int k = 0; k < 2; k++) {
+        char* output = NULL;
+        int code = run_child(write_nowhere, paths[k], &output);
+        CHECK(code == 0 && strstr(output, "warning") && strstr(output, paths[k]) && strstr(output, "goes on"),
+              "exit code %d, it said: %s", code, output);
+        free(output);
+    }
+    rmdir(inside);
+    rmdir(taken);
+    char* temporary = format_string("%s.tmp", taken);
+    unlink(temporary);
+    free(nowhere), free(taken), free(inside), free(temporary);
+    choices_remove();
+}
+
+int main(int argc, char** argv) {
+    test_begin(argc, argv);
+    device_open();
+    ledger.booking = 1;  // a product that work() does not precede dies
+    printf("gpu_matmul: %s, on %s\n", PRECISION, device.name);
+    RUN(test_products);
+    RUN(test_long_sums);
+    RUN(test_layer_products);
+    RUN(test_product_nan);
+    RUN(test_choice_keys);
+    RUN(test_search);
+    RUN(test_dry_run);
+    RUN(test_choices_file);
+    RUN(test_choices_foreign);
+    RUN(test_choices_unwritable);
+    return test_end();
+}

@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <deque>
-#include <map>
 #include <mutex>
 #include <vector>
 
@@ -67,6 +67,7 @@ struct EmulateCopy {
     void* shared;
     const void* global;
     int valid, group;
+    const void* code;  // of the copy, for reports
 };
 struct Fibre {
     void* sp;
@@ -111,6 +112,13 @@ struct Worker {
     size_t own_stack_bytes;
 };
 static __thread Worker* worker;
+
+// While one lives, the race detector sees no accesses: what the emulator reads and writes is nobody's.
+struct Own {
+    EmulateWho* who;
+    Own() : who(emulate_who) { emulate_who = NULL; }
+    ~Own() { emulate_who = who; }
+};
 
 static void thread_name(char text[96], const Fibre* f) {
     const EmulateThread* t = &f->thread;
@@ -228,6 +236,7 @@ static void fibre_main(void) {
 }
 
 void emulate_syncthreads(const char* file, int line) {
+    Own own;
     Worker* w = worker;
     Fibre* f = w->now;
     if (w->done) {
@@ -254,6 +263,7 @@ void emulate_syncthreads(const char* file, int line) {
 
 const unsigned char* emulate_meet(const char* what, const char* file, int line, unsigned mask, const void* mine,
                                   size_t bytes) {
+    Own own;
     Worker* w = worker;
     Fibre* f = w->now;
     unsigned lane = f->thread.linear % 32;
@@ -276,10 +286,11 @@ const unsigned char* emulate_meet(const char* what, const char* file, int line, 
     if (++warp->arrived == 32) {
         warp->arrived = 0;
         warp->generation++;
-        unsigned first = f->thread.linear - lane;
+        // Lanes wait for each other in a shuffle too, but only __syncwarp orders their accesses to memory.
+        unsigned first = f->thread.linear - lane, orders = strcmp(what, "__syncwarp") == 0;
         for (unsigned i = first; i < first + 32; i++) {
             w->fibre[i].state = FIBRE_READY;
-            w->fibre[i].who.warp_barrier = warp->generation;
+            w->fibre[i].who.warp_barrier += orders;
         }
         return data;
     }
@@ -305,6 +316,7 @@ static void* shared_new(Worker* w, const char* file, int line, size_t bytes) {
     return s.p;
 }
 void* emulate_shared(const char* file, int line, size_t bytes) {
+    Own own;
     Worker* w = worker;
     for (const SharedArray& s : w->shared) {
         if (s.line == line && s.file && strcmp(s.file, file) == 0) {
@@ -319,20 +331,21 @@ void* emulate_shared(const char* file, int line, size_t bytes) {
     return shared_new(w, file, line, bytes);
 }
 void* emulate_shared_dynamic(void) {
+    Own own;
     for (const SharedArray& s : worker->shared) {
         if (!s.file) { return s.p; }
     }
     fault("dynamic shared memory, but the launch gave none");
 }
 // Memory that an instruction reads or writes without the compiler's knowledge.
-void emulate_touch(const char* what, const void* p, size_t bytes, size_t aligned, int is_write) {
+void emulate_touch(const char* what, const void* p, size_t bytes, size_t aligned, int kind, const void* code) {
     if ((uintptr_t)p % aligned != 0) { fault("%s: address %p is not aligned to %zu bytes", what, p, aligned); }
     int inside = 0;
     for (const SharedArray& s : worker->shared) {
         inside |= (const char*)p >= (char*)s.p && (const char*)p + bytes <= (char*)s.p + s.bytes;
     }
     if (!inside) { fault("%s: %p is not in the shared memory of the block", what, p); }
-    if (emulate_race_range != NULL) { emulate_race_range(p, bytes, is_write); }
+    if (emulate_race_at) { emulate_race_at(p, bytes, kind, code); }
 }
 
 // ---- cp.async ----
@@ -344,13 +357,15 @@ static void copy_now(const EmulateCopy& c) {
 void emulate_cp_async(void* shared, const void* global, int valid) {
     if (valid < 0 || valid > 16) { fault("cp.async of %d bytes", valid); }
     if ((uintptr_t)global % 16 != 0) { fault("cp.async: address %p is not aligned to 16 bytes", global); }
-    emulate_touch("cp.async", shared, 16, 16, 1);
+    const void* code = __builtin_return_address(0);
+    emulate_touch("cp.async", shared, 16, 16, EMULATE_COPY_BEGINS, code);
     if (valid > 0) {
         emulate_check_device("cp.async", global, (size_t)valid);
-        if (emulate_race_range != NULL) { emulate_race_range(global, (size_t)valid, 0); }
+        if (emulate_race_at) { emulate_race_at(global, (size_t)valid, EMULATE_READS, code); }
     }
+    Own own;
     Fibre* f = worker->now;
-    EmulateCopy c = {shared, global, valid, f->groups};
+    EmulateCopy c = {shared, global, valid, f->groups, code};
     // In the late mode the target is worthless until the wait.
     if (emulate_late()) {
         memset(shared, 0xff, 16);
@@ -367,8 +382,9 @@ void emulate_cp_async_wait(int pending) {
     for (size_t i = 0; i < f->copies.size(); i++) {
         const EmulateCopy& c = f->copies[i];
         if (c.group < f->groups - pending) {
+            if (emulate_race_at) { emulate_race_at(c.shared, 16, EMULATE_COPY_ENDS, c.code); }
+            Own own;
             if (emulate_late()) { copy_now(c); }
-            if (emulate_race_range != NULL) { emulate_race_range(c.shared, 16, 1); }
         } else {
             f->copies[kept++] = c;
         }
@@ -510,7 +526,12 @@ void emulate_run(const char* name, dim3 grid, dim3 block, size_t shared, const s
 // ------------------------------------------------------------------------------------------------
 // Memory
 
-static std::map<uintptr_t, size_t> device_memory, host_memory;  // address to bytes
+struct Piece {
+    uintptr_t begin;
+    size_t bytes;
+};
+typedef std::vector<Piece> Pieces;  // by address; not a std::map, whose code MSan does not know
+static Pieces device_memory, host_memory;
 static size_t device_memory_used;
 static size_t device_memory_total(void) {
     static const long long total = emulate_number("EMULATE_MEMORY", 8000000000LL);
@@ -523,13 +544,28 @@ static cudaError_t failed(cudaError_t error) {
     return error;
 }
 
+// The first piece that begins after p.
+static Pieces::iterator piece_after(Pieces& memory, const void* p) {
+    return std::upper_bound(memory.begin(), memory.end(), (uintptr_t)p,
+                            [](uintptr_t at, const Piece& piece) { return at < piece.begin; });
+}
 // Whether [p, p + bytes) lies in one piece of such memory; one place past its end counts for no bytes.
-static int lies_in(const std::map<uintptr_t, size_t>& memory, const void* p, size_t bytes) {
+static int lies_in(Pieces& memory, const void* p, size_t bytes) {
     std::lock_guard<std::mutex> guard(memory_lock);
-    auto next = memory.upper_bound((uintptr_t)p);
+    Pieces::iterator next = piece_after(memory, p);
     if (next == memory.begin()) { return 0; }
     --next;
-    return (uintptr_t)p - next->first <= next->second && bytes <= next->second - ((uintptr_t)p - next->first);
+    size_t offset = (uintptr_t)p - next->begin;
+    return offset <= next->bytes && bytes <= next->bytes - offset;
+}
+// Takes the piece that begins at p off the list and returns its bytes, or -1 if there is none.
+static long long forget_piece(Pieces& memory, const void* p) {
+    std::lock_guard<std::mutex> guard(memory_lock);
+    Pieces::iterator next = piece_after(memory, p);
+    if (next == memory.begin() || (--next)->begin != (uintptr_t)p) { return -1; }
+    long long bytes = (long long)next->bytes;
+    memory.erase(next);
+    return bytes;
 }
 void emulate_check_device(const char* what, const void* p, size_t bytes) {
     if (!lies_in(device_memory, p, bytes) && !lies_in(host_memory, p, bytes)) {
@@ -537,13 +573,13 @@ void emulate_check_device(const char* what, const void* p, size_t bytes) {
     }
 }
 
-static cudaError_t take(std::map<uintptr_t, size_t>& memory, void** p, size_t bytes) {
+static cudaError_t take(Pieces& memory, void** p, size_t bytes) {
     if (posix_memalign(p, 256, bytes ? bytes : 1) != 0) { return failed(cudaErrorMemoryAllocation); }
     memset(*p, 0xff, bytes);
     POISON(*p, bytes);
     if (emulate_race_forget) { emulate_race_forget(*p, bytes); }
     std::lock_guard<std::mutex> guard(memory_lock);
-    memory[(uintptr_t)*p] = bytes;
+    memory.insert(piece_after(memory, *p), Piece{(uintptr_t)*p, bytes});
     return cudaSuccess;
 }
 cudaError_t emulate_malloc(void** p, size_t bytes) {
@@ -560,18 +596,15 @@ cudaError_t emulate_malloc_host(void** p, size_t bytes) { return take(host_memor
 cudaError_t cudaFree(void* p) {
     cudaDeviceSynchronize();
     if (!p) { return cudaSuccess; }
-    std::lock_guard<std::mutex> guard(memory_lock);
-    auto at = device_memory.find((uintptr_t)p);
-    if (at == device_memory.end()) { return failed(cudaErrorInvalidValue); }
-    device_memory_used -= at->second;
-    device_memory.erase(at);
+    long long bytes = forget_piece(device_memory, p);
+    if (bytes < 0) { return failed(cudaErrorInvalidValue); }
+    device_memory_used -= (size_t)bytes;
     free(p);
     return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* p) {
     cudaDeviceSynchronize();
-    std::lock_guard<std::mutex> guard(memory_lock);
-    if (!host_memory.erase((uintptr_t)p)) { return failed(cudaErrorInvalidValue); }
+    if (forget_piece(host_memory, p) < 0) { return failed(cudaErrorInvalidValue); }
     free(p);
     return cudaSuccess;
 }
@@ -949,7 +982,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 }
 
 static float* matrix_floats(const void* from, const EmulateLayout* l) {
-    float* to = (float*)malloc((l->rows * l->columns ? l->rows * l->columns : 1) * sizeof(float));
+    float* to = (float*)malloc((l->rows * l->columns + 1) * sizeof(float));
     for (uint64_t j = 0; j < l->columns; j++) {
         for (uint64_t i = 0; i < l->rows; i++) {
             uint64_t at = j * (uint64_t)l->ld + i;

@@ -84,7 +84,7 @@ extern __thread EmulateThread* emulate_thread;
 #define blockIdx (emulate_thread->block_index)
 #define blockDim (emulate_thread->block_dim)
 #define gridDim (emulate_thread->grid_dim)
-#define warpSize 32
+enum { warpSize = 32 };
 
 // ---- waiting for each other ----
 
@@ -97,7 +97,7 @@ const unsigned char* emulate_meet(const char* what, const char* file, int line, 
 #define __syncwarp(...) ((void)emulate_meet("__syncwarp", __FILE__, __LINE__, 0xffffffffu, NULL, 0))
 
 template <class number>
-static inline number emulate_shuffle(const char* what, const char* file, int line, unsigned mask, number x, int lane) {
+static inline EMULATE_UNSEEN number emulate_shuffle(const char* what, const char* file, int line, unsigned mask, number x, int lane) {
     const unsigned char* all = emulate_meet(what, file, line, mask, &x, sizeof x);
     number y;
     memcpy(&y, all + 64 * (size_t)(lane & 31), sizeof y);
@@ -114,7 +114,7 @@ static inline number emulate_shuffle(const char* what, const char* file, int lin
     emulate_shuffle("__shfl_up_sync", __FILE__, __LINE__, mask, x, \
                     EMULATE_LANE >= (int)(d) ? EMULATE_LANE - (int)(d) : EMULATE_LANE)
 
-static inline unsigned emulate_ballot(const char* what, const char* file, int line, unsigned mask, int predicate) {
+static inline EMULATE_UNSEEN unsigned emulate_ballot(const char* what, const char* file, int line, unsigned mask, int predicate) {
     unsigned char mine = predicate != 0;
     const unsigned char* all = emulate_meet(what, file, line, mask, &mine, 1);
     unsigned bits = 0;

@@ -10,7 +10,8 @@ static inline float emulate_half(uint32_t word, int high) {
 }
 
 // d (16,8) += a (16,16) b (16,8). Sums in fp32 in the order of k; the hardware's order is its own.
-static inline void emulate_mma_bf16(const char* file, int line, float d[4], const uint32_t a[4], const uint32_t b[2]) {
+static inline EMULATE_UNSEEN void emulate_mma_bf16(const char* file, int line, float d[4], const uint32_t a[4],
+                                                   const uint32_t b[2]) {
     uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     const unsigned char* all = emulate_meet("mma_bf16", file, line, 0xffffffffu, mine, sizeof mine);
     int g = EMULATE_LANE / 4, t = EMULATE_LANE % 4;
@@ -30,11 +31,12 @@ static inline void emulate_mma_bf16(const char* file, int line, float d[4], cons
 }
 #define mma_bf16(d, a, b) emulate_mma_bf16(__FILE__, __LINE__, d, a, b)
 
-// Reads of shared memory by an instruction that the compiler does not see.
-void emulate_touch(const char* what, const void* p, size_t bytes, size_t aligned, int is_write);
+// An access to shared memory by an instruction that the compiler does not see; kind: emulate_who.h.
+void emulate_touch(const char* what, const void* p, size_t bytes, size_t aligned, int kind, const void* code);
 
-static inline void emulate_ldmatrix(const char* file, int line, uint32_t r[4], const void* row, int transposed) {
-    emulate_touch("ldmatrix", row, 16, 16, 0);
+static inline EMULATE_UNSEEN void emulate_ldmatrix(const char* file, int line, uint32_t r[4], const void* row,
+                                                   int transposed) {
+    emulate_touch("ldmatrix", row, 16, 16, EMULATE_READS, __builtin_return_address(0));
     uint16_t mine[8];
     memcpy(mine, row, 16);
     const unsigned char* all =

@@ -458,12 +458,8 @@ void emulate_race_local(const void* low, const void* high) {
     stack_bytes = (uintptr_t)high - (uintptr_t)low;
 }
 
-void emulate_race_range(const void* p, size_t n, int is_write) {
-    access(p, n, is_write ? WRITE : READ, 0, __builtin_return_address(0));
-}
-
 void emulate_race_at(const void* p, size_t n, int kind, const void* code) {
-    static const int kinds[] = {READ, WRITE, COPY_BEGINS, COPY_ENDS};
+    static const int kinds[] = {READ, WRITE, COPY_BEGINS, COPY_ENDS};  // by EMULATE_READS and so on
     access(p, n, kinds[kind], 0, code);
 }
 

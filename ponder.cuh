@@ -910,8 +910,8 @@ typedef struct {
     float* losses;    // (N)
     float* scale;     // (1) 1 / targets of the step: in memory, since a captured graph cannot change arguments
     int* tokens;      // (3, N): inputs, targets, positions sorted by token
-    double* norm;     // grad_norm's scratch, result first
-    char* decay;      // of each block of parameters
+    double* norm;     // the sum of squares of all gradients, then grad_norm's scratch
+    AdamwPlan adamw;  // which parameters each block of the optimiser takes
     int* count;          // (V+1) to sort tokens by
     int* host_tokens;    // (3, N), pinned like the next two
     float* host_losses;  // (N)
@@ -978,8 +978,8 @@ static inline PonderPlan ponder_layout(const Ponder* m, PonderCuda* c, int train
         c->E = (floatX*)carve(&passes, N * C * X);
         c->dh = (floatX*)carve(&passes, N * C * X);
         c->dot = (float*)carve(&passes, N * sizeof(float));
-        c->norm = (double*)carve(&passes, grad_norm_scratch(total) * sizeof(double));
-        c->decay = (char*)carve(&passes, adamw_decay_blocks(total));
+        c->norm = (double*)carve(&passes, (1 + grad_norm_scratch(total)) * sizeof(double));
+        c->adamw.device = (const AdamwSpan*)carve(&passes, c->adamw.count * sizeof(AdamwSpan));
     }
     c->losses = (float*)carve(&passes, N * sizeof(float));
     c->scale = (float*)carve(&passes, sizeof(float));
@@ -1014,6 +1014,7 @@ static inline PonderPlan ponder_choose(const Ponder* m, int training, int asked,
     PonderCuda scratch;  // its pointers stay NULL: only sizes are wanted
     PonderPlan best, least;
     memset(&scratch, 0, sizeof scratch);
+    scratch.adamw = ponder_cuda_of(m)->adamw;
     int found = 0;
     memset(&best, 0, sizeof best);
     memset(&least, 0, sizeof least);
@@ -1229,7 +1230,9 @@ static inline void ponder_upload_cuda(Model* model, const real* moment1, const r
     PonderCuda* c = ponder_cuda_of(ponder_of(model));
     size_t bytes = model->tensors.total * sizeof(float);
     device_upload(c->w.master, model->params, bytes);
-    if (sizeof(floatX) != sizeof(float)) { convert_cuda(c->w.x, c->w.master, model->tensors.total, device.stream); }
+    if (sizeof(floatX) != sizeof(float)) {
+        copy_rounded_cuda(c->w.x, c->w.master, model->tensors.total, device.stream);
+    }
     if (c->w.m && moment1) { device_upload(c->w.m, moment1, bytes); }
     if (c->w.v && moment2) { device_upload(c->w.v, moment2, bytes); }
     if (!ledger.dry) { CUDA_CHECK(cudaStreamSynchronize(device.stream)); }
@@ -1254,15 +1257,14 @@ static inline double ponder_grad_norm_cuda(Model* model) {
     PonderCuda* c = ponder_cuda_of(ponder_of(model));
     double squares = 0;
     ledger_part(PART_OPTIMISER);
-    grad_norm_cuda(c->norm, c->w.grads, model->tensors.total, device.stream);
+    grad_norm_cuda(c->norm, c->norm + 1, c->w.grads, model->tensors.total, device.stream);
     device_download(&squares, c->norm, sizeof squares);
     return sqrt(squares);
 }
 static inline void ponder_update_cuda(Model* model, const AdamwStep* step) {
     PonderCuda* c = ponder_cuda_of(ponder_of(model));
     ledger_part(PART_OPTIMISER);
-    adamw_update_cuda(c->w.master, c->w.x, c->w.grads, c->w.m, c->w.v, c->decay, model->tensors.total, *step,
-                      device.stream);
+    adamw_update_cuda(c->w.master, c->w.x, c->w.m, c->w.v, c->w.grads, &c->adamw, *step, device.stream);
 }
 
 // ---- memory ----
@@ -1342,14 +1344,9 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
     CUDA_CHECK(cudaMallocHost((void**)&c->host_scale, sizeof(float)));
     memset(c->host_tokens, 0, 3 * N * sizeof(int));
     c->count = (int*)xalloc((size_t)m->pass.V + 1, sizeof(int), "counts of tokens");
-    if (training) {
-        size_t blocks = adamw_decay_blocks(model->tensors.total);
-        char* decay = (char*)xalloc(blocks, 1, "which parameters decay");
-        adamw_decay_table(decay, &model->tensors);
-        device_upload(c->decay, decay, blocks);
-        CUDA_CHECK(cudaStreamSynchronize(device.stream));
-        free(decay);
-    }
+    device_zero(area[0], plan->weights);  // padding of matrices, gradients and moments
+    if (training) { device_upload((void*)c->adamw.device, c->adamw.host, c->adamw.count * sizeof(AdamwSpan)); }
+    CUDA_CHECK(cudaStreamSynchronize(device.stream));
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "parameters on the host");
 }
 
@@ -1626,6 +1623,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = (PonderCuda*)xalloc(1, sizeof(PonderCuda), "the model");
     m->cuda = c;
+    c->adamw = adamw_plan(&model->tensors);
     c->asked = options_set(options, "recompute") ? (int)options_int(options, "recompute") : -1;
     if (options_given(options, "compare-cpu") && c->asked < 0) { c->asked = 0; }
     c->use_graph = options_int(options, "graph") != 0;

@@ -717,8 +717,8 @@ static size_t pythia_kept_cuda(PythiaKeptCuda* k, char* base, const PythiaConfig
 static size_t pythia_scratch_cuda(PythiaScratchCuda* w, char* base, const PythiaConfig* c, size_t N, int training,
                                   int keep_all) {
     size_t C = (size_t)c->C, FF = (size_t)c->FF, X = sizeof(floatX), b = training ? X : 0, again = keep_all ? 0 : X;
-    size_t partial = max_size(max_size(norm_backward_scratch(N, C), gelu_backward_scratch(N, FF)),
-                              max_size(column_sum_scratch(N, 3 * C), column_sum_scratch(N, C)));
+    size_t partial = max_size(norm_backward_scratch(N, C),
+                              max_size(column_sum_scratch(N, FF), column_sum_scratch(N, 3 * C)));
     const size_t bytes[] = {N * C * X,     N * C * X, N * C * again, N * C * again, N * FF * again,
                             N * FF * b,    N * 3 * C * b, N * C * b, N * C * b,     N * C * b,
                             training ? N * C * 4 : 0, N * C * b, training ? N * (size_t)c->NH * 4 : 0,
@@ -811,14 +811,15 @@ static void pythia_forward_cuda(void* self, const CudaWeights* p, floatX* h, con
                                    device.stream);
         if (next) { x = next; }
         matmul_forward_cuda("qkv", k.qkv, k.ln1, p->x + t[y->qkvw].offset, p->x + t[y->qkvb].offset, N, C, 3 * C);
-        rotary_forward_cuda(k.qkv, g->cosine, g->sine, N, (size_t)T, NH, HS, rotated, 1, device.stream);
+        rotary_forward_cuda(k.qkv, g->cosine, g->sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1,
+                            device.stream);
         int part = ledger_part(PART_ATTENTION);
         attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C,
                                3 * HS, 3 * HS, device.stream);
         ledger_part(part);
         matmul_forward_cuda("attention out", w->out1, k.att, p->x + t[y->projw].offset, NULL, N, C, C);
         matmul_forward_cuda("mlp up", k.fc, k.ln2, p->x + t[y->fcw].offset, NULL, N, C, FF);
-        gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, device.stream);
+        gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, 0, device.stream);
         matmul_forward_cuda("mlp down", w->out2, k.act, p->x + t[y->fcprojw].offset, NULL, N, FF, C);
         out1 = w->out1, out2 = w->out2;
         bias1 = p->master + t[y->projb].offset, bias2 = p->master + t[y->fcprojb].offset;
@@ -844,25 +845,25 @@ static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, co
     float* rstd = mean + round_up(m->N * 4, 256) / 4;
     const float* last = pythia_layer_kept_cuda(m, slot, c->L - 1).next;
     // dx starts from the final norm alone: de holds the gradient that reaches e past this pass.
+    // Each norm sums the columns of dx on its way: the gradient of both biases that were added before it.
+    const PythiaLayer* before = &m->layer[c->L - 1];
     parallel_norm_backward_cuda(w->dx, w->dxr, p->grads + t[m->lnfw].offset, p->grads + t[m->lnfb].offset, NULL, NULL,
-                                w->partial, dh, NULL, last, p->master + t[m->lnfw].offset, NULL, mean, rstd, N, C, 0,
-                                stream);
+                                p->grads + t[before->projb].offset, p->grads + t[before->fcprojb].offset, w->partial, dh,
+                                NULL, last, p->master + t[m->lnfw].offset, NULL, mean, rstd, N, C, 0, stream);
     for (int l = c->L - 1; l >= 0; l--) {
         const PythiaLayer* y = &m->layer[l];
         PythiaKeptCuda k = pythia_layer_kept_cuda(m, slot, l);
         const float* x = l > 0 ? pythia_layer_kept_cuda(m, slot, l - 1).next : e;
         const float *w1 = p->master + t[y->ln1w].offset, *w2 = p->master + t[y->ln2w].offset;
         if (!g->keep_all) {
-            gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, stream);
+            gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, 0, stream);
             norm_forward_again_cuda(k.ln1, k.ln2, x, k.mean, k.rstd, w1, p->master + t[y->ln1b].offset, w2,
                                     p->master + t[y->ln2b].offset, N, C, stream);
         }
-        // Both projections into the stream have the gradient dx, so their biases have the same sum.
-        column_sum_cuda(p->grads + t[y->projb].offset, p->grads + t[y->fcprojb].offset, w->dxr, w->partial, N, C, stream);
         matmul_backward_input_cuda("mlp down dx", w->dact, w->dxr, p->x + t[y->fcprojw].offset, N, FF, C);
         matmul_backward_weight_cuda("mlp down dW", p->grads + t[y->fcprojw].offset, w->dxr, k.act, N, FF, C);
         gelu_backward_cuda(w->dact, p->grads + t[y->fcb].offset, w->partial, w->dact, k.fc,
-                           p->master + t[y->fcb].offset, N, FF, stream);
+                           p->master + t[y->fcb].offset, N, FF, 0, stream);
         const floatX* dfc = w->dact;  // in place: dact is dead after this line
         matmul_backward_weight_cuda("mlp up dW", p->grads + t[y->fcw].offset, dfc, k.ln2, N, C, FF);
 
@@ -873,16 +874,20 @@ static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, co
                                 k.qkv + 2 * HS, k.att, k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS,
                                 stream);
         ledger_part(part);
-        rotary_forward_cuda(w->dqkv, g->cosine, g->sine, N, (size_t)T, NH, HS, rotated, -1, stream);
-        column_sum_cuda(p->grads + t[y->qkvb].offset, NULL, w->dqkv, w->partial, N, 3 * C, stream);
+        rotary_forward_cuda(w->dqkv, g->cosine, g->sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1,
+                            stream);
+        column_sum_cuda(p->grads + t[y->qkvb].offset, NULL, w->partial, w->dqkv, N, 3 * C, stream);
         matmul_backward_weight_cuda("qkv dW", p->grads + t[y->qkvw].offset, w->dqkv, k.ln1, N, C, 3 * C);
 
         // dx grows only now: both branches started from its old value.
         matmul_backward_input_cuda("mlp up dx", w->dln2, dfc, p->x + t[y->fcw].offset, N, C, FF);
         matmul_backward_input_cuda("qkv dx", w->dln1, w->dqkv, p->x + t[y->qkvw].offset, N, C, 3 * C);
-        parallel_norm_backward_cuda(w->dx, w->dxr, p->grads + t[y->ln1w].offset, p->grads + t[y->ln1b].offset,
-                                    p->grads + t[y->ln2w].offset, p->grads + t[y->ln2b].offset, w->partial, w->dln1,
-                                    w->dln2, x, w1, w2, k.mean, k.rstd, N, C, 1, stream);
+        before = l > 0 ? &m->layer[l - 1] : NULL;
+        parallel_norm_backward_cuda(
+            w->dx, before ? w->dxr : NULL, p->grads + t[y->ln1w].offset, p->grads + t[y->ln1b].offset,
+            p->grads + t[y->ln2w].offset, p->grads + t[y->ln2b].offset, before ? p->grads + t[before->projb].offset : NULL,
+            before ? p->grads + t[before->fcprojb].offset : NULL, w->partial, w->dln1, w->dln2, x, w1, w2, k.mean, k.rstd,
+            N, C, 1, stream);
     }
     add_cuda(de, w->dx, N * C, stream);
 }

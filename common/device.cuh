@@ -78,7 +78,7 @@ static inline void device_open(void) {
     device.open = 1;
 }
 
-// Bytes of device memory, aligned to 256, zeroed; never returns NULL. In a dry run an address that must
+// Bytes of device memory, aligned to 256, not initialised; never returns NULL. In a dry run an address that must
 // not be used. Dies saying how much is missing and what to lower.
 static inline void* device_alloc(size_t bytes, const char* what) {
     bytes = round_up(max_size(bytes, 1), 256);
@@ -97,7 +97,6 @@ static inline void* device_alloc(size_t bytes, const char* what) {
             ((double)bytes - (double)available) / 1e6);
     }
     CUDA_CHECK(error);
-    CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, device.stream));
     return p;
 }
 

@@ -461,9 +461,9 @@ static __global__ void __launch_bounds__(NORM_THREADS, whole)
 // partial sums, 40 bytes a chunk and column, small beside the rows, 18 bytes a number.
 static inline size_t norm_backward_rows(size_t N) { return max_size(div_up(N, 512), 32); }
 
-// Floats that parallel_norm_backward_cuda needs as scratch.
+// Floats that parallel_norm_backward_cuda needs as scratch, for N rows and for fewer: fewer can mean more chunks.
 static inline size_t norm_backward_scratch(size_t N, size_t C) {
-    return div_up(N, norm_backward_rows(N)) * COLUMN_SUMS * C;
+    return min_size(div_up(N, 32), 512) * COLUMN_SUMS * C;
 }
 
 // The mirror of parallel_norm_forward_cuda: dx is the gradient of x_out, to which the norms add theirs;
@@ -590,8 +590,10 @@ static inline ColumnCut column_cut(size_t N, size_t C, size_t blocks) {
     return cut;
 }
 
-// Floats that column_sum_cuda and gelu_backward_cuda need as scratch.
-static inline size_t column_sum_scratch(size_t N, size_t C) { return (size_t)column_cut(N, C, SUM_BLOCKS).chunks * C; }
+// Floats that column_sum_cuda and gelu_backward_cuda need as scratch, for N rows and for fewer.
+static inline size_t column_sum_scratch(size_t N, size_t C) {
+    return min_size(div_up(N, 64), max_size(SUM_BLOCKS / div_up(C, COLUMN_TILE), 1)) * C;
+}
 
 // A block's partial sums: sum, one pack of columns from i on, of each of its warps in their order. fold
 // (COLUMN_WARPS, COLUMN_TILE): shared. out (C) =, this chunk's. All threads of the block must come.

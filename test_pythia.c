@@ -232,146 +232,7 @@ static void test_whole_differences(void) {
 // ------------------------------------------------------------------------------------------------
 // Fixtures
 
-static const Json* need(const Json* object, const char* key) {
-    const Json* value = json_get(object, key);
-    if (!value) { die("expected.json lacks %s", key); }
-    return value;
-}
-
-static double need_number(const Json* object, const char* key) { return need(object, key)->number; }
-
-static void compare_with_file(const char* path, const TensorTable* table, const real* family, double tolerance,
-                              double bias_tolerance) {
-    SafeFile* file = safetensors_open(path);
-    for (int i = 0; i < table->count; i++) {
-        const Tensor* t = &table->list[i];
-        const SafeTensor* found = safetensors_find(file, t->name);
-        CHECK(found != NULL, "%s lacks %s", path, t->name);
-        if (!found) { continue; }
-        float* want = (float*)xalloc(t->size, sizeof(float), "a fixture");
-        safetensors_read(file, found, want);
-        float* got = (float*)xalloc(t->size, sizeof(float), "a fixture");
-        for (size_t j = 0; j < t->size; j++) { got[j] = (float)family[t->offset + j]; }
-        char* what = format_string("%s: %s", path, t->name);
-        compare_floats(what, got, want, t->size, strstr(t->name, "query_key_value.bias") ? bias_tolerance : tolerance);
-        free(what);
-        free(want);
-        free(got);
-    }
-    safetensors_close(file);
-}
-
-static void check_losses(const char* dir, const char* when, const Json* expected, const double* sums, double count,
-                         int passes) {
-    const Json* each = need(expected, "loss_of_each_pass");
-    CHECK(each->count == passes, "%s: %d passes, expected %d", dir, passes, each->count);
-    for (int s = 0; s < passes && s < each->count; s++) {
-        CHECK(fabs(sums[s] / count - each->items[s]->number) <= 5e-6, "%s %s: pass %d has %.9g, expected %.9g", dir,
-              when, s, sums[s] / count, each->items[s]->number);
-    }
-}
-
-static void validate(Model* model, const char* dir, const char* when, const Json* expected, Shards* val, int batch,
-                     int batches, int T) {
-    double sums[16] = {0};
-    int *inputs = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch"),
-        *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
-    for (int b = 0; b < batches; b++) {
-        for (int r = 0; r < batch; r++) { shards_row(val, (uint64_t)(b * batch + r), inputs + r * T, targets + r * T); }
-        model->evaluate(model, inputs, targets, batch, T, sums);
-    }
-    check_losses(dir, when, expected, sums, (double)batches * batch * T, model->passes);
-    free(inputs);
-    free(targets);
-}
-
-// One fixture, with the tolerances of its README (what a correct fp32 implementation drifts, with
-// a factor of 5 to 10): losses 5e-6, norm 2e-6, logits and gradients 1e-5, final weights 1e-4.
-static void check_fixture(const char* dir) {
-    char* path = format_string("%s/expected.json", dir);
-    Json* expected = json_read(path);
-    char* config_path = format_string("%s/config.json", dir);
-    Json* config = json_read(config_path);
-    const Json* o = need(expected, "options");
-    int T = (int)need_number(o, "seq"), batch = (int)need_number(o, "batch"),
-        rows = (int)need_number(o, "total_batch") / T;
-    int steps = (int)need_number(o, "steps"), batches = (int)need_number(o, "val_batches");
-    Model* model = make_model("", NULL, config, config_path, batch, T);
-    model->allocate(model, 1);
-    weights_read(dir, &model->tensors, (float*)model->params,
-                 (int (*)(const void*, const char*))(void (*)(void))model->ignores_tensor, model);
-    real* m = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
-    real* v = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
-    Shards* train = shards_open(format_string("%s/train.bin", dir), T, model->V);
-    Shards* val = shards_open(format_string("%s/val.bin", dir), T, model->V);
-    int *inputs = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch"),
-        *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
-
-    validate(model, dir, "before training", need(expected, "val_before"), val, batch, batches, T);
-    const Json* training = need(expected, "training");
-    for (int step = 0; step < steps; step++) {
-        memset(model->grads, 0, model->tensors.total * sizeof(real));
-        double loss = 0;
-        for (int row = 0; row < rows; row += batch) {
-            for (int r = 0; r < batch; r++) {
-                uint64_t number = shards_stream_row(train, (uint64_t)(step * rows + row + r), 0, 42);
-                shards_row(train, number, inputs + r * T, targets + r * T);
-            }
-            if (step == 0 && row == 0) {
-                double sums[16] = {0};
-                model->evaluate(model, inputs, targets, batch, T, sums);
-                check_losses(dir, "first micro-batch", need(expected, "first_micro_batch"), sums, (double)(batch * T),
-                             model->passes);
-                char* logits_path = format_string("%s/logits.safetensors", dir);
-                if (access(logits_path, R_OK) == 0) {
-                    SafeFile* file = safetensors_open(logits_path);
-                    size_t n = (size_t)(batch * T) * (size_t)model->V;
-                    float* want = (float*)xalloc(n, sizeof(float), "logits");
-                    real* got = (real*)xalloc(n, sizeof(real), "logits");
-                    CHECK(file->count == 1 && file->tensors[0].count == n, "%s: %d tensors", logits_path, file->count);
-                    safetensors_read(file, &file->tensors[0], want);
-                    model->logits(model, inputs, batch, T, 0, got);
-                    compare_floats(logits_path, (float*)got, want, n, 1e-5);
-                    safetensors_close(file);
-                }
-            }
-            loss += model->train(model, inputs, targets, batch, T, 1.0 / (rows * T)) / (rows * T);
-        }
-        if (step == 0) {
-            compare_with_file(format_string("%s/grads.safetensors", dir), &model->tensors, model->grads, 1e-5, 1e-5);
-        }
-        const Json* line = training->items[step];
-        double norm = grad_norm(&model->tensors, model->grads), clip = need_number(o, "clip");
-        double lr = schedule_lr(need(o, "schedule")->string, need_number(o, "lr"), need_number(o, "min_lr_ratio"),
-                                schedule_warmup(need_number(o, "warmup_ratio"), steps), steps, step);
-        CHECK(fabs(loss - need_number(line, "loss")) <= 5e-6, "%s step %d: loss %.9g, expected %.9g", dir, step, loss,
-              need_number(line, "loss"));
-        CHECK(fabs(norm / need_number(line, "grad_norm") - 1) <= 2e-6, "%s step %d: norm %.9g, expected %.9g", dir,
-              step, norm, need_number(line, "grad_norm"));
-        CHECK(fabs(lr - need_number(line, "lr")) <= 1e-12, "%s step %d: lr %.12g, expected %.12g", dir, step, lr,
-              need_number(line, "lr"));
-        double factor = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
-        AdamwStep update = adamw_step(factor, lr, need_number(o, "beta1"), need_number(o, "beta2"), need_number(o, "eps"),
-                                      need_number(o, "weight_decay"), step + 1);
-        adamw_update(&model->tensors, model->params, model->grads, m, v, &update);
-    }
-    char* final_path = format_string("%s/final.safetensors", dir);
-    if (access(final_path, R_OK) == 0) { compare_with_file(final_path, &model->tensors, model->params, 1e-4, 3e-3); }
-    validate(model, dir, "after training", need(expected, "val_after"), val, batch, batches, T);
-}
-
-static int check_fixtures(const char* folder) {
-    DIR* directory = opendir(folder);
-    int count = 0;
-    if (!directory) { return 0; }
-    for (struct dirent* entry; (entry = readdir(directory)) != NULL;) {
-        if (strncmp(entry->d_name, "pythia-", 7) != 0) { continue; }
-        check_fixture(format_string("%s/%s", folder, entry->d_name));
-        count++;
-    }
-    closedir(directory);
-    return count;
-}
+#include "dev/tests/test_fixtures.h"
 
 static void test_own_fixtures(void) {
     if (is_double()) {
@@ -379,7 +240,7 @@ static void test_own_fixtures(void) {
         return;
     }
     set_threads(1);
-    int count = check_fixtures("dev/fixtures");
+    int count = check_fixtures("dev/fixtures", "pythia-", "", fixture_fp32);
     set_threads(0);
     CHECK(count >= 4, "%d fixtures in dev/fixtures, expected at least 4", count);
 }
@@ -389,10 +250,9 @@ static void test_reference_fixtures(void) {
         test_skip("runs in the float build");
         return;
     }
-    const char* shared = getenv("PONDER_SHARED");
-    char* folder = format_string("%s/fixtures", shared && *shared ? shared : "../shared");
+    char* folder = fixtures_shared();
     set_threads(1);
-    int count = check_fixtures(folder);
+    int count = check_fixtures(folder, "pythia-", "", fixture_fp32);
     set_threads(0);
     if (count == 0) {
         test_skip("no fixtures of the reference implementation (set PONDER_SHARED)");

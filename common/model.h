@@ -97,4 +97,24 @@ typedef struct {
                      int T);
 } ModelClass;
 
+// What the training loop does with gradients, wherever they live.
+static inline void model_zero_grads(Model* model) {
+    if (model->zero_grads) {
+        model->zero_grads(model);
+    } else {
+        memset(model->grads, 0, model->tensors.total * sizeof(real));
+    }
+}
+static inline double model_grad_norm(Model* model) {
+    return model->grad_norm ? model->grad_norm(model) : grad_norm(&model->tensors, model->grads);
+}
+// m, v: the moments on the CPU; on a GPU the model has its own.
+static inline void model_update(Model* model, real* m, real* v, const AdamwStep* step) {
+    if (model->update) {
+        model->update(model, step);
+    } else {
+        adamw_update(&model->tensors, model->params, model->grads, m, v, step);
+    }
+}
+
 #endif

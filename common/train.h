@@ -191,11 +191,7 @@ static inline void trainer_sample(Trainer* t) {
 static inline int trainer_gradient(Trainer* t, double* loss) {
     Model* model = t->model;
     int64_t count = trainer_load_step(t);
-    if (model->zero_grads) {
-        model->zero_grads(model);
-    } else {
-        memset(model->grads, 0, model->tensors.total * sizeof(real));
-    }
+    model_zero_grads(model);
     double sum = 0;
     for (int64_t row = 0; row < t->step_rows; row += t->B) {
         if (trainer_signal) { return 0; }
@@ -221,7 +217,7 @@ static inline int trainer_step(Trainer* t) {
     TrainerState* s = &t->state;
     double begin = now_seconds(), loss = 0;
     if (!trainer_gradient(t, &loss)) { return 0; }
-    double norm = model->grad_norm ? model->grad_norm(model) : grad_norm(&model->tensors, model->grads);
+    double norm = model_grad_norm(model);
     if (!isfinite(norm)) {
         trainer_die_nonfinite(t, "gradient norm", norm, s->step + 1, trainer_micro_rows(t, 0, t->step_rows));
     }
@@ -230,11 +226,7 @@ static inline int trainer_step(Trainer* t) {
     double lr = trainer_lr(t, s->step);
     AdamwStep step = adamw_step(scale, lr, options_number(o, "beta1"), options_number(o, "beta2"),
                                 options_number(o, "eps"), options_number(o, "weight-decay"), s->step + 1);
-    if (model->update) {
-        model->update(model, &step);
-    } else {
-        adamw_update(&model->tensors, model->params, model->grads, t->m, t->v, &step);
-    }
+    model_update(model, t->m, t->v, &step);
     double seconds = now_seconds() - begin;
 
     s->step++;

@@ -134,6 +134,102 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" test
 .PHONY: test test-sanitize
 
+# ---- CUDA ----
+#
+# make gpu: build/train_pythia_cuda (bf16) and build/train_pythia_cuda_fp32, by nvcc. The same source under
+# the emulator of dev/emulate, with g++ alone: make emu.
+
+NVCC ?= $(firstword $(wildcard $(shell command -v nvcc 2>/dev/null) /usr/local/cuda/bin/nvcc))
+# Compute capability of the first GPU, 90 for 9.0; empty where there is none.
+GPU_SM := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -dc 0-9)
+# Architectures to build for: ARCH="80 90"; else the GPU's own if nvcc knows it; else these two. All but the
+# first case also carry compute_80 PTX, which the driver of a newer GPU compiles when the program starts.
+ARCH ?= $(if $(GPU_SM),$(shell "$(NVCC)" --list-gpu-code 2>/dev/null | grep -qx sm_$(GPU_SM) && echo $(GPU_SM)))
+ARCHS = $(or $(ARCH),80 90)
+GENCODE = $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+    $(if $(ARCH),,-gencode arch=compute_80$(comma)code=compute_80)
+comma := ,
+space := $(subst ,, )
+# The C half of these programs is built for AVX2 where this machine has it, to run on others as well.
+HOST_ISA = $(if $(filter avx2 avx512,$(NATIVE)),$(ISA_avx2))
+HOST_FLAGS = $(OPENMP) $(HOST_ISA) -ffp-contract=off -fno-math-errno $(WARN) -Wno-unknown-pragmas
+NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 -O3 -diag-suppress 1675 $(if $(WERROR),-Werror all-warnings) \
+    -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B) $(GENCODE)
+
+# $(call cuda,name,source,flags)
+define cuda
+$(B)/$(1): $(2) $(B)/modeling_ponder.h | need_nvcc
+	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt
+endef
+need_nvcc:
+	@[ -x "$(NVCC)" ] || { echo "error: no nvcc found (CUDA Toolkit 12.4 or later); give its path as NVCC=..., or build" \
+	    "the CPU program with make train_pythia, or run the CUDA source under the emulator with make emu" >&2; exit 1; }
+	@echo "nvcc $$("$(NVCC)" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') at $(NVCC);" \
+	    "$(if $(GPU_SM),GPU of compute capability $(GPU_SM),no GPU here)," \
+	    "building for $(foreach a,$(ARCHS),sm_$(a))$(if $(ARCH),, and PTX of compute_80)"
+.PHONY: need_nvcc
+
+GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder gpu_pythia
+$(eval $(call cuda,train_pythia_cuda,train_pythia.cu,))
+$(eval $(call cuda,train_pythia_cuda_fp32,train_pythia.cu,-DFP32))
+$(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t),dev/tests/$(t).cu,-DTESTING -DBUILD_DIR='\"$(B)\"')))
+$(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t)_fp32,dev/tests/$(t).cu,-DTESTING -DFP32 -DBUILD_DIR='\"$(B)\"')))
+$(eval $(call cuda,bench_gpu,dev/bench_gpu.cu,-DTESTING))
+$(eval $(call cuda,bench_step_cuda,dev/bench_step.c,-DTESTING))
+
+gpu: $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32 ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
+gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) ## build the tests of the GPU half
+gpu-bench: $(B)/bench_gpu $(B)/bench_step_cuda ## build its benchmarks
+gpu-check: gpu gpu-tests gpu-bench ## everything that a machine with a GPU can check, in ten minutes
+	dev/gpu_check.sh
+kernels-table: gpu ## registers, spills, shared memory and occupancy of every kernel
+	dev/kernels_table.sh $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32
+.PHONY: gpu gpu-tests gpu-bench gpu-check kernels-table
+
+# ---- the emulator ----
+
+# How the emulator is built finds different things (dev/emulate/README.md): plain; race: data races between
+# CUDA threads, by race.cpp; asan: accesses out of bounds; msan: values that nobody wrote (clang only);
+# ubsan: misaligned vectors, overflow.
+CLANGXX ?= clang++
+EMU_plain = $(CXX) -O1 $(OPENMP)
+EMU_race = $(EMU_plain) -fsanitize=thread
+EMU_asan = $(EMU_plain) -fsanitize=address
+EMU_ubsan = $(EMU_plain) -fsanitize=undefined -fno-sanitize-recover=all
+EMU_msan = $(CLANGXX) -O1 -fsanitize=memory -fno-omit-frame-pointer
+# race.cpp answers the calls that -fsanitize=thread puts into kernels: its library must not.
+EMU_LINK_race = $(EMU_plain) -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
+EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -Idev/emulate -I$(B) -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP
+
+# $(call emulator,variant): the emulator's own object, with the sanitizers that need it.
+define emulator
+$(B)/emu/emulate_$(1).o: dev/emulate/emulate.cpp
+	@mkdir -p $$(@D)
+	$(if $(filter race ubsan,$(1)),$$(EMU_plain),$$(EMU_$(1))) -O2 $$(EMU_FLAGS) -c -o $$@ $$<
+endef
+$(foreach v,plain race asan ubsan msan,$(eval $(call emulator,$(v))))
+$(B)/emu/race.o: dev/emulate/race.cpp
+	@mkdir -p $(@D)
+	$(EMU_plain) -O2 $(EMU_FLAGS) -c -o $@ $<
+# $(call emu,program,source,variant,flags)
+define emu
+$(1): $(2) $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B)/modeling_ponder.h
+	$$(EMU_$(3)) $$(EMU_FLAGS) $(4) -DBUILD_DIR='"$(B)"' -c -MF $$@.d -MT $$@ -o $$@.o $$<
+	$$(or $$(EMU_LINK_$(3)),$$(EMU_$(3))) -o $$@ $$@.o $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $$(LIBS)
+endef
+$(eval $(call emu,$(B)/train_pythia_emu,train_pythia.cu,plain,-O2 $(HOST_ISA)))
+$(eval $(call emu,$(B)/train_pythia_emu_fp32,train_pythia.cu,plain,-O2 $(HOST_ISA) -DFP32))
+$(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t),dev/tests/$(t).cu,plain,-DTESTING $(HOST_ISA))))
+$(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t)_fp32,dev/tests/$(t).cu,plain,-DTESTING -DFP32 $(HOST_ISA))))
+$(foreach v,race asan ubsan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention gpu_ponder, \
+    $(eval $(call emu,$(B)/emu/$(t)_$(v),dev/tests/$(t).cu,$(v),-DTESTING))))
+$(foreach v,race asan ubsan msan,$(eval $(call emu,$(B)/emu/test_emulate_$(v),dev/emulate/test_emulate.cpp,$(v),-DTESTING)))
+$(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,-O2 -DTESTING $(HOST_ISA)))
+$(eval $(call emu,$(B)/emu/bench_step,dev/bench_step.c,plain,-O2 -DTESTING $(HOST_ISA)))
+
+emu: $(B)/train_pythia_emu $(B)/train_pythia_emu_fp32 ## build the CUDA source under the emulator: no GPU, no toolkit
+.PHONY: emu
+
 VENV = build/venv
 PYTHON = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python
 venv: ## the Python environment of the checks against PyTorch, build/venv (560 MB from the network)
@@ -167,4 +263,4 @@ clean: ## remove build/ (trained models in out/ and data stay)
 	rm -rf $(B)
 .PHONY: clean
 
--include $(wildcard $(B)/*.d)
+-include $(wildcard $(B)/*.d $(B)/emu/*.d)

@@ -7,12 +7,9 @@
 #include "dev/tests/test_program.h"
 #include "train_pythia.cu"
 
-#include "common/adamw.h"
-#include "common/checkpoint.h"
-#include "common/safetensors.h"
-#include "common/shards.h"
+#define TEST_CLASS (&pythia_class)
+#include "dev/tests/test_model.h"
 
-#include <dirent.h>
 #include <signal.h>
 #include <sys/stat.h>
 
@@ -25,36 +22,6 @@ static void set_threads(int n) {
 #else
     (void)n;
 #endif
-}
-
-static Model* make_model(const char* arguments, const char* preset, const Json* config, const char* path, int B,
-                         int T) {
-    OptionTable options;
-    memset(&options, 0, sizeof options);
-    pythia_add_options(&options);
-    char* text = format_string("test %s", arguments);
-    char* argv[40];
-    int argc = 0;
-    for (char* word = strtok(text, " "); word && argc < 40; word = strtok(NULL, " ")) { argv[argc++] = word; }
-    options_parse(&options, argc, argv);
-    return pythia_create(&options, preset, config, path, B, T);
-}
-
-// Moves every parameter off its special value (biases 0, norms 1), so that a forgotten one shows.
-static void jitter(Model* model) {
-    for (int i = 0; i < model->tensors.count; i++) {
-        const Tensor* t = &model->tensors.list[i];
-        for (size_t j = 0; j < t->size; j++) {
-            model->params[t->offset + j] += (real)(0.2 * random_normal(11, (uint64_t)i, j));
-        }
-    }
-}
-
-static void random_tokens(int* inputs, int* targets, int n, int V) {
-    for (int i = 0; i < n; i++) {
-        inputs[i] = (int)(random_u32(5, 1, (uint64_t)i) % (uint32_t)V);
-        targets[i] = (int)(random_u32(5, 2, (uint64_t)i) % (uint32_t)V);
-    }
 }
 
 static void random_reals(real* x, size_t n, uint64_t stream) {
@@ -231,8 +198,6 @@ static void test_whole_differences(void) {
 
 // ------------------------------------------------------------------------------------------------
 // Fixtures
-
-#include "dev/tests/test_fixtures.h"
 
 static void test_own_fixtures(void) {
     if (is_double()) {

@@ -29,7 +29,7 @@ typedef struct {
     cudaStream_t stream;
     cublasLtHandle_t lt;
     void* workspace;  // (MATMUL_WORKSPACE)
-    size_t taken;     // bytes that device_alloc gave out, now
+    size_t taken;     // bytes, workspace included
 } Device;
 static Device device;
 
@@ -75,6 +75,7 @@ static inline void device_open(void) {
     CUDA_CHECK(cudaStreamCreate(&device.stream));
     CUBLAS_CHECK(cublasLtCreate(&device.lt));
     CUDA_CHECK(cudaMalloc(&device.workspace, MATMUL_WORKSPACE));
+    device.taken += MATMUL_WORKSPACE;
     device.open = 1;
 }
 

@@ -88,6 +88,12 @@ static inline int ledger_launch(const char* name, int product) {
     if (!ledger.stated) { die("ledger: the launcher of %s does not say what it does", name); }
     product = product || ledger.stated == 2;
     ledger.stated = 0;
+    // launch() wants parentheses around a kernel with several compile-time sizes; they are no part of its name.
+    char plain[sizeof ledger.row[0].name];
+    snprintf(plain, sizeof plain, "%s", name[0] == '(' ? name + 1 : name);
+    size_t length = strlen(plain);
+    if (name[0] == '(' && length && plain[length - 1] == ')') { plain[length - 1] = 0; }
+    name = plain;
     int i = 0;
     while (i < ledger.rows && (ledger.row[i].part != ledger.part || strcmp(ledger.row[i].name, name) != 0)) { i++; }
     if (i == LEDGER_ROWS) { die("ledger: more than %d kinds of kernels", LEDGER_ROWS); }

@@ -69,6 +69,8 @@ struct Model {
     void (*upload)(Model* model, const real* m, const real* v);  // params, and moments unless NULL
     void (*download)(Model* model, real* m, real* v);            // params, and moments unless NULL
     void (*download_grads)(Model* model);
+    // Before the first step: chooses what is chosen by timing, and keeps it in the file `path`.
+    void (*rehearse)(Model* model, const char* path, int64_t step_rows);
     void (*zero_grads)(Model* model);
     double (*grad_norm)(Model* model);
     void (*update)(Model* model, const AdamwStep* step);

@@ -427,6 +427,11 @@ static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
     trainer_prepare_samples(t);
     metrics_open(&t->metrics, t->out, t->checkpoint ? t->state.step : -1);
     if (t->checkpoint) { t->saved_step = t->state.step; }
+    if (t->model->rehearse) {
+        char* choices = format_string("%s/products.txt", t->out);
+        t->model->rehearse(t->model, choices, t->step_rows);
+        free(choices);
+    }
     return trainer_run(t);
 }
 

@@ -1,7 +1,8 @@
-// test_fixtures.h - a model against numbers of the reference implementation or of our PyTorch twin: folders
-// as ../shared/fixtures and dev/fixtures have them. Includer: make_model().
-#ifndef PONDER_TEST_FIXTURES_H
-#define PONDER_TEST_FIXTURES_H
+// test_model.h - what the tests of every architecture need: a model of TEST_CLASS (a ModelClass*, defined by
+// the includer), and that model against numbers of the reference implementation or of our PyTorch twin,
+// in folders as ../shared/fixtures and dev/fixtures have them.
+#ifndef PONDER_TEST_MODEL_H
+#define PONDER_TEST_MODEL_H
 
 #include "../../common/adamw.h"
 #include "../../common/checkpoint.h"
@@ -11,6 +12,38 @@
 #include "test.h"
 
 #include <dirent.h>
+
+static Model* make_model(const char* arguments, const char* preset, const Json* config, const char* path, int B,
+                         int T) {
+    OptionTable options;
+    memset(&options, 0, sizeof options);
+    TEST_CLASS->add_options(&options);
+    char* text = format_string("test %s", arguments);
+    char* argv[40];
+    int argc = 0;
+    for (char* word = strtok(text, " "); word && argc < 40; word = strtok(NULL, " ")) { argv[argc++] = word; }
+    options_parse(&options, argc, argv);
+    return TEST_CLASS->create(&options, preset, config, path, B, T);
+}
+
+// Moves every parameter off its special value (biases 0, norms 1), so that a forgotten one shows.
+static void jitter(Model* model) {
+    for (int i = 0; i < model->tensors.count; i++) {
+        const Tensor* t = &model->tensors.list[i];
+        for (size_t j = 0; j < t->size; j++) {
+            model->params[t->offset + j] += (real)(0.2 * random_normal(11, (uint64_t)i, j));
+        }
+    }
+}
+
+static void random_tokens(int* inputs, int* targets, int n, int V) {
+    for (int i = 0; i < n; i++) {
+        inputs[i] = (int)(random_u32(5, 1, (uint64_t)i) % (uint32_t)V);
+        targets[i] = (int)(random_u32(5, 2, (uint64_t)i) % (uint32_t)V);
+    }
+}
+
+// ---- fixtures ----
 
 // What is allowed: losses absolute, the norm relative, the others relative to a tensor's largest entry.
 // biases: of the fused query-key-value biases after ten steps (a key bias has a true gradient of zero, and

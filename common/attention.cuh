@@ -241,8 +241,8 @@ static inline AttentionShape attention_shape(size_t T, size_t NH, size_t NKV, si
     if (NKV == 0 || NH % NKV != 0) { die("attention: %zu query heads do not divide among %zu kv heads", NH, NKV); }
     AttentionShape shape = {(int)T,
                             (int)NH,
-                            (int)NKV,
                             (int)HS,
+                            (int)(NH / NKV),
                             row,
                             q_head,
                             kv_head,
@@ -323,6 +323,15 @@ template <int HSC> static __device__ __forceinline__ int tile_place(int row, int
     return row * (HSC * 2) + ((chunk ^ key) << 4);
 }
 
+// x, in a way that keeps the compiler from working out what follows from it before a loop, to hold it in
+// registers all the while.
+template <class number> static __device__ __forceinline__ int late(number x) {
+    asm volatile("" : "+r"(x));
+    return (int)x;
+}
+// threadIdx.x likewise. That it is below 256 spares divisions their care for negative numbers.
+static __device__ __forceinline__ int late_thread(void) { return late(threadIdx.x) & 255; }
+
 // What ldmatrix_x4 is to read of a square of 16 x 16 numbers: lane l points at a row of one of its four
 // 8x8 matrices. Their order is chosen such that the registers come back as mma wants them, b in pairs:
 //   lane_place_a  top left, bottom left, top right, bottom right: the fragment a of mma, for rows of the
@@ -331,10 +340,12 @@ template <int HSC> static __device__ __forceinline__ int tile_place(int row, int
 //   lane_place_b  top left, top right, bottom left, bottom right: b for a sum over the tile's columns, its rows
 //                 becoming columns n: {0, 1} for rows 0-7, {2, 3} for rows 8-15
 template <int HSC> static __device__ __forceinline__ int lane_place_a(void) {
-    return tile_place<HSC>((int)threadIdx.x & 15, (int)threadIdx.x >> 4 & 1);
+    const int thread = late_thread();
+    return tile_place<HSC>(thread & 15, thread >> 4 & 1);
 }
 template <int HSC> static __device__ __forceinline__ int lane_place_b(void) {
-    return tile_place<HSC>(((int)threadIdx.x & 7) + ((int)threadIdx.x >> 1 & 8), (int)threadIdx.x >> 3 & 1);
+    const int thread = late_thread();
+    return tile_place<HSC>((thread & 7) + (thread >> 1 & 8), thread >> 3 & 1);
 }
 // The same for the square at a row (a multiple of 16) and chunk (even); `place` may include where the tile
 // begins, a multiple of 128. Only the chunk bits that meet the key need an exclusive or; the rest is
@@ -358,20 +369,13 @@ template <int HSC, int rows, int threads> struct TileShare {
     static_assert(step % 8 == 0 && rows % step == 0, "a thread's rows have one key");
 };
 
-// x, in a way that keeps the compiler from working out what follows from it before a loop, to hold it in
-// registers all the while.
-template <class number> static __device__ __forceinline__ int late(number x) {
-    asm volatile("" : "+r"(x));
-    return (int)x;
-}
-
 // tile (rows, HSC) = `rows` vectors that lie `row` apart from `from` on, of which `count` exist (may be
 // below 0); the rest of each vector beyond HS numbers, and of the tile, becomes zeros. In the background:
 // cp_async_commit and cp_async_wait are the caller's.
 template <int HSC, int rows, int threads>
 static __device__ __forceinline__ void tile_load(unsigned char* tile, const floatX* from, int row, int count, int HS) {
     typedef TileShare<HSC, rows, threads> S;
-    const int thread = late(threadIdx.x), r = thread / S::lanes, chunk = thread % S::lanes;
+    const int thread = late_thread(), r = thread / S::lanes, chunk = thread % S::lanes;
     unsigned char* to = tile + tile_place<HSC>(r, chunk);
     const floatX* source = from + (r * row + chunk * 8);
 #pragma unroll
@@ -389,7 +393,7 @@ static __device__ __forceinline__ void tile_load(unsigned char* tile, const floa
 template <int HSC, int rows, int threads>
 static __device__ __forceinline__ void tile_store(floatX* to, int row, const unsigned char* tile, int count, int HS) {
     typedef TileShare<HSC, rows, threads> S;
-    const int thread = late(threadIdx.x), r = thread / S::lanes, chunk = thread % S::lanes;
+    const int thread = late_thread(), r = thread / S::lanes, chunk = thread % S::lanes;
     const unsigned char* from = tile + tile_place<HSC>(r, chunk);
 #pragma unroll
     for (int i = 0; i < S::by_thread; i++) {
@@ -408,7 +412,7 @@ static __device__ __forceinline__ void tile_store(floatX* to, int row, const uns
 template <int HSC>
 static __device__ __forceinline__ void tile_put(unsigned char* tile, int row, int chunk, const float d[4], float top,
                                                 float bottom) {
-    const int thread = late(threadIdx.x), g = thread % WARP / 4, t = thread % 4;
+    const int thread = late_thread(), g = thread % WARP / 4, t = thread % 4;
     *(uint32_t*)(tile + tile_place<HSC>(row + g, chunk) + 4 * t) = pack_bf16(d[0] * top, d[1] * top);
     *(uint32_t*)(tile + tile_place<HSC>(row + g + 8, chunk) + 4 * t) = pack_bf16(d[2] * bottom, d[3] * bottom);
 }
@@ -461,7 +465,7 @@ template <int HSC> struct ForwardTiles {
         keys = HSC == 256 ? 32 : 64,  // of a tile
         slots = HSC == 128 ? 3 : 4,   // of the ring: what leaves room for two blocks on an SM of 164 KB
         held = HSC == 128  ? 0
-               : HSC == 96 ? 5
+               : HSC == 96 ? 4
                            : HSC / 16,  // squares of 16 columns of the queries that stay in registers
         apart = HSC != 256,             // queries have shared memory of their own, else they pass through the ring
         at_once = HSC == 32    ? 3
@@ -511,7 +515,7 @@ template <int HSC> static __device__ __forceinline__ int forward_first(int T) {
     return ((T + rows - 1) / rows - 1 - late(blockIdx.x)) * rows;  // the longest rows go first
 }
 template <int HSC> static __device__ __forceinline__ int forward_row(void) {
-    return late(threadIdx.x) / WARP * 16 * ForwardTiles<HSC>::squares;
+    return late_thread() / WARP * 16 * ForwardTiles<HSC>::squares;
 }
 
 // out = o / l, lse = log(sum of exp), both from the accumulators of this block; through shared memory, so that
@@ -521,7 +525,7 @@ static __device__ __forceinline__ void forward_finish(floatX* out, float* lse, u
                                                       const float o[][HSC / 8][4], const float m[][2],
                                                       const float l[][2], const AttentionShape& shape) {
     typedef ForwardTiles<HSC> S;
-    const int i0 = forward_first<HSC>(shape.T), own = forward_row<HSC>(), g = late(threadIdx.x) % WARP / 4;
+    const int i0 = forward_first<HSC>(shape.T), own = forward_row<HSC>(), g = late_thread() % WARP / 4;
     const size_t b = (size_t)late(blockIdx.z), h = (size_t)late(blockIdx.y), T = (size_t)shape.T, NH = (size_t)shape.NH;
     __syncthreads();
 #pragma unroll
@@ -553,7 +557,6 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
     const int own = forward_row<HSC>(), i0 = forward_first<HSC>(T);  // of the warp, of the block
     const int kv = (int)blockIdx.y / shape.group * (int)shape.kv_head;
     const int tiles = (min(i0 + (int)S::rows, T) + S::keys - 1) / S::keys;
-    const int place_a = lane_place_a<HSC>(), place_b = lane_place_b<HSC>(), q_place = place_a + own * HSC * 2;
     tile_load<HSC, S::rows, S::threads>(
         shared, q + ((size_t)blockIdx.z * (size_t)T + (size_t)i0) * shape.row + blockIdx.y * shape.q_head,
         (int)shape.row, T - i0, HS);
@@ -571,7 +574,7 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
     for (int x = 0; x < S::held; x++) {
 #pragma unroll
         for (int y = 0; y < S::squares; y++) {
-            ldmatrix_x4(qa[y][x], shared + square_place<HSC>(q_place, y * 16, 2 * x));
+            ldmatrix_x4(qa[y][x], shared + square_place<HSC>(lane_place_a<HSC>() + own * HSC * 2, y * 16, 2 * x));
         }
     }
     if (!S::apart) {
@@ -592,7 +595,7 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
         const int j0 = tile * S::keys, i_first = i0 + own,
                   needed = j0 < i_first + 16 * S::squares;  // below the diagonal
         float s[S::squares][S::keys / 8][4];
-        const int k_place = place_b + forward_next<HSC>(shared, 2 * tile, tiles, k, v, kv, shape);
+        const int k_place = lane_place_b<HSC>() + forward_next<HSC>(shared, 2 * tile, tiles, k, v, kv, shape);
         if (needed) {
 #pragma unroll
             for (int y = 0; y < S::squares; y++) {
@@ -600,6 +603,7 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
                 for (int n = 0; n < S::keys / 8; n++) { s[y][n][0] = s[y][n][1] = s[y][n][2] = s[y][n][3] = 0; }
             }
             // s (queries, keys) = q k^T
+            const int q_place = lane_place_a<HSC>() + own * HSC * 2;
 #pragma unroll
             for (int x = 0; x < HSC / 16; x++) {
                 if (x >= S::held) {
@@ -662,7 +666,7 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
                 }
             }
         }
-        const int v_place = place_a + forward_next<HSC>(shared, 2 * tile + 1, tiles, k, v, kv, shape);
+        const int v_place = lane_place_a<HSC>() + forward_next<HSC>(shared, 2 * tile + 1, tiles, k, v, kv, shape);
         if (needed) {
             // o (queries, HSC) += p v
 #pragma unroll
@@ -699,8 +703,8 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
 //     keys = 0    q     dout    k       v          sum0 += ds other0                  = dq / scale
 //     keys = 1    k     v       q       dout       sum0 += ds other0,  sum1 += p other1    = dk / scale, dv
 //
-// with p = exp(scale s - lse) and ds = p (dp - delta). Own fragments stay in registers throughout; the
-// others come through two slots of shared memory, one used while the other is filled.
+// with p = exp(scale s - lse) and ds = p (dp - delta). Own fragments stay in registers throughout (nearly all,
+// see `held`); the others come through two slots of shared memory, one used while the other is filled.
 //
 // Registers are what is short: 32 rows x (two sums and two operands) of 64 numbers just fit. For larger
 // heads two warps share 32 rows (16 in class 256): the even one holds own0 and computes p, the odd one own1
@@ -717,6 +721,9 @@ template <int HSC, int keys> struct BackwardTiles {
         apart = HSC != 256,             // own tiles have shared memory of their own, else they pass through the slots
         sums = keys ? 2 : 1,
         operands = 2 / team,  // own operands of a warp
+        // Squares of 16 columns of an own operand that stay in registers: all, or all but one. What is missing is
+        // read again each time, 2 ldmatrix more for each 16; without that the compiler spills.
+        held = HSC / 16 - (keys && (HSC == 64 || HSC == 128)),
         at_once = HSC == 256           ? 1
                   : HSC == 32 && !keys ? 3
                                        : 2,
@@ -734,7 +741,7 @@ template <int HSC, int keys> struct BackwardTiles {
         boxes_at = ring_at + 2 * slot,
         bytes = boxes_at + boxes * threads * values * 4,
     };
-    static_assert(apart || (own_tile <= slot), "own tiles must fit into the slots");
+    static_assert(apart || (own_tile <= slot && held == HSC / 16), "own tiles must be somewhere");
     static_assert(!keys || columns / 2 <= threads, "a thread fetches four statistics");
     static_assert(bytes <= 99 * 1024, "shared memory of a block");
 };
@@ -748,14 +755,14 @@ backward_fetch(unsigned char* slot, const floatX* q, const floatX* k, const floa
                const float* lse, const float* delta, int h, int kvh, int c, const AttentionShape& shape) {
     typedef BackwardTiles<HSC, keys> S;
     const size_t b = (size_t)late(blockIdx.z), position = b * (size_t)shape.T + (size_t)c;
-    const int row = (int)shape.row, out_row = shape.NH * shape.HS;
+    const int row = late((int)shape.row), out_row = late(shape.NH * shape.HS);
     const size_t at_kv = position * shape.row + (size_t)kvh * shape.kv_head;
     const floatX* from0 = keys ? q + position * shape.row + (size_t)h * shape.q_head : k + at_kv;
     const floatX* from1 = keys ? dout + position * (size_t)out_row + (size_t)h * (size_t)shape.HS : v + at_kv;
     tile_load<HSC, S::columns, S::threads>(slot, from0, row, shape.T - c, shape.HS);
     tile_load<HSC, S::columns, S::threads>(slot + S::other_tile, from1, keys ? out_row : row, shape.T - c, shape.HS);
     if (keys) {
-        const int thread = late(threadIdx.x), count = shape.T - c;
+        const int thread = late_thread(), count = shape.T - c;
         const size_t at = (b * (size_t)shape.NH + (size_t)h) * (size_t)shape.T + (size_t)c;
         float* to = (float*)(slot + 2 * S::other_tile);
         if (shape.T % 4 == 0) {  // rows of statistics begin at multiples of 16 bytes
@@ -780,10 +787,10 @@ template <int HSC, int keys> static __device__ __forceinline__ int backward_firs
 }
 template <int HSC, int keys> static __device__ __forceinline__ int backward_row(void) {
     typedef BackwardTiles<HSC, keys> S;
-    return late(threadIdx.x) / WARP / S::team * 16 * S::squares;
+    return late_thread() / WARP / S::team * 16 * S::squares;
 }
 template <int HSC, int keys> static __device__ __forceinline__ int backward_role(void) {
-    return BackwardTiles<HSC, keys>::team == 2 ? late(threadIdx.x) / WARP % 2 : 0;
+    return BackwardTiles<HSC, keys>::team == 2 ? late_thread() / WARP % 2 : 0;
 }
 
 // 1 while h is one of the query heads of this block: the group of a kv head, or one.
@@ -847,7 +854,6 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
     // What comes by: for each query head the queries from r0 on, or the keys up to the last own query.
     const int c_begin = keys ? r0 : 0, c_end = keys ? T : min(r0 + (int)S::rows, T);
     static_assert(S::rows % S::columns == 0, "a block's first row begins a tile of columns");
-    const int place_a = lane_place_a<HSC>(), place_b = lane_place_b<HSC>();
 
     tile_load<HSC, S::rows, S::threads>(shared, keys ? k + own_kv : q + own_q, (int)shape.row, T - r0, HS);
     tile_load<HSC, S::rows, S::threads>(shared + S::own_tile, keys ? v + own_kv : dout + own_out,
@@ -861,12 +867,12 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
         cp_async_wait<0>();
     }
     __syncthreads();
-    const int own_place = place_a + role * S::own_tile + first_row * HSC * 2;
-    uint32_t own[S::operands][S::squares][HSC / 16][4];
+    const int own_place = lane_place_a<HSC>() + role * S::own_tile + first_row * HSC * 2;
+    uint32_t own[S::operands][S::squares][S::held][4];
 #pragma unroll
     for (int which = 0; which < S::operands; which++) {
 #pragma unroll
-        for (int x = 0; x < HSC / 16; x++) {
+        for (int x = 0; x < S::held; x++) {
 #pragma unroll
             for (int y = 0; y < S::squares; y++) {
                 ldmatrix_x4(own[which][y][x],
@@ -911,7 +917,6 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
             }
         }
     }
-    const int sum_place = place_a ^ role << 5;
 
     int slot = S::ring_at, c0 = c_begin;
     while (backward_more<keys>(h, group)) {
@@ -935,7 +940,7 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
             if (needed) {
 #pragma unroll
                 for (int which = 0; which < S::operands; which++) {
-                    const int at = place_b + slot + (which + role) * S::other_tile + part * HSC * 2;
+                    const int at = lane_place_b<HSC>() + slot + (which + role) * S::other_tile + part * HSC * 2;
 #pragma unroll
                     for (int y = 0; y < S::squares; y++) {
 #pragma unroll
@@ -952,14 +957,21 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
                             ldmatrix_x4(r, shared + square_place<HSC>(at, n * 16, 2 * x));
 #pragma unroll
                             for (int y = 0; y < S::squares; y++) {
-                                mma_bf16(value[which][y][2 * n], own[which][y][x], r);
-                                mma_bf16(value[which][y][2 * n + 1], own[which][y][x], r + 2);
+                                uint32_t again[4];
+                                if (x >= S::held) {
+                                    const int from = lane_place_a<HSC>() + (which + role) * S::own_tile +
+                                                     backward_row<HSC, keys>() * HSC * 2;
+                                    ldmatrix_x4(again, shared + square_place<HSC>(from, y * 16, 2 * x));
+                                }
+                                const uint32_t* a = x < S::held ? own[which][y][x < S::held ? x : 0] : again;
+                                mma_bf16(value[which][y][2 * n], a, r);
+                                mma_bf16(value[which][y][2 * n + 1], a, r + 2);
                             }
                         }
                     }
                     // s becomes p, and dp becomes dp - delta
                     const float* of_columns = (const float*)(shared + slot + 2 * S::other_tile) +
-                                              (which + role) * S::columns + part + 2 * (late(threadIdx.x) % 4);
+                                              (which + role) * S::columns + part + 2 * (late_thread() % 4);
                     if (which + role == 0) {
 #pragma unroll
                         for (int n = 0; n < S::part / 8; n++) {
@@ -992,7 +1004,7 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
                     }
                 }
                 if (diagonal) {  // 0 where the query does not see the key
-                    const int thread = late(threadIdx.x), g = thread % WARP / 4, t = thread % 4;
+                    const int thread = late_thread(), g = thread % WARP / 4, t = thread % 4;
                     const int far = keys ? c_first + 2 * t - r_first - g : r_first + g - c_first - 2 * t;
 #pragma unroll
                     for (int y = 0; y < S::squares; y++) {
@@ -1011,7 +1023,7 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
                 }
             }
             if constexpr (S::team == 2) {
-                const int thread = late(threadIdx.x), at = (part / S::part) % S::boxes * S::threads * (S::values / 4);
+                const int thread = late_thread(), at = (part / S::part) % S::boxes * S::threads * (S::values / 4);
                 float4* mine = box + at + thread / WARP * WARP * (S::values / 4) + thread % WARP;
                 const float4* theirs = box + at + (thread / WARP ^ 1) * WARP * (S::values / 4) + thread % WARP;
                 if (needed) {
@@ -1058,7 +1070,8 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
                 for (int x = 0; x < S::part / 16; x++) {
 #pragma unroll
                     for (int which = S::sums - 1; which >= 0; which--) {
-                        const int at = sum_place + slot + which * S::other_tile + part * HSC * 2;
+                        const int at =
+                            (lane_place_a<HSC>() ^ role << 5) + slot + which * S::other_tile + part * HSC * 2;
                         uint32_t a[S::squares][4];
 #pragma unroll
                         for (int y = 0; y < S::squares; y++) {

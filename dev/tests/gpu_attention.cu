@@ -304,10 +304,10 @@ static void compare(int B, int T, int NH, int NKV, int HS, int layout, double si
     result_free(&got), result_free(&want), result_free(&naive);
     problem_free(&p);
 }
-// Inputs of a size at which scores are of the order of 1.
-static double usual(int HS) { return 3.0 / sqrt(sqrt((double)HS)); }
+// Inputs of this size have scores of a standard deviation of usual^2 / 3, for every head size.
+static const double usual = 2;
 static void compare_usual(int B, int T, int NH, int NKV, int HS, int layout) {
-    compare(B, T, NH, NKV, HS, layout, usual(HS), 0);
+    compare(B, T, NH, NKV, HS, layout, usual, 0);
 }
 
 // ---- tests ----
@@ -324,7 +324,8 @@ static void test_head_sizes(void) {
 static void test_lengths(void) {
     static const int lengths[] = {1, 2, 7, 31, 32, 33, 63, 64, 65, 100, 127, 130};
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
-        compare_usual(1, lengths[i], 1, 1, 32, INTERLEAVED);
+        // Few positions come several times: one row's rounding errors alone are no measure of the naive version's.
+        compare_usual(1 + 16 / lengths[i], lengths[i], 1, 1, 32, INTERLEAVED);
     }
     static const int sizes[] = {40, 80, 128, 256};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) { compare_usual(1, 130, 1, 1, sizes[i], INTERLEAVED); }
@@ -343,7 +344,7 @@ static void test_heads(void) {
     compare_usual(1, 35, 2, 1, 256, SEPARATE);
     compare_usual(2, 33, 4, 2, 12, SEPARATE);
     compare_usual(2, 40, 3, 3, 20, INTERLEAVED);
-    compare(1, 40, 2, 2, 32, INTERLEAVED, usual(32), 1);  // addresses that are not aligned
+    compare(1, 40, 2, 2, 32, INTERLEAVED, usual, 1);  // addresses that are not aligned
 }
 
 // Scores up to about +-60: sums of exp stay finite, and one key takes nearly all.
@@ -351,7 +352,7 @@ static void test_large_scores(void) {
     static const int sizes[] = {20, 64, 128};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const int HS = sizes[i], T = 70;
-        const double size = 2 * usual(HS) * 2;
+        const double size = 4 * usual;
         Problem p = problem(1, T, 1, 1, HS, INTERLEAVED, size);
         double largest = 0;  // the scores really are that large
         for (int t = 0; t < T; t++) {
@@ -371,7 +372,7 @@ static void test_large_scores(void) {
 static void test_same_bits(void) {
     static const int sizes[] = {20, 32, 64, 96, 256};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        Problem p = problem(1, 67, 2, 1, sizes[i], SEPARATE, usual(sizes[i]));
+        Problem p = problem(1, 67, 2, 1, sizes[i], SEPARATE, usual);
         Result a = result(&p), b = result(&p);
         run_gpu(&p, &a, 0);
         run_gpu(&p, &b, 0);
@@ -386,7 +387,7 @@ static void test_causal(void) {
     static const int sizes[] = {20, 64, 128, 256};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const int T = 70, cut = 37;
-        Problem p = problem(1, T, 1, 1, sizes[i], INTERLEAVED, usual(sizes[i]));
+        Problem p = problem(1, T, 1, 1, sizes[i], INTERLEAVED, usual);
         Result a = result(&p), b = result(&p);
         run_gpu(&p, &a, 0);
         for (size_t n = (size_t)cut * p.row; n < p.total; n++) { p.x[n] = as_x(3 * uniform()); }
@@ -425,7 +426,7 @@ static void test_nan(void) {
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const int HS = sizes[i], T = 70, at = 40;
         for (int kind = 0; kind < 4; kind++) {  // q, k, v, dout
-            Problem p = problem(1, T, 1, 1, HS, INTERLEAVED, usual(HS));
+            Problem p = problem(1, T, 1, 1, HS, INTERLEAVED, usual);
             const size_t d = (size_t)(HS - 1);
             if (kind == 3) {
                 p.dout[(size_t)at * (size_t)HS + d] = NAN;

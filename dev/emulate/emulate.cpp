@@ -39,6 +39,8 @@ enum {
     MOST_SHARED = 99 << 10,         // bytes a block may have on sm_86
     MOST_STATIC_SHARED = 48 << 10,  // of them without asking
     STACK_BYTES = 256 << 10,
+    STACK_SPREAD = 16 << 10,  // of them left out at most
+    STACK_END = 64,           // bytes at a stack's lower end that nobody may write
     MEET_BYTES = 64
 };
 
@@ -160,8 +162,9 @@ __asm__(".text\n"
         "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
         "    ret\n"
         ".size emulate_switch,.-emulate_switch\n");
-static void* fibre_begin_sp(char* stack, void (*entry)(void)) {
-    void** sp = (void**)(stack + STACK_BYTES);
+static void* fibre_begin_sp(char* stack, unsigned which, void (*entry)(void)) {
+    // Stacks begin in different cache lines: at the same place of each, a few lines would have to hold all.
+    void** sp = (void**)(stack + STACK_BYTES - which * 832 % STACK_SPREAD);
     *--sp = NULL;          // where entry would return to
     *--sp = (void*)entry;  // where the switch returns to; the stack is then as after a call
     for (int i = 0; i < 6; i++) { *--sp = NULL; }
@@ -175,7 +178,7 @@ static void emulate_switch(void** save, void* to) {
     swapcontext(mine, (ucontext_t*)to);
     free(mine);
 }
-static void* fibre_begin_sp(char* stack, void (*entry)(void)) {
+static void* fibre_begin_sp(char* stack, unsigned, void (*entry)(void)) {
     ucontext_t* context = (ucontext_t*)stack;  // its lower end is never reached
     getcontext(context);
     context->uc_stack.ss_sp = stack + sizeof(ucontext_t);
@@ -235,6 +238,9 @@ static void fibre_main(void) {
     abort();
 }
 
+// A name of a file or an instruction is most often the same string, not only the same text.
+static int same_text(const char* a, const char* b) { return a == b || strcmp(a, b) == 0; }
+
 void emulate_syncthreads(const char* file, int line) {
     Own own;
     Worker* w = worker;
@@ -242,7 +248,7 @@ void emulate_syncthreads(const char* file, int line) {
     if (w->done) {
         fault("waits at the barrier in %s:%d, but %u threads of its block have left the kernel", file, line, w->done);
     }
-    if (w->at_barrier && (line != w->barrier_line || strcmp(file, w->barrier_file) != 0)) {
+    if (w->at_barrier && (line != w->barrier_line || !same_text(file, w->barrier_file))) {
         fault("divergent barrier: it waits in %s:%d, others of its block in %s:%d", file, line, w->barrier_file,
               w->barrier_line);
     }
@@ -275,7 +281,7 @@ const unsigned char* emulate_meet(const char* what, const char* file, int line, 
         fault("%s in %s:%d with mask %08x; the emulator knows whole warps only", what, file, line, mask);
     }
     if (bytes > MEET_BYTES) { fault("%s in %s:%d exchanges %zu bytes a lane", what, file, line, bytes); }
-    if (warp->arrived && (line != warp->line || strcmp(file, warp->file) != 0 || strcmp(what, warp->what) != 0)) {
+    if (warp->arrived && (line != warp->line || !same_text(file, warp->file) || !same_text(what, warp->what))) {
         fault("divergent warp: it is at %s in %s:%d, other lanes at %s in %s:%d", what, file, line, warp->what,
               warp->file, warp->line);
     }
@@ -319,7 +325,7 @@ void* emulate_shared(const char* file, int line, size_t bytes) {
     Own own;
     Worker* w = worker;
     for (const SharedArray& s : w->shared) {
-        if (s.line == line && s.file && strcmp(s.file, file) == 0) {
+        if (s.line == line && s.file && same_text(s.file, file)) {
             if (s.bytes != bytes) { fault("a shared array of two sizes in %s:%d", file, line); }
             return s.p;
         }
@@ -418,7 +424,10 @@ struct Order {
             if (b == 1) { break; }
         }
     }
-    uint64_t operator[](uint64_t i) const { return (uint64_t)(((unsigned __int128)i * step + first) % n); }
+    uint64_t operator[](uint64_t i) const {
+        if (step == 1 && first == 0) { return i; }
+        return n >> 31 ? (uint64_t)(((unsigned __int128)i * step + first) % n) : (i * step + first) % n;
+    }
 };
 
 static void run_block(const char* name, dim3 grid, dim3 block, size_t shared, const std::function<void()>& body,
@@ -431,6 +440,7 @@ static void run_block(const char* name, dim3 grid, dim3 block, size_t shared, co
         f.stack =
             (char*)mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (f.stack == MAP_FAILED) { fault("no memory for %u stacks of %d bytes", threads, STACK_BYTES); }
+        memset(f.stack, 0x5a, STACK_END);
         w->fibre.push_back(f);
     }
     if (w->warp.size() < warps) { w->warp.resize(warps); }
@@ -453,8 +463,7 @@ static void run_block(const char* name, dim3 grid, dim3 block, size_t shared, co
         f->thread.block_dim = block, f->thread.grid_dim = grid;
         f->thread.linear = i;
         f->who = EmulateWho{launch, (uint32_t)which, i, 0, 0, name, block.x, block.y};
-        memset(f->stack, 0x5a, 64);  // overwritten if the stack is too small
-        f->sp = fibre_begin_sp(f->stack, fibre_main);
+        f->sp = fibre_begin_sp(f->stack, i, fibre_main);
     }
     for (uint64_t round = 0; w->done < threads; round++) {
         int moved = 0;
@@ -492,15 +501,19 @@ static void run_block(const char* name, dim3 grid, dim3 block, size_t shared, co
                   shown[0]->file, shown[0]->line);
         }
     }
-    for (unsigned i = 0; i < threads; i++) {
-        for (int k = 0; k < 64; k++) {
-            if (w->fibre[i].stack[k] != 0x5a) {
-                fault("kernel %s needs more than %d bytes of stack a thread", name, STACK_BYTES);
+    for (const SharedArray& s : w->shared) { free(s.p); }
+    w->shared.clear();
+}
+
+// Whether this thread's fibres stayed within their stacks.
+static void check_stacks(const char* name) {
+    for (const Fibre& f : worker ? worker->fibre : std::vector<Fibre>()) {
+        for (int k = 0; k < STACK_END; k++) {
+            if (f.stack[k] != 0x5a) {
+                fault("kernel %s needs more than %d bytes of stack a thread", name, STACK_BYTES - STACK_SPREAD);
             }
         }
     }
-    for (const SharedArray& s : w->shared) { free(s.p); }
-    w->shared.clear();
 }
 
 void emulate_run(const char* name, dim3 grid, dim3 block, size_t shared, const std::function<void()>& kernel) {
@@ -519,8 +532,12 @@ void emulate_run(const char* name, dim3 grid, dim3 block, size_t shared, const s
               MOST_SHARED);
     }
     Order order(blocks, (uint64_t)launch);
-#pragma omp parallel for schedule(dynamic) if (blocks > 1)
-    for (uint64_t i = 0; i < blocks; i++) { run_block(name, grid, block, shared, kernel, order[i], launch); }
+#pragma omp parallel if (blocks > 1)
+    {
+#pragma omp for schedule(dynamic)
+        for (uint64_t i = 0; i < blocks; i++) { run_block(name, grid, block, shared, kernel, order[i], launch); }
+        check_stacks(name);
+    }
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -30,6 +30,15 @@
 
 #include "emulate_who.h"
 
+// Defined where every access to memory costs a call: tests then leave large cases out.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define EMULATE_SLOW 1
+#elif defined(__has_feature)
+#if __has_feature(memory_sanitizer) || __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define EMULATE_SLOW 1
+#endif
+#endif
+
 // ---- the language ----
 
 #define __global__
@@ -97,7 +106,8 @@ const unsigned char* emulate_meet(const char* what, const char* file, int line, 
 #define __syncwarp(...) ((void)emulate_meet("__syncwarp", __FILE__, __LINE__, 0xffffffffu, NULL, 0))
 
 template <class number>
-static inline EMULATE_UNSEEN number emulate_shuffle(const char* what, const char* file, int line, unsigned mask, number x, int lane) {
+static inline EMULATE_UNSEEN number emulate_shuffle(const char* what, const char* file, int line, unsigned mask,
+                                                    number x, int lane) {
     const unsigned char* all = emulate_meet(what, file, line, mask, &x, sizeof x);
     number y;
     memcpy(&y, all + 64 * (size_t)(lane & 31), sizeof y);
@@ -114,7 +124,8 @@ static inline EMULATE_UNSEEN number emulate_shuffle(const char* what, const char
     emulate_shuffle("__shfl_up_sync", __FILE__, __LINE__, mask, x, \
                     EMULATE_LANE >= (int)(d) ? EMULATE_LANE - (int)(d) : EMULATE_LANE)
 
-static inline EMULATE_UNSEEN unsigned emulate_ballot(const char* what, const char* file, int line, unsigned mask, int predicate) {
+static inline EMULATE_UNSEEN unsigned emulate_ballot(const char* what, const char* file, int line, unsigned mask,
+                                                     int predicate) {
     unsigned char mine = predicate != 0;
     const unsigned char* all = emulate_meet(what, file, line, mask, &mine, 1);
     unsigned bits = 0;

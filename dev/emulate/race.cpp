@@ -254,7 +254,7 @@ static int print_place(const char* before, uint32_t code, int own_too) {
         if (error == 0) { waitpid(pid, NULL, 0); }
     }
     text[n] = 0;
-    if (!own_too && (strstr(text, "fibre_main") || strstr(text, "std::function"))) { return 0; }
+    if (!own_too && (strstr(text, "fibre_main") || strstr(text, "emulate_launch"))) { return 0; }
     fputs(before, stderr);
     if (n == 0 || text[0] == '?') {
         fprintf(stderr, "      addr2line -fisCp -e %s %s\n", program, address);

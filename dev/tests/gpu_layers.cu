@@ -23,6 +23,15 @@ static const size_t some_widths[] = {1, 5, 8, 40, 64, 100, 256, 768, 1032, 5120,
 enum { ROWS = 4, WIDTHS = 11 };
 #define ALL_SHIFTED (~(uint64_t)0)
 
+// Under a sanitizer or the race detector of the emulator, cases of many numbers are left out: they repeat
+// what smaller ones do, in more blocks.
+#ifdef EMULATE_SLOW
+enum { MOST_NUMBERS = 21000 };
+static int left_out(size_t numbers) { return numbers > MOST_NUMBERS; }
+#else
+static int left_out(size_t numbers) { return numbers == 0; }  // none
+#endif
+
 // ------------------------------------------------------------------------------------------------
 // Norms forward
 
@@ -101,6 +110,7 @@ static void norm_forward_case(void) {
 
 static void norm_forward_run(size_t N, size_t C, int branches, int abias, int bbias, int norms, double mean,
                              uint64_t shift_mask) {
+    if (left_out(N * C)) { return; }
     nf.N = N, nf.C = C, nf.branches = branches, nf.abias = abias, nf.bbias = bbias, nf.norms = norms, nf.mean = mean;
     run_case(norm_forward_case, shift_mask,
              "norm forward N %zu C %zu, %d branches, biases %d %d, %d norms, mean %g, shifts %llx", N, C, branches,
@@ -137,9 +147,9 @@ static void test_norm_forward(void) {
         }
     }
     // Rows that do not fit into the registers of a block.
-    norm_forward_run(2, 16392, 2, 1, 1, 2, 0, 0);
+    norm_forward_run(1, 16392, 2, 1, 1, 2, 0, 0);
     norm_forward_run(2, 16392, 0, 0, 0, 1, 0, 0);
-    norm_forward_run(2, 16389, 1, 1, 0, 2, 0, 0);
+    norm_forward_run(1, 16389, 1, 1, 0, 2, 0, 0);
     norm_forward_run(1, 40000, 0, 0, 0, 1, 0, 0);
     // A mean that is large beside the deviation: sum(x^2) - C mean^2 would have no digit left.
     norm_forward_run(5, 256, 2, 1, 1, 2, 10000, 0);
@@ -269,6 +279,7 @@ static void norm_backward_case(void) {
 }
 
 static void norm_backward_run(size_t N, size_t C, int norms, int accumulate, int wanted, uint64_t shift_mask) {
+    if (left_out(max_size(N, 4) * C)) { return; }  // adding the sums of a row takes as long as some rows
     nb.N = N, nb.C = C, nb.norms = norms, nb.accumulate = accumulate, nb.wanted = wanted;
     run_case(norm_backward_case, shift_mask,
              "norm backward N %zu C %zu, %d norms, accumulate %d, wanted %x, shifts %llx", N, C, norms, accumulate,
@@ -467,6 +478,7 @@ static void column_sum_case(void) {
     if (also) { agree("column sums, also", fetch(also), want_also, C, largest(size, C), 2e-7, 0); }
 }
 static void column_sum_run(size_t N, size_t C, int floats, int also, uint64_t shift_mask) {
+    if (left_out(N * C)) { return; }
     cs.N = N, cs.C = C, cs.floats = floats, cs.also = also;
     run_case(column_sum_case, shift_mask, "column sums N %zu C %zu, floats %d, also %d, shifts %llx", N, C, floats,
              also, (unsigned long long)shift_mask);
@@ -542,6 +554,7 @@ static void gelu_case(void) {
     if (dbias) { agree("dbias", fetch(dbias), sum, FF, largest(size, FF), 4e-7, 0); }
 }
 static void gelu_run(size_t N, size_t FF, int tanh_form, int bias, int in_place, int sums, uint64_t shift_mask) {
+    if (left_out(N * FF)) { return; }
     ge.N = N, ge.FF = FF, ge.tanh_form = tanh_form, ge.bias = bias, ge.in_place = in_place, ge.sums = sums;
     run_case(gelu_case, shift_mask, "GELU N %zu FF %zu, tanh %d, bias %d, in place %d, sums %d, shifts %llx", N, FF,
              tanh_form, bias, in_place, sums, (unsigned long long)shift_mask);
@@ -789,7 +802,7 @@ static void test_grad_norm(void) {
         run_case(grad_norm_case, 1, "gradient norm, shifted");
     }
     norm_count = (size_t)NORM_TILE * NORM_TILE_BLOCKS + 4099;  // blocks take a second tile
-    run_case(grad_norm_case, 0, "gradient norm, large");
+    if (!left_out(norm_count)) { run_case(grad_norm_case, 0, "gradient norm, large"); }
     norm_count = 10000, norm_factor = 1e30;  // squares that no float holds
     run_case(grad_norm_case, 0, "gradient norm, 1e30");
     norm_factor = 1e-15;

@@ -18,7 +18,8 @@
 #include "../../common/layers.cuh"
 #include "gpu_arrays.h"
 
-static const size_t some_rows[] = {1, 3, 33, 130};
+// 45: where rows end, some threads have a next one in flight that is the first past the end.
+static const size_t some_rows[] = {1, 3, 45, 130};
 static const size_t some_widths[] = {1, 5, 8, 40, 64, 100, 256, 768, 1032, 5120, 8200};
 enum { ROWS = 4, WIDTHS = 11 };
 #define ALL_SHIFTED (~(uint64_t)0)

@@ -260,14 +260,27 @@ static inline double attention_bytes(double q_like, double kv_like, double stati
                         statistics * (double)NH * 4.0);
 }
 
+// Bytes of shared memory of the plain kernels.
+static inline size_t plain_forward_bytes(size_t HS) {
+    return (2 * PLAIN_TILE + PLAIN_ROWS) * (size_t)plain_stride((int)HS) * sizeof(float);
+}
+static inline size_t plain_backward_bytes(size_t HS) {
+    return 2 * (PLAIN_TILE + PLAIN_ROWS) * (size_t)plain_stride((int)HS) * sizeof(float);
+}
+// What kernels of a family need, one a line, for dev/kernels_table.sh: the plain ones at the largest head size.
+static inline void plain_print_shared(void) {
+    printf("attention_forward_plain_kernel %zu\n", plain_forward_bytes(ATTENTION_MOST_HS));
+    printf("attention_backward_plain_kernel<%d> %zu\n", KEYS, plain_backward_bytes(ATTENTION_MOST_HS));
+    printf("attention_backward_plain_kernel<%d> %zu\n", QUERIES, plain_backward_bytes(ATTENTION_MOST_HS));
+}
+
 static inline void attention_forward_plain_cuda(floatX* out, float* lse, const floatX* q, const floatX* k,
                                                 const floatX* v, size_t B, size_t T, size_t NH, size_t NKV, size_t HS,
                                                 size_t row, size_t q_head, size_t kv_head, cudaStream_t stream) {
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
-    size_t shared = (2 * PLAIN_TILE + PLAIN_ROWS) * (size_t)plain_stride((int)HS) * sizeof(float);
     work(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));
-    launch(attention_forward_plain_kernel, attention_grid(B, T, NH, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP), shared,
-           stream, out, lse, q, k, v, shape);
+    launch(attention_forward_plain_kernel, attention_grid(B, T, NH, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP),
+           plain_forward_bytes(HS), stream, out, lse, q, k, v, shape);
 }
 
 static inline void attention_backward_plain_cuda(floatX* dq, floatX* dk, floatX* dv, float* delta, const floatX* dout,
@@ -275,7 +288,7 @@ static inline void attention_backward_plain_cuda(floatX* dq, floatX* dk, floatX*
                                                  const float* lse, size_t B, size_t T, size_t NH, size_t NKV, size_t HS,
                                                  size_t row, size_t q_head, size_t kv_head, cudaStream_t stream) {
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
-    size_t shared = 2 * (PLAIN_TILE + PLAIN_ROWS) * (size_t)plain_stride((int)HS) * sizeof(float);
+    const size_t shared = plain_backward_bytes(HS);
     attention_delta_cuda(delta, dout, out, B, T, NH, HS, stream);
     work(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
     launch(attention_backward_plain_kernel<KEYS>, attention_grid(B, T, NKV, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP),
@@ -301,6 +314,7 @@ static inline void attention_backward_cuda(floatX* dq, floatX* dk, floatX* dv, f
     attention_backward_plain_cuda(dq, dk, dv, delta, dout, q, k, v, out, lse, B, T, NH, NKV, HS, row, q_head, kv_head,
                                   stream);
 }
+static inline void attention_print_shared(void) { plain_print_shared(); }
 
 #else  // bf16
 // ------------------------------------------------------------------------------------------------
@@ -1126,6 +1140,20 @@ static inline void attention_backward_class(floatX* dq, floatX* dk, floatX* dv, 
     work_product(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
     launch((attention_backward_kernel<HSC, QUERIES>), attention_grid(B, T, NH, ForQueries::rows),
            dim3(ForQueries::threads), ForQueries::bytes, stream, dq, (floatX*)NULL, delta, dout, q, k, v, lse, shape);
+}
+
+template <int HSC> static inline void attention_print_shared_class(void) {
+    printf("attention_forward_kernel<%d> %d\n", HSC, (int)ForwardTiles<HSC>::bytes);
+    printf("attention_backward_kernel<%d,%d> %d\n", HSC, (int)KEYS, (int)BackwardTiles<HSC, KEYS>::bytes);
+    printf("attention_backward_kernel<%d,%d> %d\n", HSC, (int)QUERIES, (int)BackwardTiles<HSC, QUERIES>::bytes);
+}
+static inline void attention_print_shared(void) {
+    attention_print_shared_class<32>();
+    attention_print_shared_class<64>();
+    attention_print_shared_class<96>();
+    attention_print_shared_class<128>();
+    attention_print_shared_class<256>();
+    plain_print_shared();
 }
 
 // 1 if all vectors consist of whole packs at aligned addresses (or-ed together).

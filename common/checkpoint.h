@@ -520,7 +520,7 @@ static inline void weights_read_tensor(const SafeFile* file, const SafeTensor* f
 // model.safetensors.index.json names; F32, F16, BF16 or F64. Dies, naming file and tensor, if one is
 // missing, has another shape, is not finite, or is one that the model does not have and that
 // ignores(context, its name in the file) does not wave through (NULL: none). Nothing is read before all of
-// that but the numbers themselves is checked.
+// that but the numbers themselves is checked; with params NULL nothing is read at all.
 static inline void weights_read(const char* dir, const TensorTable* table, float* params,
                                 int (*ignores)(const void* context, const char* name), const void* context) {
     WeightFiles w = weights_open(dir);
@@ -555,7 +555,9 @@ static inline void weights_read(const char* dir, const TensorTable* table, float
         weights_check_shape(files[i], found[i], &table->list[i]);
         safetensors_check_dtype(files[i], found[i]);
     }
-    for (int i = 0; i < table->count; i++) { weights_read_tensor(files[i], found[i], params + table->list[i].offset); }
+    for (int i = 0; params && i < table->count; i++) {
+        weights_read_tensor(files[i], found[i], params + table->list[i].offset);
+    }
     free(found);
     free(files);
     weights_close(&w);

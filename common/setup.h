@@ -93,7 +93,7 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "for checkpoints (DIR/step_00000010/ and so on) and metrics.jsonl"},
         {"run", "steps", OPTION_INT, NULL, "N", 0, 1e15, RESUME_FREE,
          "optimiser steps of the whole run; wins over --epochs"},
-        {"run", "epochs", OPTION_NUMBER, "1", "X", 1e-9, 1e9, RESUME_FREE,
+        {"run", "epochs", OPTION_NUMBER, "1", "X", 1e-9, 1e6, RESUME_FREE,
          "times through the training data, rounded down to whole steps"},
         {"run", "max-minutes", OPTION_NUMBER, NULL, "X", 0, 1e9, RESUME_RUN,
          "stop after this time, with a checkpoint that --resume goes on from"},
@@ -274,6 +274,9 @@ static inline void trainer_find_model(Trainer* t) {
         t->weights = format_string("%s", t->checkpoint ? t->checkpoint : name);
         t->config_path = format_string("%s/config.json", t->weights);
         t->config = json_read(t->config_path);
+        if (t->config->type != JSON_OBJECT) {
+            die("%s: expected an object, found %s", t->config_path, json_describe(t->config));
+        }
     }
     int64_t T = options_int(&t->options, "seq"), B = options_int(&t->options, "batch");
     if (T * B > INT_MAX) {
@@ -428,6 +431,8 @@ static inline int trainer_ignores_tensor(const void* context, const char* name) 
 // Gets all memory of the run and fills in the weights and the optimiser's state.
 static inline void trainer_allocate(Trainer* t, int training) {
     Model* model = t->model;
+    // A config.json that asks for more memory than there is gets the better message where its weights do not fit it.
+    if (t->weights) { weights_read(t->weights, &model->tensors, NULL, trainer_ignores_tensor, model); }
     model->allocate(model, training);
     if (t->weights) {
         weights_read(t->weights, &model->tensors, (float*)(void*)model->params, trainer_ignores_tensor, model);

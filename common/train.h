@@ -248,15 +248,14 @@ static inline int trainer_step(Trainer* t) {
 
 // ---- --dump ----
 
-// Logits of the first micro-batch, losses of its passes, and the gradient of the whole step.
+// Logits of the first micro-batch; losses of the passes and the gradient of the whole step.
 static inline void trainer_dump(Trainer* t, const char* dir) {
     Model* model = t->model;
     char* error = checkpoint_make_directories(dir);
     if (error) { die("--dump %s: %s", dir, error); }
-    trainer_load_step(t);
+    int64_t count = trainer_load_step(t);
     int rows = trainer_micro_rows(t, 0, t->step_rows);
-    size_t positions = (size_t)rows * (size_t)t->T, count = 0;
-    for (size_t i = 0; i < positions; i++) { count += t->targets[i] >= 0; }
+    size_t positions = (size_t)rows * (size_t)t->T;
 
     real* logits = (real*)xalloc(mul_size(positions, (size_t)model->V, "the logits"), sizeof(real), "the logits");
     model->logits(model, t->inputs, rows, t->T, 0, logits);
@@ -268,7 +267,11 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
     free(logits);
 
     memset(t->loss_sums, 0, (size_t)model->passes * sizeof(double));
-    model->evaluate(model, t->inputs, t->targets, rows, t->T, t->loss_sums);
+    for (int64_t row = 0; row < t->step_rows; row += t->B) {
+        size_t at = (size_t)row * (size_t)t->T;
+        model->evaluate(model, t->inputs + at, t->targets + at, trainer_micro_rows(t, row, t->step_rows), t->T,
+                        t->loss_sums);
+    }
     float* losses = (float*)xalloc((size_t)model->passes, sizeof(float), "the losses");
     for (int s = 0; s < model->passes; s++) { losses[s] = (float)(t->loss_sums[s] / (double)count); }
     const SafeWrite both[] = {

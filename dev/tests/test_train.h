@@ -598,17 +598,17 @@ static void test_train_dump(void) {
     float* want = (float*)xalloc(REF_N + 4 * REF_T * TOY_V, sizeof(float), "what is expected");
     float* want_z = want + REF_N;
     double* g = (double*)xalloc(REF_N, sizeof(double), "gradients");
-    double first = 0;
+    double loss_sum = 0;
     for (int i = 0; i < 7 * REF_T; i++) {
         int in = bytes[1024 + 2 * i], target = bytes[1024 + 2 * i + 2];
         double p[TOY_V], sum = 0;
         for (int k = 0; k < TOY_V; k++) {
             double x = (double)start[(in % 16) * TOY_V + k] + (double)start[16 * TOY_V + k];
             if (i < 4 * REF_T) { want_z[i * TOY_V + k] = (float)x; }
-            if (i < 4 * REF_T && k == target) { first -= x; }
+            if (k == target) { loss_sum -= x; }
             sum += p[k] = exp(x);
         }
-        if (i < 4 * REF_T) { first += log(sum); }
+        loss_sum += log(sum);
         for (int k = 0; k < TOY_V; k++) {
             double d = (p[k] / sum - (k == target)) / (7 * REF_T);
             g[(in % 16) * TOY_V + k] += d;
@@ -624,8 +624,8 @@ static void test_train_dump(void) {
     safetensors_read(file, safetensors_find(file, "loss"), loss);
     safetensors_read(file, safetensors_find(file, "loss_of_each_pass"), of_pass);
     safetensors_close(file);
-    CHECK(fabs((double)loss[0] - first / (4 * REF_T)) < 1e-5 && of_pass[1] == loss[0] && of_pass[0] != loss[0],
-          "loss %.9g of the first micro-batch", (double)loss[0]);
+    CHECK(fabs((double)loss[0] - loss_sum / (7 * REF_T)) < 1e-5 && of_pass[1] == loss[0] && of_pass[0] != loss[0],
+          "loss %.9g of the step, whose gradients are dumped", (double)loss[0]);
     free(path);
     free(g);
     free(want);
@@ -965,6 +965,9 @@ static void test_train_bad_options(void) {
         toy_run(1, cases[i][1], i == 11 ? cases[i][0] : line);
         free(line);
     }
+    toy_run(0, "val_loss", "--out start --steps 0");
+    toy_write("start/step_00000000/config.json", "[1]", 3);
+    toy_run(1, "start/step_00000000/config.json: expected an object", "--out bad --model start/step_00000000");
     static const char* const bare[][2] = {{"--out bad", "--train|missing"},
                                           {"--out bad --eval-only", "--eval-only needs --val"}};
     for (int i = 0; i < 2; i++) {

@@ -124,6 +124,14 @@ static void test_rotary(void) {
     rotary_tables(cosine, sine, T, ROTATED, 10000);
     CHECK(fabs((double)cosine[3] - 0.54030230586813977) < 1e-7 && fabs((double)sine[3] - 0.84147098480789651) < 1e-7,
           "position 1 turns pair 0 by one radian");
+    // sin(2028 / 10000^(2/16)) as PyTorch has it, 0.412297249: frequency and angle are rounded to float. In double
+    // it is 0.412328207, with the angle alone rounded 0.412352842.
+    enum { FAR = 2029, PAIRS = 8 };
+    real* far = (real*)xalloc(2 * FAR * PAIRS, sizeof(real), "rotary tables");
+    rotary_tables(far, far + FAR * PAIRS, FAR, 2 * PAIRS, 10000);
+    double sine_far = (double)far[FAR * PAIRS + 2028 * PAIRS + 1];
+    CHECK(fabs(sine_far - 0.41229723668739820) < 1e-7, "sine of pair 1 at position 2028: %.9g", sine_far);
+    free(far);
     for (int i = 0; i < NH * 3 * HS; i++) { x[i] = (real)random_normal(1, 6, (uint64_t)i); }
     for (int t = 1; t < T; t++) {
         memcpy(x + t * NH * 3 * HS, x, NH * 3 * HS * sizeof(real));

@@ -47,10 +47,10 @@ static inline void matmul_describe(MatmulChoice* c) {
         CUBLAS_CHECK(
             cublasLtMatmulDescSetAttribute(c->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
     }
-    CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&c->a, in, s->trans_b ? s->K : s->N, s->trans_b ? s->N : s->K,
-                                            (int64_t)s->ldb));
-    CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&c->b, in, s->trans_a ? s->M : s->K, s->trans_a ? s->K : s->M,
-                                            (int64_t)s->lda));
+    CUBLAS_CHECK(
+        cublasLtMatrixLayoutCreate(&c->a, in, s->trans_b ? s->K : s->N, s->trans_b ? s->N : s->K, (int64_t)s->ldb));
+    CUBLAS_CHECK(
+        cublasLtMatrixLayoutCreate(&c->b, in, s->trans_a ? s->M : s->K, s->trans_a ? s->K : s->M, (int64_t)s->lda));
     CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&c->out, out, s->N, s->M, (int64_t)s->ldo));
     c->made = 1;
 }

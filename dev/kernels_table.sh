@@ -101,7 +101,7 @@ for file in "$@"; do
     [ -f "$1" ] || stop "$file holds no code for a GPU"
     for cubin in "$@"; do
         arch=$(cuobjdump -sass "$cubin" | sed -n 's/^[[:space:]]*code for sm_//p' | head -n 1)
-        describe "$cubin" | while IFS= read -r row; do printf '%s %s %s\n' "$(basename "$file")" "${arch:-?}" "$row"; done >>"$tmp/rows"
+        describe "$cubin" | while IFS= read -r row; do printf '%s %s %s\n' "$(basename "$file")" "${arch:-?}" "$row"; done >>"$tmp/rows" || exit 1
     done
 done
 [ -s "$tmp/rows" ] || stop "no kernel found in these files"
@@ -164,8 +164,8 @@ awk -v hot="$hot" -v shared_file="$tmp/shared" -v asked="$shared_program" '
         if (n == 0) bad(where " does not fit on an SM")
         if (name ~ /^attention_(forward|backward)_kernel/) {
             tiled[file, arch]++
-            missing = (mma ? "" : " HMMA (mma)") (matrix ? "" : " LDSM (ldmatrix)") (copies ? "" : " LDGSTS (cp.async)") (wide ? "" : " 128-bit-loads")
-            if (missing != "") bad(where " lacks" missing)
+            missing = (mma ? "" : ", HMMA (mma)") (matrix ? "" : ", LDSM (ldmatrix)") (copies ? "" : ", LDGSTS (cp.async)") (wide ? "" : ", loads of 128 bits")
+            if (missing != "") bad(where " has no" substr(missing, 2))
         }
         if (name ~ /^attention_forward_plain_kernel/ && type == "bf16") plain[file, arch] = 1
         if (asked != "" && unknown) bad(sprintf("%s --shared does not tell the shared memory of %s", asked, name))

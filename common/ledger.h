@@ -19,10 +19,10 @@ typedef struct {
     const char* name;
     const char* title;
     const char* match;  // what the driver's name of such a card contains
-    double bf16;    // FLOP/s of products in bf16 with fp32 sums
-    double fp32;    // FLOP/s outside the tensor cores
-    double copy;    // bytes/s
-    double memory;  // bytes
+    double bf16;        // FLOP/s of products in bf16 with fp32 sums
+    double fp32;        // FLOP/s outside the tensor cores
+    double copy;        // bytes/s
+    double memory;      // bytes
     const char* source;
 } Card;
 

@@ -74,7 +74,7 @@ struct Model {
     void (*zero_grads)(Model* model);
     double (*grad_norm)(Model* model);
     void (*update)(Model* model, const AdamwStep* step);
-    double peak_flops;                          // of one second, for the share of the peak
+    double peak_flops;                         // of one second, for the share of the peak
     char* (*device_text)(const Model* model);  // what computes, for the banner; the caller frees it
     // --plan=CARD: memory and ledger of a step of step_rows rows.
     void (*print_ledger)(Model* model, const char* card, int64_t step_rows);

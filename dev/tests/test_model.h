@@ -27,11 +27,11 @@ static Model* make_model(const char* arguments, const char* preset, const Json* 
 }
 
 // Moves every parameter off its special value (biases 0, norms 1), so that a forgotten one shows.
-static void jitter(Model* model) {
+static void jitter(Model* model, double deviation) {
     for (int i = 0; i < model->tensors.count; i++) {
         const Tensor* t = &model->tensors.list[i];
         for (size_t j = 0; j < t->size; j++) {
-            model->params[t->offset + j] += (real)(0.2 * random_normal(11, (uint64_t)i, j));
+            model->params[t->offset + j] += (real)(deviation * random_normal(11, (uint64_t)i, j));
         }
     }
 }
@@ -168,7 +168,8 @@ static void check_fixture(const char* dir, FixtureBounds most) {
                     CHECK(file->count == 1 && file->tensors[0].count == n, "%s: %d tensors", logits_path, file->count);
                     safetensors_read(file, &file->tensors[0], want);
                     model->logits(model, inputs, batch, T, 0, got);
-                    fixture_measure(&fixture_worst.logits, compare_floats(logits_path, (float*)got, want, n, most.logits));
+                    fixture_measure(&fixture_worst.logits,
+                                    compare_floats(logits_path, (float*)got, want, n, most.logits));
                     safetensors_close(file);
                 }
             }
@@ -176,8 +177,9 @@ static void check_fixture(const char* dir, FixtureBounds most) {
         }
         if (step == 0) {
             if (model->download_grads) { model->download_grads(model); }
-            fixture_measure(&fixture_worst.grads, compare_with_file(format_string("%s/grads.safetensors", dir),
-                                                                    &model->tensors, model->grads, most.grads, most.grads));
+            fixture_measure(&fixture_worst.grads,
+                            compare_with_file(format_string("%s/grads.safetensors", dir), &model->tensors, model->grads,
+                                              most.grads, most.grads));
         }
         const Json* line = training->items[step];
         double norm = model_grad_norm(model), clip = need_number(o, "clip");
@@ -185,22 +187,22 @@ static void check_fixture(const char* dir, FixtureBounds most) {
                                 schedule_warmup(need_number(o, "warmup_ratio"), steps), steps, step);
         fixture_measure(&fixture_worst.loss, fabs(loss - need_number(line, "loss")));
         fixture_measure(&fixture_worst.norm, fabs(norm / need_number(line, "grad_norm") - 1));
-        CHECK(fabs(loss - need_number(line, "loss")) <= most.loss, "%s step %d: loss %.9g, expected %.9g", dir, step, loss,
-              need_number(line, "loss"));
+        CHECK(fabs(loss - need_number(line, "loss")) <= most.loss, "%s step %d: loss %.9g, expected %.9g", dir, step,
+              loss, need_number(line, "loss"));
         CHECK(fabs(norm / need_number(line, "grad_norm") - 1) <= most.norm, "%s step %d: norm %.9g, expected %.9g", dir,
               step, norm, need_number(line, "grad_norm"));
         CHECK(fabs(lr - need_number(line, "lr")) <= 1e-12, "%s step %d: lr %.12g, expected %.12g", dir, step, lr,
               need_number(line, "lr"));
         double factor = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
-        AdamwStep update = adamw_step(factor, lr, need_number(o, "beta1"), need_number(o, "beta2"), need_number(o, "eps"),
-                                      need_number(o, "weight_decay"), step + 1);
+        AdamwStep update = adamw_step(factor, lr, need_number(o, "beta1"), need_number(o, "beta2"),
+                                      need_number(o, "eps"), need_number(o, "weight_decay"), step + 1);
         model_update(model, m, v, &update);
     }
     char* final_path = format_string("%s/final.safetensors", dir);
     if (model->download) { model->download(model, m, v); }
     if (access(final_path, R_OK) == 0) {
-        fixture_measure(&fixture_worst.weights, compare_with_file(final_path, &model->tensors, model->params, most.weights,
-                                                                  most.biases));
+        fixture_measure(&fixture_worst.weights,
+                        compare_with_file(final_path, &model->tensors, model->params, most.weights, most.biases));
     }
     validate(model, dir, "after training", need(expected, "val_after"), val, batch, batches, T, most.loss);
 }
@@ -221,10 +223,11 @@ static int check_fixtures(const char* folder, const char* begin, const char* end
     }
     closedir(directory);
     if (count) {
-        printf("     largest errors: loss %.1e of %.0e, norm %.1e of %.0e, logits %.1e of %.0e, gradients %.1e of %.0e, "
-               "weights %.1e of %.0e\n",
-               fixture_worst.loss, most.loss, fixture_worst.norm, most.norm, fixture_worst.logits, most.logits,
-               fixture_worst.grads, most.grads, fixture_worst.weights, most.weights);
+        printf(
+            "     largest errors: loss %.1e of %.0e, norm %.1e of %.0e, logits %.1e of %.0e, gradients %.1e of %.0e, "
+            "weights %.1e of %.0e\n",
+            fixture_worst.loss, most.loss, fixture_worst.norm, most.norm, fixture_worst.logits, most.logits,
+            fixture_worst.grads, most.grads, fixture_worst.weights, most.weights);
     }
     return count;
 }

@@ -219,9 +219,9 @@ static void test_start_from_a_directory(void) {
     expect_exit(1, "gpt_neox.layers.2|model.safetensors", command);
     free(command);
     // A model of many terabytes: that the weights do not fit it is said before memory is asked for.
-    command = format_string(
-        TRAIN " %s --model %s/start/step_00000003 --width 1048576 --ff 4194304 --out %s/wrong --steps 1",
-        program_setup(), program_folder, program_folder);
+    command =
+        format_string(TRAIN " %s --model %s/start/step_00000003 --width 1048576 --ff 4194304 --out %s/wrong --steps 1",
+                      program_setup(), program_folder, program_folder);
     expect_exit(1, "model.safetensors|has shape|the model needs", command);
     free(command);
 }

@@ -38,6 +38,7 @@ static pid_t toy_start(const char* line, int* from) {
             struct rlimit limit = {(rlim_t)toy_file_limit, (rlim_t)toy_file_limit};
             setrlimit(RLIMIT_FSIZE, &limit);
         }
+        signal(SIGHUP, SIG_DFL);  // a test that runs under nohup hands on that it is ignored
         setenv("OMP_NUM_THREADS", toy_threads, 1);
         dup2(fds[1], 1);
         dup2(fds[1], 2);
@@ -551,6 +552,23 @@ static void test_train_validation(void) {
     CHECK(fabs(a - b) <= 1e-8 * a, "all of the data: %.9g and %.9g", a, b);
 }
 
+// The best validation is neither the first nor the last of a run that learns too fast; a resumed one remembers it.
+static void test_train_best(void) {
+    toy_run(0, "val_loss", "--out best --steps 6 --val-every 1 --save-every 3 --lr 2 --clip 0 --schedule constant");
+    int best = 0;
+    for (int step = 1; step <= 6; step++) {
+        if (toy_metric("best", step, "val_loss") < toy_metric("best", best, "val_loss")) { best = step; }
+    }
+    CHECK(best > 0 && best < 6, "the best of this test is step %d", best);
+    char* words = format_string("best validation loss %.6f after step %d", toy_metric("best", best, "val_loss"), best);
+    toy_run(0, words, "--out best --resume");
+    char* line = format_string("rm -r %s/best/step_00000006", toy_home);
+    if (system(line) != 0) { die("could not remove a checkpoint"); }
+    toy_run(0, words, "--out best --resume");
+    free(line);
+    free(words);
+}
+
 static void test_train_accumulates(void) {
     static const int batches[] = {12, 5, 4, 1, 100};
     for (int i = 0; i < 5; i++) {
@@ -575,6 +593,9 @@ static void test_train_accumulates(void) {
 static void test_train_epochs(void) {
     toy_run(0, "val_loss", "--out ep --epochs 2.5 --total-batch 640 --val-every 0");  // 124 rows: floor(2.5 * 124 / 40)
     CHECK(toy_exists("ep/step_00000007") && !isfinite(toy_metric("ep", 8, "loss")), "steps of 2.5 epochs");
+    CHECK(isfinite(toy_metric("ep", 0, "val_loss")) && isfinite(toy_metric("ep", 7, "val_loss")) &&
+              !isfinite(toy_metric("ep", 5, "val_loss")),
+          "--val-every 0 validates before the first step and after the last");
     toy_run(1, "less than one step|--epochs", "--out ep2 --epochs 0.3 --total-batch 640");
 }
 
@@ -1048,6 +1069,7 @@ static void train_tests(void) {
     RUN(test_sample_context);
     RUN(test_train_reference);
     RUN(test_train_validation);
+    RUN(test_train_best);
     RUN(test_train_accumulates);
     RUN(test_train_epochs);
     RUN(test_train_dump);

@@ -9,7 +9,9 @@
 // half the square, nothing computed again) and are given beside P, the rate of a large product measured
 // right before, and beside the ledger: the same step as the card's limits allow it. One JSON line at the
 // end, for dev/gpu_check.sh. --quick: P of a small product, for the emulator. bench_step.c is the CPU's.
+#ifndef TESTING
 #define TESTING
+#endif
 #include "../train_pythia.cu"
 
 #include "bench.cuh"
@@ -43,6 +45,9 @@ int MAIN(int argc, char** argv) {
     if (argc < 5) { die("usage: bench_step PRESET S ROWS T [--steps N] [--quick] [options of the model]"); }
     const char* preset = argv[1];
     int S = number_of("S", argv[2]), rows = number_of("ROWS", argv[3]), T = number_of("T", argv[4]);
+    int known = 0;
+    for (int i = 0; pythia_preset_names[i]; i++) { known |= strcmp(pythia_preset_names[i], preset) == 0; }
+    if (!known) { die("there is no preset '%s': expected pythia-70m, pythia-160m, ...", preset); }
     if (rows < 1 || T < 1) { die("ROWS %d, T %d: expected at least 1 of each", rows, T); }
     OptionTable options;
     memset(&options, 0, sizeof options);
@@ -112,7 +117,7 @@ int MAIN(int argc, char** argv) {
     for (int i = 0; i < model->flops_rows; i++) { flops += model->flops[i].amount * (double)tokens; }
     double part_ms[PARTS] = {0}, limit_ms = 0;
     ledger.dry = 1;
-    ponder_dry_step(model, micro);
+    ponder_dry_step(model, micro * B);
     ledger.dry = 0;
     for (int i = 0; i < ledger.rows; i++) {
         double row_ms = 1e3 * ledger_seconds(&ledger.row[i], &bench_card, sizeof(floatX) == 2);

@@ -188,7 +188,7 @@ static void test_whole_differences(void) {
         Model* model = make_model(arguments[i], "pythia-14m", NULL, NULL, B, T);
         model->allocate(model, 1);
         tensor_init(&model->tensors, model->params, 3);
-        jitter(model);
+        jitter(model, 0.2);
         random_tokens(inputs, targets, B * T, model->V);
         targets[5] = -1;
         Whole whole = {model, inputs, targets, B, T};
@@ -242,7 +242,7 @@ static Model* small_model(const char* more, int B, int T) {
     Model* model = make_model(arguments, "pythia-14m", NULL, NULL, B, T);
     model->allocate(model, 1);
     tensor_init(&model->tensors, model->params, 9);
-    jitter(model);
+    jitter(model, 0.2);
     return model;
 }
 

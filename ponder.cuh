@@ -405,8 +405,9 @@ static inline double ponder_train(Model* model, const int* inputs, const int* ta
         // Here de is the gradient by e[s+1] = e[s] + mix[s]: it is the gradient by mix[s], and it
         // is also where the gradient by e[s] starts from, to which the pass adds its own.
         if (s < p->steps) {
-            mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, m->de, m->h + (size_t)s * stride, w_out, w_in, N,
-                         C, V, a, (real)p->temperature, (size_t)p->top_k);
+            const real* dmix = stored_copy(m->dh, m->de, N * C);  // a block's dh is written when its dmix is done with
+            mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, dmix, m->h + (size_t)s * stride, w_out, w_in, N, C,
+                         V, a, (real)p->temperature, (size_t)p->top_k);
         }
         m->pass.backward(m->pass.self, model->params, model->grads, m->de, m->dh, m->e + (size_t)s * stride, s, B, T);
     }
@@ -648,9 +649,9 @@ static inline void embedding_backward_cuda(float* dtable, const int* tokens, con
     launch(embedding_backward_kernel, grid, 8 * WARP, 0, stream, dtable, tokens, order, de, N, C, scale);
 }
 
-// A number as an unsigned integer of the same order, 0 the least; a NaN is above +infinity.
+// A number as an unsigned integer of the same order, 0 the least; -0 is 0, and a NaN is above +infinity.
 static __device__ __forceinline__ uint32_t order_key(float x) {
-    uint32_t bits = x != x ? 0x7fffffffu : __float_as_uint(x);
+    uint32_t bits = x != x ? 0x7fffffffu : x == 0 ? 0u : __float_as_uint(x);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
@@ -765,6 +766,7 @@ static __global__ void mix_softmax_kernel(floatX* p, size_t V, size_t Vp, size_t
     }
 }
 static inline void mix_softmax_cuda(floatX* p, size_t rows, size_t V, size_t Vp, size_t top_k, cudaStream_t stream) {
+    if (top_k >= V) { top_k = 0; }  // all of them: nothing to select
     work(5.0 * (double)rows * (double)V, 2.0 * (double)rows * (double)Vp * sizeof(floatX));
     launch(mix_softmax_kernel, (unsigned)rows, MIX_THREADS, 0, stream, p, V, Vp, top_k);
 }
@@ -875,8 +877,9 @@ typedef struct {
     // de (B,T,C) fp32 += gradient of the pass by its input, given dh; p->grads += by its weights.
     void (*backward)(void* self, const CudaWeights* p, float* de, const floatX* dh, const float* e, int slot, int B,
                      int T);
-    // What layer l keeps in a slot, in forward order; returns how many. `params` is the host's family.
-    int (*views)(void* self, const real* params, int slot, int layer, int B, int T, PonderView* view);
+    // What a layer keeps, in forward order: of pass `pass` on the CPU, in slot `slot` on the GPU; returns how many.
+    // params: the host's family.
+    int (*views)(void* self, const real* params, int pass, int slot, int layer, int B, int T, PonderView* view);
 } PassCuda;
 
 // What a slot keeps and how many passes have one. recompute 0: everything; 1: norms and activations are
@@ -1499,7 +1502,7 @@ static inline char* ponder_first_nonfinite_cuda(Model* model, int B, int T) {
         int slot = m->training ? ponder_slot(m, c->plan.recompute, s) : -1;
         for (int l = 0; l < m->pass.layers && slot >= 0; l++) {
             PonderView view[PONDER_VIEWS];
-            int views = pass->views(m->pass.self, model->params, slot, l, B, T, view);
+            int views = pass->views(m->pass.self, model->params, s, slot, l, B, T, view);
             for (int i = 0; i < views; i++) {
                 if (!ponder_finite_on_gpu(view[i].gpu, view[i].gpu_float, view[i].n)) {
                     return format_string("pass %d, layer %d: %s", s, l, view[i].name);
@@ -1561,9 +1564,10 @@ static inline double comparison_run_cpu(Model* model, Comparison* k, const int* 
     for (int s = 0; s <= m->config.steps; s++) {
         size_t at = (size_t)s * stride;
         comparison_take(k, format_string("pass %d: input embeddings", s), m->e + at, c->e + at, 1, n, NULL, 0);
-        for (int l = 0; l < m->pass.layers; l++) {
+        int slot = ponder_slot(m, c->plan.recompute, s);  // below 0: nothing of this pass is kept on the GPU
+        for (int l = 0; l < m->pass.layers && slot >= 0; l++) {
             PonderView view[PONDER_VIEWS];
-            int views = pass->views(m->pass.self, model->params, s, l, B, T, view);
+            int views = pass->views(m->pass.self, model->params, s, slot, l, B, T, view);
             for (int i = 0; i < views; i++) {
                 comparison_take(k, format_string("pass %d, layer %d: %s", s, l, view[i].name), view[i].cpu, view[i].gpu,
                                 view[i].gpu_float, view[i].n, view[i].bias, view[i].bias_n);

@@ -435,9 +435,16 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
 }
 // end twin
 
-// out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a projection into the residual stream.
-static void residual_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N, size_t IC,
-                             size_t OC) {
+// out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a projection into the residual stream. work (N,OC): for
+// the product where it is stored as bf16 before it is added.
+static void residual_forward(real* out, real* work, const real* inp, const real* weight, const real* bias, size_t N,
+                             size_t IC, size_t OC) {
+    if (stored_as_bf16) {
+        gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 0, work, OC, NULL);
+        stored(work, N * OC);
+        for (size_t i = 0; i < N * OC; i++) { out[i] += work[i] + bias[i % OC]; }
+        return;
+    }
     gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 1, out, OC, bias);
 }
 
@@ -540,8 +547,8 @@ static void pythia_forward(void* self, const real* params, real* h, const real* 
         if (k.next != x) {
             memcpy(k.next, x, N * C * sizeof(real));
         }  // equal from the second layer on when nothing is kept
-        residual_forward(k.next, k.att, params + t[y->projw].offset, params + t[y->projb].offset, N, C, C);
-        residual_forward(k.next, w.act, params + t[y->fcprojw].offset, params + t[y->fcprojb].offset, N, FF, C);
+        residual_forward(k.next, w.ln, k.att, params + t[y->projw].offset, params + t[y->projb].offset, N, C, C);
+        residual_forward(k.next, w.ln, w.act, params + t[y->fcprojw].offset, params + t[y->fcprojb].offset, N, FF, C);
         x = k.next;
     }
     real* mean = pythia_final_kept(m, slot);
@@ -579,11 +586,12 @@ static void pythia_backward(void* self, const real* params, real* grads, real* d
         const PythiaLayer* y = &m->layer[l];
         PythiaKept k = pythia_layer_kept(m, slot, l);
         const real* x = l > 0 ? pythia_layer_kept(m, slot, l - 1).next : e;
+        const real* dout = stored_copy(w.dln, dx, N * C);  // of both branches
 
         gelu_forward(w.act, k.fc, N * FF);
         stored(w.act, N * FF);
-        matmul_backward_input(w.dact, dx, params + t[y->fcprojw].offset, N, FF, C, 0);
-        matmul_backward_weight(grads + t[y->fcprojw].offset, grads + t[y->fcprojb].offset, dx, w.act, N, FF, C);
+        matmul_backward_input(w.dact, dout, params + t[y->fcprojw].offset, N, FF, C, 0);
+        matmul_backward_weight(grads + t[y->fcprojw].offset, grads + t[y->fcprojb].offset, dout, w.act, N, FF, C);
         stored(w.dact, N * FF);
         real* dfc = w.dact;  // in place: dact is dead after this line
         gelu_backward(dfc, w.dact, k.fc, N * FF);
@@ -592,9 +600,9 @@ static void pythia_backward(void* self, const real* params, real* grads, real* d
         stored(w.ln, N * C);
         matmul_backward_weight(grads + t[y->fcw].offset, grads + t[y->fcb].offset, dfc, w.ln, N, C, FF);
 
-        matmul_backward_input(w.datt, dx, params + t[y->projw].offset, N, C, C, 0);
+        matmul_backward_input(w.datt, dout, params + t[y->projw].offset, N, C, C, 0);
         stored(w.datt, N * C);
-        matmul_backward_weight(grads + t[y->projw].offset, grads + t[y->projb].offset, dx, k.att, N, C, C);
+        matmul_backward_weight(grads + t[y->projw].offset, grads + t[y->projb].offset, dout, k.att, N, C, C);
         attention_backward(w.dqkv, w.dqkv + HS, w.dqkv + 2 * HS, w.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS, k.att,
                            k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
         stored(w.dqkv, N * 3 * C);
@@ -746,7 +754,7 @@ static size_t pythia_scratch_bytes_cuda(void* self, int B, int training, int kee
     PythiaScratchCuda w;
     int rotated = (int)(m->config.C / m->config.NH * m->config.rotary_pct);
     return pythia_scratch_cuda(&w, NULL, &m->config, (size_t)B * (size_t)m->T, training, keep_all) +
-           (size_t)m->T * (size_t)rotated * sizeof(float);
+           round_up((size_t)m->T * (size_t)rotated * sizeof(float), 256);
 }
 
 static void pythia_allocate_cuda(void* self, int slots, int keep_all, int training) {
@@ -857,8 +865,8 @@ static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, co
         const float *w1 = p->master + t[y->ln1w].offset, *w2 = p->master + t[y->ln2w].offset;
         if (!g->keep_all) {
             gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, 0, stream);
-            norm_forward_again_cuda(k.ln1, k.ln2, x, k.mean, k.rstd, w1, p->master + t[y->ln1b].offset, w2,
-                                    p->master + t[y->ln2b].offset, N, C, stream);
+            norm_forward_again_cuda(k.ln1, k.ln2, x, w1, p->master + t[y->ln1b].offset, w2,
+                                    p->master + t[y->ln2b].offset, k.mean, k.rstd, N, C, stream);
         }
         matmul_backward_input_cuda("mlp down dx", w->dact, w->dxr, p->x + t[y->fcprojw].offset, N, FF, C);
         matmul_backward_weight_cuda("mlp down dW", p->grads + t[y->fcprojw].offset, w->dxr, k.act, N, FF, C);
@@ -892,14 +900,14 @@ static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, co
     add_cuda(de, w->dx, N * C, stream);
 }
 
-static int pythia_views_cuda(void* self, const real* params, int slot, int l, int B, int T, PonderView* view) {
+static int pythia_views_cuda(void* self, const real* params, int pass, int slot, int l, int B, int T, PonderView* view) {
     const Pythia* m = (const Pythia*)self;
     const PythiaConfig* c = &m->config;
     size_t N = (size_t)B * (size_t)T, C = (size_t)c->C, FF = (size_t)c->FF;
     PythiaKeptCuda g = pythia_layer_kept_cuda(m, slot, l);
     PythiaKept k;
     memset(&k, 0, sizeof k);
-    if (m->kept) { k = pythia_layer_kept(m, slot, l); }
+    if (m->kept) { k = pythia_layer_kept(m, pass, l); }
     const PonderView rows[] = {
         {"queries, keys and values", k.qkv, g.qkv, 0, N * 3 * C, NULL, 0},
         {"attention output", k.att, g.att, 0, N * C, NULL, 0},

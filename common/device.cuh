@@ -33,6 +33,10 @@ typedef struct {
 } Device;
 static Device device;
 
+enum { DEVICE_BLOCKS = 64 };
+static void* device_blocks[DEVICE_BLOCKS];  // what device_alloc gave out
+static int device_block_count;
+
 // Why no GPU can be used, or NULL. Fills in `device` as far as it is known.
 static inline const char* device_find(void) {
     static char why[512];
@@ -98,7 +102,14 @@ static inline void* device_alloc(size_t bytes, const char* what) {
             ((double)bytes - (double)available) / 1e6);
     }
     CUDA_CHECK(error);
-    return p;
+    if (device_block_count == DEVICE_BLOCKS) { die("more than %d pieces of GPU memory", DEVICE_BLOCKS); }
+    return device_blocks[device_block_count++] = p;
+}
+
+// Gives back all that device_alloc gave out: for programs that make several models, one after the other.
+static inline void device_free_all(void) {
+    while (device_block_count) { CUDA_CHECK(cudaFree(device_blocks[--device_block_count])); }
+    device.taken = device.open ? MATMUL_WORKSPACE : 0;
 }
 
 static inline void device_zero(void* p, size_t bytes) {

@@ -113,6 +113,14 @@ static inline void stored(real* x, size_t n) {
     for (size_t i = 0; i < n; i++) { x[i] = (real)round_bf16((float)x[i]); }
 }
 
+// x (n) itself, or its rounded copy in work (n): for what the GPU has both in fp32 and, for products, as bf16.
+static inline const real* stored_copy(real* work, const real* x, size_t n) {
+    if (!stored_as_bf16) { return x; }
+    memcpy(work, x, n * sizeof(real));
+    stored(work, n);
+    return work;
+}
+
 // 1 if all of x(n) are finite.
 static inline int row_finite(const real* x, size_t n) {
     // 0 * x is 0 for a finite x and NaN otherwise; -0 and 0 alike add nothing.

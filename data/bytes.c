@@ -183,6 +183,18 @@ static char* read_text(const char* path, uint64_t limit, size_t* size, int* larg
 }
 
 // Reads a file and takes it into the corpus, unless it is no text. Equal contents are dropped later.
+// Dies if a shard would take the place of a text that is read. (An old shard is no text, and is left out.)
+static void corpus_check_output(const BytesOptions* o, const char* path) {
+    const char* const outputs[] = {o->out, o->out_train, o->out_val};
+    struct stat text, shard;
+    for (int i = 0; i < 3; i++) {
+        if (outputs[i] && stat(outputs[i], &shard) == 0 && stat(path, &text) == 0 && text.st_ino == shard.st_ino &&
+            text.st_dev == shard.st_dev) {
+            die("%s: the shard would overwrite this text, from which it is made; give it another name", outputs[i]);
+        }
+    }
+}
+
 static void corpus_add_file(Corpus* corpus, const BytesOptions* o, const char* path, int named) {
     size_t size = 0;
     int large = 0;
@@ -205,6 +217,7 @@ static void corpus_add_file(Corpus* corpus, const BytesOptions* o, const char* p
         free(text);
         return;
     }
+    corpus_check_output(o, path);
     if (corpus->count == corpus->capacity) {
         corpus->capacity = max_size(1024, 2 * corpus->capacity);
         TextFile* files = (TextFile*)xalloc(corpus->capacity, sizeof(TextFile), "the list of files");

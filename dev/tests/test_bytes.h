@@ -264,6 +264,8 @@ static void test_bytes_bad(void) {
         {"--out-train @/o --out-val @/p @/in", "split by file|/in/|--out"},
         {"--out @/hollow @/in", "/hollow|found a directory"},
         {"--out @/in/a.txt/o @/in", "/in/a.txt"},
+        {"--out @/in/a.txt @/in/a.txt", "/in/a.txt|overwrite"},
+        {"--out-train @/o --out-val @/in/b.txt @/in", "/in/b.txt|overwrite"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) { bytes_expect_death(cases[i][0], cases[i][1]); }
     CHECK(!bytes_exists("o") && !bytes_exists("p"), "an error left a shard");

@@ -338,6 +338,7 @@ static void test_sampling(void) {
             {1, 0, 0.5, {0, 1, 0, 1, 0, 0, 0}},
             {1, 0, 0.7, {0, 1, 1, 1, 0, 0, 0}},
             {1, 2, 0.999, {0, 1, 0, 1, 0, 0, 0}},
+            {1, 2, 0.5, {0, 1, 0, 0, 0, 0, 0}},  // exactly the share is enough
             {1, 0, 1e-9, {0, 1, 0, 0, 0, 0, 0}},
         };
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {

@@ -289,14 +289,17 @@ static void judge_all(const Problem* p, const Result* got, const Result* want, c
     for (int kind = 0; kind < 3; kind++) { judge(p, 2 + kind, got->dx, want->dx, naive->dx, p->total, kind); }
 }
 
+static void compare_problem(const Problem* p, size_t shift) {
+    Result got = result(p), want = result(p), naive = result(p);
+    run_gpu(p, &got, shift);
+    run_reference(p, &want);
+    run_naive(p, &naive);
+    judge_all(p, &got, &want, &naive);
+    result_free(&got), result_free(&want), result_free(&naive);
+}
 static void compare(int B, int T, int NH, int NKV, int HS, int layout, double size, size_t shift) {
     Problem p = problem(B, T, NH, NKV, HS, layout, size);
-    Result got = result(&p), want = result(&p), naive = result(&p);
-    run_gpu(&p, &got, shift);
-    run_reference(&p, &want);
-    run_naive(&p, &naive);
-    judge_all(&p, &got, &want, &naive);
-    result_free(&got), result_free(&want), result_free(&naive);
+    compare_problem(&p, shift);
     problem_free(&p);
 }
 // Inputs of this size have scores of a standard deviation of usual^2 / 3, for every head size.
@@ -360,6 +363,22 @@ static void test_large_scores(void) {
         CHECK(largest > 40, "scores go to %g only", largest);
         problem_free(&p);
         compare(1, T, 1, 1, HS, INTERLEAVED, size, 0);
+    }
+}
+
+// All scores near -120: exp(-lse) is infinite, and must not meet the zeros past the end, which have score 0.
+static void test_negative_scores(void) {
+    static const int sizes[] = {20, 64, 128}, lengths[] = {67, 68};
+    for (size_t i = 0; i < 6; i++) {
+        const int HS = sizes[i / 2];
+        Problem p = problem(1, lengths[i % 2], 1, 1, HS, INTERLEAVED, 0.2);
+        const float far = (float)sqrt(120 / sqrt((double)HS));
+        for (size_t n = 0; n < p.total; n++) {
+            const int kind = kind_of(&p, n);
+            p.x[n] = as_x(p.x[n] + (kind == 0 ? far : kind == 1 ? -far : 0));
+        }
+        compare_problem(&p, 0);
+        problem_free(&p);
     }
 }
 
@@ -502,6 +521,7 @@ int main(int argc, char** argv) {
     RUN(test_lengths);
     RUN(test_heads);
     RUN(test_large_scores);
+    RUN(test_negative_scores);
     RUN(test_same_bits);
     RUN(test_causal);
     RUN(test_nan);

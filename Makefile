@@ -175,15 +175,15 @@ $(eval $(call cuda,train_pythia_cuda_fp32,train_pythia.cu,-DFP32))
 $(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t),dev/tests/$(t).cu,-DTESTING -DBUILD_DIR='\"$(B)\"')))
 $(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t)_fp32,dev/tests/$(t).cu,-DTESTING -DFP32 -DBUILD_DIR='\"$(B)\"')))
 $(eval $(call cuda,bench_gpu,dev/bench_gpu.cu,-DTESTING))
-$(eval $(call cuda,bench_step_cuda,dev/bench_step.c,-DTESTING))
+$(eval $(call cuda,bench_step_cuda,dev/bench_step.cu,-DTESTING))
 
 gpu: $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32 ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
 gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) ## build the tests of the GPU half
 gpu-bench: $(B)/bench_gpu $(B)/bench_step_cuda ## build its benchmarks
 gpu-check: gpu gpu-tests gpu-bench ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh
-kernels-table: gpu ## registers, spills, shared memory and occupancy of every kernel
-	dev/kernels_table.sh $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32
+kernels-table: gpu $(B)/gpu_attention ## registers, spills, shared memory and occupancy of every kernel
+	dev/kernels_table.sh -s $(B)/gpu_attention $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32
 .PHONY: gpu gpu-tests gpu-bench gpu-check kernels-table
 
 # ---- the emulator ----
@@ -225,7 +225,7 @@ $(foreach v,race asan ubsan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention
     $(eval $(call emu,$(B)/emu/$(t)_$(v),dev/tests/$(t).cu,$(v),-DTESTING))))
 $(foreach v,race asan ubsan msan,$(eval $(call emu,$(B)/emu/test_emulate_$(v),dev/emulate/test_emulate.cpp,$(v),-DTESTING)))
 $(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,-O2 -DTESTING $(HOST_ISA)))
-$(eval $(call emu,$(B)/emu/bench_step,dev/bench_step.c,plain,-O2 -DTESTING $(HOST_ISA)))
+$(eval $(call emu,$(B)/emu/bench_step,dev/bench_step.cu,plain,-O2 -DTESTING $(HOST_ISA)))
 
 emu: $(B)/train_pythia_emu $(B)/train_pythia_emu_fp32 ## build the CUDA source under the emulator: no GPU, no toolkit
 .PHONY: emu

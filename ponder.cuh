@@ -406,8 +406,8 @@ static inline double ponder_train(Model* model, const int* inputs, const int* ta
         // is also where the gradient by e[s] starts from, to which the pass adds its own.
         if (s < p->steps) {
             const real* dmix = stored_copy(m->dh, m->de, N * C);  // a block's dh is written when its dmix is done with
-            mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, dmix, m->h + (size_t)s * stride, w_out, w_in, N, C,
-                         V, a, (real)p->temperature, (size_t)p->top_k);
+            mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, dmix, m->h + (size_t)s * stride, w_out, w_in, N,
+                         C, V, a, (real)p->temperature, (size_t)p->top_k);
         }
         m->pass.backward(m->pass.self, model->params, model->grads, m->de, m->dh, m->e + (size_t)s * stride, s, B, T);
     }
@@ -587,13 +587,16 @@ static inline Model* ponder_model(PonderConfig config, Pass pass, TensorTable te
 #include "common/layers.cuh"
 #include "common/matmul.cuh"
 
-enum { EMBED_COLUMNS = 4 * WARP, MIX_THREADS = 512, MIX_BLOCK_BYTES = 256 << 20, MIX_ROWS_LEAST = 1024 };
+enum { EMBED_COLUMNS = 4 * WARP, MIX_THREADS = 512, MIX_BLOCK_BYTES = 1 << 30, MIX_ROWS_LEAST = 1024 };
 
-// Rows of logits that exist at a time. From shapes alone, so that it changes no bit from card to card;
-// not fewer than 1024, or adding to the weight gradients (V,C) would cost more than the products.
+// Rows of logits that exist at a time: N in equal blocks of at most a gigabyte. From shapes alone, so that it
+// changes no bit from card to card. Every block reads and writes the fp32 gradients (V,C) of both tables, 8
+// bytes for 2 R FLOPs: at R = 2048 that takes half as long as the product itself on an H100, at 8192 an
+// eighth. Hence large blocks, and never fewer than 1024 rows.
 static inline size_t mix_rows_cuda(size_t N, size_t Vp) {
-    size_t rows = MIX_BLOCK_BYTES / (Vp * sizeof(floatX)) / MIX_ROWS_LEAST * MIX_ROWS_LEAST;
-    return min_size(N, max_size(rows, MIX_ROWS_LEAST));
+    size_t most = max_size(MIX_BLOCK_BYTES / (Vp * sizeof(floatX)), MIX_ROWS_LEAST);
+    size_t blocks = div_up(N, most);
+    return min_size(N, max_size(round_up(div_up(N, blocks), 64), MIX_ROWS_LEAST));
 }
 
 // e (N,C) = scale * table[token], from the master weights
@@ -662,8 +665,8 @@ typedef struct {
     uint32_t threshold;
     size_t cut;
 } TopK;
-static __device__ __forceinline__ TopK top_k_find(const floatX* z, size_t V, size_t k, unsigned* count /* 256, shared */,
-                                                  size_t* found /* 2, shared */) {
+static __device__ __forceinline__ TopK top_k_find(const floatX* z, size_t V, size_t k,
+                                                  unsigned* count /* 256, shared */, size_t* found /* 2, shared */) {
     uint32_t prefix = 0;
     size_t wanted = k;  // of those that share the prefix
     for (int shift = 24; shift >= 0; shift -= 8) {
@@ -671,7 +674,9 @@ static __device__ __forceinline__ TopK top_k_find(const floatX* z, size_t V, siz
         __syncthreads();
         for (size_t v = threadIdx.x; v < V; v += blockDim.x) {
             uint32_t key = order_key(to_float(z[v]));
-            if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8)) { atomicAdd(&count[key >> shift & 255], 1u); }
+            if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8)) {
+                atomicAdd(&count[key >> shift & 255], 1u);
+            }
         }
         __syncthreads();
         if (threadIdx.x == 0) {
@@ -824,7 +829,9 @@ static __global__ void head_loss_kernel(float* losses, floatX* z, const int* tar
         if (threadIdx.x == 0) { losses[blockIdx.x] = 0; }
         if (scale) {
             float zero[PACK] = {0};
-            for (size_t v = (size_t)threadIdx.x * PACK; v < Vp; v += (size_t)blockDim.x * PACK) { store_pack(row + v, zero); }
+            for (size_t v = (size_t)threadIdx.x * PACK; v < Vp; v += (size_t)blockDim.x * PACK) {
+                store_pack(row + v, zero);
+            }
         }
         return;
     }
@@ -858,12 +865,12 @@ typedef struct {
     const char* name;
     const real* cpu;
     const void* gpu;
-    int gpu_float;      // 1: fp32 on the GPU, 0: floatX
+    int gpu_float;  // 1: fp32 on the GPU, 0: floatX
     size_t n;
     const float* bias;  // (bias_n) still to be added to the GPU's rows (a weight: on the host), or NULL
     size_t bias_n;
-} PonderView;
-enum { PONDER_VIEWS = 16 };
+} PassView;
+enum { PASS_VIEWS = 16 };
 
 // An architecture's pass on the GPU; sizes are for B rows of the model's T positions.
 typedef struct {
@@ -879,7 +886,7 @@ typedef struct {
                      int T);
     // What a layer keeps, in forward order: of pass `pass` on the CPU, in slot `slot` on the GPU; returns how many.
     // params: the host's family.
-    int (*views)(void* self, const real* params, int pass, int slot, int layer, int B, int T, PonderView* view);
+    int (*views)(void* self, const real* params, int pass, int slot, int layer, int B, int T, PassView* view);
 } PassCuda;
 
 // What a slot keeps and how many passes have one. recompute 0: everything; 1: norms and activations are
@@ -900,21 +907,21 @@ typedef struct {
 typedef struct {
     PonderPlan plan;
     CudaWeights w;
-    size_t Vp, rows;  // of logits: padded columns, rows at a time
-    float* e;         // (S+1, N,C)
-    floatX* h;        // (S+1, N,C)
-    float* de;        // (N,C)
-    floatX* E;        // (N,C) de, rounded
-    floatX* dh;       // (N,C)
-    float* dot;       // (N)
-    floatX* z;        // (rows,Vp)
-    floatX* dz;       // (rows,Vp)
-    floatX* p;        // (S, N,Vp) kept probabilities, or NULL
-    float* losses;    // (N)
-    float* scale;     // (1) 1 / targets of the step: in memory, since a captured graph cannot change arguments
-    int* tokens;      // (3, N): inputs, targets, positions sorted by token
-    double* norm;     // the sum of squares of all gradients, then grad_norm's scratch
-    AdamwPlan adamw;  // which parameters each block of the optimiser takes
+    size_t Vp, rows;     // of logits: padded columns, rows at a time
+    float* e;            // (S+1, N,C)
+    floatX* h;           // (S+1, N,C)
+    float* de;           // (N,C)
+    floatX* E;           // (N,C) de, rounded
+    floatX* dh;          // (N,C)
+    float* dot;          // (N)
+    floatX* z;           // (rows,Vp)
+    floatX* dz;          // (rows,Vp)
+    floatX* p;           // (S, N,Vp) kept probabilities, or NULL
+    float* losses;       // (N)
+    float* scale;        // (1) 1 / targets of the step: in memory, since a captured graph cannot change arguments
+    int* tokens;         // (3, N): inputs, targets, positions sorted by token
+    double* norm;        // the sum of squares of all gradients, then grad_norm's scratch
+    AdamwPlan adamw;     // which parameters each block of the optimiser takes
     int* count;          // (V+1) to sort tokens by
     int* host_tokens;    // (3, N), pinned like the next two
     float* host_losses;  // (N)
@@ -1026,7 +1033,9 @@ static inline PonderPlan ponder_choose(const Ponder* m, int training, int asked,
         for (int keep_p = m->config.steps > 0; keep_p >= 0; keep_p--) {
             PonderPlan plan = ponder_layout(m, &scratch, training, r, keep_p, B, NULL);
             if (least.total == 0 || plan.total < least.total) { least = plan; }
-            if ((double)plan.total <= memory && (!found || plan.extra_flops < best.extra_flops)) { best = plan, found = 1; }
+            if ((double)plan.total <= memory && (!found || plan.extra_flops < best.extra_flops)) {
+                best = plan, found = 1;
+            }
         }
     }
     *fits = found;
@@ -1076,9 +1085,11 @@ static inline void mix_backward_cuda(const Ponder* m, const PonderCuda* c, int s
         // dp = a E W_in^T;  dz = p (dp - dot) / temperature;  dW_in += a p^T E;  dh = dz W_out;  dW_out += dz^T h
         gemm_cuda("mix: dp", 0, 1, R, c->Vp, C, a, c->E + first * C, C, w_in, C, 0, c->dz, c->Vp, NULL);
         mix_softmax_backward_cuda(c->dz, p, c->dot + first, R, c->Vp, temperature, device.stream);
-        gemm_float_cuda("mix: dW_in", 1, 0, c->Vp, C, R, a, p, c->Vp, c->E + first * C, C, 1, c->w.grads + embed, C, NULL);
+        gemm_float_cuda("mix: dW_in", 1, 0, c->Vp, C, R, a, p, c->Vp, c->E + first * C, C, 1, c->w.grads + embed, C,
+                        NULL);
         gemm_cuda("mix: dh", 0, 0, R, C, c->Vp, 1, c->dz, c->Vp, w_out, C, 0, c->dh + first * C, C, NULL);
-        gemm_float_cuda("mix: dW_out", 1, 0, c->Vp, C, R, 1, c->dz, c->Vp, h + first * C, C, 1, c->w.grads + head, C, NULL);
+        gemm_float_cuda("mix: dW_out", 1, 0, c->Vp, C, R, 1, c->dz, c->Vp, h + first * C, C, 1, c->w.grads + head, C,
+                        NULL);
     }
 }
 
@@ -1091,10 +1102,12 @@ static inline void head_cuda(const Ponder* m, const PonderCuda* c, int s, size_t
     for (size_t first = 0; first < N; first += c->rows) {
         size_t R = min_size(c->rows, N - first);
         gemm_cuda("head: logits", 0, 1, R, c->Vp, C, 1, h + first * C, C, w_out, C, 0, c->z, c->Vp, NULL);
-        head_loss_cuda(c->losses + first, c->z, targets + first, backward ? c->scale : NULL, R, V, c->Vp, device.stream);
+        head_loss_cuda(c->losses + first, c->z, targets + first, backward ? c->scale : NULL, R, V, c->Vp,
+                       device.stream);
         if (!backward) { continue; }
         gemm_cuda("head: dh", 0, 0, R, C, c->Vp, 1, c->z, c->Vp, w_out, C, 0, c->dh + first * C, C, NULL);
-        gemm_float_cuda("head: dW_out", 1, 0, c->Vp, C, R, 1, c->z, c->Vp, h + first * C, C, 1, c->w.grads + head, C, NULL);
+        gemm_float_cuda("head: dW_out", 1, 0, c->Vp, C, R, 1, c->z, c->Vp, h + first * C, C, 1, c->w.grads + head, C,
+                        NULL);
     }
 }
 
@@ -1136,8 +1149,8 @@ static inline void ponder_micro_batch_cuda(const Ponder* m, const PonderCuda* c,
         pass->backward(m->pass.self, &c->w, c->de, c->dh, e, slot, B, T);
     }
     ledger_part(PART_BLOCKS);
-    embedding_backward_cuda(c->w.grads + m->model.tensors.list[m->pass.embed].offset, c->tokens, c->tokens + 2 * N, c->de,
-                            N, C, times * ponder_scale(m), device.stream);
+    embedding_backward_cuda(c->w.grads + m->model.tensors.list[m->pass.embed].offset, c->tokens, c->tokens + 2 * N,
+                            c->de, N, C, times * ponder_scale(m), device.stream);
 }
 
 // ---- the model that the training loop drives, on the GPU ----
@@ -1159,7 +1172,8 @@ static inline void ponder_upload_tokens(Ponder* m, const int* inputs, const int*
     device_upload(c->tokens, c->host_tokens, 3 * N * sizeof(int));
 }
 
-static inline double ponder_train_cuda(Model* model, const int* inputs, const int* targets, int B, int T, double scale) {
+static inline double ponder_train_cuda(Model* model, const int* inputs, const int* targets, int B, int T,
+                                       double scale) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = ponder_cuda_of(m);
     size_t N = (size_t)B * (size_t)T;
@@ -1323,7 +1337,9 @@ static inline void ponder_prepare_cuda(Model* model, int training) {
     ponder_plan_rows(model, &c->plan);
     // The share of the peak that a run prints refers to the data sheet of the card, where it is known.
     for (int i = 0; i < CARDS && !c->card; i++) {
-        if (strstr(device.name, cards[i].match)) { model->peak_flops = sizeof(floatX) == 2 ? cards[i].bf16 : cards[i].fp32; }
+        if (strstr(device.name, cards[i].match)) {
+            model->peak_flops = sizeof(floatX) == 2 ? cards[i].bf16 : cards[i].fp32;
+        }
     }
 }
 
@@ -1414,8 +1430,8 @@ static inline void ponder_print_ledger(Model* model, const char* name, int64_t s
     c->card = card;
     ponder_allocate_cuda(model, 1);
     char* text = ponder_plan_text(m, &c->plan);
-    printf("%s: %.0f TFLOP/s of products (%s), %.2f TB/s, %.0f GB (%s)\n", card->title, (bf16 ? card->bf16 : card->fp32) / 1e12,
-           PRECISION, card->copy / 1e12, card->memory / 1e9, card->source);
+    printf("%s: %.0f TFLOP/s of products (%s), %.2f TB/s, %.0f GB (%s)\n", card->title,
+           (bf16 ? card->bf16 : card->fp32) / 1e12, PRECISION, card->copy / 1e12, card->memory / 1e9, card->source);
     printf("%s\n", text);
     free(text);
     for (int i = 0; i < model->memory_rows; i++) {
@@ -1432,8 +1448,8 @@ static inline void ponder_print_ledger(Model* model, const char* name, int64_t s
         part_seconds[ledger.row[i].part] += seconds;
         launches += ledger.row[i].launches;
     }
-    printf("%-42s %8s %10s %10s %10s %7s  %s\n", "a step, as the limits allow", "launches", "GFLOP", "MB", "us", "share",
-           "bound by");
+    printf("%-42s %8s %10s %10s %10s %7s  %s\n", "a step, as the limits allow", "launches", "GFLOP", "MB", "us",
+           "share", "bound by");
     for (int part = 0; part < PARTS; part++) {
         if (part_seconds[part] == 0) { continue; }
         printf("%-42s %8s %10s %10s %10.0f %5.1f %%\n", ledger_part_names[part], "", "", "", 1e6 * part_seconds[part],
@@ -1492,16 +1508,21 @@ static inline char* ponder_first_nonfinite_cuda(Model* model, int B, int T) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = ponder_cuda_of(m);
     const PassCuda* pass = ponder_pass_cuda(m);
-    size_t n = (size_t)B * (size_t)T * (size_t)m->pass.C, stride = (size_t)m->pass.B * (size_t)m->pass.T * (size_t)m->pass.C;
+    size_t n = (size_t)B * (size_t)T * (size_t)m->pass.C,
+           stride = (size_t)m->pass.B * (size_t)m->pass.T * (size_t)m->pass.C;
     for (int i = 0; i < model->tensors.count; i++) {
         const Tensor* t = &model->tensors.list[i];
-        if (!ponder_finite_on_gpu(c->w.master + t->offset, 1, t->size)) { return format_string("parameter %s", t->name); }
+        if (!ponder_finite_on_gpu(c->w.master + t->offset, 1, t->size)) {
+            return format_string("parameter %s", t->name);
+        }
     }
     for (int s = 0; s <= m->config.steps; s++) {
-        if (!ponder_finite_on_gpu(c->e + (size_t)s * stride, 1, n)) { return format_string("pass %d: input embeddings", s); }
+        if (!ponder_finite_on_gpu(c->e + (size_t)s * stride, 1, n)) {
+            return format_string("pass %d: input embeddings", s);
+        }
         int slot = m->training ? ponder_slot(m, c->plan.recompute, s) : -1;
         for (int l = 0; l < m->pass.layers && slot >= 0; l++) {
-            PonderView view[PONDER_VIEWS];
+            PassView view[PASS_VIEWS];
             int views = pass->views(m->pass.self, model->params, s, slot, l, B, T, view);
             for (int i = 0; i < views; i++) {
                 if (!ponder_finite_on_gpu(view[i].gpu, view[i].gpu_float, view[i].n)) {
@@ -1509,11 +1530,15 @@ static inline char* ponder_first_nonfinite_cuda(Model* model, int B, int T) {
                 }
             }
         }
-        if (!ponder_finite_on_gpu(c->h + (size_t)s * stride, 0, n)) { return format_string("pass %d: hidden states", s); }
+        if (!ponder_finite_on_gpu(c->h + (size_t)s * stride, 0, n)) {
+            return format_string("pass %d: hidden states", s);
+        }
     }
     for (int i = 0; c->w.grads && i < model->tensors.count; i++) {
         const Tensor* t = &model->tensors.list[i];
-        if (!ponder_finite_on_gpu(c->w.grads + t->offset, 1, t->size)) { return format_string("gradient of %s", t->name); }
+        if (!ponder_finite_on_gpu(c->w.grads + t->offset, 1, t->size)) {
+            return format_string("gradient of %s", t->name);
+        }
     }
     return NULL;
 }
@@ -1554,19 +1579,20 @@ static inline void comparison_take(Comparison* k, char* name, const real* cpu, c
 }
 
 // One step of the C reference, forward then backward; keeps every tensor. Returns its loss.
-static inline double comparison_run_cpu(Model* model, Comparison* k, const int* inputs, const int* targets, int B, int T,
-                                        double scale) {
+static inline double comparison_run_cpu(Model* model, Comparison* k, const int* inputs, const int* targets, int B,
+                                        int T, double scale) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = ponder_cuda_of(m);
     const PassCuda* pass = ponder_pass_cuda(m);
-    size_t n = (size_t)B * (size_t)T * (size_t)m->pass.C, stride = (size_t)m->pass.B * (size_t)m->pass.T * (size_t)m->pass.C;
+    size_t n = (size_t)B * (size_t)T * (size_t)m->pass.C,
+           stride = (size_t)m->pass.B * (size_t)m->pass.T * (size_t)m->pass.C;
     ponder_forward(m, inputs, B, T, 1);
     for (int s = 0; s <= m->config.steps; s++) {
         size_t at = (size_t)s * stride;
         comparison_take(k, format_string("pass %d: input embeddings", s), m->e + at, c->e + at, 1, n, NULL, 0);
         int slot = ponder_slot(m, c->plan.recompute, s);  // below 0: nothing of this pass is kept on the GPU
         for (int l = 0; l < m->pass.layers && slot >= 0; l++) {
-            PonderView view[PONDER_VIEWS];
+            PassView view[PASS_VIEWS];
             int views = pass->views(m->pass.self, model->params, s, slot, l, B, T, view);
             for (int i = 0; i < views; i++) {
                 comparison_take(k, format_string("pass %d, layer %d: %s", s, l, view[i].name), view[i].cpu, view[i].gpu,
@@ -1580,8 +1606,8 @@ static inline double comparison_run_cpu(Model* model, Comparison* k, const int* 
     comparison_take(k, format_string("loss of each position"), m->losses, c->losses, 1, (size_t)B * (size_t)T, NULL, 0);
     for (int i = 0; i < model->tensors.count; i++) {
         const Tensor* t = &model->tensors.list[i];
-        comparison_take(k, format_string("gradient of %s", t->name), model->grads + t->offset, c->w.grads + t->offset, 1,
-                        t->size, NULL, 0);
+        comparison_take(k, format_string("gradient of %s", t->name), model->grads + t->offset, c->w.grads + t->offset,
+                        1, t->size, NULL, 0);
     }
     return loss;
 }
@@ -1600,8 +1626,9 @@ static inline int comparison_judge(const Compared* row) {
         if (row->naive) { naive = fmax(naive, fabs((double)row->naive[i] - (double)row->exact[i])); }
     }
     // fp32: 2e-5 of the largest entry (under the emulator at most 2e-6 was seen; a GPU adds in another order).
-    // bf16: twice the error of the reference that rounds as it stores.
-    double tolerance = row->naive ? fmax(2 * naive, 1e-5 * largest) : 2e-5 * largest;
+    // bf16: twice the error of the reference that rounds as it stores; three times that of a few numbers, the
+    // largest of whose errors is more a matter of chance.
+    double tolerance = row->naive ? fmax((row->n < 128 ? 3 : 2) * naive, 1e-5 * largest) : 2e-5 * largest;
     int good = error <= tolerance;
     printf("%-58s %10.3e %10.3e %10.3e %6.2f  %s", row->name, largest, error, tolerance,
            error == 0 ? 0.0 : error / tolerance, good ? "ok" : "DIFFERS");

@@ -11,7 +11,8 @@
 //   [3] activations
 //   [4] layers (C): LayerNorm, linear with residual, rotary positions, GELU; forward, backward
 //   [5] one pass (C), forward and backward
-//   [6] kernels that only this architecture has, [7] one pass (CUDA), forward and backward
+//   [6] kernels that only this architecture has (CUDA)
+//   [7] one pass (CUDA), forward and backward
 //   [8] main
 //
 // One layer, x -> x + attention(LN1 x) + mlp(LN2 x): both branches read the same input.
@@ -188,7 +189,7 @@ static PythiaConfig pythia_config(const OptionTable* options, const char* preset
         die("%s: the rotated share of a head is %g, expected more than 0, at most 1", path, c.rotary_pct);
     }
     if (!(c.rotary_base > 1 && c.rotary_base < 1e12)) {
-        die("%s: the rotary base is %g, expected more than 1", path, c.rotary_base);
+        die("%s: the rotary base is %g, expected more than 1 and less than 1e12", path, c.rotary_base);
     }
     if (!(c.eps > 0 && c.eps < 1)) { die("%s: layer_norm_eps is %g, expected between 0 and 1", path, c.eps); }
     int rotated = (int)(c.C / c.NH * c.rotary_pct);
@@ -325,7 +326,7 @@ static size_t pythia_scratch(PythiaScratch* w, real* base, const PythiaConfig* c
 // Numbers that one pass keeps: its layers, and mean and rstd of the final norm.
 static size_t pythia_pass_size(const Pythia* m) {
     PythiaKept k;
-    return (size_t)m->config.L * pythia_kept(&k, NULL, &m->config, m->N) +
+    return mul_size((size_t)m->config.L, pythia_kept(&k, NULL, &m->config, m->N), "activations") +
            2 * round_up(m->N, ALIGNMENT / sizeof(float));
 }
 
@@ -681,19 +682,19 @@ typedef struct {
 } PythiaKeptCuda;
 
 typedef struct {
-    floatX* out1;   // (N,C) attention's projection, without bias
-    floatX* out2;   // (N,C) the MLP's
-    floatX* ln1;    // (N,C) when they are not kept
-    floatX* ln2;    // (N,C)
-    floatX* act;    // (N,FF)
-    floatX* dact;   // (N,FF), then dfc
-    floatX* dqkv;   // (N,3C)
-    floatX* datt;   // (N,C)
-    floatX* dln1;   // (N,C)
-    floatX* dln2;   // (N,C)
-    float* dx;      // (N,C) gradient by the residual stream
-    floatX* dxr;    // (N,C) the same, rounded: what products read
-    float* delta;   // (B,NH,T) of attention's backward
+    floatX* out1;    // (N,C) attention's projection, without bias
+    floatX* out2;    // (N,C) the MLP's
+    floatX* ln1;     // (N,C) when they are not kept
+    floatX* ln2;     // (N,C)
+    floatX* act;     // (N,FF)
+    floatX* dact;    // (N,FF), then dfc
+    floatX* dqkv;    // (N,3C)
+    floatX* datt;    // (N,C)
+    floatX* dln1;    // (N,C)
+    floatX* dln2;    // (N,C)
+    float* dx;       // (N,C) gradient by the residual stream
+    floatX* dxr;     // (N,C) the same, rounded: what products read
+    float* delta;    // (B,NH,T) of attention's backward
     float* partial;  // of the sums over rows
 } PythiaScratchCuda;
 
@@ -715,8 +716,8 @@ static size_t pythia_carve(void** place[], const size_t* bytes, int count, char*
 
 static size_t pythia_kept_cuda(PythiaKeptCuda* k, char* base, const PythiaConfig* c, size_t N, int keep_all) {
     size_t C = (size_t)c->C, FF = (size_t)c->FF, X = sizeof(floatX), all = keep_all ? X : 0;
-    const size_t bytes[] = {N * 4,     N * 4,     N * 3 * C * X, N * (size_t)c->NH * 4, N * C * X, N * FF * X,
-                            N * C * 4, N * C * all, N * C * all,   N * FF * all};
+    const size_t bytes[] = {N * 4,      N * 4,     N * 3 * C * X, N * (size_t)c->NH * 4, N * C * X,
+                            N * FF * X, N * C * 4, N * C * all,   N * C * all,           N * FF * all};
     void** place[] = {(void**)&k->mean, (void**)&k->rstd, (void**)&k->qkv, (void**)&k->lse, (void**)&k->att,
                       (void**)&k->fc,   (void**)&k->next, (void**)&k->ln1, (void**)&k->ln2, (void**)&k->act};
     return pythia_carve(place, bytes, (int)(sizeof bytes / sizeof bytes[0]), base);
@@ -725,14 +726,24 @@ static size_t pythia_kept_cuda(PythiaKeptCuda* k, char* base, const PythiaConfig
 static size_t pythia_scratch_cuda(PythiaScratchCuda* w, char* base, const PythiaConfig* c, size_t N, int training,
                                   int keep_all) {
     size_t C = (size_t)c->C, FF = (size_t)c->FF, X = sizeof(floatX), b = training ? X : 0, again = keep_all ? 0 : X;
-    size_t partial = max_size(norm_backward_scratch(N, C),
-                              max_size(column_sum_scratch(N, FF), column_sum_scratch(N, 3 * C)));
-    const size_t bytes[] = {N * C * X,     N * C * X, N * C * again, N * C * again, N * FF * again,
-                            N * FF * b,    N * 3 * C * b, N * C * b, N * C * b,     N * C * b,
-                            training ? N * C * 4 : 0, N * C * b, training ? N * (size_t)c->NH * 4 : 0,
+    size_t partial =
+        max_size(norm_backward_scratch(N, C), max_size(column_sum_scratch(N, FF), column_sum_scratch(N, 3 * C)));
+    const size_t bytes[] = {N * C * X,
+                            N * C * X,
+                            N * C * again,
+                            N * C * again,
+                            N * FF * again,
+                            N * FF * b,
+                            N * 3 * C * b,
+                            N * C * b,
+                            N * C * b,
+                            N * C * b,
+                            training ? N * C * 4 : 0,
+                            N * C * b,
+                            training ? N * (size_t)c->NH * 4 : 0,
                             training ? partial * 4 : 0};
-    void** place[] = {(void**)&w->out1, (void**)&w->out2, (void**)&w->ln1,  (void**)&w->ln2, (void**)&w->act,
-                      (void**)&w->dact, (void**)&w->dqkv, (void**)&w->datt, (void**)&w->dln1, (void**)&w->dln2,
+    void** place[] = {(void**)&w->out1, (void**)&w->out2, (void**)&w->ln1,   (void**)&w->ln2,    (void**)&w->act,
+                      (void**)&w->dact, (void**)&w->dqkv, (void**)&w->datt,  (void**)&w->dln1,   (void**)&w->dln2,
                       (void**)&w->dx,   (void**)&w->dxr,  (void**)&w->delta, (void**)&w->partial};
     return pythia_carve(place, bytes, (int)(sizeof bytes / sizeof bytes[0]), base);
 }
@@ -784,8 +795,9 @@ static PythiaKeptCuda pythia_layer_kept_cuda(const Pythia* m, int slot, int l) {
     PythiaKeptCuda k;
     size_t layer = pythia_kept_cuda(&k, NULL, &m->config, m->N, g->keep_all);
     int layers = g->slots ? (int)max_size((size_t)m->config.L, 2) : 2;
-    size_t offset = slot < 0 ? (size_t)(l % 2) * layer
-                             : (size_t)slot * pythia_slot_bytes(&m->config, m->N, layers, g->keep_all) + (size_t)l * layer;
+    size_t offset = slot < 0
+                        ? (size_t)(l % 2) * layer
+                        : (size_t)slot * pythia_slot_bytes(&m->config, m->N, layers, g->keep_all) + (size_t)l * layer;
     pythia_kept_cuda(&k, g->kept + offset, &m->config, m->N, g->keep_all);
     if (!g->keep_all) { k.ln1 = g->w.ln1, k.ln2 = g->w.ln2, k.act = g->w.act; }
     return k;
@@ -856,8 +868,8 @@ static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, co
     // Each norm sums the columns of dx on its way: the gradient of both biases that were added before it.
     const PythiaLayer* before = &m->layer[c->L - 1];
     parallel_norm_backward_cuda(w->dx, w->dxr, p->grads + t[m->lnfw].offset, p->grads + t[m->lnfb].offset, NULL, NULL,
-                                p->grads + t[before->projb].offset, p->grads + t[before->fcprojb].offset, w->partial, dh,
-                                NULL, last, p->master + t[m->lnfw].offset, NULL, mean, rstd, N, C, 0, stream);
+                                p->grads + t[before->projb].offset, p->grads + t[before->fcprojb].offset, w->partial,
+                                dh, NULL, last, p->master + t[m->lnfw].offset, NULL, mean, rstd, N, C, 0, stream);
     for (int l = c->L - 1; l >= 0; l--) {
         const PythiaLayer* y = &m->layer[l];
         PythiaKeptCuda k = pythia_layer_kept_cuda(m, slot, l);
@@ -891,16 +903,16 @@ static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, co
         matmul_backward_input_cuda("mlp up dx", w->dln2, dfc, p->x + t[y->fcw].offset, N, C, FF);
         matmul_backward_input_cuda("qkv dx", w->dln1, w->dqkv, p->x + t[y->qkvw].offset, N, C, 3 * C);
         before = l > 0 ? &m->layer[l - 1] : NULL;
-        parallel_norm_backward_cuda(
-            w->dx, before ? w->dxr : NULL, p->grads + t[y->ln1w].offset, p->grads + t[y->ln1b].offset,
-            p->grads + t[y->ln2w].offset, p->grads + t[y->ln2b].offset, before ? p->grads + t[before->projb].offset : NULL,
-            before ? p->grads + t[before->fcprojb].offset : NULL, w->partial, w->dln1, w->dln2, x, w1, w2, k.mean, k.rstd,
-            N, C, 1, stream);
+        parallel_norm_backward_cuda(w->dx, before ? w->dxr : NULL, p->grads + t[y->ln1w].offset,
+                                    p->grads + t[y->ln1b].offset, p->grads + t[y->ln2w].offset,
+                                    p->grads + t[y->ln2b].offset, before ? p->grads + t[before->projb].offset : NULL,
+                                    before ? p->grads + t[before->fcprojb].offset : NULL, w->partial, w->dln1, w->dln2,
+                                    x, w1, w2, k.mean, k.rstd, N, C, 1, stream);
     }
     add_cuda(de, w->dx, N * C, stream);
 }
 
-static int pythia_views_cuda(void* self, const real* params, int pass, int slot, int l, int B, int T, PonderView* view) {
+static int pythia_views_cuda(void* self, const real* params, int pass, int slot, int l, int B, int T, PassView* view) {
     const Pythia* m = (const Pythia*)self;
     const PythiaConfig* c = &m->config;
     size_t N = (size_t)B * (size_t)T, C = (size_t)c->C, FF = (size_t)c->FF;
@@ -908,7 +920,7 @@ static int pythia_views_cuda(void* self, const real* params, int pass, int slot,
     PythiaKept k;
     memset(&k, 0, sizeof k);
     if (m->kept) { k = pythia_layer_kept(m, pass, l); }
-    const PonderView rows[] = {
+    const PassView rows[] = {
         {"queries, keys and values", k.qkv, g.qkv, 0, N * 3 * C, NULL, 0},
         {"attention output", k.att, g.att, 0, N * C, NULL, 0},
         {"MLP before GELU", k.fc, g.fc, 0, N * FF, params + m->tensors.list[m->layer[l].fcb].offset, FF},
@@ -945,7 +957,7 @@ static Model* pythia_create(const OptionTable* options, const char* preset, cons
     Pass pass = {.self = m, .C = c->C, .V = c->V, .B = B, .T = T, .layers = c->L, .embed = m->embed, .head = m->head};
     pass.block_flops = 6 * (4 * C * C + 2 * C * FF) * c->L;
     pass.attention_flops = 6 * (double)T * C * c->L;
-    pass.kept_bytes = pythia_pass_size(m) * sizeof(real);
+    pass.kept_bytes = mul_size(pythia_pass_size(m), sizeof(real), "activations");
     pass.scratch_bytes = pythia_scratch(&w, NULL, c, m->N, 1) * sizeof(real);
     pass.stock_class = "GPTNeoX";
     pass.stock_type = "gpt_neox";

@@ -17,8 +17,8 @@ static inline void cublas_check(cublasStatus_t status, const char* expression, c
     }
 }
 
-enum { OLDEST_SM = 80 };                        // mma.sync with bf16, cp.async
-#define MATMUL_WORKSPACE ((size_t)32 << 20)     // bytes, what cuBLASLt's algorithms may use
+enum { OLDEST_SM = 80 };                     // mma.sync with bf16, cp.async
+#define MATMUL_WORKSPACE ((size_t)32 << 20)  // bytes, what cuBLASLt's algorithms may use
 
 typedef struct {
     int open;
@@ -74,7 +74,7 @@ static inline const char* device_find(void) {
 static inline void device_open(void) {
     if (device.open || ledger.dry) { return; }
     const char* why = device_find();
-    if (why) { die("GPU: %s. The CPU program (make train_pythia) needs none", why); }
+    if (why) { die("GPU: %s. The CPU program needs none", why); }
     CUDA_CHECK(cudaSetDevice(0));
     CUDA_CHECK(cudaStreamCreate(&device.stream));
     CUBLAS_CHECK(cublasLtCreate(&device.lt));

@@ -16,9 +16,10 @@
 
 // d (16,8) fp32 += a (16,16) b (16,8), both bf16. All 32 lanes of a warp together.
 static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 // Four 8x8 matrices of 16-bit numbers: lanes 8i..8i+7 point at the rows (16 bytes each, in shared memory)
@@ -44,15 +45,19 @@ static __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const vo
 // 16) are read, the rest become 0. Visible to this thread after cp_async_wait, to others after a barrier.
 static __device__ __forceinline__ void cp_async_16(void* shared, const void* global, int valid) {
     uint32_t address = (uint32_t)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" : : "r"(address), "l"(global), "r"(valid) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+                 :
+                 : "r"(address), "l"(global), "r"(valid)
+                 : "memory");
 }
 
 // Ends a group of copies.
-static __device__ __forceinline__ void cp_async_commit(void) { asm volatile("cp.async.commit_group;\n" : : : "memory"); }
+static __device__ __forceinline__ void cp_async_commit(void) {
+    asm volatile("cp.async.commit_group;\n" : : : "memory");
+}
 
 // Waits until at most `pending` of this thread's groups are unfinished (a compile-time number).
-template <int pending>
-static __device__ __forceinline__ void cp_async_wait(void) {
+template <int pending> static __device__ __forceinline__ void cp_async_wait(void) {
     asm volatile("cp.async.wait_group %0;\n" : : "n"(pending) : "memory");
 }
 

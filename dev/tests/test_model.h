@@ -13,8 +13,12 @@
 
 #include <dirent.h>
 
+// Called before every model, if not NULL.
+static void (*test_fresh)(void);
+
 static Model* make_model(const char* arguments, const char* preset, const Json* config, const char* path, int B,
                          int T) {
+    if (test_fresh) { test_fresh(); }
     OptionTable options;
     memset(&options, 0, sizeof options);
     TEST_CLASS->add_options(&options);

@@ -60,6 +60,18 @@ $(eval $(call program,bench_step,dev/bench_step.c,))
 $(eval $(call tool,bytes,data/bytes.c))
 $(eval $(call tool,compare,dev/compare.c))
 
+# ---- which trainer ----
+
+NVCC ?= $(firstword $(wildcard $(shell command -v nvcc 2>/dev/null) /usr/local/cuda/bin/nvcc))
+# Compute capability of the first GPU, 90 for 9.0; empty where there is none.
+GPU_SM := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -dc 0-9)
+# The main job computes on the GPU where there is one and nvcc to build for it; DEVICE=cpu or gpu says otherwise.
+GPU_NEW := $(shell [ "$(or $(GPU_SM),0)" -ge 80 ] && echo 1)
+DEVICE ?= $(if $(and $(GPU_NEW),$(NVCC)),gpu,cpu)
+WHY_CPU = $(if $(GPU_SM),$(if $(GPU_NEW),there is a GPU but no nvcc,the GPU is older than compute capability 8.0),no GPU here)
+TRAINER = $(B)/train_pythia$(if $(filter gpu,$(DEVICE)),_cuda)
+say_trainer = @echo "trainer: $(TRAINER), on the $(if $(filter gpu,$(DEVICE)),GPU,CPU ($(if $(filter command% environment,$(origin DEVICE)),as asked,$(WHY_CPU))))"
+
 # ---- the main job ----
 
 train_pythia: $(B)/train_pythia ## build the CPU trainer, build/train_pythia
@@ -83,15 +95,18 @@ ROW_ponder = --ponder 3 --lr 4e-3
 ROW_vanilla = --ponder 0 --lr 4e-3
 ROW_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
 # $(call main_job,row,directory)
-main_job = $(B)/train_pythia $(MAIN_MODEL) $(MAIN_RUN) $(ROW_$(1)) --out "$(2)" $(ARGS)
+main_job = $(TRAINER) $(MAIN_MODEL) $(MAIN_RUN) $(ROW_$(1)) --out "$(2)" $(ARGS)
 
-train_pythia_ponder: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## THE MAIN JOB: train a pondering Pythia (S = 3)
+train_pythia_ponder: $(TRAINER) $(B)/compare $(DATA)/train.bin ## THE MAIN JOB: train a pondering Pythia (S = 3)
+	$(say_trainer)
 	$(call main_job,ponder,$(or $(OUT),out/pythia_ponder))
 	@$(call plot,$(or $(OUT),out/pythia_ponder))
-train_pythia_vanilla: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
+train_pythia_vanilla: $(TRAINER) $(B)/compare $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
+	$(say_trainer)
 	$(call main_job,vanilla,$(or $(OUT),out/pythia_vanilla))
 	@$(call plot,$(or $(OUT),out/pythia_vanilla))
-train_pythia_fair: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## the baseline with pondering's initialisation and scaling
+train_pythia_fair: $(TRAINER) $(B)/compare $(DATA)/train.bin ## the baseline with pondering's initialisation and scaling
+	$(say_trainer)
 	$(call main_job,fair,$(or $(OUT),out/pythia_fair))
 	@$(call plot,$(or $(OUT),out/pythia_fair))
 .PHONY: train_pythia_ponder train_pythia_vanilla train_pythia_fair
@@ -99,7 +114,8 @@ train_pythia_fair: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## the basel
 plot = $(B)/compare --svg "$(1)/curves.svg" "$(notdir $(1))=$(1)" >/dev/null && echo "curves     $(1)/curves.svg"
 
 COMPARE = $(or $(OUT),out)
-compare: $(B)/train_pythia $(B)/compare $(DATA)/train.bin ## train all three on the same data, steps and seed; table and picture
+compare: $(TRAINER) $(B)/compare $(DATA)/train.bin ## train all three on the same data, steps and seed; table and picture
+	$(say_trainer)
 	$(call main_job,vanilla,$(COMPARE)/pythia_vanilla)
 	$(call main_job,fair,$(COMPARE)/pythia_fair)
 	$(call main_job,ponder,$(COMPARE)/pythia_ponder)
@@ -128,7 +144,8 @@ TESTS = $(addprefix $(B)/,test_common test_portable test_ponder test_ponder_doub
 
 test: $(TESTS) $(B)/train_pythia $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
 	@dev/run_tests.sh $(TESTS)
-	@echo "not run here: make test-sanitize (ASan, UBSan), make test-all (checkpoints in transformers; needs Python and a network)" >&2
+	@echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
+	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
 test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory B=$(B)/sanitize ISAS="$(NATIVE)" \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" test
@@ -139,9 +156,6 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 # make gpu: build/train_pythia_cuda (bf16) and build/train_pythia_cuda_fp32, by nvcc. The same source under
 # the emulator of dev/emulate, with g++ alone: make emu.
 
-NVCC ?= $(firstword $(wildcard $(shell command -v nvcc 2>/dev/null) /usr/local/cuda/bin/nvcc))
-# Compute capability of the first GPU, 90 for 9.0; empty where there is none.
-GPU_SM := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -dc 0-9)
 # Architectures to build for: ARCH="80 90"; else the GPU's own if nvcc knows it; else these two. All but the
 # first case also carry compute_80 PTX, which the driver of a newer GPU compiles when the program starts.
 ARCH ?= $(if $(GPU_SM),$(shell "$(NVCC)" --list-gpu-code 2>/dev/null | grep -qx sm_$(GPU_SM) && echo $(GPU_SM)))
@@ -182,6 +196,14 @@ gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) ## build the tests
 gpu-bench: $(B)/bench_gpu $(B)/bench_step_cuda ## build its benchmarks
 gpu-check: gpu gpu-tests gpu-bench ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh
+# A micro model with the default corpus; on a GPU a longer row, under the emulator what it does in seconds.
+COMPARED = $(if $(filter gpu,$(DEVICE)),cuda,emu)
+COMPARED_MODEL = --model pythia-14m --layers 2 --width 64 --heads 2 --vocab 257 --ponder 3 --train "$(DATA)/train.bin" \
+    $(if $(filter gpu,$(DEVICE)),--seq 512 --batch 4,--seq 64 --batch 2) --compare-cpu
+compare-gpu: $(B)/train_pythia_$(COMPARED) $(B)/train_pythia_$(COMPARED)_fp32 $(DATA)/train.bin ## GPU (or emulator) against CPU, tensor by tensor
+	$(B)/train_pythia_$(COMPARED)_fp32 $(COMPARED_MODEL) $(ARGS)
+	$(B)/train_pythia_$(COMPARED) $(COMPARED_MODEL) $(ARGS)
+.PHONY: compare-gpu
 kernels-table: gpu $(B)/gpu_attention ## registers, spills, shared memory and occupancy of every kernel
 	dev/kernels_table.sh -s $(B)/gpu_attention $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32
 .PHONY: gpu gpu-tests gpu-bench gpu-check kernels-table
@@ -228,13 +250,29 @@ $(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,-O2 -DTESTING $(HOST
 $(eval $(call emu,$(B)/emu/bench_step,dev/bench_step.cu,plain,-O2 -DTESTING $(HOST_ISA)))
 
 emu: $(B)/train_pythia_emu $(B)/train_pythia_emu_fp32 ## build the CUDA source under the emulator: no GPU, no toolkit
-.PHONY: emu
+
+# What runs in which build, the longest first. Late copies find a missing wait, seeds an order that was luck.
+CLANGXX_FOUND := $(shell command -v $(CLANGXX) 2>/dev/null)
+E = $(B)/emu
+EMU_TESTS = $(E)/gpu_pythia $(E)/gpu_pythia_fp32 $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race \
+    $(E)/gpu_attention_asan $(E)/gpu_layers_asan $(E)/gpu_ponder_asan $(E)/gpu_matmul_asan $(E)/gpu_attention \
+    $(E)/gpu_attention_fp32 $(E)/gpu_layers_ubsan $(E)/gpu_attention_ubsan $(E)/gpu_ponder_ubsan $(E)/gpu_layers_fp32 \
+    $(E)/gpu_ponder $(E)/gpu_ponder_fp32 $(E)/gpu_matmul_fp32 $(E)/test_emulate_race $(E)/test_emulate_asan \
+    $(E)/test_emulate_ubsan \
+    $(if $(CLANGXX_FOUND),$(E)/gpu_layers_msan $(E)/gpu_ponder_msan $(E)/gpu_attention_msan $(E)/test_emulate_msan)
+EMU_LATE = %/gpu_attention %/gpu_layers_ubsan %/gpu_attention_ubsan %/gpu_matmul_asan %/gpu_ponder %/gpu_pythia_fp32
+EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
+test-emu: $(EMU_TESTS) emu $(B)/bytes ## every CUDA kernel and the whole model under the emulator, by the C half (8 minutes)
+	@ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(shell nproc 2>/dev/null || echo 1)) dev/run_tests.sh \
+	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)")
+	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++" >&2)
+.PHONY: emu test-emu
 
 VENV = build/venv
 PYTHON = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python
 venv: ## the Python environment of the checks against PyTorch, build/venv (560 MB from the network)
 	dev/setup_venv.sh
-test-all: test test-sanitize test-fuzz test-transformers ## those, fuzzers for every parser, checkpoints in transformers (network)
+test-all: test test-sanitize test-fuzz test-emu test-transformers ## all that this machine can (network); gpu-check is apart
 test-fuzz: $(B)/fuzz ## 20 seconds of damaged files for every parser, under the sanitizers
 	$(B)/fuzz 20
 test-transformers: $(B)/train_pythia venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures

@@ -600,8 +600,8 @@ static inline size_t mix_rows_cuda(size_t N, size_t Vp) {
 }
 
 // e (N,C) = scale * table[token], from the master weights
-static __global__ void embedding_forward_kernel(float* e, const int* tokens, const float* table, size_t N, size_t C,
-                                                float scale, int whole) {
+static __global__ void __launch_bounds__(256) embedding_forward_kernel(float* e, const int* tokens, const float* table,
+                                                                       size_t N, size_t C, float scale, int whole) {
     size_t packs = (C + PACK - 1) / PACK, i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= N * packs) { return; }
     size_t n = i / packs, at = i % packs * PACK;
@@ -620,8 +620,9 @@ static inline void embedding_forward_cuda(float* e, const int* tokens, const flo
 // dtable[token] += scale * de, positions of one token in their order. order (N): the positions sorted
 // by token, equal ones in order; a warp at the first position of a token adds up all of them, for
 // EMBED_COLUMNS columns, and no other warp touches that row.
-static __global__ void embedding_backward_kernel(float* dtable, const int* tokens, const int* order, const float* de,
-                                                 size_t N, size_t C, float scale) {
+static __global__ void __launch_bounds__(8 * WARP)
+    embedding_backward_kernel(float* dtable, const int* tokens, const int* order, const float* de, size_t N, size_t C,
+                              float scale) {
     size_t at = (size_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     size_t first = (size_t)blockIdx.y * EMBED_COLUMNS + threadIdx.x % WARP;
     if (at >= N) { return; }
@@ -751,7 +752,7 @@ static __device__ __forceinline__ RowSum row_sum_exp(const floatX* z, size_t V, 
 
 // p (rows,Vp) = softmax(top_k(z)), padding 0; in place (p == z). One block a row. The row is read twice, the
 // second time mostly from L2.
-static __global__ void mix_softmax_kernel(floatX* p, size_t V, size_t Vp, size_t top_k) {
+static __global__ void __launch_bounds__(MIX_THREADS) mix_softmax_kernel(floatX* p, size_t V, size_t Vp, size_t top_k) {
     SHARED(float, scratch, 32);
     SHARED(unsigned, count, 256);
     SHARED(size_t, found, 2);
@@ -778,8 +779,8 @@ static inline void mix_softmax_cuda(floatX* p, size_t rows, size_t V, size_t Vp,
 
 // E (N,C) floatX = de rounded, the form in which it enters products; dot (N) = sum over C of E * mix,
 // mix = next - e. That is rowsum(p * dp), so that the softmax backward needs no second pass over V.
-static __global__ void mix_dot_kernel(floatX* E, float* dot, const float* de, const float* e, const float* next,
-                                      size_t C, int whole) {
+static __global__ void __launch_bounds__(128)
+    mix_dot_kernel(floatX* E, float* dot, const float* de, const float* e, const float* next, size_t C, int whole) {
     SHARED(float, scratch, 32);
     size_t n = blockIdx.x;
     float sum = 0;
@@ -801,8 +802,8 @@ static inline void mix_dot_cuda(floatX* E, float* dot, const float* de, const fl
 }
 
 // dz (rows,Vp) = p * (dp - dot) / temperature, in place over dp; where p is 0, so is dz (masked tokens, padding).
-static __global__ void mix_softmax_backward_kernel(floatX* dz, const floatX* p, const float* dot, size_t Vp,
-                                                   float inverse_temperature) {
+static __global__ void __launch_bounds__(256)
+    mix_softmax_backward_kernel(floatX* dz, const floatX* p, const float* dot, size_t Vp, float inverse_temperature) {
     size_t v = ((size_t)blockIdx.y * blockDim.x + threadIdx.x) * PACK, at = (size_t)blockIdx.x * Vp + v;
     if (v >= Vp) { return; }
     float x[PACK], q[PACK], d = dot[blockIdx.x];
@@ -820,8 +821,8 @@ static inline void mix_softmax_backward_cuda(floatX* dz, const floatX* p, const 
 
 // losses (rows) = lse - z[target]; with scale != NULL also, over the logits, dz = scale (p - onehot(target)).
 // 0 where the target is -1. Padding 0. One block a row.
-static __global__ void head_loss_kernel(float* losses, floatX* z, const int* targets, const float* scale, size_t V,
-                                        size_t Vp) {
+static __global__ void __launch_bounds__(MIX_THREADS)
+    head_loss_kernel(float* losses, floatX* z, const int* targets, const float* scale, size_t V, size_t Vp) {
     SHARED(float, scratch, 32);
     floatX* row = z + (size_t)blockIdx.x * Vp;
     int target = targets[blockIdx.x];

@@ -46,7 +46,7 @@ fi
 describe() { # CUBIN
     {
         cuobjdump -res-usage "$1" | sed 's/^/U /' &&
-            cuobjdump -elf "$1" | grep -E '^\.nv\.info\.|EIATTR_|Value:|NOBITS.*\.nv\.shared\.' | sed 's/^/E /' &&
+            cuobjdump -elf "$1" | sed -nE '/^\.nv\.info\.|EIATTR_|Value:|NOBITS.*\.nv\.shared\./s/^/E /p' &&
             cuobjdump -sass "$1" | sed 's/^/S /'
     } >"$tmp/dump" || stop "cuobjdump cannot read $1"
     awk '

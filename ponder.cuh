@@ -1319,9 +1319,9 @@ static inline PonderPlan ponder_plan(Ponder* m, int training, int asked, double 
     PonderPlan plan = ponder_choose(m, training, asked, usable, m->pass.B, &fits);
     if (fits) { return plan; }
     int B = m->pass.B;
-    while (B > 0 && !fits) { ponder_choose(m, training, -1, usable, --B, &fits); }
-    char* hint = B > 0 ? format_string("--batch %d fits (the total batch can stay)", B)
-                       : format_string("not even --batch 1 fits; lower --seq or take a smaller model");
+    while (B > 1 && !fits) { ponder_choose(m, training, -1, usable, --B, &fits); }
+    char* hint = fits ? format_string("--batch %d fits (the total batch can stay)", B)
+                      : format_string("not even --batch 1 fits; lower --seq or take a smaller model");
     int more = m->config.steps + 1;
     die("GPU memory: %.1f GB are needed with --recompute %d, %s has %.1f GB to give, %.1f GB are missing; %s%s",
         (double)plan.total / 1e9, plan.recompute, card, usable / 1e9, ((double)plan.total - usable) / 1e9, hint,
@@ -1371,7 +1371,8 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
 }
 
 // Before the first step: chooses cuBLASLt's algorithms by timing them in a micro-batch whose results are
-// thrown away, for every shape that the file of choices at `path` does not have, and writes that file.
+// thrown away, for every shape that two files of choices do not have: the run's own at `path`, which a
+// resumed run reads, and one beside the program, so that another run on this machine gives the same bits.
 // rows: of a step; its last micro-batch may have fewer than the others.
 static inline void ponder_rehearse_cuda(Model* model, const char* path, int64_t rows) {
     Ponder* m = ponder_of(model);
@@ -1382,7 +1383,9 @@ static inline void ponder_rehearse_cuda(Model* model, const char* path, int64_t 
            (double)c->plan.total / 1e6, (double)available / 1e6, (double)all / 1e6);
     if (!c->tune) { return; }
     double begin = now_seconds();
-    int read = matmul_read_choices(path), last = (int)(rows % m->pass.B);
+    char* common = matmul_common_choices();
+    int own = matmul_read_choices(path), read = own + (common ? matmul_read_choices(common) : 0);
+    int last = (int)(rows % m->pass.B);
     size_t N = (size_t)m->pass.B * (size_t)m->pass.T;
     int* tokens = (int*)xalloc(N, sizeof(int), "tokens of a rehearsal");
     for (size_t n = 0; n < N; n++) { tokens[n] = (int)(n * 2654435761u % (size_t)m->pass.V); }
@@ -1399,9 +1402,11 @@ static inline void ponder_rehearse_cuda(Model* model, const char* path, int64_t 
     ponder_zero_grads_cuda(model);
     int timed = 0;
     for (int i = 0; i < matmul_choice_count; i++) { timed += matmul_choices[i].timed; }
-    if (timed > read) { matmul_write_choices(path); }
-    printf("products    algorithms of %d shapes: %d from %s, %d timed in %.1f s\n", timed, read, path, timed - read,
-           now_seconds() - begin);
+    if (timed > own) { matmul_write_choices(path); }
+    if (timed > read && common) { matmul_write_choices(common); }
+    printf("products    algorithms of %d shapes: %d from %s, %d from %s, %d timed in %.1f s\n", timed, own, path,
+           read - own, common ? common : "nowhere else", timed - read, now_seconds() - begin);
+    free(common);
 }
 
 // ---- the ledger of a step ----

@@ -200,7 +200,21 @@ static inline void matmul_backward_weight_cuda(const char* what, float* dweight,
 // ---- the file of choices ----
 
 static inline void matmul_key(char* key, size_t size) {
-    snprintf(key, size, "gpu %s sm %d cublaslt %llu", device.name, device.sm, (unsigned long long)cublasLtGetVersion());
+    snprintf(key, size, "gpu %s sm %d cublaslt %llu " PRECISION, device.name, device.sm,
+             (unsigned long long)cublasLtGetVersion());
+}
+
+// The file beside the running program, for all runs of a machine; NULL where that directory is not known or may
+// not be written. The caller frees it.
+static inline char* matmul_common_choices(void) {
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0) { return NULL; }
+    self[n] = 0;
+    char* slash = strrchr(self, '/');
+    if (!slash) { return NULL; }
+    *slash = 0;
+    return access(self, W_OK) == 0 ? format_string("%s/products_" PRECISION ".txt", self) : NULL;
 }
 
 // Reads the choices of an earlier run, if the file is there and was written on such a GPU with this
@@ -227,6 +241,7 @@ static inline int matmul_read_choices(const char* path) {
                 continue;
             }
             MatmulChoice* c = matmul_choice(&s);
+            if (c->timed) { continue; }  // an earlier file has it
             for (int i = 0; i < 8; i++) { c->algorithm.data[i] = data[i]; }
             c->timed = 1;
             read++;
@@ -239,7 +254,7 @@ static inline int matmul_read_choices(const char* path) {
 // Writes all timed choices; a file that cannot be written is said and costs nothing but the timing.
 static inline void matmul_write_choices(const char* path) {
     char key[512];
-    char* temporary = format_string("%s.tmp", path);
+    char* temporary = format_string("%s.%d.tmp", path, (int)getpid());
     FILE* f = fopen(temporary, "w");
     int ok = f != NULL;
     if (f) {
@@ -260,7 +275,10 @@ static inline void matmul_write_choices(const char* path) {
         ok = fclose(f) == 0 && ok;
     }
     if (ok) { ok = rename(temporary, path) == 0; }
-    if (!ok) { warn("%s could not be written (%s); a resumed run may choose other algorithms", path, strerror(errno)); }
+    if (!ok) {
+        warn("%s could not be written (%s); a resumed run may choose other algorithms", path, strerror(errno));
+        unlink(temporary);
+    }
     free(temporary);
 }
 

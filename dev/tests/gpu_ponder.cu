@@ -758,13 +758,15 @@ static void test_mix_and_head(void) {
     measures_print();
 }
 
-// Rows at a time: from shapes alone, all where they fit, else a multiple of 1024 that fits the block of logits,
-// or 1024.
+// Rows at a time: from shapes alone, all where they fit, else equal blocks of a gigabyte at most, of whole 64
+// rows, or of 1024 where even those take more.
 static void test_mix_rows(void) {
     const size_t X = sizeof(floatX), V = 50304;
     CHECK(mix_rows_cuda(1, V) == 1 && mix_rows_cuda(1000, V) == 1000, "few rows are one block");
     const size_t rows = mix_rows_cuda(1 << 20, V);
-    CHECK(rows % 1024 == 0 && rows * V * X <= 256 << 20 && (rows + 1024) * V * X > 256 << 20, "%zu rows", rows);
+    CHECK(rows % 64 == 0 && (rows - 63) * V * X <= 1 << 30 && (rows + 1024) * V * X > 1 << 30, "%zu rows", rows);
+    const size_t halves = mix_rows_cuda(16384, 50304 / X * 2);
+    CHECK(halves == 8192, "16384 rows in blocks of %zu", halves);
     CHECK(mix_rows_cuda(1 << 20, (size_t)1 << 30) == 1024, "a vocabulary of 2^30");
     CHECK(mix_rows_cuda(1 << 20, 64) <= 1 << 20, "a vocabulary of 64");
 }

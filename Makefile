@@ -252,7 +252,9 @@ $(eval $(call emu,$(B)/emu/bench_step,dev/bench_step.cu,plain,-O2 -DTESTING $(HO
 emu: $(B)/train_pythia_emu $(B)/train_pythia_emu_fp32 ## build the CUDA source under the emulator: no GPU, no toolkit
 
 # What runs in which build, the longest first. Late copies find a missing wait, seeds an order that was luck.
-CLANGXX_FOUND := $(shell command -v $(CLANGXX) 2>/dev/null)
+ifneq ($(filter test-emu test-all,$(MAKECMDGOALS)),)
+CLANGXX_FOUND := $(shell echo 'int main(){}' | $(CLANGXX) -fsanitize=memory -x c++ -o /dev/null - 2>/dev/null && echo 1)
+endif
 E = $(B)/emu
 EMU_TESTS = $(E)/gpu_pythia $(E)/gpu_pythia_fp32 $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race \
     $(E)/gpu_attention_asan $(E)/gpu_layers_asan $(E)/gpu_ponder_asan $(E)/gpu_matmul_asan $(E)/gpu_attention \
@@ -265,7 +267,7 @@ EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32
 test-emu: $(EMU_TESTS) emu $(B)/bytes ## every CUDA kernel and the whole model under the emulator, by the C half (8 minutes)
 	@ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(shell nproc 2>/dev/null || echo 1)) dev/run_tests.sh \
 	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)")
-	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++" >&2)
+	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
 .PHONY: emu test-emu
 
 VENV = build/venv

@@ -22,7 +22,7 @@ ISA_portable =
 ISA_avx2 = -mavx2 -mfma
 ISA_avx512 = -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mavx2 -mprefer-vector-width=512
 
-COMPILE = $(CC) -x c $(RULES) $(CFLAGS) $(OPENMP) $(WARN) $(NO_OPENMP_NOTE) -I$(B) -MMD -MP
+COMPILE = $(CC) -x c $(RULES) $(CFLAGS) $(OPENMP) $(WARN) $(NO_OPENMP_NOTE) -I$(B)/include -MMD -MP
 LINK = $(CC) $(CFLAGS) $(OPENMP)
 
 help: ## list the targets
@@ -37,7 +37,7 @@ $(B)/$(1): $(foreach i,$(ISAS),$(B)/$(1).$(i).o) $(B)/dispatch.o
 $(foreach i,$(ISAS),$(eval $(call object,$(1),$(2),$(3),$(i))))
 endef
 define object
-$(B)/$(1).$(4).o: $(2) $(B)/modeling_ponder.h
+$(B)/$(1).$(4).o: $(2) $(B)/include/modeling_ponder.h
 	$$(COMPILE) $$(ISA_$(4)) $(3) -DMAIN=main_$(4) -c -o $$@ $$<
 endef
 # $(call tool,name,source): a program that computes nothing heavy, compiled once.
@@ -51,7 +51,8 @@ $(B):
 $(B)/dispatch.o: common/dispatch.c | $(B)
 	$(COMPILE) $(addprefix -DHAVE_,$(ISAS)) -c -o $@ $<
 # The Python class that a checkpoint carries, as a C string: a binary writes it wherever it runs.
-$(B)/modeling_ponder.h: dev/modeling_ponder.py | $(B)
+$(B)/include/modeling_ponder.h: dev/modeling_ponder.py
+	@mkdir -p $(@D)
 	( echo 'static const char modeling_ponder_py[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/^/    "/; s/$$/\\n"/' $<; echo '    ;' ) > $@.tmp && mv $@.tmp $@
 
 $(eval $(call program,train_pythia,train_pythia.cu,))
@@ -131,7 +132,7 @@ HAS = $(shell grep -qsw $(1) /proc/cpuinfo && echo 1)
 NATIVE := $(if $(filter avx2,$(ISAS)),$(if $(call HAS,avx512bw),avx512,$(if $(call HAS,fma),avx2,portable)),portable)
 # $(call test,name,source,flags,instruction set)
 define test
-$(B)/$(1): $(2) $(B)/modeling_ponder.h
+$(B)/$(1): $(2) $(B)/include/modeling_ponder.h
 	$$(COMPILE) $$(ISA_$(4)) -g1 -DTESTING -DMAIN=main -DBUILD_DIR='"$(B)"' $(3) -o $$@ $$< $$(LIBS)
 endef
 $(eval $(call test,test_common,test_common.c,,$(NATIVE)))
@@ -168,11 +169,11 @@ space := $(subst ,, )
 HOST_ISA = $(if $(filter avx2 avx512,$(NATIVE)),$(ISA_avx2))
 HOST_FLAGS = $(OPENMP) $(HOST_ISA) -ffp-contract=off -fno-math-errno $(WARN) -Wno-unknown-pragmas
 NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 -O3 -diag-suppress 1675 $(if $(WERROR),-Werror all-warnings) \
-    -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B) $(GENCODE)
+    -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B)/include $(GENCODE)
 
 # $(call cuda,name,source,flags)
 define cuda
-$(B)/$(1): $(2) $(B)/modeling_ponder.h | need_nvcc
+$(B)/$(1): $(2) $(B)/include/modeling_ponder.h | need_nvcc
 	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt
 endef
 need_nvcc:
@@ -221,7 +222,7 @@ EMU_ubsan = $(EMU_plain) -fsanitize=undefined -fno-sanitize-recover=all
 EMU_msan = $(CLANGXX) -O1 -fsanitize=memory -fno-omit-frame-pointer
 # race.cpp answers the calls that -fsanitize=thread puts into kernels: its library must not.
 EMU_LINK_race = $(EMU_plain) -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
-EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -Idev/emulate -I$(B) -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP
+EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -Idev/emulate -I$(B)/include -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP
 
 # $(call emulator,variant): the emulator's own object, with the sanitizers that need it.
 define emulator
@@ -235,7 +236,7 @@ $(B)/emu/race.o: dev/emulate/race.cpp
 	$(EMU_plain) -O2 $(EMU_FLAGS) -c -o $@ $<
 # $(call emu,program,source,variant,flags)
 define emu
-$(1): $(2) $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B)/modeling_ponder.h
+$(1): $(2) $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B)/include/modeling_ponder.h
 	$$(EMU_$(3)) $$(EMU_FLAGS) $(4) -DBUILD_DIR='"$(B)"' -c -MF $$@.d -MT $$@ -o $$@.o $$<
 	$$(or $$(EMU_LINK_$(3)),$$(EMU_$(3))) -o $$@ $$@.o $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $$(LIBS)
 endef
@@ -295,7 +296,7 @@ bench-cpu: $(B)/bench_cpu $(B)/bench_step ## speed beside this machine's limits,
 	    else echo "PyTorch beside it: dev/setup_venv.sh first"; fi
 .PHONY: bench-cpu
 
-lint: $(B)/modeling_ponder.h ## the rules of the code
+lint: $(B)/include/modeling_ponder.h ## the rules of the code
 	@CC="$(CC)" B="$(B)" dev/lint.sh
 .PHONY: lint
 

@@ -156,7 +156,7 @@ short() {
     gpu_layers) echo test_copies ;;
     gpu_attention) echo test_ledger ;;
     gpu_ponder) echo test_sort_tokens ;;
-    gpu_pythia) echo test_plan ;;
+    gpu_pythia) echo test_ledger ;;
     esac
 }
 run_tests() {

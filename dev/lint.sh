@@ -84,9 +84,9 @@ isa_portable=
 isa_avx2="-mavx2 -mfma"
 isa_avx512="-mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mavx2"
 warnings="-Wall -Wextra -Werror -Wvla -Wno-missing-field-initializers -Wno-unused-function"
-rules="-fsyntax-only -ffp-contract=off -fno-math-errno -I$B $warnings"
+rules="-fsyntax-only -ffp-contract=off -fno-math-errno -I$B/include $warnings"
 
-if [ ! -f "$B/modeling_ponder.h" ]; then make -s B="$B" "$B/modeling_ponder.h" >/dev/null 2>&1; fi
+if [ ! -f "$B/include/modeling_ponder.h" ]; then make -s B="$B" "$B/include/modeling_ponder.h" >/dev/null 2>&1; fi
 
 : >"$tmp/jobs"
 job() { printf '%s\0' "$1" >>"$tmp/jobs"; }
@@ -293,7 +293,7 @@ if [ -f README.md ]; then
         cc=${CC:-cc}
         : >"$tmp/help"
         for f in $trainers $(files '^(data/bytes|dev/compare)\.c$'); do
-            if $cc -x c -std=gnu11 -O0 -w -I"$B" -o "$tmp/program" "$f" -lm >"$tmp/log" 2>&1; then
+            if $cc -x c -std=gnu11 -O0 -w -I"$B/include" -o "$tmp/program" "$f" -lm >"$tmp/log" 2>&1; then
                 "$tmp/program" --help </dev/null >>"$tmp/help" 2>&1 || echo "$f: --help fails"
             else
                 head -n 5 "$tmp/log"

@@ -157,8 +157,8 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 # make gpu: build/train_pythia_cuda (bf16) and build/train_pythia_cuda_fp32, by nvcc. The same source under
 # the emulator of dev/emulate, with g++ alone: make emu.
 
-# Architectures to build for: ARCH="80 90"; else the GPU's own if nvcc knows it; else these two. All but the
-# first case also carry compute_80 PTX, which the driver of a newer GPU compiles when the program starts.
+# Architectures to build for: ARCH="80 90"; else the GPU's own if nvcc knows it; else these two, and
+# then also compute_80 PTX, which the driver of a newer GPU compiles when the program starts.
 ARCH ?= $(if $(GPU_SM),$(shell "$(NVCC)" --list-gpu-code 2>/dev/null | grep -qx sm_$(GPU_SM) && echo $(GPU_SM)))
 ARCHS = $(or $(ARCH),80 90)
 GENCODE = $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
@@ -195,7 +195,7 @@ $(eval $(call cuda,bench_step_cuda,dev/bench_step.cu,-DTESTING))
 gpu: $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32 ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
 gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) ## build the tests of the GPU half
 gpu-bench: $(B)/bench_gpu $(B)/bench_step_cuda ## build its benchmarks
-gpu-check: gpu gpu-tests gpu-bench ## everything that a machine with a GPU can check, in ten minutes
+gpu-check: gpu gpu-tests gpu-bench $(B)/bytes ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh
 # A micro model with the default corpus; on a GPU a longer row, under the emulator what it does in seconds.
 COMPARED = $(if $(filter gpu,$(DEVICE)),cuda,emu)

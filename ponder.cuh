@@ -1188,7 +1188,7 @@ static inline double ponder_train_cuda(Model* model, const int* inputs, const in
     } else if (c->graph) {
         CUDA_CHECK(cudaGraphLaunch(c->graph, device.stream));
     } else if (!c->use_graph || c->graph_runs == 0 || c->graph_B != B || c->graph_T != T) {
-        c->graph_B = B, c->graph_T = T, c->graph_runs = 1;
+        if (B >= c->graph_B) { c->graph_B = B, c->graph_T = T, c->graph_runs = 1; }  // a shorter one displaces none
         ponder_micro_batch_cuda(m, c, B, T);
     } else {
         cudaGraph_t graph;
@@ -1222,12 +1222,18 @@ static inline void ponder_evaluate_cuda(Model* model, const int* inputs, const i
 static inline void ponder_logits_cuda(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = ponder_cuda_of(m);
-    size_t C = (size_t)m->pass.C, V = (size_t)m->pass.V, N = (size_t)B * (size_t)T;
+    // A text that grows by one token would make new shapes of every product each time. So it is padded to whole 64s,
+    // behind the position that is asked for, where causal attention does not look.
+    int P = last_only && B == 1 ? (int)min_size(round_up((size_t)T, 64), (size_t)m->pass.T) : T;
+    size_t C = (size_t)m->pass.C, V = (size_t)m->pass.V, N = (size_t)B * (size_t)P;
     const floatX* h = c->h + (size_t)m->config.steps * (size_t)m->pass.B * (size_t)m->pass.T * C;
     const floatX* w_out = c->w.x + m->model.tensors.list[m->pass.head].offset;
-    ponder_upload_tokens(m, inputs, NULL, N, 0);
-    ponder_forward_cuda(m, c, B, T, 0);
-    size_t rows = last_only ? (size_t)B : N, step = last_only ? (size_t)T : 1, skip = last_only ? (size_t)T - 1 : 0;
+    int* padded = (int*)xalloc(N, sizeof(int), "tokens");
+    memcpy(padded, inputs, (size_t)B * (size_t)T * sizeof(int));  // the rest, behind them, stays 0
+    ponder_upload_tokens(m, padded, NULL, N, 0);
+    ponder_forward_cuda(m, c, B, P, 0);
+    free(padded);
+    size_t rows = last_only ? (size_t)B : N, step = last_only ? (size_t)P : 1, skip = last_only ? (size_t)T - 1 : 0;
     floatX* block = (floatX*)xalloc(c->rows * c->Vp, sizeof(floatX), "logits");
     for (size_t first = 0; first < rows; first += c->rows) {
         size_t R = min_size(c->rows, rows - first);
@@ -1336,7 +1342,7 @@ static inline void ponder_prepare_cuda(Model* model, int training) {
     c->plan = ponder_plan(m, training, c->asked, c->card ? c->card->memory : (double)device.memory,
                           c->card ? c->card->title : device.name);
     ponder_plan_rows(model, &c->plan);
-    // The share of the peak that a run prints refers to the data sheet of the card, where it is known.
+    // The share of the peak that a run prints refers to the ledger's table; of other cards it is not known.
     for (int i = 0; i < CARDS && !c->card; i++) {
         if (strstr(device.name, cards[i].match)) {
             model->peak_flops = sizeof(floatX) == 2 ? cards[i].bf16 : cards[i].fp32;
@@ -1368,6 +1374,11 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
     if (training) { device_upload((void*)c->adamw.device, c->adamw.host, c->adamw.count * sizeof(AdamwSpan)); }
     CUDA_CHECK(cudaStreamSynchronize(device.stream));
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "parameters on the host");
+    if (!training && c->tune) {  // evaluation computes as training on this machine does
+        char* common = matmul_common_choices();
+        if (common) { matmul_read_choices(common); }
+        free(common);
+    }
 }
 
 // Before the first step: chooses cuBLASLt's algorithms by timing them in a micro-batch whose results are
@@ -1389,6 +1400,8 @@ static inline void ponder_rehearse_cuda(Model* model, const char* path, int64_t 
     size_t N = (size_t)m->pass.B * (size_t)m->pass.T;
     int* tokens = (int*)xalloc(N, sizeof(int), "tokens of a rehearsal");
     for (size_t n = 0; n < N; n++) { tokens[n] = (int)(n * 2654435761u % (size_t)m->pass.V); }
+    *c->host_scale = 1 / (float)N;
+    device_upload(c->scale, c->host_scale, sizeof(float));
     matmul_search = 1;
     for (int turn = 0; turn < 2; turn++) {
         int B = turn ? last : m->pass.B;
@@ -1404,8 +1417,8 @@ static inline void ponder_rehearse_cuda(Model* model, const char* path, int64_t 
     for (int i = 0; i < matmul_choice_count; i++) { timed += matmul_choices[i].timed; }
     if (timed > own) { matmul_write_choices(path); }
     if (timed > read && common) { matmul_write_choices(common); }
-    printf("products    algorithms of %d shapes: %d from %s, %d from %s, %d timed in %.1f s\n", timed, own, path,
-           read - own, common ? common : "nowhere else", timed - read, now_seconds() - begin);
+    printf("products    algorithms of %d shapes are known: %d from %s, %d from %s, %d timed in %.1f s\n", timed, own,
+           path, read - own, common ? common : "nowhere else", timed - read, now_seconds() - begin);
     free(common);
 }
 
@@ -1527,6 +1540,7 @@ static inline char* ponder_first_nonfinite_cuda(Model* model, int B, int T) {
             return format_string("pass %d: input embeddings", s);
         }
         int slot = m->training ? ponder_slot(m, c->plan.recompute, s) : -1;
+        if (slot == 0 && c->plan.recompute > 1) { slot = -1; }  // earlier passes have been computed again there
         for (int l = 0; l < m->pass.layers && slot >= 0; l++) {
             PassView view[PASS_VIEWS];
             int views = pass->views(m->pass.self, model->params, s, slot, l, B, T, view);

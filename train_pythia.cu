@@ -269,7 +269,10 @@ static int pythia_ignores_tensor(const Model* model, const char* name) {
         size_t k = strlen(buffers[i]);
         if (n >= k && strcmp(name + n - k, buffers[i]) == 0) { return 1; }
     }
-    if (strcmp(name, "embed_out.weight") == 0) { return tensor_find(&model->tensors, name) < 0; }
+    if (strcmp(name, "embed_out.weight") == 0 && tensor_find(&model->tensors, name) < 0) {
+        warn("embed_out.weight in the checkpoint is ignored: the head is tied to the input table");
+        return 1;
+    }
     return strcmp(name, "adapter.weight") == 0 || (n > 15 && strcmp(name + n - 15, ".adapter.weight") == 0);
 }
 

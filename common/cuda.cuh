@@ -49,17 +49,17 @@ static inline void cuda_check(cudaError_t error, const char* expression, const c
 // launch(kernel, grid, block, shared_bytes, stream, args...): books the launch and, unless this is a dry
 // run, executes it. A kernel with several compile-time sizes goes in parentheses. work() comes first.
 #ifdef __CUDACC__
-#define launch(kernel, grid, block, shared_bytes, stream, ...)                                            \
-    do {                                                                                                  \
-        if (ledger_launch(#kernel, 0)) {                                                                  \
-            auto cuda_kernel = kernel;                                                                    \
-            if ((shared_bytes) > 48 * 1024) {                                                             \
-                CUDA_CHECK(cudaFuncSetAttribute(cuda_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
-                                                (int)(shared_bytes)));                                    \
-            }                                                                                             \
-            cuda_kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__);                      \
-            CUDA_CHECK(cudaGetLastError());                                                               \
-        }                                                                                                 \
+#define launch(kernel, grid, block, shared_bytes, stream, ...)                                                   \
+    do {                                                                                                         \
+        if (ledger_launch(#kernel, 0)) {                                                                         \
+            auto cuda_kernel = kernel;                                                                           \
+            if ((shared_bytes) > 48 * 1024) {                                                                    \
+                CUDA_CHECK(cudaFuncSetAttribute(cuda_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,        \
+                                                (int)(shared_bytes)));                                           \
+            }                                                                                                    \
+            cuda_kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__);                             \
+            cuda_check(cudaGetLastError(), "launch of " #kernel " (or a kernel before it)", __FILE__, __LINE__); \
+        }                                                                                                        \
     } while (0)
 // An array in shared memory: of a size known at compile time, and the one whose size is given at launch.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]

@@ -8,7 +8,8 @@
 //
 // Which algorithm computes a product decides its bits, so it is chosen once per shape and kept:
 // by timing in a rehearsal (matmul_search = 1), else the library's first proposal. The choices are
-// written beside the checkpoints and read again by a resumed run, keyed by GPU, library and shape.
+// written beside the checkpoints, for a resumed run, and beside the program, for other runs; keyed by GPU,
+// library and shape.
 #ifndef PONDER_MATMUL_CUH
 #define PONDER_MATMUL_CUH
 
@@ -24,14 +25,15 @@ typedef struct {
     MatmulShape shape;
     int timed;  // 1: found by timing (now or in the run that wrote the file)
     int made;   // 1: the descriptors below exist
+    int from_file;
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, out;
     cublasLtMatmulAlgo_t algorithm;
 } MatmulChoice;
 
-enum { MATMUL_CHOICES = 512, MATMUL_PROPOSALS = 16 };
-static MatmulChoice matmul_choices[MATMUL_CHOICES];
-static int matmul_choice_count;
+enum { MATMUL_PROPOSALS = 16 };
+static MatmulChoice* matmul_choices;  // moves when it grows
+static int matmul_choice_count, matmul_choice_room;
 static int matmul_search;  // 1: time the proposals for a shape that is new; outputs are then garbage
 
 static inline void matmul_describe(MatmulChoice* c) {
@@ -71,6 +73,8 @@ static inline cublasStatus_t matmul_run(const MatmulChoice* c, const cublasLtMat
 static inline int matmul_propose(const MatmulChoice* c, cublasLtMatmulHeuristicResult_t* result) {
     size_t workspace = MATMUL_WORKSPACE;
     uint32_t align = c->shape.align, reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    // An output of floats is aligned to 4 bytes, whatever the operands are.
+    uint32_t align_out = c->shape.out_float && align < sizeof(float) ? (uint32_t)sizeof(float) : align;
     cublasLtMatmulPreference_t wish;
     CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&wish));
     CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
@@ -81,7 +85,8 @@ static inline int matmul_propose(const MatmulChoice* c, cublasLtMatmulHeuristicR
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     for (int i = 0; i < 4; i++) {
-        CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(wish, aligned[i], &align, sizeof align));
+        const uint32_t* promised = i < 2 ? &align : &align_out;
+        CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(wish, aligned[i], promised, sizeof *promised));
     }
     int count = 0;
     cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(device.lt, c->operation, c->a, c->b, c->out, c->out, wish,
@@ -104,19 +109,26 @@ static inline void matmul_time(MatmulChoice* c, void* out, const floatX* A, cons
     cudaEvent_t begin, end;
     CUDA_CHECK(cudaEventCreate(&begin));
     CUDA_CHECK(cudaEventCreate(&end));
-    float best_ms = 0;
-    for (int i = 0; i < count; i++) {
-        float fastest = -1;
-        for (int turn = 0; turn < 4; turn++) {  // the first one warms up
+    enum { TURNS = 4, IN_A_ROW = 4 };  // in a row: what the host takes to launch one must not be what is timed
+    float fastest[MATMUL_PROPOSALS], best_ms = 0;
+    for (int i = 0; i < count; i++) { fastest[i] = -1; }
+    for (int turn = 0; turn < TURNS; turn++) {  // the first one warms up; by turns, so that a rising clock favours none
+        for (int i = 0; i < count; i++) {
+            int good = 1;
             CUDA_CHECK(cudaEventRecord(begin, device.stream));
-            if (matmul_run(c, &result[i].algo, out, A, B, from, bias, alpha, beta) != CUBLAS_STATUS_SUCCESS) { break; }
+            for (int k = 0; k < IN_A_ROW && good; k++) {
+                good = matmul_run(c, &result[i].algo, out, A, B, from, bias, alpha, beta) == CUBLAS_STATUS_SUCCESS;
+            }
+            if (!good) { continue; }
             CUDA_CHECK(cudaEventRecord(end, device.stream));
             CUDA_CHECK(cudaEventSynchronize(end));
             float ms = 0;
             CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
-            if (turn > 0 && (fastest < 0 || ms < fastest)) { fastest = ms; }
+            if (turn > 0 && (fastest[i] < 0 || ms < fastest[i])) { fastest[i] = ms; }
         }
-        if (fastest >= 0 && (best < 0 || fastest < best_ms)) { best = i, best_ms = fastest; }
+    }
+    for (int i = 0; i < count; i++) {
+        if (fastest[i] >= 0 && (best < 0 || fastest[i] < best_ms)) { best = i, best_ms = fastest[i]; }
     }
     CUDA_CHECK(cudaEventDestroy(begin));
     CUDA_CHECK(cudaEventDestroy(end));
@@ -129,7 +141,13 @@ static inline MatmulChoice* matmul_choice(const MatmulShape* shape) {
     for (int i = 0; i < matmul_choice_count; i++) {
         if (memcmp(&matmul_choices[i].shape, shape, sizeof *shape) == 0) { return &matmul_choices[i]; }
     }
-    if (matmul_choice_count == MATMUL_CHOICES) { die("more than %d shapes of products", MATMUL_CHOICES); }
+    if (matmul_choice_count == matmul_choice_room) {
+        int room = matmul_choice_room ? 2 * matmul_choice_room : 128;
+        MatmulChoice* list = (MatmulChoice*)xalloc((size_t)room, sizeof *list, "choices of products");
+        if (matmul_choice_count) { memcpy(list, matmul_choices, (size_t)matmul_choice_count * sizeof *list); }
+        free(matmul_choices);
+        matmul_choices = list, matmul_choice_room = room;
+    }
     MatmulChoice* c = &matmul_choices[matmul_choice_count++];
     memset(c, 0, sizeof *c);
     c->shape = *shape;
@@ -166,7 +184,13 @@ static inline void matmul_any_cuda(const char* what, int trans_a, int trans_b, s
             c->algorithm = result[0].algo;
         }
     }
-    CUBLAS_CHECK(matmul_run(c, &c->algorithm, out, A, B, from, bias, alpha, beta));
+    cublasStatus_t status = matmul_run(c, &c->algorithm, out, A, B, from, bias, alpha, beta);
+    if (status != CUBLAS_STATUS_SUCCESS && c->from_file) {
+        die("cuBLASLt: the algorithm of a product that an earlier run chose gave %s; remove products.txt in --out and "
+            "products_" PRECISION ".txt beside the program",
+            cublasLtGetStatusName(status));
+    }
+    CUBLAS_CHECK(status);
 }
 
 static inline void gemm_cuda(const char* what, int trans_a, int trans_b, size_t M, size_t N, size_t K, float alpha,
@@ -243,7 +267,7 @@ static inline int matmul_read_choices(const char* path) {
             MatmulChoice* c = matmul_choice(&s);
             if (c->timed) { continue; }  // an earlier file has it
             for (int i = 0; i < 8; i++) { c->algorithm.data[i] = data[i]; }
-            c->timed = 1;
+            c->timed = c->from_file = 1;
             read++;
         }
     }

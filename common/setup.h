@@ -55,9 +55,9 @@ typedef struct {
     double step_seconds;  // smoothed
 } Trainer;
 
-// The share of the peak that is printed at every step refers to this.
+// The share of the peak that is printed at every step refers to this; 0: not known.
 static inline double trainer_peak_flops(const Trainer* t) {
-    return t->model->peak_flops > 0 ? t->model->peak_flops : machine_peak_flops();
+    return t->model->prepare ? t->model->peak_flops : machine_peak_flops();
 }
 
 // ---- options ----
@@ -513,7 +513,7 @@ static inline void trainer_banner(const Trainer* t) {
         log_item(&line, "instructions %s", machine_isa());
         log_item(&line, "matmul %s", matmul_name());
     }
-    log_item(&line, "peak %sFLOP/s", format_count(text, trainer_peak_flops(t)));
+    if (trainer_peak_flops(t) > 0) { log_item(&line, "peak %sFLOP/s", format_count(text, trainer_peak_flops(t))); }
     log_end(&line);
 
     line = log_begin(stdout, "model", 12);

@@ -235,12 +235,13 @@ static inline int trainer_step(Trainer* t) {
     s->seconds += seconds;
     t->step_seconds = t->step_seconds > 0 ? 0.9 * t->step_seconds + 0.1 * seconds : seconds;
     double rate = (double)s->total_batch / seconds;
-    double utilisation = rate * t->flops_per_token / trainer_peak_flops(t);
+    double peak = trainer_peak_flops(t), utilisation = peak > 0 ? rate * t->flops_per_token / peak : 0;
     metrics_step(&t->metrics, s->step, s->tokens, loss, lr, norm, 1000 * seconds, rate, utilisation);
-    char tokens[32], left[32];
-    printf("step %*lld of %lld | loss %.4f | norm %.3g | lr %.2e | %.0f ms | %s tok/s | %.1f %% of peak | %s left\n",
+    char tokens[32], left[32], share[32] = "peak not known";
+    if (peak > 0) { snprintf(share, sizeof share, "%.1f %% of peak", 100 * utilisation); }
+    printf("step %*lld of %lld | loss %.4f | norm %.3g | lr %.2e | %.0f ms | %s tok/s | %s | %s left\n",
            snprintf(NULL, 0, "%lld", (long long)s->total_steps), (long long)s->step, (long long)s->total_steps, loss,
-           norm, lr, 1000 * seconds, format_count(tokens, rate), 100 * utilisation,
+           norm, lr, 1000 * seconds, format_count(tokens, rate), share,
            format_time(left, t->step_seconds * (double)(s->total_steps - s->step)));
     fflush(stdout);
     return 1;

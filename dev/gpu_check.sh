@@ -118,7 +118,8 @@ needed=
 if wanted tests || wanted sanitize; then
     for p in $programs; do needed="$needed $tests/$p $tests/${p}_fp32"; done
 fi
-if wanted compare || wanted sanitize; then needed="$needed $trainer ${trainer}_fp32"; fi
+if wanted tests && [ -z "$emulator" ]; then needed="$needed $B/bytes"; fi
+if wanted tests || wanted compare || wanted sanitize; then needed="$needed $trainer ${trainer}_fp32"; fi
 if wanted kernels; then needed="$needed $kernels"; fi
 if wanted steps; then needed="$needed $steps"; fi
 missing=
@@ -165,7 +166,7 @@ run_tests() {
         for suffix in "" _fp32; do
             have "$p$suffix" "$tests/$p$suffix" || continue
             # shellcheck disable=SC2046
-            part "$p$suffix" 90 "$tests/$p$suffix" $([ -n "$emulator" ] && short "$p") || continue
+            part "$p$suffix" $([ "$p" = gpu_pythia ] && echo 180 || echo 90) "$tests/$p$suffix" $([ -n "$emulator" ] && short "$p") || continue
             result=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -n 1)
             [ "$status" != 0 ] || [ -n "$result" ] || status="0, but without a result"
             row "$p$suffix" "$(verdict)" "$seconds" "$(why "$result")"

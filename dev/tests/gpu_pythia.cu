@@ -218,6 +218,8 @@ static Run run_steps(const char* arguments, int recompute, int keep_p) {
         AdamwStep update = adamw_step(1 / norm, 1e-2, 0.9, 0.95, 1e-8, 0.1, step + 1);
         model_update(model, NULL, NULL, &update);
     }
+    const PonderCuda* cuda = ponder_cuda_of(m);
+    CHECK((cuda->graph != NULL) == cuda->use_graph, "a graph was %scaptured", cuda->graph ? "" : "not ");
     model->download(model, NULL, NULL);
     memcpy(run.params, model->params, run.n * sizeof(real));
     close_model(model);
@@ -411,6 +413,29 @@ static void test_ledger(void) {
           "attention: %.0f FLOPs booked, about %.0f expected", got[PART_ATTENTION], products);
 }
 
+// A CUDA error names the call, the error, the place and the rank.
+static void cuda_error_job(void* unused) {
+    (void)unused;
+    CUDA_CHECK(cudaErrorInvalidValue);
+}
+static void cublas_error_job(void* unused) {
+    (void)unused;
+    CUBLAS_CHECK(CUBLAS_STATUS_NOT_SUPPORTED);
+}
+static void test_errors(void) {
+    char* output;
+    int status = run_child(cuda_error_job, NULL, &output);
+    CHECK(status == 1 && strstr(output, "cudaErrorInvalidValue gave cudaErrorInvalidValue") &&
+              strstr(output, "gpu_pythia.cu:") && strstr(output, "rank 0"),
+          "exit %d: %s", status, output);
+    free(output);
+    status = run_child(cublas_error_job, NULL, &output);
+    CHECK(status == 1 && strstr(output, "cuBLASLt: CUBLAS_STATUS_NOT_SUPPORTED gave") &&
+              strstr(output, "gpu_pythia.cu:"),
+          "exit %d: %s", status, output);
+    free(output);
+}
+
 // ---- the program ----
 
 static void test_program(void) {
@@ -440,6 +465,13 @@ static void test_program(void) {
         GPU_PROGRAM " --model %s/whole/step_00000005 --val %s/val.bin --seq 48 --batch 3 --val-batches 2 --eval-only",
         program_folder, program_folder);
     expect_exit(0, "val_loss |val_loss_pass 2 ", command);
+    free(command);
+    // A long sample: a text that grows past the positions of the model.
+    command = format_string(GPU_PROGRAM
+                            " --model %s/whole/step_00000005 --train %s/train.bin --val %s/val.bin --seq 48 --batch 1 "
+                            "--val-batches 1 --steps 1 --sample-tokens 100 --out %s/sampled",
+                            program_folder, program_folder, program_folder, program_folder);
+    must(command);
     free(command);
     command = format_string(GPU_PROGRAM " %s --dump %s/dump", common, program_folder);
     must(command);
@@ -491,8 +523,10 @@ static void test_no_gpu(void) {
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     test_fresh = device_free_all;  // every model has the GPU to itself
+    // These fork, and a child may use the GPU only while this process has not: they come first.
     RUN(test_compare_cpu);
     RUN(test_compare_cpu_sees);
+    RUN(test_errors);
     RUN(test_own_fixtures);
     RUN(test_reference_fixtures);
     RUN(test_recompute_same_bits);

@@ -584,6 +584,7 @@ static inline Model* ponder_model(PonderConfig config, Pass pass, TensorTable te
 #if GPU
 
 #include "common/adamw.cuh"
+#include "common/compare.cuh"
 #include "common/layers.cuh"
 #include "common/matmul.cuh"
 
@@ -860,18 +861,6 @@ static inline void head_loss_cuda(float* losses, floatX* z, const int* targets, 
 }
 
 // ---- the memory plan ----
-
-// A tensor that a pass keeps, on both sides.
-typedef struct {
-    const char* name;
-    const real* cpu;
-    const void* gpu;
-    int gpu_float;  // 1: fp32 on the GPU, 0: floatX
-    size_t n;
-    const float* bias;  // (bias_n) still to be added to the GPU's rows (a weight: on the host), or NULL
-    size_t bias_n;
-} PassView;
-enum { PASS_VIEWS = 16 };
 
 // An architecture's pass on the GPU; sizes are for B rows of the model's T positions.
 typedef struct {
@@ -1502,26 +1491,6 @@ static inline char* ponder_device_text(const Model* model) {
 
 // ---- numbers side by side ----
 
-// n numbers of the GPU as floats on the host; the caller frees them. is_float = 0: an array of floatX.
-static inline real* ponder_fetch(const void* from, int is_float, size_t n) {
-    real* numbers = (real*)xalloc(n, sizeof(real), "numbers of the GPU");
-    if (is_float || sizeof(floatX) == sizeof(float)) {
-        device_download(numbers, from, n * sizeof(float));
-        return numbers;
-    }
-    floatX* raw = (floatX*)xalloc(n, sizeof(floatX), "numbers of the GPU");
-    device_download(raw, from, n * sizeof(floatX));
-    for (size_t i = 0; i < n; i++) { numbers[i] = (real)host_float(raw[i]); }
-    free(raw);
-    return numbers;
-}
-static inline int ponder_finite_on_gpu(const void* from, int is_float, size_t n) {
-    real* numbers = ponder_fetch(from, is_float, n);
-    int finite = row_finite(numbers, n);
-    free(numbers);
-    return finite;
-}
-
 // As ponder_first_nonfinite(): parameters, then each pass in forward order, then the gradients.
 static inline char* ponder_first_nonfinite_cuda(Model* model, int B, int T) {
     Ponder* m = ponder_of(model);
@@ -1531,71 +1500,28 @@ static inline char* ponder_first_nonfinite_cuda(Model* model, int B, int T) {
            stride = (size_t)m->pass.B * (size_t)m->pass.T * (size_t)m->pass.C;
     for (int i = 0; i < model->tensors.count; i++) {
         const Tensor* t = &model->tensors.list[i];
-        if (!ponder_finite_on_gpu(c->w.master + t->offset, 1, t->size)) {
-            return format_string("parameter %s", t->name);
-        }
+        if (!device_finite(c->w.master + t->offset, 1, t->size)) { return format_string("parameter %s", t->name); }
     }
     for (int s = 0; s <= m->config.steps; s++) {
-        if (!ponder_finite_on_gpu(c->e + (size_t)s * stride, 1, n)) {
-            return format_string("pass %d: input embeddings", s);
-        }
+        if (!device_finite(c->e + (size_t)s * stride, 1, n)) { return format_string("pass %d: input embeddings", s); }
         int slot = m->training ? ponder_slot(m, c->plan.recompute, s) : -1;
         if (slot == 0 && c->plan.recompute > 1) { slot = -1; }  // earlier passes have been computed again there
         for (int l = 0; l < m->pass.layers && slot >= 0; l++) {
             PassView view[PASS_VIEWS];
             int views = pass->views(m->pass.self, model->params, s, slot, l, B, T, view);
             for (int i = 0; i < views; i++) {
-                if (!ponder_finite_on_gpu(view[i].gpu, view[i].gpu_float, view[i].n)) {
+                if (!device_finite(view[i].gpu, view[i].gpu_float, view[i].n)) {
                     return format_string("pass %d, layer %d: %s", s, l, view[i].name);
                 }
             }
         }
-        if (!ponder_finite_on_gpu(c->h + (size_t)s * stride, 0, n)) {
-            return format_string("pass %d: hidden states", s);
-        }
+        if (!device_finite(c->h + (size_t)s * stride, 0, n)) { return format_string("pass %d: hidden states", s); }
     }
     for (int i = 0; c->w.grads && i < model->tensors.count; i++) {
         const Tensor* t = &model->tensors.list[i];
-        if (!ponder_finite_on_gpu(c->w.grads + t->offset, 1, t->size)) {
-            return format_string("gradient of %s", t->name);
-        }
+        if (!device_finite(c->w.grads + t->offset, 1, t->size)) { return format_string("gradient of %s", t->name); }
     }
     return NULL;
-}
-
-// A tensor of the comparison: what the C reference has in float, what it has when it rounds every stored
-// number to bf16 (bf16 program only), and where the GPU has it.
-typedef struct {
-    char* name;
-    real* exact;
-    real* naive;
-    const void* gpu;
-    int gpu_float;
-    size_t n;
-    const real* bias;  // (bias_n) still to be added to each row of the GPU's numbers, or NULL
-    size_t bias_n;
-} Compared;
-
-typedef struct {
-    Compared* list;
-    int count, at;  // at: of the run that fills in
-    int naive;
-} Comparison;
-
-static inline void comparison_take(Comparison* k, char* name, const real* cpu, const void* gpu, int gpu_float, size_t n,
-                                   const real* bias, size_t bias_n) {
-    real* copy = (real*)xalloc(n, sizeof(real), "a comparison");
-    memcpy(copy, cpu, n * sizeof(real));
-    if (!k->naive) {
-        Compared row = {name, copy, NULL, gpu, gpu_float, n, bias, bias_n};
-        Compared* list = (Compared*)realloc(k->list, (size_t)(k->count + 1) * sizeof(Compared));
-        if (!list) { die("out of memory: %d rows of a comparison", k->count + 1); }
-        k->list = list;
-        k->list[k->count++] = row;
-    } else {
-        free(name);
-        k->list[k->at++].naive = copy;
-    }
 }
 
 // One step of the C reference, forward then backward; keeps every tensor. Returns its loss.
@@ -1630,32 +1556,6 @@ static inline double comparison_run_cpu(Model* model, Comparison* k, const int* 
                         1, t->size, NULL, 0);
     }
     return loss;
-}
-
-// Prints a row; 1 if it is within its tolerance.
-static inline int comparison_judge(const Compared* row) {
-    real* got = ponder_fetch(row->gpu, row->gpu_float, row->n);
-    double largest = 0, error = 0, naive = 0;
-    size_t worst = 0;
-    for (size_t i = 0; i < row->n; i++) {
-        if (row->bias) { got[i] += row->bias[i % row->bias_n]; }
-        double difference = fabs((double)got[i] - (double)row->exact[i]);
-        if (!(difference <= error)) { error = difference, worst = i; }  // a NaN stays
-        if (error != error) { break; }
-        largest = fmax(largest, fabs((double)row->exact[i]));
-        if (row->naive) { naive = fmax(naive, fabs((double)row->naive[i] - (double)row->exact[i])); }
-    }
-    // fp32: 2e-5 of the largest entry (under the emulator at most 2e-6 was seen; a GPU adds in another order).
-    // bf16: twice the error of the reference that rounds as it stores; three times that of a few numbers, the
-    // largest of whose errors is more a matter of chance.
-    double tolerance = row->naive ? fmax((row->n < 128 ? 3 : 2) * naive, 1e-5 * largest) : 2e-5 * largest;
-    int good = error <= tolerance;
-    printf("%-58s %10.3e %10.3e %10.3e %6.2f  %s", row->name, largest, error, tolerance,
-           error == 0 ? 0.0 : error / tolerance, good ? "ok" : "DIFFERS");
-    if (!good) { printf(" (at %zu: %.9g, expected %.9g)", worst, (double)got[worst], (double)row->exact[worst]); }
-    printf("\n");
-    free(got);
-    return good;
 }
 
 // --compare-cpu: one micro-batch on both, from the same weights (in the bf16 program rounded to bf16

@@ -242,8 +242,8 @@ static void same_run(const char* what, const Run* a, const Run* b) {
 // What is computed again, and how many probabilities are kept, changes no bit of losses, gradients, weights.
 static void test_recompute_same_bits(void) {
     Run first = run_steps(SMALL, 0, 1);
-    for (int recompute = 0; recompute <= 4; recompute++) {
-        int keep_p = recompute % 2;
+    for (int recompute = 0; recompute <= 4; recompute += fp32 ? 2 : 1) {
+        int keep_p = (fp32 ? recompute / 2 : recompute) % 2;
         char* what = format_string("--recompute %d, probabilities %s", recompute, keep_p ? "kept" : "not kept");
         Run run = run_steps(SMALL, recompute, keep_p);
         same_run(what, &first, &run);
@@ -311,9 +311,11 @@ static void test_evaluate_and_logits(void) {
 
 // ---- a curve ----
 
-// 100 steps on this file's own text: bf16 must follow the CPU's fp32 curve within 1 %, fp32 within 0.01 %.
+// 100 steps on this file's own text: bf16 must follow the CPU's fp32 curve within 1 %; in fp32 40 steps, within
+// 0.01 %.
 static void test_hundred_steps(void) {
     enum { B = 2, T = 32, STEPS = 100 };
+    const int steps = fp32 ? 40 : STEPS;
     const char* arguments = "--layers 2 --width 32 --heads 1 --ff 64 --vocab 257 --ponder 2";
     FILE* f = fopen("ponder.cuh", "rb");
     if (!f) { die("ponder.cuh: %s; run the tests from the repository", strerror(errno)); }
@@ -330,7 +332,7 @@ static void test_hundred_steps(void) {
             v = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
         }
         int inputs[B * T], targets[B * T];
-        for (int step = 0; step < STEPS; step++) {
+        for (int step = 0; step < steps; step++) {
             for (int i = 0; i < B * T; i++) {
                 const unsigned char* row = text + (step * B + i / T) * (T + 1);
                 inputs[i] = row[i % T], targets[i] = row[i % T + 1];
@@ -338,7 +340,7 @@ static void test_hundred_steps(void) {
             model_zero_grads(model);
             loss[which][step] = model->train(model, inputs, targets, B, T, 1.0 / (B * T)) / (B * T);
             double norm = model_grad_norm(model);
-            AdamwStep update = adamw_step(norm > 1 ? 1 / norm : 1, schedule_lr("cosine", 5e-3, 0.1, 5, STEPS, step),
+            AdamwStep update = adamw_step(norm > 1 ? 1 / norm : 1, schedule_lr("cosine", 5e-3, 0.1, 5, steps, step),
                                           0.9, 0.95, 1e-8, 0.01, step + 1);
             model_update(model, m, v, &update);
         }
@@ -348,10 +350,11 @@ static void test_hundred_steps(void) {
     }
     free(text);
     double worst = 0;
-    for (int step = 0; step < STEPS; step++) { worst = fmax(worst, fabs(loss[1][step] / loss[0][step] - 1)); }
-    printf("     loss %.3f to %.3f, farthest from the CPU's %.2e of it\n", loss[0][0], loss[0][STEPS - 1], worst);
+    for (int step = 0; step < steps; step++) { worst = fmax(worst, fabs(loss[1][step] / loss[0][step] - 1)); }
+    printf("     loss %.3f to %.3f, farthest from the CPU's %.2e of it\n", loss[0][0], loss[0][steps - 1], worst);
     CHECK(worst <= (fp32 ? 1e-4 : 1e-2), "the curve is %.3g of itself away from the CPU's", worst);
-    CHECK(loss[1][STEPS - 1] < 0.75 * loss[1][0], "it does not learn: %g to %g", loss[1][0], loss[1][STEPS - 1]);
+    CHECK(loss[1][steps - 1] < (fp32 ? 0.9 : 0.75) * loss[1][0], "it does not learn: %g to %g", loss[1][0],
+          loss[1][steps - 1]);
 }
 
 // ---- plan and ledger ----
@@ -453,31 +456,31 @@ static void test_program(void) {
         return;
     }
     char* common = format_string("%s --ponder 2 --total-batch 240 --save-every 2", arguments);
-    char* command = format_string(GPU_PROGRAM " %s --steps 5 --out %s/whole", common, program_folder);
+    char* command = format_string(GPU_PROGRAM " %s --steps 3 --out %s/whole", common, program_folder);
     must(command);
     free(command);
-    // Stopped after two steps (the schedule is that of five), resumed on the choices that it left.
-    command = format_string("timeout -s TERM 120 " GPU_PROGRAM " %s --steps 5 --out %s/parts --max-minutes 0.0000001; "
+    // Stopped after a step (the schedule is that of three), resumed on the choices that it left.
+    command = format_string("timeout -s TERM 120 " GPU_PROGRAM " %s --steps 3 --out %s/parts --max-minutes 0.0000001; "
                             "test -f %s/parts/products.txt",
                             common, program_folder, program_folder);
     must(command);
     free(command);
-    for (int i = 0; i < 5; i++) {
-        command = format_string(GPU_PROGRAM " %s --steps 5 --out %s/parts --resume --max-minutes 0.0000001", common,
+    for (int i = 0; i < 3; i++) {
+        command = format_string(GPU_PROGRAM " %s --steps 3 --out %s/parts --resume --max-minutes 0.0000001", common,
                                 program_folder);
         must(command);
         free(command);
     }
-    check_same_run("whole", "parts", "step_00000005");
+    check_same_run("whole", "parts", "step_00000003");
     command = format_string(
-        GPU_PROGRAM " --model %s/whole/step_00000005 --val %s/val.bin --seq 48 --batch 3 --val-batches 2 --eval-only",
+        GPU_PROGRAM " --model %s/whole/step_00000003 --val %s/val.bin --seq 48 --batch 3 --val-batches 2 --eval-only",
         program_folder, program_folder);
     expect_exit(0, "val_loss |val_loss_pass 2 ", command);
     free(command);
     // A long sample: a text that grows past the positions of the model.
     command = format_string(GPU_PROGRAM
-                            " --model %s/whole/step_00000005 --train %s/train.bin --val %s/val.bin --seq 48 --batch 1 "
-                            "--val-batches 1 --steps 1 --sample-tokens 100 --out %s/sampled",
+                            " --model %s/whole/step_00000003 --train %s/train.bin --val %s/val.bin --seq 48 --batch 1 "
+                            "--val-batches 1 --steps 1 --sample-tokens 60 --out %s/sampled",
                             program_folder, program_folder, program_folder, program_folder);
     must(command);
     free(command);

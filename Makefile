@@ -240,8 +240,8 @@ $(1): $(2) $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B
 	$$(EMU_$(3)) $$(EMU_FLAGS) $(4) -DBUILD_DIR='"$(B)"' -c -MF $$@.d -MT $$@ -o $$@.o $$<
 	$$(or $$(EMU_LINK_$(3)),$$(EMU_$(3))) -o $$@ $$@.o $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $$(LIBS)
 endef
-$(eval $(call emu,$(B)/train_pythia_emu,train_pythia.cu,plain,-O2 $(HOST_ISA)))
-$(eval $(call emu,$(B)/train_pythia_emu_fp32,train_pythia.cu,plain,-O2 $(HOST_ISA) -DFP32))
+$(eval $(call emu,$(B)/train_pythia_emu,train_pythia.cu,plain,$(HOST_ISA)))
+$(eval $(call emu,$(B)/train_pythia_emu_fp32,train_pythia.cu,plain,$(HOST_ISA) -DFP32))
 $(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t),dev/tests/$(t).cu,plain,-DTESTING $(HOST_ISA))))
 $(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t)_fp32,dev/tests/$(t).cu,plain,-DTESTING -DFP32 $(HOST_ISA))))
 $(foreach v,race asan ubsan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention gpu_ponder, \

@@ -1163,6 +1163,22 @@ static inline int attention_whole(size_t NH, size_t HS, size_t row, size_t q_hea
            max_size(row, NH * HS) < (size_t)1 << 23;  // distances within a tile are of 32 bits
 }
 
+// CASE(the smallest tile class that holds heads of HS numbers)
+#define FOR_TILE_CLASS(HS, CASE)  \
+    do {                          \
+        if ((HS) <= 32) {         \
+            CASE(32);             \
+        } else if ((HS) <= 64) {  \
+            CASE(64);             \
+        } else if ((HS) <= 96) {  \
+            CASE(96);             \
+        } else if ((HS) <= 128) { \
+            CASE(128);            \
+        } else {                  \
+            CASE(256);            \
+        }                         \
+    } while (0)
+
 // out (B,T,NH*HS) =, lse (B,NH,T) =, from q, k, v.
 static inline void attention_forward_cuda(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v,
                                           size_t B, size_t T, size_t NH, size_t NKV, size_t HS, size_t row,
@@ -1174,17 +1190,7 @@ static inline void attention_forward_cuda(floatX* out, float* lse, const floatX*
     }
     work_product(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));  // s, out
 #define CASE(HSC) attention_forward_class<HSC>(out, lse, q, k, v, B, shape, stream)
-    if (HS <= 32) {
-        CASE(32);
-    } else if (HS <= 64) {
-        CASE(64);
-    } else if (HS <= 96) {
-        CASE(96);
-    } else if (HS <= 128) {
-        CASE(128);
-    } else {
-        CASE(256);
-    }
+    FOR_TILE_CLASS(HS, CASE);
 #undef CASE
 }
 
@@ -1204,17 +1210,7 @@ static inline void attention_backward_cuda(floatX* dq, floatX* dk, floatX* dv, f
     }
     attention_delta_cuda(delta, dout, out, B, T, NH, HS, stream);
 #define CASE(HSC) attention_backward_class<HSC>(dq, dk, dv, delta, dout, q, k, v, lse, B, NKV, shape, stream)
-    if (HS <= 32) {
-        CASE(32);
-    } else if (HS <= 64) {
-        CASE(64);
-    } else if (HS <= 96) {
-        CASE(96);
-    } else if (HS <= 128) {
-        CASE(128);
-    } else {
-        CASE(256);
-    }
+    FOR_TILE_CLASS(HS, CASE);
 #undef CASE
 }
 

@@ -282,4 +282,12 @@ static size_t count_nan(float* got, size_t n) {
     return count;
 }
 
+// The bytes of all launches that were booked since the last call.
+static double booked_bytes(void) {
+    double bytes = 0;
+    for (int i = 0; i < ledger.rows; i++) { bytes += ledger.row[i].bytes; }
+    ledger_clear();
+    return bytes;
+}
+
 #endif

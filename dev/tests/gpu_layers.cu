@@ -837,14 +837,6 @@ static void test_grad_norm_nan(void) {
 // ------------------------------------------------------------------------------------------------
 // The ledger
 
-// Sum over the rows that were booked since the last call.
-static double booked_bytes(void) {
-    double bytes = 0;
-    for (int i = 0; i < ledger.rows; i++) { bytes += ledger.row[i].bytes; }
-    ledger_clear();
-    return bytes;
-}
-
 // What the launchers say they move, in a dry run, beside the arrays that they must touch once. Partial
 // sums may add a tenth.
 static void test_ledger(void) {

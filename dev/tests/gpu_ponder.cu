@@ -772,12 +772,6 @@ static void test_mix_rows(void) {
 }
 
 // What the launchers say they move, in a dry run, beside the arrays that they must touch once.
-static double booked_bytes(void) {
-    double bytes = 0;
-    for (int i = 0; i < ledger.rows; i++) { bytes += ledger.row[i].bytes; }
-    ledger_clear();
-    return bytes;
-}
 static void test_ledger(void) {
     const double N = 4096, C = 512, Vp = 50304, X = sizeof(floatX);
     const size_t n = 4096, c = 512, vp = 50304;

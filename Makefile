@@ -157,12 +157,12 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 # make gpu: build/train_pythia_cuda (bf16) and build/train_pythia_cuda_fp32, by nvcc. The same source under
 # the emulator of dev/emulate, with g++ alone: make emu.
 
-# Architectures to build for: ARCH="80 90"; else the GPU's own if nvcc knows it; else these two, and
+# Architectures to build for: GPU_ARCH="80 90"; else the GPU's own if nvcc knows it; else these two, and
 # then also compute_80 PTX, which the driver of a newer GPU compiles when the program starts.
-ARCH ?= $(if $(GPU_SM),$(shell "$(NVCC)" --list-gpu-code 2>/dev/null | grep -qx sm_$(GPU_SM) && echo $(GPU_SM)))
-ARCHS = $(or $(ARCH),80 90)
-GENCODE = $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-    $(if $(ARCH),,-gencode arch=compute_80$(comma)code=compute_80)
+GPU_ARCH ?= $(if $(GPU_SM),$(shell "$(NVCC)" --list-gpu-code 2>/dev/null | grep -qx sm_$(GPU_SM) && echo $(GPU_SM)))
+GPU_ARCHS = $(or $(GPU_ARCH),80 90)
+GENCODE = $(foreach a,$(GPU_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+    $(if $(GPU_ARCH),,-gencode arch=compute_80$(comma)code=compute_80)
 comma := ,
 space := $(subst ,, )
 # The C half of these programs is built for AVX2 where this machine has it, to run on others as well.
@@ -181,7 +181,7 @@ need_nvcc:
 	    "the CPU program with make train_pythia, or run the CUDA source under the emulator with make emu" >&2; exit 1; }
 	@echo "nvcc $$("$(NVCC)" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') at $(NVCC);" \
 	    "$(if $(GPU_SM),GPU of compute capability $(GPU_SM),no GPU here)," \
-	    "building for $(foreach a,$(ARCHS),sm_$(a))$(if $(ARCH),, and PTX of compute_80)"
+	    "building for $(foreach a,$(GPU_ARCHS),sm_$(a))$(if $(GPU_ARCH),, and PTX of compute_80)"
 .PHONY: need_nvcc
 
 GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder gpu_pythia

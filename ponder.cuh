@@ -953,7 +953,7 @@ static inline PonderPlan ponder_layout(const Ponder* m, PonderCuda* c, int train
                                        char* const area[4]) {
     size_t N = (size_t)B * (size_t)m->pass.T, C = (size_t)m->pass.C, V = (size_t)m->pass.V;
     size_t S = (size_t)m->config.steps, X = sizeof(floatX), total = m->model.tensors.total;
-    c->Vp = round_up(V, 64);
+    c->Vp = round_up(V, PADDED_ROWS);
     c->rows = mix_rows_cuda(N, c->Vp);
     PonderPlan plan;
     memset(&plan, 0, sizeof plan);

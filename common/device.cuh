@@ -1,7 +1,7 @@
 // device.cuh - the GPU: which one, its memory, its stream.
 //
-// Memory is planned before it is taken: device_take() first adds up what every family needs (and a dry
-// run stops there), then the same calls hand out addresses. Nothing is allocated inside a step.
+// Memory is planned before it is taken (ponder.cuh); device_alloc() hands it out once, before the first step, and
+// in a dry run only adds it up. Nothing is allocated inside a step.
 #ifndef PONDER_DEVICE_CUH
 #define PONDER_DEVICE_CUH
 

@@ -171,7 +171,7 @@ static inline void json_skip_space(JsonParser* p) {
     }
 }
 
-// The four hexadecimal digits of \uXXXX; the parser stands on the first.
+// The four hexadecimal digits after \u; the parser stands on the first.
 static inline unsigned json_hex4(JsonParser* p) {
     unsigned value = 0;
     for (int i = 0; i < 4; i++) {

@@ -16,7 +16,7 @@ LIBS = -lm
 OPENMP := $(shell echo 'int main(void){return 0;}' | $(CC) -fopenmp -x c -o /dev/null - 2>/dev/null && echo -fopenmp)
 NO_OPENMP_NOTE = $(if $(OPENMP),,-Wno-unknown-pragmas)
 
-# One binary holds the program once per instruction set; common/dispatch.c picks at run time.
+# One binary holds the program once per instruction set; common/run/dispatch.c picks at run time.
 ISAS := portable $(if $(filter x86_64 amd64,$(shell uname -m)),avx2 avx512)
 ISA_portable =
 ISA_avx2 = -mavx2 -mfma
@@ -48,10 +48,10 @@ endef
 
 $(B):
 	mkdir -p $(B)
-$(B)/dispatch.o: common/dispatch.c | $(B)
+$(B)/dispatch.o: common/run/dispatch.c | $(B)
 	$(COMPILE) $(addprefix -DHAVE_,$(ISAS)) -c -o $@ $<
 # The Python class that a checkpoint carries, as a C string: a binary writes it wherever it runs.
-$(B)/include/modeling_ponder.h: dev/modeling_ponder.py
+$(B)/include/modeling_ponder.h: modeling_ponder.py
 	@mkdir -p $(@D)
 	( echo 'static const char modeling_ponder_py[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/^/    "/; s/$$/\\n"/' $<; echo '    ;' ) > $@.tmp && mv $@.tmp $@
 
@@ -59,7 +59,7 @@ $(eval $(call program,train_pythia,train_pythia.cu,))
 $(eval $(call program,bench_cpu,dev/bench_cpu.c,))
 $(eval $(call program,bench_step,dev/bench_step.c,))
 $(eval $(call tool,bytes,data/bytes.c))
-$(eval $(call tool,compare,dev/compare.c))
+$(eval $(call tool,compare,common/run/compare.c))
 
 # ---- which trainer ----
 

@@ -24,11 +24,11 @@
 #define PONDER_CUH
 
 #include "common/base.h"
-#include "common/matmul.h"
 #include "common/mathfun.h"
+#include "common/matmul.h"
 #include "common/model.h"
-#include "common/options.h"
 #include "common/rows.h"
+#include "common/run/setup.h"
 #include "common/tensors.h"
 
 // Rows of logits that exist at a time. Each block adds to the weight gradients (V,C), so a block
@@ -584,7 +584,7 @@ static inline Model* ponder_model(PonderConfig config, Pass pass, TensorTable te
 #if GPU
 
 #include "common/adamw.cuh"
-#include "common/compare.cuh"
+#include "common/comparison.cuh"
 #include "common/layers.cuh"
 #include "common/matmul.cuh"
 

@@ -23,7 +23,7 @@
 #include "ponder.cuh"
 
 #include "common/attention.h"
-#include "modeling_ponder.h"  // dev/modeling_ponder.py as a string, made by make
+#include "modeling_ponder.h"  // modeling_ponder.py as a string, made by make
 
 // ------------------------------------------------------------------------------------------------
 // [1] Configuration and presets
@@ -981,7 +981,7 @@ static const ModelClass pythia_class = {"train_pythia", "pythia-70m", pythia_pre
                                         pythia_create};
 
 #ifndef TESTING
-#include "common/train.h"
+#include "common/run/train.h"
 
 #ifndef MAIN
 #define MAIN main

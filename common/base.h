@@ -36,16 +36,10 @@ enum { SERIAL = 20000 };
 
 #define ALIGNMENT 64  // bytes: one cache line, one AVX-512 register
 
-// A small file that a checkpoint carries beside the tensors (config.json, tokenizer.json, ...).
-typedef struct {
-    const char* name;
-    const char* text;
-    size_t size;
-} CheckpointFile;
-
 static inline size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
-static inline size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+static inline size_t div_up(size_t n, size_t by) { return (n + by - 1) / by; }
+static inline size_t round_up(size_t n, size_t multiple) { return div_up(n, multiple) * multiple; }
 
 // How die() ends: a fuzzer, which must survive errors, jumps back instead.
 #ifndef DIE_EXIT

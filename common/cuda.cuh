@@ -153,8 +153,6 @@ static __device__ __forceinline__ void store_pack_of(number* row, const float x[
     }
 }
 
-static inline size_t div_up(size_t n, size_t by) { return (n + by - 1) / by; }
-
 // A number of an array that was downloaded, on the host.
 static inline float host_float(float x) { return x; }
 static inline float host_float(__nv_bfloat16 x) {

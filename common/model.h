@@ -7,8 +7,6 @@
 
 #include "adamw.h"
 #include "base.h"
-#include "json.h"
-#include "options.h"
 #include "tensors.h"
 
 // A row of the memory table (bytes) or of the work table (FLOPs of one token of a training step:
@@ -84,20 +82,6 @@ struct Model {
     // 1 for a tensor of a checkpoint that this model does not have and may silently drop.
     int (*ignores_tensor)(const Model* model, const char* name);
 };
-
-// One architecture, as main() hands it to trainer_main().
-typedef struct {
-    const char* program;         // "train_pythia"
-    const char* default_preset;  // of --model
-    const char* const* presets;  // NULL-terminated, for help and errors
-    // Adds the options that belong to the model and to the pondering.
-    void (*add_options)(OptionTable* options);
-    // Makes a model without allocating its memory. Exactly one of preset and config is not NULL.
-    // Options given on the command line override config and preset. B rows of T positions.
-    // Dies, in words, on shapes that do not fit.
-    Model* (*create)(const OptionTable* options, const char* preset, const Json* config, const char* config_path, int B,
-                     int T);
-} ModelClass;
 
 // What the training loop does with gradients, wherever they live.
 static inline void model_zero_grads(Model* model) {

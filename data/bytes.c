@@ -10,8 +10,8 @@
 //
 // Pipeline: find files -> read each once (text? seen before?) -> order by hash -> choose and split
 // -> read again, write shards under temporary names -> rename.
-#include "../common/checkpoint.h"  // writing files
-#include "../common/shards.h"
+#include "../common/files/file.h"
+#include "../common/files/shards.h"
 
 #include <signal.h>
 
@@ -288,7 +288,7 @@ static void corpus_add(Corpus* corpus, const BytesOptions* o, const char* path, 
         return;
     }
     int count = 0;
-    char** names = checkpoint_names(path, &count);
+    char** names = directory_names(path, &count);
     qsort(names, (size_t)count, sizeof(char*), bytes_compare_names);
     for (int i = 0; i < count; i++) {
         char* full = format_string("%s/%s", path, names[i]);
@@ -296,7 +296,7 @@ static void corpus_add(Corpus* corpus, const BytesOptions* o, const char* path, 
         if (is_directory || suffix_matches(names[i], suffixes)) { corpus_add(corpus, o, full, suffixes, 0); }
         free(full);
     }
-    checkpoint_free_names(names);
+    directory_free_names(names);
 }
 
 // Takes the headers in the directories that the compiler searches for #include <...>, of language
@@ -406,7 +406,7 @@ static char* shard_write(ShardOut* shard, const Corpus* corpus) {
     char* error = NULL;
     if (slash && slash > parent) {
         *slash = 0;
-        error = checkpoint_make_directories(parent);
+        error = directory_make(parent);
     }
     free(parent);
     if (error) { return error; }

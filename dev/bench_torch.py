@@ -27,7 +27,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE + "/ref")
-sys.path.insert(0, HERE)
+sys.path.insert(0, os.path.dirname(HERE))
 
 WORKLOADS = [("pythia-160m", 0, 4, 64), ("pythia-70m", 3, 2, 256)]
 CUDA_WORKLOADS = [("pythia-160m", 0, 8, 2048), ("pythia-70m", 3, 8, 2048), ("pythia-160m", 3, 8, 2048)]

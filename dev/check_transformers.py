@@ -25,6 +25,7 @@ SCRATCH = tempfile.TemporaryDirectory(prefix="check_transformers.")
 os.environ["HF_HOME"] = SCRATCH.name + "/hf"        # where transformers copies modeling_ponder.py to
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+MODELING = os.path.join(os.path.dirname(HERE), "modeling_ponder.py")
 sys.path.insert(0, HERE + "/ref")
 
 import torch
@@ -163,7 +164,7 @@ def check_fixture(directory):
         config["model_type"] = "ponder_" + stock
         config["auto_map"] = {"AutoConfig": "modeling_ponder." + names[0],
                               "AutoModelForCausalLM": "modeling_ponder." + names[1]}
-        shutil.copy(HERE + "/modeling_ponder.py", copy)
+        shutil.copy(MODELING, copy)
     # One spelling of the rotary settings: which of the three a version of transformers reads is not what is tested here.
     if stock == "gpt_neox":
         from pythia import rotary_settings
@@ -220,8 +221,8 @@ def check_trained(binary, options):
     run([binary, "--model", checkpoints[0], *data, "--steps", "1", "--out", folder + "/unused", "--dump", folder + "/dump"])
     carried = checkpoints[0] + "/modeling_ponder.py"
     if os.path.exists(carried):
-        with open(carried, "rb") as mine, open(HERE + "/modeling_ponder.py", "rb") as ours:
-            require(mine.read() == ours.read(), f"{carried} is not dev/modeling_ponder.py; was the binary built before it changed?")
+        with open(carried, "rb") as mine, open(MODELING, "rb") as ours:
+            require(mine.read() == ours.read(), f"{carried} is not modeling_ponder.py; was the binary built before it changed?")
     inputs, targets = training.batch_of(training.read_shard(folder + "/train.bin"), 0, B, T)
     line = check_model(checkpoints[0], inputs, targets, *dumped(folder + "/dump"))
     return line + ", " + check_tokenizer(checkpoints[0])

@@ -62,11 +62,11 @@ static int fuzz_memalign(void** out, size_t alignment, size_t bytes) {
 #define free(p) fuzz_free(p)
 
 #include "../common/base.h"
-#include "../common/checkpoint.h"
-#include "../common/json.h"
-#include "../common/safetensors.h"
-#include "../common/shards.h"
-#include "../common/tokenizer.h"
+#include "../common/files/checkpoint.h"
+#include "../common/files/json.h"
+#include "../common/files/safetensors.h"
+#include "../common/files/shards.h"
+#include "../common/files/tokenizer.h"
 
 // A finding that no sanitizer would see.
 #define FUZZ_CHECK(condition)                                                              \
@@ -237,7 +237,7 @@ static void fuzz_target(int target, const uint8_t* data, size_t size) {
 }
 
 static void fuzz_remove_directory(void) {
-    if (fuzz_directory) { checkpoint_remove_tree(fuzz_directory); }
+    if (fuzz_directory) { directory_remove_tree(fuzz_directory); }
 }
 
 static void fuzz_begin(void) {

@@ -26,7 +26,7 @@ static inline const char* bytes_path(const char* name) {
 static inline void bytes_put(const char* name, const char* text, size_t size) {
     char* parent = format_string("%s", bytes_path(name));
     *strrchr(parent, '/') = 0;
-    char* error = checkpoint_make_directories(parent);
+    char* error = directory_make(parent);
     FILE* file = error ? NULL : fopen(bytes_path(name), "wb");
     if (file == NULL || fwrite(text, 1, size, file) != size || fclose(file) != 0) {
         die("%s: %s", name, strerror(errno));
@@ -163,7 +163,7 @@ static void test_bytes_corpus(void) {
               strstr(documents, "one|"),
           "'%s'", documents);
     free(documents);
-    checkpoint_remove_tree(bytes_dir);
+    directory_remove_tree(bytes_dir);
     CHECK(!bytes_exists(""), "%s is left behind", bytes_dir);
 }
 
@@ -206,7 +206,7 @@ static void test_bytes_split(void) {
     // However large the share, training keeps a file, and validation gets one.
     bytes_expect_success("--out-train @/c.train --out-val @/c.val --val-share 0.999 @/a", "c.train: 1 files");
     bytes_expect_success("--out-train @/c.train --out-val @/c.val --val-share 0.001 @/a", "c.val: 1 files");
-    checkpoint_remove_tree(bytes_dir);
+    directory_remove_tree(bytes_dir);
 }
 
 static void test_bytes_compiler(void) {
@@ -233,7 +233,7 @@ static void test_bytes_compiler(void) {
     free(documents);
     bytes_expect_death("--out @/all.bin --compiler @/nothing", "nothing -E -v|no include directories|--suffix");
     bytes_expect_death("--out @/all.bin --compiler true", "no include directories");
-    checkpoint_remove_tree(bytes_dir);
+    directory_remove_tree(bytes_dir);
 }
 
 static void test_bytes_bad(void) {
@@ -270,7 +270,7 @@ static void test_bytes_bad(void) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) { bytes_expect_death(cases[i][0], cases[i][1]); }
     CHECK(!bytes_exists("o") && !bytes_exists("p"), "an error left a shard");
     bytes_expect_success("--help", "usage: bytes|--val-share");
-    checkpoint_remove_tree(bytes_dir);
+    directory_remove_tree(bytes_dir);
 }
 
 // A full disk: the old shards stay as they were, and nothing else is left.
@@ -290,11 +290,11 @@ static void test_bytes_full_disk(void) {
         CHECK(bytes_same("out/t", "keep/t") && bytes_same("out/v", "keep/v"), "limit %d: the old shards have changed",
               (int)limits[i]);
         int count = 0;
-        char** names = checkpoint_names(bytes_path("out"), &count);
+        char** names = directory_names(bytes_path("out"), &count);
         CHECK(count == 2, "limit %d: %d files are in the output directory", (int)limits[i], count);
-        checkpoint_free_names(names);
+        directory_free_names(names);
     }
-    checkpoint_remove_tree(bytes_dir);
+    directory_remove_tree(bytes_dir);
 }
 
 static void bytes_tests(void) {

@@ -2,7 +2,7 @@
 #ifndef PONDER_TEST_CHECKPOINT_H
 #define PONDER_TEST_CHECKPOINT_H
 
-#include "../../common/checkpoint.h"
+#include "../../common/files/checkpoint.h"
 #include "test.h"
 #include "test_safetensors.h"
 
@@ -31,7 +31,7 @@ static Run run_begin(void) {
 }
 
 static void run_end(Run* run) {
-    checkpoint_remove_tree(run->out);
+    directory_remove_tree(run->out);
     CHECK(access(run->out, F_OK) != 0, "left behind: %s", run->out);
     for (int i = 0; i < run->table.count; i++) { free(run->table.list[i].name); }
     free(run->table.list);
@@ -93,12 +93,12 @@ static void run_write(Run* run, int step, int tag, int keep) {
 static int compare_names(const void* a, const void* b) { return strcmp(*(char* const*)a, *(char* const*)b); }
 static char* listing(const char* path) {
     int count = 0;
-    char** names = checkpoint_names(path, &count);
+    char** names = directory_names(path, &count);
     qsort(names, (size_t)count, sizeof(char*), compare_names);
     StringBuilder sb = {0};
     sb_append(&sb, "", 0);
     for (int i = 0; i < count; i++) { sb_printf(&sb, "%s ", names[i]); }
-    checkpoint_free_names(names);
+    directory_free_names(names);
     return sb.data;
 }
 

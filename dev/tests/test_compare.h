@@ -1,4 +1,4 @@
-// test_compare.h - tests of dev/compare.c: numbers worked out by hand, pictures, bad input.
+// test_compare.h - tests of common/run/compare.c: numbers worked out by hand, pictures, bad input.
 #ifndef PONDER_TEST_COMPARE_H
 #define PONDER_TEST_COMPARE_H
 
@@ -6,7 +6,7 @@
 
 #undef MAIN
 #define MAIN compare_main
-#include "../compare.c"
+#include "../../common/run/compare.c"
 #undef MAIN
 
 // ---- run directories, made by hand under one temporary directory ----

@@ -2,7 +2,7 @@
 #ifndef PONDER_TEST_JSON_H
 #define PONDER_TEST_JSON_H
 
-#include "../../common/json.h"
+#include "../../common/files/json.h"
 #include "test.h"
 
 typedef struct {

@@ -5,10 +5,10 @@
 #define PONDER_TEST_MODEL_H
 
 #include "../../common/adamw.h"
-#include "../../common/checkpoint.h"
-#include "../../common/safetensors.h"
-#include "../../common/shards.h"
-#include "../../common/train.h"
+#include "../../common/files/checkpoint.h"
+#include "../../common/files/safetensors.h"
+#include "../../common/files/shards.h"
+#include "../../common/run/train.h"
 #include "test.h"
 
 #include <dirent.h>

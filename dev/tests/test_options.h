@@ -2,7 +2,7 @@
 #ifndef PONDER_TEST_OPTIONS_H
 #define PONDER_TEST_OPTIONS_H
 
-#include "../../common/options.h"
+#include "../../common/run/options.h"
 #include "test.h"
 
 static void options_example(OptionTable* table) {

@@ -6,8 +6,8 @@
 #define PONDER_TEST_PROGRAM_H
 
 #include "test.h"
-#include "../../common/json.h"
-#include "../../common/safetensors.h"
+#include "../../common/files/json.h"
+#include "../../common/files/safetensors.h"
 
 #include <signal.h>
 #include <sys/stat.h>

@@ -2,7 +2,7 @@
 #ifndef PONDER_TEST_SAFETENSORS_H
 #define PONDER_TEST_SAFETENSORS_H
 
-#include "../../common/safetensors.h"
+#include "../../common/files/safetensors.h"
 #include "test.h"
 
 #include <float.h>

@@ -2,7 +2,7 @@
 #ifndef PONDER_TEST_SHARDS_H
 #define PONDER_TEST_SHARDS_H
 
-#include "../../common/shards.h"
+#include "../../common/files/shards.h"
 #include "test.h"
 
 // ---- a directory of files that goes away again ----

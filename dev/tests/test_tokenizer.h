@@ -2,7 +2,7 @@
 #ifndef PONDER_TEST_TOKENIZER_H
 #define PONDER_TEST_TOKENIZER_H
 
-#include "../../common/tokenizer.h"
+#include "../../common/files/tokenizer.h"
 #include "test.h"
 
 static char tokenizer_dir[512];

@@ -1085,7 +1085,7 @@ static void train_tests(void) {
     RUN(test_train_changed);
     RUN(test_train_nonfinite);
     RUN(test_train_full_disk);
-    checkpoint_remove_tree(toy_home);
+    directory_remove_tree(toy_home);
 }
 
 #endif

@@ -6,7 +6,7 @@
 #ifndef PONDER_TOY_TRAINER_H
 #define PONDER_TOY_TRAINER_H
 
-#include "../../common/train.h"
+#include "../../common/run/train.h"
 
 enum { TOY_V = 257, TOY_ROWS = 16 };
 

@@ -13,10 +13,10 @@
 //
 // Why two panels: a pondering run costs several times the FLOPs of a plain one per token, so "at
 // equal steps" and "at equal FLOPs" are different questions and may have different answers.
-#include "../common/base.h"
+#include "../base.h"
 
-#include "../common/checkpoint.h"
-#include "../common/json.h"
+#include "../files/checkpoint.h"
+#include "../files/json.h"
 
 #ifndef MAIN
 #define MAIN main

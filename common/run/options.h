@@ -6,7 +6,7 @@
 #ifndef PONDER_OPTIONS_H
 #define PONDER_OPTIONS_H
 
-#include "base.h"
+#include "../base.h"
 
 typedef enum {
     OPTION_FLAG,    // given or not; with `values`, `--name=value` may say more (one of the choices)

@@ -2,8 +2,8 @@
 #ifndef PONDER_LOG_H
 #define PONDER_LOG_H
 
-#include "base.h"
-#include "safetensors.h"  // write_all, write_file
+#include "../base.h"
+#include "../files/file.h"
 
 // ---- numbers for people; each writes into the caller's 32 bytes and returns them ----
 
@@ -75,36 +75,6 @@ __attribute__((format(printf, 2, 3))) static inline void log_item(LogLine* line,
     line->at += fprintf(line->file, "%s%s", empty ? "" : ", ", item);
 }
 static inline void log_end(LogLine* line) { fprintf(line->file, "\n"); }
-
-// ---- files ----
-
-// Writes all n bytes, or dies naming the file.
-static inline void write_fully(int fd, const char* bytes, size_t n, const char* path) {
-    if (write_all(fd, bytes, n) != 0) {
-        die("%s: could not be written: %s%s", path, strerror(errno), write_hint(errno));
-    }
-}
-
-// The whole of a file in malloc'd memory (NUL-terminated), NULL if there is none; dies on any other error.
-static inline char* read_fully(const char* path, size_t* size) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        if (errno == ENOENT) { return NULL; }
-        die("cannot read %s: %s", path, strerror(errno));
-    }
-    StringBuilder sb = {0};
-    char chunk[65536];
-    for (;;) {
-        ssize_t n = read(fd, chunk, sizeof chunk);
-        if (n < 0 && errno == EINTR) { continue; }
-        if (n < 0) { die("cannot read %s: %s", path, strerror(errno)); }
-        sb_append(&sb, chunk, (size_t)n);
-        if (n == 0) { break; }
-    }
-    close(fd);
-    *size = sb.size;
-    return sb.data;
-}
 
 // ---- metrics.jsonl: one object a line ----
 

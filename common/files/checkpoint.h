@@ -19,107 +19,28 @@
 #ifndef PONDER_CHECKPOINT_H
 #define PONDER_CHECKPOINT_H
 
-#include "base.h"
-#include "json.h"
+#include "../base.h"
+#include "../tensors.h"
+#include "file.h"
 #include "safetensors.h"
-#include "tensors.h"
 
-#include <dirent.h>
 #include <float.h>
 
-// ---- directories ----
-
-// Syncs a directory, so that the names in it survive a power cut; NULL, or what went wrong.
-static inline char* checkpoint_sync(const char* path) {
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int failed = fd < 0 || (fsync(fd) != 0 && errno != EINVAL);  // EINVAL: this file system cannot sync directories
-    char* error = failed ? format_string("%s: could not be synced to the disk: %s", path, strerror(errno)) : NULL;
-    if (fd >= 0) { close(fd); }
-    return error;
-}
-
-// Makes a directory and those above it; NULL, or what went wrong. Existing ones are fine.
-static inline char* checkpoint_make_directories(const char* path) {
-    char* part = format_string("%s", path);
-    char* error = NULL;
-    for (char* at = part + 1; !error; at++) {
-        if (*at != '/' && *at != 0) { continue; }
-        char kept = *at;
-        *at = 0;
-        struct stat info;
-        if (mkdir(part, 0777) != 0 && (errno != EEXIST || stat(part, &info) != 0 || !S_ISDIR(info.st_mode))) {
-            int code = errno == EEXIST ? ENOTDIR : errno;
-            error = format_string("%s: the directory could not be made: %s%s", part, strerror(code), write_hint(code));
-        }
-        *at = kept;
-        if (kept == 0) { break; }
-    }
-    free(part);
-    return error;
-}
-
-// The names in a directory, except . and .., in any order; NULL-terminated, = *count. A directory
-// that cannot be read has none. Free with checkpoint_free_names.
-static inline char** checkpoint_names(const char* path, int* count) {
-    int n = 0, capacity = 0;
-    char** names = (char**)xalloc(1, sizeof(char*), "file names");
-    DIR* directory = opendir(path);
-    for (struct dirent* entry; directory && (entry = readdir(directory)) != NULL;) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) { continue; }
-        if (n >= capacity) {
-            capacity = capacity ? 2 * capacity : 16;
-            char** more = (char**)xalloc((size_t)capacity + 1, sizeof(char*), "file names");
-            memcpy(more, names, (size_t)n * sizeof(char*));
-            free(names);
-            names = more;
-        }
-        names[n++] = format_string("%s", entry->d_name);
-        names[n] = NULL;
-    }
-    if (directory) { closedir(directory); }
-    *count = n;
-    return names;
-}
-
-static inline void checkpoint_free_names(char** names) {
-    for (int i = 0; names[i]; i++) { free(names[i]); }
-    free(names);
-}
-
-// Removes a directory with all that is in it, as far as it can be removed; links are not followed.
-static inline void checkpoint_remove_tree(const char* path) {
-    struct stat info;
-    if (lstat(path, &info) != 0) { return; }
-    if (!S_ISDIR(info.st_mode)) {
-        unlink(path);
-        return;
-    }
-    int count = 0;
-    char** names = checkpoint_names(path, &count);
-    for (int i = 0; i < count; i++) {
-        char* inside = format_string("%s/%s", path, names[i]);
-        checkpoint_remove_tree(inside);
-        free(inside);
-    }
-    checkpoint_free_names(names);
-    rmdir(path);
-}
+// ---- which checkpoints there are ----
 
 // Removes OUT/name. It loses its name first: half of a checkpoint must never be taken for a whole one.
 static inline void checkpoint_discard(const char* out, const char* name) {
     char* path = format_string("%s/%s", out, name);
     char* aside = format_string("%s/.tmp_step_delete%s_%ld", out, name[0] == '.' ? name + 1 : name, (long)getpid());
-    checkpoint_remove_tree(aside);
+    directory_remove_tree(aside);
     if (rename(path, aside) == 0) {
-        checkpoint_remove_tree(aside);
+        directory_remove_tree(aside);
     } else if (errno != ENOENT) {
         warn("%s: could not be removed: %s", path, strerror(errno));
     }
     free(aside);
     free(path);
 }
-
-// ---- which checkpoints there are ----
 
 // The step of a path whose last part is exactly step_%08lld; -1 for any other.
 static inline int64_t checkpoint_step(const char* path) {
@@ -155,7 +76,7 @@ static inline int checkpoint_is_whole(const char* path) {
 // After a crash between the two renames of a replacement: the former step_N gets its name back.
 static inline void checkpoint_recover(const char* out) {
     int count = 0;
-    char** names = checkpoint_names(out, &count);
+    char** names = directory_names(out, &count);
     for (int i = 0; i < count; i++) {
         if (strncmp(names[i], ".old_step_", 10) != 0) { continue; }
         char* old = format_string("%s/%s", out, names[i]);
@@ -168,7 +89,7 @@ static inline void checkpoint_recover(const char* out) {
         free(path);
         free(old);
     }
-    checkpoint_free_names(names);
+    directory_free_names(names);
 }
 
 // Removes what a killed process left unfinished in OUT, and finishes what can be finished. Call it
@@ -176,18 +97,18 @@ static inline void checkpoint_recover(const char* out) {
 static inline void checkpoint_clean(const char* out) {
     checkpoint_recover(out);
     int count = 0;
-    char** names = checkpoint_names(out, &count);
+    char** names = directory_names(out, &count);
     for (int i = 0; i < count; i++) {
         if (strncmp(names[i], ".tmp_step_", 10) == 0) {
             char* path = format_string("%s/%s", out, names[i]);
-            checkpoint_remove_tree(path);
+            directory_remove_tree(path);
             free(path);
         } else if (strncmp(names[i], ".old_step_", 10) == 0) {
             // Either its successor is in place, or it is not whole: recover left it here.
             checkpoint_discard(out, names[i]);
         }
     }
-    checkpoint_free_names(names);
+    directory_free_names(names);
 }
 
 static inline int checkpoint_compare_steps(const void* a, const void* b) {
@@ -198,7 +119,7 @@ static inline int checkpoint_compare_steps(const void* a, const void* b) {
 // The steps of all whole checkpoints in OUT, ascending, = *count; the caller frees them.
 static inline int64_t* checkpoint_steps(const char* out, int* count) {
     int n = 0, entries = 0;
-    char** names = checkpoint_names(out, &entries);
+    char** names = directory_names(out, &entries);
     int64_t* steps = (int64_t*)xalloc((size_t)entries, sizeof(int64_t), "a list of checkpoints");
     for (int i = 0; i < entries; i++) {
         char* path = format_string("%s/%s", out, names[i]);
@@ -206,7 +127,7 @@ static inline int64_t* checkpoint_steps(const char* out, int* count) {
         if (step >= 0 && checkpoint_is_whole(path)) { steps[n++] = step; }
         free(path);
     }
-    checkpoint_free_names(names);
+    directory_free_names(names);
     if (n) { qsort(steps, (size_t)n, sizeof(int64_t), checkpoint_compare_steps); }
     *count = n;
     return steps;
@@ -308,7 +229,7 @@ static inline char* checkpoint_fill(const char* directory, const TensorTable* ta
         error = write_file(path, files[i].text, files[i].size);
         free(path);
     }
-    return error ? error : checkpoint_sync(directory);
+    return error ? error : directory_sync(directory);
 }
 
 // Gives the temporary directory its name; a checkpoint of the same step makes way for it. NULL, or
@@ -327,7 +248,7 @@ static inline char* checkpoint_install(const char* out, const char* temporary, c
         }
         return error;
     }
-    return checkpoint_sync(out);
+    return directory_sync(out);
 }
 
 // Writes OUT/step_N with the weights (params), first and second moments (m, v; each a family of the
@@ -339,14 +260,14 @@ static inline void checkpoint_write(const char* out, int64_t step, const TensorT
     char* path = format_string("%s/step_%08lld", out, (long long)step);
     char* old = format_string("%s/.old_step_%08lld", out, (long long)step);
     char* temporary = format_string("%s/.tmp_step_%08lld_%ld", out, (long long)step, (long)getpid());
-    char* error = checkpoint_make_directories(out);
+    char* error = directory_make(out);
     if (!error) {
         checkpoint_clean(out);
         error = checkpoint_fill(temporary, table, params, m, v, files, file_count);
     }
     if (!error) { error = checkpoint_install(out, temporary, path, old); }
     if (error) {
-        checkpoint_remove_tree(temporary);
+        directory_remove_tree(temporary);
         char* previous = checkpoint_newest(out);
         if (previous) {
             die("the checkpoint of step %lld: %s; the previous checkpoint %s is intact", (long long)step, error,

@@ -3,16 +3,30 @@
 #ifndef PONDER_SETUP_H
 #define PONDER_SETUP_H
 
-#include "adamw.h"
-#include "checkpoint.h"
+#include "../adamw.h"
+#include "../files/checkpoint.h"
+#include "../files/shards.h"
+#include "../files/tokenizer.h"
+#include "../machine.h"
+#include "../matmul.h"
+#include "../model.h"
 #include "log.h"
-#include "machine.h"
-#include "matmul.h"
-#include "model.h"
 #include "resume.h"
 #include "sample.h"
-#include "shards.h"
-#include "tokenizer.h"
+
+// One architecture, as main() hands it to trainer_main().
+typedef struct {
+    const char* program;         // "train_pythia"
+    const char* default_preset;  // of --model
+    const char* const* presets;  // NULL-terminated, for help and errors
+    // Adds the options that belong to the model and to the pondering.
+    void (*add_options)(OptionTable* options);
+    // Makes a model without allocating its memory. Exactly one of preset and config is not NULL.
+    // Options given on the command line override config and preset. B rows of T positions.
+    // Dies, in words, on shapes that do not fit.
+    Model* (*create)(const OptionTable* options, const char* preset, const Json* config, const char* config_path, int B,
+                     int T);
+} ModelClass;
 
 typedef struct {
     const ModelClass* kind;
@@ -218,23 +232,6 @@ static inline void trainer_find_checkpoint(Trainer* t) {
         die("%s: expected \"step\" to be that of the directory, found %lld", t->stored_path, (long long)t->state.step);
     }
     state_restore_options(t->stored, t->stored_path, &t->options, &t->changed);
-}
-
-static inline int json_same(const Json* a, const Json* b) {
-    if (!a || !b || a->type != b->type) { return 0; }
-    switch (a->type) {
-        case JSON_NULL: return 1;
-        case JSON_BOOL: return a->boolean == b->boolean;
-        case JSON_NUMBER: return a->number == b->number;
-        case JSON_STRING: return a->length == b->length && memcmp(a->string, b->string, a->length) == 0;
-        case JSON_ARRAY:
-        case JSON_OBJECT: break;
-    }
-    if (a->count != b->count) { return 0; }
-    for (int i = 0; i < a->count; i++) {
-        if (!json_same(a->items[i], a->type == JSON_ARRAY ? b->items[i] : json_get(b, a->keys[i]))) { return 0; }
-    }
-    return 1;
 }
 
 // An option of the model that is given when a run is resumed may repeat what the model is, not change it.

@@ -11,11 +11,9 @@
 #ifndef PONDER_SAFETENSORS_H
 #define PONDER_SAFETENSORS_H
 
-#include "base.h"
+#include "../base.h"
+#include "file.h"
 #include "json.h"
-
-#include <fcntl.h>
-#include <sys/stat.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "safetensors.h copies numbers as they lie in memory, which needs a little-endian machine"
@@ -326,52 +324,6 @@ static inline void safetensors_read(const SafeFile* file, const SafeTensor* t, f
         free(chunk);
     }
     free(what);
-}
-
-// All n bytes to a file; 0, or -1 with errno set.
-static inline int write_all(int fd, const void* bytes, size_t n) {
-    const char* at = (const char*)bytes;
-    while (n) {
-        ssize_t done = write(fd, at, min_size(n, (size_t)1 << 30));
-        if (done < 0 && errno == EINTR) { continue; }
-        if (done < 0) { return -1; }
-        if (done == 0) {
-            errno = ENOSPC;
-            return -1;
-        }
-        at += done;
-        n -= (size_t)done;
-    }
-    return 0;
-}
-
-// What may help against an error of writing, to follow "PATH: could not be written: REASON".
-static inline const char* write_hint(int error) {
-    switch (error) {
-        case ENOSPC: return " (free some space there, or choose another directory)";
-        case EDQUOT: return " (your disk quota is used up: remove something, or choose another directory)";
-        case EFBIG: return " (a limit on the size of files is set, see ulimit -f)";
-        case EROFS:
-        case EACCES:
-        case EPERM: return " (choose a directory that you may write to)";
-        case ENOTDIR: return " (part of the path is a file where a directory is expected)";
-        default: return "";
-    }
-}
-
-// Closes fd after syncing it to the disk; NULL, or what went wrong (the caller frees it).
-static inline char* write_finish(int fd, int failed, const char* path) {
-    int error = failed ? errno : 0;
-    if (!error && fsync(fd) != 0) { error = errno; }
-    if (close(fd) != 0 && !error) { error = errno; }
-    return error ? format_string("%s: could not be written: %s%s", path, strerror(error), write_hint(error)) : NULL;
-}
-
-// Writes a whole small file and syncs it; NULL, or what went wrong (the caller frees it).
-static inline char* write_file(const char* path, const char* text, size_t size) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) { return format_string("%s: could not be created: %s%s", path, strerror(errno), write_hint(errno)); }
-    return write_finish(fd, write_all(fd, text, size) != 0, path);
 }
 
 // As safetensors_write, but returns what went wrong (the caller frees it), NULL if nothing.

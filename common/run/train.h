@@ -252,7 +252,7 @@ static inline int trainer_step(Trainer* t) {
 // Logits of the first micro-batch; losses of the passes and the gradient of the whole step.
 static inline void trainer_dump(Trainer* t, const char* dir) {
     Model* model = t->model;
-    char* error = checkpoint_make_directories(dir);
+    char* error = directory_make(dir);
     if (error) { die("--dump %s: %s", dir, error); }
     int64_t count = trainer_load_step(t);
     int rows = trainer_micro_rows(t, 0, t->step_rows);

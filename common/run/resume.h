@@ -7,8 +7,8 @@
 #ifndef PONDER_RESUME_H
 #define PONDER_RESUME_H
 
-#include "checkpoint.h"
-#include "json.h"
+#include "../files/checkpoint.h"
+#include "../files/json.h"
 #include "log.h"
 #include "options.h"
 
@@ -38,7 +38,7 @@ typedef struct {
 
 // Makes the directory OUT, and makes it this process's own until it ends, however it ends. A second process is refused.
 static inline void lock_out(const char* out) {
-    char* error = checkpoint_make_directories(out);
+    char* error = directory_make(out);
     if (error) { die("--out %s: %s", out, error); }
     char* path = format_string("%s/lock", out);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);

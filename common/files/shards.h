@@ -19,8 +19,8 @@
 #ifndef PONDER_SHARDS_H
 #define PONDER_SHARDS_H
 
-#include "base.h"
-#include "random.h"
+#include "../base.h"
+#include "../random.h"
 
 #include <fcntl.h>
 #include <glob.h>

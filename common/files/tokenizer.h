@@ -17,7 +17,8 @@
 #ifndef PONDER_TOKENIZER_H
 #define PONDER_TOKENIZER_H
 
-#include "base.h"
+#include "../base.h"
+#include "file.h"
 #include "json.h"
 #include "words.h"
 

@@ -5,10 +5,10 @@
 #ifndef PONDER_SAMPLE_H
 #define PONDER_SAMPLE_H
 
-#include "mathfun.h"
-#include "model.h"
-#include "random.h"
-#include "tokenizer.h"
+#include "../files/tokenizer.h"
+#include "../mathfun.h"
+#include "../model.h"
+#include "../random.h"
 
 #include <signal.h>
 

@@ -1,6 +1,6 @@
-// compare.cuh - numbers of the GPU beside those of the C half: fetching them, and the verdict on a tensor.
-#ifndef PONDER_COMPARE_CUH
-#define PONDER_COMPARE_CUH
+// comparison.cuh - numbers of the GPU beside those of the C half: fetching them, and the verdict on a tensor.
+#ifndef PONDER_COMPARISON_CUH
+#define PONDER_COMPARISON_CUH
 
 #include "device.cuh"
 #include "rows.h"

@@ -11,7 +11,7 @@
 #ifndef PONDER_JSON_H
 #define PONDER_JSON_H
 
-#include "base.h"
+#include "../base.h"
 
 #include <sys/stat.h>
 
@@ -606,6 +606,24 @@ static inline void json_append_string(StringBuilder* sb, const char* s, size_t n
         }
     }
     sb_append(sb, "\"", 1);
+}
+
+// 1 if two values are the same; the order of an object's keys does not count. A NULL is the same as nothing.
+static inline int json_same(const Json* a, const Json* b) {
+    if (!a || !b || a->type != b->type) { return 0; }
+    switch (a->type) {
+        case JSON_NULL: return 1;
+        case JSON_BOOL: return a->boolean == b->boolean;
+        case JSON_NUMBER: return a->number == b->number;
+        case JSON_STRING: return a->length == b->length && memcmp(a->string, b->string, a->length) == 0;
+        case JSON_ARRAY:
+        case JSON_OBJECT: break;
+    }
+    if (a->count != b->count) { return 0; }
+    for (int i = 0; i < a->count; i++) {
+        if (!json_same(a->items[i], a->type == JSON_ARRAY ? b->items[i] : json_get(b, a->keys[i]))) { return 0; }
+    }
+    return 1;
 }
 
 #endif

@@ -612,10 +612,10 @@ static __global__ void __launch_bounds__(256) embedding_forward_kernel(float* e,
     store_pack_of(e + n * C, x, at, C, whole);
 }
 static inline void embedding_forward_cuda(float* e, const int* tokens, const float* table, size_t N, size_t C,
-                                          float scale, cudaStream_t stream) {
+                                          float scale) {
     work((double)(N * C), 8.0 * (double)N * (double)C);
-    launch(embedding_forward_kernel, (unsigned)div_up(N * div_up(C, PACK), 256), 256, 0, stream, e, tokens, table, N, C,
-           scale, C % PACK == 0);
+    launch(embedding_forward_kernel, (unsigned)div_up(N * div_up(C, PACK), 256), 256, 0, device.stream, e, tokens,
+           table, N, C, scale, C % PACK == 0);
 }
 
 // dtable[token] += scale * de, positions of one token in their order. order (N): the positions sorted
@@ -648,10 +648,10 @@ static __global__ void __launch_bounds__(8 * WARP)
     }
 }
 static inline void embedding_backward_cuda(float* dtable, const int* tokens, const int* order, const float* de,
-                                           size_t N, size_t C, float scale, cudaStream_t stream) {
+                                           size_t N, size_t C, float scale) {
     dim3 grid((unsigned)div_up(N, 8), (unsigned)div_up(C, EMBED_COLUMNS));
     work(2.0 * (double)N * (double)C, 12.0 * (double)N * (double)C);
-    launch(embedding_backward_kernel, grid, 8 * WARP, 0, stream, dtable, tokens, order, de, N, C, scale);
+    launch(embedding_backward_kernel, grid, 8 * WARP, 0, device.stream, dtable, tokens, order, de, N, C, scale);
 }
 
 // A number as an unsigned integer of the same order, 0 the least; -0 is 0, and a NaN is above +infinity.
@@ -772,10 +772,10 @@ static __global__ void __launch_bounds__(MIX_THREADS) mix_softmax_kernel(floatX*
         store_pack(row + v, x);
     }
 }
-static inline void mix_softmax_cuda(floatX* p, size_t rows, size_t V, size_t Vp, size_t top_k, cudaStream_t stream) {
+static inline void mix_softmax_cuda(floatX* p, size_t rows, size_t V, size_t Vp, size_t top_k) {
     if (top_k >= V) { top_k = 0; }  // all of them: nothing to select
     work(5.0 * (double)rows * (double)V, 2.0 * (double)rows * (double)Vp * sizeof(floatX));
-    launch(mix_softmax_kernel, (unsigned)rows, MIX_THREADS, 0, stream, p, V, Vp, top_k);
+    launch(mix_softmax_kernel, (unsigned)rows, MIX_THREADS, 0, device.stream, p, V, Vp, top_k);
 }
 
 // E (N,C) floatX = de rounded, the form in which it enters products; dot (N) = sum over C of E * mix,
@@ -797,9 +797,9 @@ static __global__ void __launch_bounds__(128)
     if (threadIdx.x == 0) { dot[n] = sum; }
 }
 static inline void mix_dot_cuda(floatX* E, float* dot, const float* de, const float* e, const float* next, size_t N,
-                                size_t C, cudaStream_t stream) {
+                                size_t C) {
     work(3.0 * (double)N * (double)C, (double)N * (double)C * (12.0 + sizeof(floatX)));
-    launch(mix_dot_kernel, (unsigned)N, 128, 0, stream, E, dot, de, e, next, C, C % PACK == 0);
+    launch(mix_dot_kernel, (unsigned)N, 128, 0, device.stream, E, dot, de, e, next, C, C % PACK == 0);
 }
 
 // dz (rows,Vp) = p * (dp - dot) / temperature, in place over dp; where p is 0, so is dz (masked tokens, padding).
@@ -814,10 +814,10 @@ static __global__ void __launch_bounds__(256)
     store_pack(dz + at, x);
 }
 static inline void mix_softmax_backward_cuda(floatX* dz, const floatX* p, const float* dot, size_t rows, size_t Vp,
-                                             float temperature, cudaStream_t stream) {
+                                             float temperature) {
     dim3 grid((unsigned)rows, (unsigned)div_up(Vp, 256 * PACK));
     work(3.0 * (double)rows * (double)Vp, 3.0 * (double)rows * (double)Vp * sizeof(floatX));
-    launch(mix_softmax_backward_kernel, grid, 256, 0, stream, dz, p, dot, Vp, 1 / temperature);
+    launch(mix_softmax_backward_kernel, grid, 256, 0, device.stream, dz, p, dot, Vp, 1 / temperature);
 }
 
 // losses (rows) = lse - z[target]; with scale != NULL also, over the logits, dz = scale (p - onehot(target)).
@@ -855,9 +855,9 @@ static __global__ void __launch_bounds__(MIX_THREADS)
     }
 }
 static inline void head_loss_cuda(float* losses, floatX* z, const int* targets, const float* scale, size_t rows,
-                                  size_t V, size_t Vp, cudaStream_t stream) {
+                                  size_t V, size_t Vp) {
     work(5.0 * (double)rows * (double)V, (scale ? 2.0 : 1.0) * (double)rows * (double)Vp * sizeof(floatX));
-    launch(head_loss_kernel, (unsigned)rows, MIX_THREADS, 0, stream, losses, z, targets, scale, V, Vp);
+    launch(head_loss_kernel, (unsigned)rows, MIX_THREADS, 0, device.stream, losses, z, targets, scale, V, Vp);
 }
 
 // ---- the memory plan ----
@@ -1050,7 +1050,7 @@ static inline void mix_forward_cuda(const Ponder* m, const PonderCuda* c, int s,
         // z = h W_out^T / temperature;  p = softmax(z);  e[s+1] = e[s] + a p W_in
         gemm_cuda("mix: scores", 0, 1, R, c->Vp, C, 1 / (float)m->config.temperature, h + first * C, C, w_out, C, 0, p,
                   c->Vp, NULL);
-        mix_softmax_cuda(p, R, V, c->Vp, (size_t)m->config.top_k, device.stream);
+        mix_softmax_cuda(p, R, V, c->Vp, (size_t)m->config.top_k);
         gemm_float_cuda("mix: mean embedding", 0, 0, R, C, c->Vp, ponder_scale(m), p, c->Vp, w_in, C, 1,
                         next + first * C, C, e + first * C);
     }
@@ -1064,17 +1064,17 @@ static inline void mix_backward_cuda(const Ponder* m, const PonderCuda* c, int s
     const floatX *w_in = c->w.x + embed, *w_out = c->w.x + head, *h = c->h + (size_t)s * stride;
     const float* e = c->e + (size_t)s * stride;
     float a = ponder_scale(m), temperature = (float)m->config.temperature;
-    mix_dot_cuda(c->E, c->dot, c->de, e, e + stride, N, C, device.stream);
+    mix_dot_cuda(c->E, c->dot, c->de, e, e + stride, N, C);
     for (size_t first = 0; first < N; first += c->rows) {
         size_t R = min_size(c->rows, N - first);
         floatX* p = c->p ? c->p + ((size_t)s * (size_t)m->pass.B * (size_t)m->pass.T + first) * c->Vp : c->z;
         if (!c->p) {  // the very launches of the forward: the same bits
             gemm_cuda("mix: scores", 0, 1, R, c->Vp, C, 1 / temperature, h + first * C, C, w_out, C, 0, p, c->Vp, NULL);
-            mix_softmax_cuda(p, R, V, c->Vp, (size_t)m->config.top_k, device.stream);
+            mix_softmax_cuda(p, R, V, c->Vp, (size_t)m->config.top_k);
         }
         // dp = a E W_in^T;  dz = p (dp - dot) / temperature;  dW_in += a p^T E;  dh = dz W_out;  dW_out += dz^T h
         gemm_cuda("mix: dp", 0, 1, R, c->Vp, C, a, c->E + first * C, C, w_in, C, 0, c->dz, c->Vp, NULL);
-        mix_softmax_backward_cuda(c->dz, p, c->dot + first, R, c->Vp, temperature, device.stream);
+        mix_softmax_backward_cuda(c->dz, p, c->dot + first, R, c->Vp, temperature);
         gemm_float_cuda("mix: dW_in", 1, 0, c->Vp, C, R, a, p, c->Vp, c->E + first * C, C, 1, c->w.grads + embed, C,
                         NULL);
         gemm_cuda("mix: dh", 0, 0, R, C, c->Vp, 1, c->dz, c->Vp, w_out, C, 0, c->dh + first * C, C, NULL);
@@ -1092,8 +1092,7 @@ static inline void head_cuda(const Ponder* m, const PonderCuda* c, int s, size_t
     for (size_t first = 0; first < N; first += c->rows) {
         size_t R = min_size(c->rows, N - first);
         gemm_cuda("head: logits", 0, 1, R, c->Vp, C, 1, h + first * C, C, w_out, C, 0, c->z, c->Vp, NULL);
-        head_loss_cuda(c->losses + first, c->z, targets + first, backward ? c->scale : NULL, R, V, c->Vp,
-                       device.stream);
+        head_loss_cuda(c->losses + first, c->z, targets + first, backward ? c->scale : NULL, R, V, c->Vp);
         if (!backward) { continue; }
         gemm_cuda("head: dh", 0, 0, R, C, c->Vp, 1, c->z, c->Vp, w_out, C, 0, c->dh + first * C, C, NULL);
         gemm_float_cuda("head: dW_out", 1, 0, c->Vp, C, R, 1, c->z, c->Vp, h + first * C, C, 1, c->w.grads + head, C,
@@ -1107,7 +1106,7 @@ static inline void ponder_forward_cuda(const Ponder* m, const PonderCuda* c, int
     float times = m->config.multiply_steps ? (float)m->config.steps : 1.0f;
     ledger_part(PART_BLOCKS);
     embedding_forward_cuda(c->e, c->tokens, c->w.master + m->model.tensors.list[m->pass.embed].offset, N, C,
-                           times * ponder_scale(m), device.stream);
+                           times * ponder_scale(m));
     for (int s = 0; s <= m->config.steps; s++) {
         ledger_part(PART_BLOCKS);
         pass->forward(m->pass.self, &c->w, c->h + (size_t)s * stride, c->e + (size_t)s * stride,
@@ -1140,7 +1139,7 @@ static inline void ponder_micro_batch_cuda(const Ponder* m, const PonderCuda* c,
     }
     ledger_part(PART_BLOCKS);
     embedding_backward_cuda(c->w.grads + m->model.tensors.list[m->pass.embed].offset, c->tokens, c->tokens + 2 * N,
-                            c->de, N, C, times * ponder_scale(m), device.stream);
+                            c->de, N, C, times * ponder_scale(m));
 }
 
 // ---- the model that the training loop drives, on the GPU ----
@@ -1243,9 +1242,7 @@ static inline void ponder_upload_cuda(Model* model, const real* moment1, const r
     PonderCuda* c = ponder_cuda_of(ponder_of(model));
     size_t bytes = model->tensors.total * sizeof(float);
     device_upload(c->w.master, model->params, bytes);
-    if (sizeof(floatX) != sizeof(float)) {
-        copy_rounded_cuda(c->w.x, c->w.master, model->tensors.total, device.stream);
-    }
+    if (sizeof(floatX) != sizeof(float)) { copy_rounded_cuda(c->w.x, c->w.master, model->tensors.total); }
     if (c->w.m && moment1) { device_upload(c->w.m, moment1, bytes); }
     if (c->w.v && moment2) { device_upload(c->w.v, moment2, bytes); }
     if (!ledger.dry) { CUDA_CHECK(cudaStreamSynchronize(device.stream)); }
@@ -1270,14 +1267,14 @@ static inline double ponder_grad_norm_cuda(Model* model) {
     PonderCuda* c = ponder_cuda_of(ponder_of(model));
     double squares = 0;
     ledger_part(PART_OPTIMISER);
-    grad_norm_cuda(c->norm, c->norm + 1, c->w.grads, model->tensors.total, device.stream);
+    grad_norm_cuda(c->norm, c->norm + 1, c->w.grads, model->tensors.total);
     device_download(&squares, c->norm, sizeof squares);
     return sqrt(squares);
 }
 static inline void ponder_update_cuda(Model* model, const AdamwStep* step) {
     PonderCuda* c = ponder_cuda_of(ponder_of(model));
     ledger_part(PART_OPTIMISER);
-    adamw_update_cuda(c->w.master, c->w.x, c->w.m, c->w.v, c->w.grads, &c->adamw, *step, device.stream);
+    adamw_update_cuda(c->w.master, c->w.x, c->w.m, c->w.v, c->w.grads, &c->adamw, step);
 }
 
 // ---- memory ----

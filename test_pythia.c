@@ -137,7 +137,7 @@ static void test_rotary(void) {
         memcpy(x + t * NH * 3 * HS, x, NH * 3 * HS * sizeof(real));
     }  // the same q and k everywhere
     memcpy(y, x, sizeof y);
-    rotary_forward(y, cosine, sine, 1, T, NH, HS, ROTATED, 1);
+    rotary_forward(y, cosine, sine, 1, T, NH, 2, ROTATED, NH * 3 * HS, 3 * HS, HS, 1);
     double first = 0;
     for (int t = 0; t + 2 < T; t++) {
         const real *q = y + (t + 2) * NH * 3 * HS, *k = y + t * NH * 3 * HS + HS;
@@ -152,7 +152,7 @@ static void test_rotary(void) {
         CHECK(memcmp(y + t * NH * 3 * HS + ROTATED, x + t * NH * 3 * HS + ROTATED, (HS - ROTATED) * sizeof(real)) == 0,
               "the rest of a head is not rotated");
     }
-    rotary_forward(y, cosine, sine, 1, T, NH, HS, ROTATED, -1);
+    rotary_forward(y, cosine, sine, 1, T, NH, 2, ROTATED, NH * 3 * HS, 3 * HS, HS, -1);
     compare_reals("rotated back", y, x, T * NH * 3 * HS, 1e-6);
 }
 

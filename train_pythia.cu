@@ -468,23 +468,25 @@ static void rotary_tables(real* cosine, real* sine, int T, int rotated, double b
     }
 }
 
-// Rotates q and k inside qkv (B,T, NH, 3, HS), in place, by their positions: the first `rotated`
-// numbers of a head are pairs (i, i + rotated/2). direction +1: forward; -1: backward, since the
-// gradient of a rotation is the rotation back.
-static void rotary_forward(real* qkv, const real* cosine, const real* sine, size_t B, size_t T, size_t NH, size_t HS,
-                           size_t rotated, real direction) {
+// Rotates heads by their positions, in place: the first `rotated` numbers of a head are pairs (i, i + rotated/2).
+// Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride: q and k in qkv
+// (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS; v has no position. cosine, sine
+// (T, rotated/2). direction +1: forward; -1: backward, since the gradient of a rotation is the rotation back.
+static void rotary_forward(real* x, const real* cosine, const real* sine, size_t B, size_t T, size_t heads,
+                           size_t parts, size_t rotated, size_t row_stride, size_t head_stride, size_t part_stride,
+                           int direction) {
     size_t half = rotated / 2;
-#pragma omp parallel for schedule(static) if (B * T * NH * HS > SERIAL)
+#pragma omp parallel for schedule(static) if (B * T * heads * parts * rotated > SERIAL)
     for (size_t n = 0; n < B * T; n++) {
         const real* c = cosine + n % T * half;
         const real* s = sine + n % T * half;
-        for (size_t head = 0; head < NH; head++) {
-            for (size_t part = 0; part < 2; part++) {  // q, k; v has no position
-                real* x = qkv + ((n * NH + head) * 3 + part) * HS;
+        for (size_t head = 0; head < heads; head++) {
+            for (size_t part = 0; part < parts; part++) {
+                real* y = x + n * row_stride + head * head_stride + part * part_stride;
                 for (size_t i = 0; i < half; i++) {
-                    real a = x[i], b = x[i + half], turn = direction * s[i];
-                    x[i] = a * c[i] - b * turn;
-                    x[i + half] = b * c[i] + a * turn;
+                    real a = y[i], b = y[i + half], turn = (real)direction * s[i];
+                    y[i] = a * c[i] - b * turn;
+                    y[i + half] = b * c[i] + a * turn;
                 }
             }
         }
@@ -537,7 +539,7 @@ static void pythia_forward(void* self, const real* params, real* h, const real* 
         stored(w.ln, N * C);
         matmul_forward(k.qkv, w.ln, params + t[y->qkvw].offset, params + t[y->qkvb].offset, N, C, 3 * C);
         stored(k.qkv, N * 3 * C);
-        rotary_forward(k.qkv, m->cosine, m->sine, (size_t)B, (size_t)T, NH, HS, rotated, 1);
+        rotary_forward(k.qkv, m->cosine, m->sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
         stored(k.qkv, N * 3 * C);
         attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C,
                           3 * HS, 3 * HS);
@@ -594,7 +596,7 @@ static void pythia_backward(void* self, const real* params, real* grads, real* d
 
         gelu_forward(w.act, k.fc, N * FF);
         stored(w.act, N * FF);
-        matmul_backward_input(w.dact, dout, params + t[y->fcprojw].offset, N, FF, C, 0);
+        matmul_backward_input(w.dact, dout, params + t[y->fcprojw].offset, N, FF, C);
         matmul_backward_weight(grads + t[y->fcprojw].offset, grads + t[y->fcprojb].offset, dout, w.act, N, FF, C);
         stored(w.dact, N * FF);
         real* dfc = w.dact;  // in place: dact is dead after this line
@@ -604,24 +606,24 @@ static void pythia_backward(void* self, const real* params, real* grads, real* d
         stored(w.ln, N * C);
         matmul_backward_weight(grads + t[y->fcw].offset, grads + t[y->fcb].offset, dfc, w.ln, N, C, FF);
 
-        matmul_backward_input(w.datt, dout, params + t[y->projw].offset, N, C, C, 0);
+        matmul_backward_input(w.datt, dout, params + t[y->projw].offset, N, C, C);
         stored(w.datt, N * C);
         matmul_backward_weight(grads + t[y->projw].offset, grads + t[y->projb].offset, dout, k.att, N, C, C);
         attention_backward(w.dqkv, w.dqkv + HS, w.dqkv + 2 * HS, w.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS, k.att,
                            k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
         stored(w.dqkv, N * 3 * C);
-        rotary_forward(w.dqkv, m->cosine, m->sine, (size_t)B, (size_t)T, NH, HS, rotated, -1);
+        rotary_forward(w.dqkv, m->cosine, m->sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
         layernorm_forward(w.ln, x, params + t[y->ln1w].offset, params + t[y->ln1b].offset, k.mean, k.rstd, N, C);
         stored(w.dqkv, N * 3 * C);
         stored(w.ln, N * C);
         matmul_backward_weight(grads + t[y->qkvw].offset, grads + t[y->qkvb].offset, w.dqkv, w.ln, N, C, 3 * C);
 
         // dx grows only now: both branches started from its old value.
-        matmul_backward_input(w.dln, dfc, params + t[y->fcw].offset, N, C, FF, 0);
+        matmul_backward_input(w.dln, dfc, params + t[y->fcw].offset, N, C, FF);
         stored(w.dln, N * C);
         layernorm_backward(dx, grads + t[y->ln2w].offset, grads + t[y->ln2b].offset, w.dln, x,
                            params + t[y->ln2w].offset, k.mean, k.rstd, N, C);
-        matmul_backward_input(w.dln, w.dqkv, params + t[y->qkvw].offset, N, C, 3 * C, 0);
+        matmul_backward_input(w.dln, w.dqkv, params + t[y->qkvw].offset, N, C, 3 * C);
         stored(w.dln, N * C);
         layernorm_backward(dx, grads + t[y->ln1w].offset, grads + t[y->ln1b].offset, w.dln, x,
                            params + t[y->ln1w].offset, k.mean, k.rstd, N, C);
@@ -828,30 +830,26 @@ static void pythia_forward_cuda(void* self, const CudaWeights* p, floatX* h, con
         const PythiaLayer* y = &m->layer[l];
         PythiaKeptCuda k = pythia_layer_kept_cuda(m, slot, l);
         // x = x + (out1 + bias1) + (out2 + bias2);  ln1 = LN1(x), ln2 = LN2(x)
-        parallel_norm_forward_cuda(next, k.ln1, k.ln2, k.mean, k.rstd, x, out1, bias1, out2, bias2,
-                                   p->master + t[y->ln1w].offset, p->master + t[y->ln1b].offset,
-                                   p->master + t[y->ln2w].offset, p->master + t[y->ln2b].offset, N, C, (float)c->eps,
-                                   device.stream);
+        layernorms_forward_cuda(next, k.ln1, k.ln2, k.mean, k.rstd, x, out1, bias1, out2, bias2,
+                                p->master + t[y->ln1w].offset, p->master + t[y->ln1b].offset,
+                                p->master + t[y->ln2w].offset, p->master + t[y->ln2b].offset, N, C, (float)c->eps);
         if (next) { x = next; }
-        matmul_forward_cuda("qkv", k.qkv, k.ln1, p->x + t[y->qkvw].offset, p->x + t[y->qkvb].offset, N, C, 3 * C);
-        rotary_forward_cuda(k.qkv, g->cosine, g->sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1,
-                            device.stream);
-        int part = ledger_part(PART_ATTENTION);
+        matmul_forward_cuda(k.qkv, k.ln1, p->x + t[y->qkvw].offset, p->x + t[y->qkvb].offset, N, C, 3 * C);
+        rotary_forward_cuda(k.qkv, g->cosine, g->sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
         attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C,
-                               3 * HS, 3 * HS, device.stream);
-        ledger_part(part);
-        matmul_forward_cuda("attention out", w->out1, k.att, p->x + t[y->projw].offset, NULL, N, C, C);
-        matmul_forward_cuda("mlp up", k.fc, k.ln2, p->x + t[y->fcw].offset, NULL, N, C, FF);
-        gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, 0, device.stream);
-        matmul_forward_cuda("mlp down", w->out2, k.act, p->x + t[y->fcprojw].offset, NULL, N, FF, C);
+                               3 * HS, 3 * HS);
+        matmul_forward_cuda(w->out1, k.att, p->x + t[y->projw].offset, NULL, N, C, C);
+        matmul_forward_cuda(k.fc, k.ln2, p->x + t[y->fcw].offset, NULL, N, C, FF);
+        gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, 0);
+        matmul_forward_cuda(w->out2, k.act, p->x + t[y->fcprojw].offset, NULL, N, FF, C);
         out1 = w->out1, out2 = w->out2;
         bias1 = p->master + t[y->projb].offset, bias2 = p->master + t[y->fcprojb].offset;
         next = k.next;
     }
     float* mean = pythia_final_kept_cuda(m, slot);
     float* rstd = mean + round_up(m->N * 4, 256) / 4;
-    parallel_norm_forward_cuda(next, h, NULL, mean, rstd, x, out1, bias1, out2, bias2, p->master + t[m->lnfw].offset,
-                               p->master + t[m->lnfb].offset, NULL, NULL, N, C, (float)c->eps, device.stream);
+    layernorms_forward_cuda(next, h, NULL, mean, rstd, x, out1, bias1, out2, bias2, p->master + t[m->lnfw].offset,
+                            p->master + t[m->lnfb].offset, NULL, NULL, N, C, (float)c->eps);
 }
 
 static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, const floatX* dh, const float* e,
@@ -863,56 +861,51 @@ static void pythia_backward_cuda(void* self, const CudaWeights* p, float* de, co
     size_t N = (size_t)B * (size_t)T, C = (size_t)c->C, FF = (size_t)c->FF, NH = (size_t)c->NH, HS = C / NH;
     size_t rotated = (size_t)((double)HS * c->rotary_pct);
     const PythiaScratchCuda* w = &g->w;
-    cudaStream_t stream = device.stream;
     float* mean = pythia_final_kept_cuda(m, slot);
     float* rstd = mean + round_up(m->N * 4, 256) / 4;
     const float* last = pythia_layer_kept_cuda(m, slot, c->L - 1).next;
     // dx starts from the final norm alone: de holds the gradient that reaches e past this pass.
     // Each norm sums the columns of dx on its way: the gradient of both biases that were added before it.
     const PythiaLayer* before = &m->layer[c->L - 1];
-    parallel_norm_backward_cuda(w->dx, w->dxr, p->grads + t[m->lnfw].offset, p->grads + t[m->lnfb].offset, NULL, NULL,
-                                p->grads + t[before->projb].offset, p->grads + t[before->fcprojb].offset, w->partial,
-                                dh, NULL, last, p->master + t[m->lnfw].offset, NULL, mean, rstd, N, C, 0, stream);
+    layernorms_backward_cuda(w->dx, w->dxr, p->grads + t[m->lnfw].offset, p->grads + t[m->lnfb].offset, NULL, NULL,
+                             p->grads + t[before->projb].offset, p->grads + t[before->fcprojb].offset, w->partial, dh,
+                             NULL, last, p->master + t[m->lnfw].offset, NULL, mean, rstd, N, C, 0);
     for (int l = c->L - 1; l >= 0; l--) {
         const PythiaLayer* y = &m->layer[l];
         PythiaKeptCuda k = pythia_layer_kept_cuda(m, slot, l);
         const float* x = l > 0 ? pythia_layer_kept_cuda(m, slot, l - 1).next : e;
         const float *w1 = p->master + t[y->ln1w].offset, *w2 = p->master + t[y->ln2w].offset;
         if (!g->keep_all) {
-            gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, 0, stream);
-            norm_forward_again_cuda(k.ln1, k.ln2, x, w1, p->master + t[y->ln1b].offset, w2,
-                                    p->master + t[y->ln2b].offset, k.mean, k.rstd, N, C, stream);
+            gelu_forward_cuda(k.act, k.fc, p->master + t[y->fcb].offset, N, FF, 0);
+            layernorms_again_cuda(k.ln1, k.ln2, x, w1, p->master + t[y->ln1b].offset, w2, p->master + t[y->ln2b].offset,
+                                  k.mean, k.rstd, N, C);
         }
-        matmul_backward_input_cuda("mlp down dx", w->dact, w->dxr, p->x + t[y->fcprojw].offset, N, FF, C);
-        matmul_backward_weight_cuda("mlp down dW", p->grads + t[y->fcprojw].offset, w->dxr, k.act, N, FF, C);
+        matmul_backward_input_cuda(w->dact, w->dxr, p->x + t[y->fcprojw].offset, N, FF, C);
+        matmul_backward_weight_cuda(p->grads + t[y->fcprojw].offset, w->dxr, k.act, N, FF, C);
         gelu_backward_cuda(w->dact, p->grads + t[y->fcb].offset, w->partial, w->dact, k.fc,
-                           p->master + t[y->fcb].offset, N, FF, 0, stream);
+                           p->master + t[y->fcb].offset, N, FF, 0);
         const floatX* dfc = w->dact;  // in place: dact is dead after this line
-        matmul_backward_weight_cuda("mlp up dW", p->grads + t[y->fcw].offset, dfc, k.ln2, N, C, FF);
+        matmul_backward_weight_cuda(p->grads + t[y->fcw].offset, dfc, k.ln2, N, C, FF);
 
-        matmul_backward_input_cuda("attention out dx", w->datt, w->dxr, p->x + t[y->projw].offset, N, C, C);
-        matmul_backward_weight_cuda("attention out dW", p->grads + t[y->projw].offset, w->dxr, k.att, N, C, C);
-        int part = ledger_part(PART_ATTENTION);
+        matmul_backward_input_cuda(w->datt, w->dxr, p->x + t[y->projw].offset, N, C, C);
+        matmul_backward_weight_cuda(p->grads + t[y->projw].offset, w->dxr, k.att, N, C, C);
         attention_backward_cuda(w->dqkv, w->dqkv + HS, w->dqkv + 2 * HS, w->delta, w->datt, k.qkv, k.qkv + HS,
-                                k.qkv + 2 * HS, k.att, k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS,
-                                stream);
-        ledger_part(part);
-        rotary_forward_cuda(w->dqkv, g->cosine, g->sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1,
-                            stream);
-        column_sum_cuda(p->grads + t[y->qkvb].offset, NULL, w->partial, w->dqkv, N, 3 * C, stream);
-        matmul_backward_weight_cuda("qkv dW", p->grads + t[y->qkvw].offset, w->dqkv, k.ln1, N, C, 3 * C);
+                                k.qkv + 2 * HS, k.att, k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
+        rotary_forward_cuda(w->dqkv, g->cosine, g->sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
+        column_sum_cuda(p->grads + t[y->qkvb].offset, NULL, w->partial, w->dqkv, N, 3 * C);
+        matmul_backward_weight_cuda(p->grads + t[y->qkvw].offset, w->dqkv, k.ln1, N, C, 3 * C);
 
         // dx grows only now: both branches started from its old value.
-        matmul_backward_input_cuda("mlp up dx", w->dln2, dfc, p->x + t[y->fcw].offset, N, C, FF);
-        matmul_backward_input_cuda("qkv dx", w->dln1, w->dqkv, p->x + t[y->qkvw].offset, N, C, 3 * C);
+        matmul_backward_input_cuda(w->dln2, dfc, p->x + t[y->fcw].offset, N, C, FF);
+        matmul_backward_input_cuda(w->dln1, w->dqkv, p->x + t[y->qkvw].offset, N, C, 3 * C);
         before = l > 0 ? &m->layer[l - 1] : NULL;
-        parallel_norm_backward_cuda(w->dx, before ? w->dxr : NULL, p->grads + t[y->ln1w].offset,
-                                    p->grads + t[y->ln1b].offset, p->grads + t[y->ln2w].offset,
-                                    p->grads + t[y->ln2b].offset, before ? p->grads + t[before->projb].offset : NULL,
-                                    before ? p->grads + t[before->fcprojb].offset : NULL, w->partial, w->dln1, w->dln2,
-                                    x, w1, w2, k.mean, k.rstd, N, C, 1, stream);
+        layernorms_backward_cuda(w->dx, before ? w->dxr : NULL, p->grads + t[y->ln1w].offset,
+                                 p->grads + t[y->ln1b].offset, p->grads + t[y->ln2w].offset,
+                                 p->grads + t[y->ln2b].offset, before ? p->grads + t[before->projb].offset : NULL,
+                                 before ? p->grads + t[before->fcprojb].offset : NULL, w->partial, w->dln1, w->dln2, x,
+                                 w1, w2, k.mean, k.rstd, N, C, 1);
     }
-    add_cuda(de, w->dx, N * C, stream);
+    add_cuda(de, w->dx, N * C);
 }
 
 static int pythia_views_cuda(void* self, const real* params, int pass, int slot, int l, int B, int T, PassView* view) {

@@ -8,7 +8,7 @@
 #define PONDER_ADAMW_CUH
 
 #include "adamw.h"
-#include "cuda.cuh"
+#include "device.cuh"
 
 // ---- the norm ----
 
@@ -82,13 +82,14 @@ static __global__ void __launch_bounds__(NORM_TILE_THREADS)
 
 // squares (1) = the sum of squares of a family of gradients, grads (n); its root is the norm. scratch
 // (grad_norm_scratch(n)). A NaN or infinity anywhere makes it NaN or infinite.
-static inline void grad_norm_cuda(double* squares, double* scratch, const float* grads, size_t n, cudaStream_t stream) {
+static inline void grad_norm_cuda(double* squares, double* scratch, const float* grads, size_t n) {
     size_t blocks = grad_norm_scratch(n);
     int aligned = (uintptr_t)grads % 16 == 0;
     work(2.0 * (double)n, 4.0 * (double)n + 8.0 * (double)blocks);
-    launch(grad_norm_kernel, dim3((unsigned)blocks), dim3(NORM_TILE_THREADS), 0, stream, scratch, grads, n, aligned);
+    launch(grad_norm_kernel, dim3((unsigned)blocks), dim3(NORM_TILE_THREADS), 0, device.stream, scratch, grads, n,
+           aligned);
     work((double)blocks, 8.0 * (double)blocks + 8);
-    launch(grad_norm_finish_kernel, dim3(1), dim3(NORM_TILE_THREADS), 0, stream, squares, (const double*)scratch,
+    launch(grad_norm_finish_kernel, dim3(1), dim3(NORM_TILE_THREADS), 0, device.stream, squares, (const double*)scratch,
            blocks);
 }
 
@@ -209,15 +210,15 @@ static __global__ void __launch_bounds__(ADAMW_THREADS)
 // products' rounded copy of params, =, NULL if there is none; grads: a family, only read. step: from
 // adamw_step.
 static inline void adamw_update_cuda(float* params, floatX* params_x, float* m, float* v, const float* grads,
-                                     const AdamwPlan* plan, AdamwStep step, cudaStream_t stream) {
+                                     const AdamwPlan* plan, const AdamwStep* step) {
     static_assert(sizeof(real) == sizeof(float), "the GPU's optimiser computes in float");
     static_assert(ALIGNMENT / sizeof(float) % QUAD == 0 && ADAMW_SPAN % QUAD == 0, "spans begin with a whole quad");
     int aligned = ((uintptr_t)params | (uintptr_t)params_x | (uintptr_t)m | (uintptr_t)v | (uintptr_t)grads) % 16 == 0;
     if ((const void*)params_x == (const void*)params) { params_x = NULL; }
     work(16.0 * (double)plan->numbers, (28.0 + (params_x ? (double)sizeof(floatX) : 0.0)) * (double)plan->numbers +
                                            (double)sizeof(AdamwSpan) * (double)plan->count);
-    launch(adamw_update_kernel, dim3((unsigned)plan->count), dim3(ADAMW_THREADS), 0, stream, params, params_x, m, v,
-           grads, plan->device, step, aligned);
+    launch(adamw_update_kernel, dim3((unsigned)plan->count), dim3(ADAMW_THREADS), 0, device.stream, params, params_x, m,
+           v, grads, plan->device, *step, aligned);
 }
 
 #endif

@@ -24,7 +24,7 @@
 #ifndef PONDER_ATTENTION_CUH
 #define PONDER_ATTENTION_CUH
 
-#include "cuda.cuh"
+#include "device.cuh"
 
 enum { ATTENTION_MOST_HS = 256 };
 #define ATTENTION_LOG2E 1.4426950408889634f
@@ -224,13 +224,13 @@ static inline dim3 attention_grid(size_t B, size_t T, size_t heads, size_t rows)
 }
 
 static inline void attention_delta_cuda(float* delta, const floatX* dout, const floatX* out, size_t B, size_t T,
-                                        size_t NH, size_t HS, cudaStream_t stream) {
+                                        size_t NH, size_t HS) {
     const int whole = HS % PACK == 0 && ((uintptr_t)dout | (uintptr_t)out) % 16 == 0;
     unsigned lanes = 1;
     while (lanes < WARP && (size_t)lanes * PACK < HS) { lanes *= 2; }
     work(2.0 * (double)(B * NH * T) * (double)HS, (double)(B * NH * T) * (2.0 * (double)HS * sizeof(floatX) + 4.0));
     launch(attention_delta_kernel, attention_grid(B, T, NH, DELTA_THREADS / lanes), dim3(lanes, DELTA_THREADS / lanes),
-           0, stream, delta, dout, out, (unsigned)T, (int)HS, whole);
+           0, device.stream, delta, dout, out, (unsigned)T, (int)HS, whole);
 }
 
 static inline AttentionShape attention_shape(size_t T, size_t NH, size_t NKV, size_t HS, size_t row, size_t q_head,
@@ -276,26 +276,26 @@ static inline void plain_print_shared(void) {
 
 static inline void attention_forward_plain_cuda(floatX* out, float* lse, const floatX* q, const floatX* k,
                                                 const floatX* v, size_t B, size_t T, size_t NH, size_t NKV, size_t HS,
-                                                size_t row, size_t q_head, size_t kv_head, cudaStream_t stream) {
+                                                size_t row, size_t q_head, size_t kv_head) {
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
     work(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));
     launch(attention_forward_plain_kernel, attention_grid(B, T, NH, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP),
-           plain_forward_bytes(HS), stream, out, lse, q, k, v, shape);
+           plain_forward_bytes(HS), device.stream, out, lse, q, k, v, shape);
 }
 
 static inline void attention_backward_plain_cuda(floatX* dq, floatX* dk, floatX* dv, float* delta, const floatX* dout,
                                                  const floatX* q, const floatX* k, const floatX* v, const floatX* out,
                                                  const float* lse, size_t B, size_t T, size_t NH, size_t NKV, size_t HS,
-                                                 size_t row, size_t q_head, size_t kv_head, cudaStream_t stream) {
+                                                 size_t row, size_t q_head, size_t kv_head) {
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
     const size_t shared = plain_backward_bytes(HS);
-    attention_delta_cuda(delta, dout, out, B, T, NH, HS, stream);
+    attention_delta_cuda(delta, dout, out, B, T, NH, HS);
     work(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
     launch(attention_backward_plain_kernel<KEYS>, attention_grid(B, T, NKV, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP),
-           shared, stream, dk, dv, delta, dout, q, k, v, lse, shape);
+           shared, device.stream, dk, dv, delta, dout, q, k, v, lse, shape);
     work(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
     launch(attention_backward_plain_kernel<QUERIES>, attention_grid(B, T, NH, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP),
-           shared, stream, dq, (floatX*)NULL, delta, dout, q, k, v, lse, shape);
+           shared, device.stream, dq, (floatX*)NULL, delta, dout, q, k, v, lse, shape);
 }
 
 #ifdef FP32
@@ -304,15 +304,18 @@ static inline void attention_backward_plain_cuda(floatX* dq, floatX* dk, floatX*
 
 static inline void attention_forward_cuda(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v,
                                           size_t B, size_t T, size_t NH, size_t NKV, size_t HS, size_t row,
-                                          size_t q_head, size_t kv_head, cudaStream_t stream) {
-    attention_forward_plain_cuda(out, lse, q, k, v, B, T, NH, NKV, HS, row, q_head, kv_head, stream);
+                                          size_t q_head, size_t kv_head) {
+    int part = ledger_part(PART_ATTENTION);
+    attention_forward_plain_cuda(out, lse, q, k, v, B, T, NH, NKV, HS, row, q_head, kv_head);
+    ledger_part(part);
 }
 static inline void attention_backward_cuda(floatX* dq, floatX* dk, floatX* dv, float* delta, const floatX* dout,
                                            const floatX* q, const floatX* k, const floatX* v, const floatX* out,
                                            const float* lse, size_t B, size_t T, size_t NH, size_t NKV, size_t HS,
-                                           size_t row, size_t q_head, size_t kv_head, cudaStream_t stream) {
-    attention_backward_plain_cuda(dq, dk, dv, delta, dout, q, k, v, out, lse, B, T, NH, NKV, HS, row, q_head, kv_head,
-                                  stream);
+                                           size_t row, size_t q_head, size_t kv_head) {
+    int part = ledger_part(PART_ATTENTION);
+    attention_backward_plain_cuda(dq, dk, dv, delta, dout, q, k, v, out, lse, B, T, NH, NKV, HS, row, q_head, kv_head);
+    ledger_part(part);
 }
 static inline void attention_print_shared(void) { plain_print_shared(); }
 
@@ -1121,25 +1124,26 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
 
 template <int HSC>
 static inline void attention_forward_class(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v,
-                                           size_t B, AttentionShape shape, cudaStream_t stream) {
+                                           size_t B, AttentionShape shape) {
     typedef ForwardTiles<HSC> S;
     launch(attention_forward_kernel<HSC>, attention_grid(B, (size_t)shape.T, (size_t)shape.NH, S::rows),
-           dim3(S::threads), S::bytes, stream, out, lse, q, k, v, shape);
+           dim3(S::threads), S::bytes, device.stream, out, lse, q, k, v, shape);
 }
 
 template <int HSC>
 static inline void attention_backward_class(floatX* dq, floatX* dk, floatX* dv, const float* delta, const floatX* dout,
                                             const floatX* q, const floatX* k, const floatX* v, const float* lse,
-                                            size_t B, size_t NKV, AttentionShape shape, cudaStream_t stream) {
+                                            size_t B, size_t NKV, AttentionShape shape) {
     typedef BackwardTiles<HSC, KEYS> ForKeys;
     typedef BackwardTiles<HSC, QUERIES> ForQueries;
     const size_t T = (size_t)shape.T, NH = (size_t)shape.NH, HS = (size_t)shape.HS;
     work_product(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
     launch((attention_backward_kernel<HSC, KEYS>), attention_grid(B, T, NKV, ForKeys::rows), dim3(ForKeys::threads),
-           ForKeys::bytes, stream, dk, dv, delta, dout, q, k, v, lse, shape);
+           ForKeys::bytes, device.stream, dk, dv, delta, dout, q, k, v, lse, shape);
     work_product(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
     launch((attention_backward_kernel<HSC, QUERIES>), attention_grid(B, T, NH, ForQueries::rows),
-           dim3(ForQueries::threads), ForQueries::bytes, stream, dq, (floatX*)NULL, delta, dout, q, k, v, lse, shape);
+           dim3(ForQueries::threads), ForQueries::bytes, device.stream, dq, (floatX*)NULL, delta, dout, q, k, v, lse,
+           shape);
 }
 
 template <int HSC> static inline void attention_print_shared_class(void) {
@@ -1179,19 +1183,21 @@ static inline int attention_whole(size_t NH, size_t HS, size_t row, size_t q_hea
         }                         \
     } while (0)
 
-// out (B,T,NH*HS) =, lse (B,NH,T) =, from q, k, v.
+// out (B,T,NH*HS) =, lse (B,NH,T) =, from q, k, v. This and the backward are a part of their own in the ledger.
 static inline void attention_forward_cuda(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v,
                                           size_t B, size_t T, size_t NH, size_t NKV, size_t HS, size_t row,
-                                          size_t q_head, size_t kv_head, cudaStream_t stream) {
+                                          size_t q_head, size_t kv_head) {
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
+    int part = ledger_part(PART_ATTENTION);
     if (!attention_whole(NH, HS, row, q_head, kv_head, (uintptr_t)out | (uintptr_t)q | (uintptr_t)k | (uintptr_t)v)) {
-        attention_forward_plain_cuda(out, lse, q, k, v, B, T, NH, NKV, HS, row, q_head, kv_head, stream);
-        return;
-    }
-    work_product(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));  // s, out
-#define CASE(HSC) attention_forward_class<HSC>(out, lse, q, k, v, B, shape, stream)
-    FOR_TILE_CLASS(HS, CASE);
+        attention_forward_plain_cuda(out, lse, q, k, v, B, T, NH, NKV, HS, row, q_head, kv_head);
+    } else {
+        work_product(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));  // s, out
+#define CASE(HSC) attention_forward_class<HSC>(out, lse, q, k, v, B, shape)
+        FOR_TILE_CLASS(HS, CASE);
 #undef CASE
+    }
+    ledger_part(part);
 }
 
 // dq, dk, dv = (laid out as q, k, v; what lies between their vectors is left alone), delta (B,NH,T): scratch.
@@ -1199,19 +1205,21 @@ static inline void attention_forward_cuda(floatX* out, float* lse, const floatX*
 static inline void attention_backward_cuda(floatX* dq, floatX* dk, floatX* dv, float* delta, const floatX* dout,
                                            const floatX* q, const floatX* k, const floatX* v, const floatX* out,
                                            const float* lse, size_t B, size_t T, size_t NH, size_t NKV, size_t HS,
-                                           size_t row, size_t q_head, size_t kv_head, cudaStream_t stream) {
+                                           size_t row, size_t q_head, size_t kv_head) {
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
+    int part = ledger_part(PART_ATTENTION);
     if (!attention_whole(NH, HS, row, q_head, kv_head,
                          (uintptr_t)lse | (uintptr_t)delta | (uintptr_t)dq | (uintptr_t)dk | (uintptr_t)dv |
                              (uintptr_t)dout | (uintptr_t)q | (uintptr_t)k | (uintptr_t)v)) {
         attention_backward_plain_cuda(dq, dk, dv, delta, dout, q, k, v, out, lse, B, T, NH, NKV, HS, row, q_head,
-                                      kv_head, stream);
-        return;
-    }
-    attention_delta_cuda(delta, dout, out, B, T, NH, HS, stream);
-#define CASE(HSC) attention_backward_class<HSC>(dq, dk, dv, delta, dout, q, k, v, lse, B, NKV, shape, stream)
-    FOR_TILE_CLASS(HS, CASE);
+                                      kv_head);
+    } else {
+        attention_delta_cuda(delta, dout, out, B, T, NH, HS);
+#define CASE(HSC) attention_backward_class<HSC>(dq, dk, dv, delta, dout, q, k, v, lse, B, NKV, shape)
+        FOR_TILE_CLASS(HS, CASE);
 #undef CASE
+    }
+    ledger_part(part);
 }
 
 #endif  // bf16

@@ -25,8 +25,8 @@ typedef struct {
     int sm;          // compute capability, 90 for 9.0
     int processors;  // streaming multiprocessors
     char name[256];
-    size_t memory;  // bytes
-    cudaStream_t stream;
+    size_t memory;        // bytes
+    cudaStream_t stream;  // every launch and copy goes into it
     cublasLtHandle_t lt;
     void* workspace;  // (MATMUL_WORKSPACE)
     size_t taken;     // bytes, workspace included

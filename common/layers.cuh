@@ -20,7 +20,7 @@
 #ifndef PONDER_LAYERS_CUH
 #define PONDER_LAYERS_CUH
 
-#include "cuda.cuh"
+#include "device.cuh"
 
 // 1 if rows of C numbers consist of whole packs and all addresses (or-ed together; NULL passes) are
 // aligned.
@@ -63,14 +63,14 @@ static __global__ void __launch_bounds__(FINISH_COLUMNS* FINISH_GROUPS)
     }
 }
 
-static inline void column_finish_cuda(ColumnTargets targets, const float* partial, size_t chunks, size_t sums, size_t C,
-                                      cudaStream_t stream) {
+static inline void column_finish_cuda(ColumnTargets targets, const float* partial, size_t chunks, size_t sums,
+                                      size_t C) {
     int wanted = targets.also ? 1 : 0;
     for (size_t k = 0; k < sums; k++) { wanted += targets.to[k] ? 1 : 0; }
     work((double)chunks * (double)sums * (double)C,
          4.0 * (double)C * ((double)chunks * (double)sums + 2.0 * (double)wanted));
     launch(column_finish_kernel, dim3((unsigned)div_up(C, FINISH_COLUMNS), (unsigned)sums),
-           dim3(FINISH_COLUMNS, FINISH_GROUPS), 0, stream, targets, partial, chunks, C);
+           dim3(FINISH_COLUMNS, FINISH_GROUPS), 0, device.stream, targets, partial, chunks, C);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -116,18 +116,17 @@ static __device__ __forceinline__ void norm_write(floatX* out, const float v[PAC
     store_pack_of(out, y, i, C, whole);
 }
 
-// See parallel_norm_forward_cuda. A thread holds `packs` packs of its row in registers between the three
+// See layernorms_forward_cuda. A thread holds `packs` packs of its row in registers between the three
 // walks over it (sum, squares, outputs), so that global memory is read once; a row longer than all
 // registers of its threads is taken in sections, and walked again from x_out. branches: 0 to 2 additions.
 template <int packs, int branches, int whole>
 static __global__ void __launch_bounds__(NORM_THREADS, 1)
-    parallel_norm_forward_kernel(float* x_out, floatX* __restrict__ ln1, floatX* __restrict__ ln2,
-                                 float* __restrict__ mean, float* __restrict__ rstd, const float* x,
-                                 const floatX* __restrict__ a, const float* __restrict__ abias,
-                                 const floatX* __restrict__ b, const float* __restrict__ bbias,
-                                 const float* __restrict__ w1, const float* __restrict__ b1,
-                                 const float* __restrict__ w2, const float* __restrict__ b2, size_t N, unsigned C,
-                                 float eps) {
+    layernorms_forward_kernel(float* x_out, floatX* __restrict__ ln1, floatX* __restrict__ ln2,
+                              float* __restrict__ mean, float* __restrict__ rstd, const float* x,
+                              const floatX* __restrict__ a, const float* __restrict__ abias,
+                              const floatX* __restrict__ b, const float* __restrict__ bbias,
+                              const float* __restrict__ w1, const float* __restrict__ b1, const float* __restrict__ w2,
+                              const float* __restrict__ b2, size_t N, unsigned C, float eps) {
     SHARED(float, slots, 2 * NORM_WARPS);
     const size_t n = (size_t)blockIdx.x * blockDim.y + threadIdx.y, at = n * C;
     const unsigned width = n < N ? C : 0;  // a row past the end has no numbers, but comes to the barriers
@@ -235,10 +234,10 @@ static inline NormShape norm_shape(size_t C) {
 // All outputs "=". a == NULL: nothing is added and x_out not written. b, abias, bbias may be NULL, ln2
 // (with w2, b2) too. x_out must not be x. Per number at least: 4 bytes of x in, 2 each of a and b; 4 of
 // x_out out, 2 of each norm: 16 in Pythia's bf16 layer.
-static inline void parallel_norm_forward_cuda(float* x_out, floatX* ln1, floatX* ln2, float* mean, float* rstd,
-                                              const float* x, const floatX* a, const float* abias, const floatX* b,
-                                              const float* bbias, const float* w1, const float* b1, const float* w2,
-                                              const float* b2, size_t N, size_t C, float eps, cudaStream_t stream) {
+static inline void layernorms_forward_cuda(float* x_out, floatX* ln1, floatX* ln2, float* mean, float* rstd,
+                                           const float* x, const floatX* a, const float* abias, const floatX* b,
+                                           const float* bbias, const float* w1, const float* b1, const float* w2,
+                                           const float* b2, size_t N, size_t C, float eps) {
     int branches = !a ? 0 : !b ? 1 : 2, norms = ln2 ? 2 : 1;
     if (!a) { b = NULL; }
     int whole = rows_whole(C, address_bits(x_out) | address_bits(ln1) | address_bits(ln2) | address_bits(x) |
@@ -249,8 +248,8 @@ static inline void parallel_norm_forward_cuda(float* x_out, floatX* ln1, floatX*
     work((double)N * (double)C * (4 + 2 * branches + 3 * norms),
          (double)N * (double)C * (4.0 * (branches ? 2 : 1) + (double)sizeof(floatX) * (branches + norms)) +
              8.0 * (double)N + 4.0 * (double)C * (branches + 2 * norms));
-#define NORM_FORWARD(packs, branches, whole)                                                                      \
-    launch((parallel_norm_forward_kernel<packs, branches, whole>), grid, block, 0, stream, x_out, ln1, ln2, mean, \
+#define NORM_FORWARD(packs, branches, whole)                                                                          \
+    launch((layernorms_forward_kernel<packs, branches, whole>), grid, block, 0, device.stream, x_out, ln1, ln2, mean, \
            rstd, x, a, abias, b, bbias, w1, b1, w2, b2, N, (unsigned)C, eps)
 #define NORM_FORWARD_BRANCHES(packs, whole)                   \
     do {                                                      \
@@ -274,10 +273,10 @@ static inline void parallel_norm_forward_cuda(float* x_out, floatX* ln1, floatX*
 // Per number: 4 bytes in, 2 out for each norm in bf16.
 template <int whole>
 static __global__ void __launch_bounds__(NORM_THREADS, 1)
-    norm_forward_again_kernel(floatX* __restrict__ ln1, floatX* __restrict__ ln2, const float* __restrict__ x,
-                              const float* __restrict__ w1, const float* __restrict__ b1, const float* __restrict__ w2,
-                              const float* __restrict__ b2, const float* __restrict__ mean,
-                              const float* __restrict__ rstd, size_t N, unsigned C) {
+    layernorms_again_kernel(floatX* __restrict__ ln1, floatX* __restrict__ ln2, const float* __restrict__ x,
+                            const float* __restrict__ w1, const float* __restrict__ b1, const float* __restrict__ w2,
+                            const float* __restrict__ b2, const float* __restrict__ mean,
+                            const float* __restrict__ rstd, size_t N, unsigned C) {
     const size_t n = (size_t)blockIdx.x * blockDim.y + threadIdx.y, at = n * C;
     if (n >= N) { return; }
     const float m = mean[n], s = rstd[n];
@@ -291,10 +290,10 @@ static __global__ void __launch_bounds__(NORM_THREADS, 1)
 }
 
 // ln1, ln2 (N,C) = once more from x (N,C) and its statistics mean, rstd (N): the same bits as
-// parallel_norm_forward_cuda wrote. ln2 (with w2, b2) may be NULL.
-static inline void norm_forward_again_cuda(floatX* ln1, floatX* ln2, const float* x, const float* w1, const float* b1,
-                                           const float* w2, const float* b2, const float* mean, const float* rstd,
-                                           size_t N, size_t C, cudaStream_t stream) {
+// layernorms_forward_cuda wrote. ln2 (with w2, b2) may be NULL.
+static inline void layernorms_again_cuda(floatX* ln1, floatX* ln2, const float* x, const float* w1, const float* b1,
+                                         const float* w2, const float* b2, const float* mean, const float* rstd,
+                                         size_t N, size_t C) {
     int norms = ln2 ? 2 : 1;
     int whole = rows_whole(C, address_bits(ln1) | address_bits(ln2) | address_bits(x) | address_bits(w1) |
                                   address_bits(b1) | address_bits(w2) | address_bits(b2));
@@ -303,10 +302,10 @@ static inline void norm_forward_again_cuda(floatX* ln1, floatX* ln2, const float
          (double)N * (double)C * (4.0 + (double)sizeof(floatX) * norms) + 8.0 * (double)N + 8.0 * (double)C * norms);
     const dim3 grid((unsigned)div_up(N, shape.rows)), block(shape.warps * WARP, shape.rows);
     if (whole) {
-        launch(norm_forward_again_kernel<1>, grid, block, 0, stream, ln1, ln2, x, w1, b1, w2, b2, mean, rstd, N,
+        launch(layernorms_again_kernel<1>, grid, block, 0, device.stream, ln1, ln2, x, w1, b1, w2, b2, mean, rstd, N,
                (unsigned)C);
     } else {
-        launch(norm_forward_again_kernel<0>, grid, block, 0, stream, ln1, ln2, x, w1, b1, w2, b2, mean, rstd, N,
+        launch(layernorms_again_kernel<0>, grid, block, 0, device.stream, ln1, ln2, x, w1, b1, w2, b2, mean, rstd, N,
                (unsigned)C);
     }
 }
@@ -340,17 +339,17 @@ static __device__ __forceinline__ void norm_backward_load(float x_hat[PACK], flo
     }
 }
 
-// See parallel_norm_backward_cuda. A block takes a chunk of rows, blockDim.y of them at a time, each
+// See layernorms_backward_cuda. A block takes a chunk of rows, blockDim.y of them at a time, each
 // thread the same columns of every row, whose sums it keeps in registers. wide: the row is longer than
 // a block holds; it is then taken in sections, read twice, and the sums live in `partial`.
 // partial (chunks, 2 norms + 1, C) =
 template <int norms, int wide, int whole>
 static __global__ void __launch_bounds__(NORM_THREADS, whole)
-    parallel_norm_backward_kernel(float* dx, floatX* __restrict__ dxb, float* __restrict__ partial,
-                                  const floatX* __restrict__ dout1, const floatX* __restrict__ dout2, const float* x,
-                                  const float* __restrict__ w1, const float* __restrict__ w2,
-                                  const float* __restrict__ mean, const float* __restrict__ rstd, size_t N, unsigned C,
-                                  size_t rows, int accumulate) {
+    layernorms_backward_kernel(float* dx, floatX* __restrict__ dxb, float* __restrict__ partial,
+                               const floatX* __restrict__ dout1, const floatX* __restrict__ dout2, const float* x,
+                               const float* __restrict__ w1, const float* __restrict__ w2,
+                               const float* __restrict__ mean, const float* __restrict__ rstd, size_t N, unsigned C,
+                               size_t rows, int accumulate) {
     enum { SUMS = 2 * norms + 1 };  // dw1, db1, dw2, db2, of dx
     SHARED(float, slots, 2 * 2 * NORM_WARPS);
     SHARED(float, fold, NORM_SHARED_WARPS* WARP* NORM_COLUMNS);
@@ -461,12 +460,12 @@ static __global__ void __launch_bounds__(NORM_THREADS, whole)
 // partial sums, 40 bytes a chunk and column, small beside the rows, 18 bytes a number.
 static inline size_t norm_backward_rows(size_t N) { return max_size(div_up(N, 512), 32); }
 
-// Floats that parallel_norm_backward_cuda needs as scratch, for N rows and for fewer: fewer can mean more chunks.
+// Floats that layernorms_backward_cuda needs as scratch, for N rows and for fewer: fewer can mean more chunks.
 static inline size_t norm_backward_scratch(size_t N, size_t C) {
     return min_size(div_up(N, 32), 512) * COLUMN_SUMS * C;
 }
 
-// The mirror of parallel_norm_forward_cuda: dx is the gradient of x_out, to which the norms add theirs;
+// The mirror of layernorms_forward_cuda: dx is the gradient of x_out, to which the norms add theirs;
 // it is also the gradient of x, a and b. With x_hat = (x - mean) * rstd, d = dout1 w1 + dout2 w2 (both
 // norms normalise the same x, so their gradients meet here):
 //
@@ -478,11 +477,10 @@ static inline size_t norm_backward_scratch(size_t N, size_t C) {
 // x here is the forward's x_out (N,C). dout2 (with w2, dw2, db2), dxb and every weight gradient may be
 // NULL. With accumulate = 0, dx may be x. Weight gradients sum over passes and micro-batches. Per number
 // at least: x 4, dx 4, dout 2 each in; dx 4, dxb 2 out: 18 bytes in Pythia's bf16 layer.
-static inline void parallel_norm_backward_cuda(float* dx, floatX* dxb, float* dw1, float* db1, float* dw2, float* db2,
-                                               float* dabias, float* dbbias, float* scratch, const floatX* dout1,
-                                               const floatX* dout2, const float* x, const float* w1, const float* w2,
-                                               const float* mean, const float* rstd, size_t N, size_t C, int accumulate,
-                                               cudaStream_t stream) {
+static inline void layernorms_backward_cuda(float* dx, floatX* dxb, float* dw1, float* db1, float* dw2, float* db2,
+                                            float* dabias, float* dbbias, float* scratch, const floatX* dout1,
+                                            const floatX* dout2, const float* x, const float* w1, const float* w2,
+                                            const float* mean, const float* rstd, size_t N, size_t C, int accumulate) {
     int norms = dout2 ? 2 : 1;
     int whole = rows_whole(C, address_bits(dx) | address_bits(dxb) | address_bits(scratch) | address_bits(dout1) |
                                   address_bits(dout2) | address_bits(x) | address_bits(w1) | address_bits(w2));
@@ -494,8 +492,8 @@ static inline void parallel_norm_backward_cuda(float* dx, floatX* dxb, float* dw
     work((double)N * (double)C * (10 + 6 * norms),
          (double)N * (double)C * (4.0 * (accumulate ? 3 : 2) + (double)sizeof(floatX) * (norms + (dxb ? 1 : 0))) +
              8.0 * (double)N + 4.0 * (double)C * ((double)norms + (double)chunks * (double)sums));
-#define NORM_BACKWARD(norms, wide, whole)                                                                        \
-    launch((parallel_norm_backward_kernel<norms, wide, whole>), grid, block, 0, stream, dx, dxb, scratch, dout1, \
+#define NORM_BACKWARD(norms, wide, whole)                                                                            \
+    launch((layernorms_backward_kernel<norms, wide, whole>), grid, block, 0, device.stream, dx, dxb, scratch, dout1, \
            dout2, x, w1, w2, mean, rstd, N, (unsigned)C, rows, accumulate)
     if (norms == 2) {
         if (whole && !wide) { NORM_BACKWARD(2, 0, 1); }
@@ -512,7 +510,7 @@ static inline void parallel_norm_backward_cuda(float* dx, floatX* dxb, float* dw
     ColumnTargets targets = {{dw1, db1, NULL, NULL, NULL}, dbbias};
     if (norms > 1) { targets.to[2] = dw2, targets.to[3] = db2; }
     targets.to[sums - 1] = dabias;
-    column_finish_cuda(targets, scratch, chunks, sums, C, stream);
+    column_finish_cuda(targets, scratch, chunks, sums, C);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -554,7 +552,7 @@ static __global__ void __launch_bounds__(256)
 // forward, -1: backward, since the gradient of a rotation is the rotation back.
 static inline void rotary_forward_cuda(floatX* x, const float* cosine, const float* sine, size_t B, size_t T,
                                        size_t heads, size_t parts, size_t rotated, size_t row_stride,
-                                       size_t head_stride, size_t part_stride, int direction, cudaStream_t stream) {
+                                       size_t head_stride, size_t part_stride, int direction) {
     size_t half = rotated / 2, N = B * T, items = heads * parts * div_up(half, PACK);
     int whole = rows_whole(half, address_bits(x) | address_bits(cosine) | address_bits(sine)) &&
                 (row_stride | head_stride | part_stride) % PACK == 0;
@@ -562,9 +560,9 @@ static inline void rotary_forward_cuda(floatX* x, const float* cosine, const flo
     while (across < 256 && across < items) { across *= 2; }
     double pairs = (double)N * (double)heads * (double)parts * (double)half;
     work(7.0 * pairs, 4.0 * (double)sizeof(floatX) * pairs + 8.0 * (double)T * (double)half);
-    launch(rotary_forward_kernel, dim3((unsigned)div_up(N, 256 / across)), dim3(across, 256 / across), 0, stream, x,
-           cosine, sine, N, T, (unsigned)heads, (unsigned)parts, (unsigned)half, row_stride, head_stride, part_stride,
-           (float)direction, whole);
+    launch(rotary_forward_kernel, dim3((unsigned)div_up(N, 256 / across)), dim3(across, 256 / across), 0, device.stream,
+           x, cosine, sine, N, T, (unsigned)heads, (unsigned)parts, (unsigned)half, row_stride, head_stride,
+           part_stride, (float)direction, whole);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -646,15 +644,14 @@ static __global__ void __launch_bounds__(COLUMN_WARPS* WARP)
 // dbias (C) += sums over the rows of dout (N,C), floatX or float; also (C) += the same, unless NULL: two
 // biases of branches that were added have one gradient. Sums over passes and micro-batches.
 template <class number>
-static inline void column_sum_cuda(float* dbias, float* also, float* scratch, const number* dout, size_t N, size_t C,
-                                   cudaStream_t stream) {
+static inline void column_sum_cuda(float* dbias, float* also, float* scratch, const number* dout, size_t N, size_t C) {
     ColumnCut cut = column_cut(N, C, SUM_BLOCKS);
     int whole = rows_whole(C, address_bits(dout));
     work((double)N * (double)C, (double)sizeof(number) * (double)N * (double)C + 4.0 * (double)cut.chunks * (double)C);
-    launch(column_sum_kernel<number>, dim3(cut.tiles, cut.chunks), dim3(WARP, COLUMN_WARPS), 0, stream, scratch, dout,
-           N, C, cut.rows, whole);
+    launch(column_sum_kernel<number>, dim3(cut.tiles, cut.chunks), dim3(WARP, COLUMN_WARPS), 0, device.stream, scratch,
+           dout, N, C, cut.rows, whole);
     ColumnTargets targets = {{dbias, NULL, NULL, NULL, NULL}, also};
-    column_finish_cuda(targets, scratch, cut.chunks, 1, C, stream);
+    column_finish_cuda(targets, scratch, cut.chunks, 1, C);
 }
 
 // x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel, arXiv 1606.08415); tanh_form: their
@@ -681,21 +678,21 @@ enum { GELU_FLIGHT = 2 };
 // Per number: 2 bytes in, 2 out in bf16.
 template <int tanh_form>
 static __global__ void __launch_bounds__(COLUMN_WARPS* WARP)
-    gelu_forward_kernel(floatX* act, const floatX* fc, const float* __restrict__ bias, size_t N, size_t FF, size_t rows,
+    gelu_forward_kernel(floatX* out, const floatX* inp, const float* __restrict__ bias, size_t N, size_t C, size_t rows,
                         int whole) {
     const size_t i = ((size_t)blockIdx.x * WARP + threadIdx.x) * PACK;
     const size_t begin = blockIdx.y * rows, end = begin + rows < N ? begin + rows : N;
-    if (i >= FF) { return; }
+    if (i >= C) { return; }
     float shift[PACK];
 #pragma unroll
     for (int j = 0; j < PACK; j++) { shift[j] = 0; }
-    if (bias) { load_pack_of(shift, bias, i, FF, whole, 0.0f); }
+    if (bias) { load_pack_of(shift, bias, i, C, whole, 0.0f); }
     for (size_t n = begin + threadIdx.y; n < end; n += GELU_FLIGHT * COLUMN_WARPS) {
         float x[GELU_FLIGHT][PACK];
 #pragma unroll
         for (int u = 0; u < GELU_FLIGHT; u++) {
             const size_t row = n + (size_t)u * COLUMN_WARPS;
-            if (row < end) { load_pack_of(x[u], fc + row * FF, i, FF, whole, 0.0f); }
+            if (row < end) { load_pack_of(x[u], inp + row * C, i, C, whole, 0.0f); }
         }
 #pragma unroll
         for (int u = 0; u < GELU_FLIGHT; u++) {
@@ -703,48 +700,48 @@ static __global__ void __launch_bounds__(COLUMN_WARPS* WARP)
             if (row >= end) { continue; }
 #pragma unroll
             for (int j = 0; j < PACK; j++) { x[u][j] = gelu_value<tanh_form>(x[u][j] + shift[j]); }
-            store_pack_of(act + row * FF, x[u], i, FF, whole);
+            store_pack_of(out + row * C, x[u], i, C, whole);
         }
     }
 }
 
-// act (N,FF) = GELU(fc (N,FF) + bias (FF)), computed in fp32, rounded once. bias may be NULL; act may be
-// fc. tanh_form 0: the erf form, 1: GPT-2's.
-static inline void gelu_forward_cuda(floatX* act, const floatX* fc, const float* bias, size_t N, size_t FF,
-                                     int tanh_form, cudaStream_t stream) {
-    ColumnCut cut = column_cut(N, FF, PLAIN_BLOCKS);
-    int whole = rows_whole(FF, address_bits(act) | address_bits(fc) | address_bits(bias));
+// out (N,C) = GELU(inp (N,C) + bias (C)), computed in fp32, rounded once. bias may be NULL; out may be
+// inp. tanh_form 0: the erf form, 1: GPT-2's.
+static inline void gelu_forward_cuda(floatX* out, const floatX* inp, const float* bias, size_t N, size_t C,
+                                     int tanh_form) {
+    ColumnCut cut = column_cut(N, C, PLAIN_BLOCKS);
+    int whole = rows_whole(C, address_bits(out) | address_bits(inp) | address_bits(bias));
     const dim3 grid(cut.tiles, cut.chunks), block(WARP, COLUMN_WARPS);
-    work(30.0 * (double)N * (double)FF, 2.0 * (double)sizeof(floatX) * (double)N * (double)FF + 4.0 * (double)FF);
+    work(30.0 * (double)N * (double)C, 2.0 * (double)sizeof(floatX) * (double)N * (double)C + 4.0 * (double)C);
     if (tanh_form) {
-        launch(gelu_forward_kernel<1>, grid, block, 0, stream, act, fc, bias, N, FF, cut.rows, whole);
+        launch(gelu_forward_kernel<1>, grid, block, 0, device.stream, out, inp, bias, N, C, cut.rows, whole);
     } else {
-        launch(gelu_forward_kernel<0>, grid, block, 0, stream, act, fc, bias, N, FF, cut.rows, whole);
+        launch(gelu_forward_kernel<0>, grid, block, 0, device.stream, out, inp, bias, N, C, cut.rows, whole);
     }
 }
 
 // Per number: 4 bytes in, 2 out in bf16. Some 45 instructions a number: near the limit of arithmetic on an
-// H100, so the column sums, which cost two more, come free with it. partial (chunks, FF) =, or NULL.
+// H100, so the column sums, which cost two more, come free with it. partial (chunks, C) =, or NULL.
 template <int tanh_form>
 static __global__ void __launch_bounds__(COLUMN_WARPS* WARP)
-    gelu_backward_kernel(floatX* dfc, float* __restrict__ partial, const floatX* dact, const floatX* __restrict__ fc,
-                         const float* __restrict__ bias, size_t N, size_t FF, size_t rows, int whole) {
+    gelu_backward_kernel(floatX* dinp, float* __restrict__ partial, const floatX* dout, const floatX* __restrict__ inp,
+                         const float* __restrict__ bias, size_t N, size_t C, size_t rows, int whole) {
     SHARED(float, fold, COLUMN_WARPS* COLUMN_TILE);
     const size_t i = ((size_t)blockIdx.x * WARP + threadIdx.x) * PACK;
     const size_t begin = blockIdx.y * rows, end = begin + rows < N ? begin + rows : N;
     float shift[PACK], sum[PACK];
 #pragma unroll
     for (int j = 0; j < PACK; j++) { shift[j] = 0, sum[j] = 0; }
-    if (i < FF) {
-        if (bias) { load_pack_of(shift, bias, i, FF, whole, 0.0f); }
+    if (i < C) {
+        if (bias) { load_pack_of(shift, bias, i, C, whole, 0.0f); }
         for (size_t n = begin + threadIdx.y; n < end; n += GELU_FLIGHT * COLUMN_WARPS) {
             float x[GELU_FLIGHT][PACK], d[GELU_FLIGHT][PACK];
 #pragma unroll
             for (int u = 0; u < GELU_FLIGHT; u++) {
                 const size_t row = n + (size_t)u * COLUMN_WARPS;
                 if (row >= end) { continue; }
-                load_pack_of(x[u], fc + row * FF, i, FF, whole, 0.0f);
-                load_pack_of(d[u], dact + row * FF, i, FF, whole, 0.0f);
+                load_pack_of(x[u], inp + row * C, i, C, whole, 0.0f);
+                load_pack_of(d[u], dout + row * C, i, C, whole, 0.0f);
             }
 #pragma unroll
             for (int u = 0; u < GELU_FLIGHT; u++) {
@@ -755,32 +752,34 @@ static __global__ void __launch_bounds__(COLUMN_WARPS* WARP)
                     d[u][j] *= gelu_slope<tanh_form>(x[u][j] + shift[j]);
                     sum[j] += rounded(d[u][j]);
                 }
-                store_pack_of(dfc + row * FF, d[u], i, FF, whole);
+                store_pack_of(dinp + row * C, d[u], i, C, whole);
             }
         }
     }
-    if (partial) { column_write(partial + blockIdx.y * FF, sum, fold, FF); }
+    if (partial) { column_write(partial + blockIdx.y * C, sum, fold, C); }
 }
 
-// dfc (N,FF) = dact (N,FF) * GELU'(fc (N,FF) + bias (FF)), rounded once; dfc may be dact.
-// dbias (FF) += column sums of dfc as rounded, since that is what the products see; sums over passes and
-// micro-batches. bias may be NULL; dbias too, then scratch (column_sum_scratch(N, FF)) is not needed.
-static inline void gelu_backward_cuda(floatX* dfc, float* dbias, float* scratch, const floatX* dact, const floatX* fc,
-                                      const float* bias, size_t N, size_t FF, int tanh_form, cudaStream_t stream) {
-    ColumnCut cut = column_cut(N, FF, SUM_BLOCKS);
-    int whole = rows_whole(FF, address_bits(dfc) | address_bits(dact) | address_bits(fc) | address_bits(bias));
+// dinp (N,C) = dout (N,C) * GELU'(inp (N,C) + bias (C)), rounded once; dinp may be dout.
+// dbias (C) += column sums of dinp as rounded, since that is what the products see; sums over passes and
+// micro-batches. bias may be NULL; dbias too, then scratch (column_sum_scratch(N, C)) is not needed.
+static inline void gelu_backward_cuda(floatX* dinp, float* dbias, float* scratch, const floatX* dout, const floatX* inp,
+                                      const float* bias, size_t N, size_t C, int tanh_form) {
+    ColumnCut cut = column_cut(N, C, SUM_BLOCKS);
+    int whole = rows_whole(C, address_bits(dinp) | address_bits(dout) | address_bits(inp) | address_bits(bias));
     const dim3 grid(cut.tiles, cut.chunks), block(WARP, COLUMN_WARPS);
     float* partial = dbias ? scratch : NULL;
-    work(45.0 * (double)N * (double)FF, 3.0 * (double)sizeof(floatX) * (double)N * (double)FF + 4.0 * (double)FF +
-                                            (dbias ? 4.0 * (double)cut.chunks * (double)FF : 0.0));
+    work(45.0 * (double)N * (double)C, 3.0 * (double)sizeof(floatX) * (double)N * (double)C + 4.0 * (double)C +
+                                           (dbias ? 4.0 * (double)cut.chunks * (double)C : 0.0));
     if (tanh_form) {
-        launch(gelu_backward_kernel<1>, grid, block, 0, stream, dfc, partial, dact, fc, bias, N, FF, cut.rows, whole);
+        launch(gelu_backward_kernel<1>, grid, block, 0, device.stream, dinp, partial, dout, inp, bias, N, C, cut.rows,
+               whole);
     } else {
-        launch(gelu_backward_kernel<0>, grid, block, 0, stream, dfc, partial, dact, fc, bias, N, FF, cut.rows, whole);
+        launch(gelu_backward_kernel<0>, grid, block, 0, device.stream, dinp, partial, dout, inp, bias, N, C, cut.rows,
+               whole);
     }
     if (dbias) {
         ColumnTargets targets = {{dbias, NULL, NULL, NULL, NULL}, NULL};
-        column_finish_cuda(targets, scratch, cut.chunks, 1, FF, stream);
+        column_finish_cuda(targets, scratch, cut.chunks, 1, C);
     }
 }
 
@@ -799,10 +798,11 @@ static __global__ void __launch_bounds__(256)
 }
 
 // out (n) = inp (n), rounded to nearest: the products' copy of the master weights, or of dx.
-static inline void copy_rounded_cuda(floatX* out, const float* inp, size_t n, cudaStream_t stream) {
+static inline void copy_rounded_cuda(floatX* out, const float* inp, size_t n) {
     int aligned = (address_bits(out) | address_bits(inp)) % 16 == 0;
     work(0, (4.0 + (double)sizeof(floatX)) * (double)n);
-    launch(copy_rounded_kernel, dim3((unsigned)div_up(n, 256 * PACK)), dim3(256), 0, stream, out, inp, n, aligned);
+    launch(copy_rounded_kernel, dim3((unsigned)div_up(n, 256 * PACK)), dim3(256), 0, device.stream, out, inp, n,
+           aligned);
 }
 
 // Per number: 8 bytes in, 4 out. Four numbers a thread, so that a warp's store is 512 bytes in a row.
@@ -818,10 +818,10 @@ static __global__ void __launch_bounds__(256)
 }
 
 // out (n) += inp (n): de += dx where a pass ends.
-static inline void add_cuda(float* out, const float* inp, size_t n, cudaStream_t stream) {
+static inline void add_cuda(float* out, const float* inp, size_t n) {
     int aligned = (address_bits(out) | address_bits(inp)) % 16 == 0;
     work((double)n, 12.0 * (double)n);
-    launch(add_kernel, dim3((unsigned)div_up(n, 256 * 4)), dim3(256), 0, stream, out, inp, n, aligned);
+    launch(add_kernel, dim3((unsigned)div_up(n, 256 * 4)), dim3(256), 0, device.stream, out, inp, n, aligned);
 }
 
 #endif

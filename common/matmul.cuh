@@ -205,19 +205,28 @@ static inline void gemm_float_cuda(const char* what, int trans_a, int trans_b, s
     matmul_any_cuda(what, trans_a, trans_b, M, N, K, alpha, A, lda, B, ldb, beta, out, 1, ldo, from, NULL);
 }
 
+// The products of a layer; in the ledger their shapes name them.
+enum { MATMUL_NAME = 64 };
+
 // out (N,OC) = inp (N,IC) weight (OC,IC)^T + bias (OC, or NULL)
-static inline void matmul_forward_cuda(const char* what, floatX* out, const floatX* inp, const floatX* weight,
-                                       const floatX* bias, size_t N, size_t IC, size_t OC) {
+static inline void matmul_forward_cuda(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias,
+                                       size_t N, size_t IC, size_t OC) {
+    char what[MATMUL_NAME];
+    snprintf(what, sizeof what, "forward %zu -> %zu", IC, OC);
     gemm_cuda(what, 0, 1, N, OC, IC, 1, inp, IC, weight, IC, 0, out, OC, bias);
 }
 // dinp (N,IC) = dout (N,OC) weight (OC,IC)
-static inline void matmul_backward_input_cuda(const char* what, floatX* dinp, const floatX* dout, const floatX* weight,
-                                              size_t N, size_t IC, size_t OC) {
+static inline void matmul_backward_input_cuda(floatX* dinp, const floatX* dout, const floatX* weight, size_t N,
+                                              size_t IC, size_t OC) {
+    char what[MATMUL_NAME];
+    snprintf(what, sizeof what, "dx %zu <- %zu", IC, OC);
     gemm_cuda(what, 0, 0, N, IC, OC, 1, dout, OC, weight, IC, 0, dinp, IC, NULL);
 }
 // dweight (OC,IC) += dout (N,OC)^T inp (N,IC); fp32, sums over passes and micro-batches
-static inline void matmul_backward_weight_cuda(const char* what, float* dweight, const floatX* dout, const floatX* inp,
-                                               size_t N, size_t IC, size_t OC) {
+static inline void matmul_backward_weight_cuda(float* dweight, const floatX* dout, const floatX* inp, size_t N,
+                                               size_t IC, size_t OC) {
+    char what[MATMUL_NAME];
+    snprintf(what, sizeof what, "dW %zu x %zu", OC, IC);
     gemm_float_cuda(what, 1, 0, OC, IC, N, 1, dout, OC, inp, IC, 1, dweight, IC, NULL);
 }
 

@@ -476,10 +476,10 @@ static inline void matmul_forward(real* out, const real* inp, const real* weight
     gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 0, out, OC, bias);
 }
 
-// dinp (N,IC) = or += dout (N,OC) weight (OC,IC).
+// dinp (N,IC) = dout (N,OC) weight (OC,IC).
 static inline void matmul_backward_input(real* dinp, const real* dout, const real* weight, size_t N, size_t IC,
-                                         size_t OC, int accumulate) {
-    gemm(0, 0, N, IC, OC, 1, dout, OC, weight, IC, accumulate, dinp, IC, NULL);
+                                         size_t OC) {
+    gemm(0, 0, N, IC, OC, 1, dout, OC, weight, IC, 0, dinp, IC, NULL);
 }
 
 // sums (columns) += column sums of X (rows, columns): each column from the first row to the last,

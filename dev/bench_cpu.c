@@ -53,7 +53,7 @@ static void run_forward(void* argument) {
 }
 static void run_backward_input(void* argument) {
     Layer* l = (Layer*)argument;
-    matmul_backward_input(l->inp, l->out, l->weight, l->N, l->IC, l->OC, 0);
+    matmul_backward_input(l->inp, l->out, l->weight, l->N, l->IC, l->OC);
 }
 static void run_backward_weight(void* argument) {
     Layer* l = (Layer*)argument;

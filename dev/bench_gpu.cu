@@ -126,8 +126,8 @@ static void run_norm_forward(Area* a) {
     const float* x = area_floats(a, n);
     const floatX *out1 = area_x(a, n), *out2 = area_x(a, n);
     const float* w = area_floats(a, 6 * C);
-    parallel_norm_forward_cuda(x_out, ln1, ln2, mean, rstd, x, out1, w, out2, w + C, w + 2 * C, w + 3 * C, w + 4 * C,
-                               w + 5 * C, shape.N, C, 1e-5f, device.stream);
+    layernorms_forward_cuda(x_out, ln1, ln2, mean, rstd, x, out1, w, out2, w + C, w + 2 * C, w + 3 * C, w + 4 * C,
+                            w + 5 * C, shape.N, C, 1e-5f);
 }
 static void run_norm_backward(Area* a) {
     size_t n = shape.N * shape.C, C = shape.C;
@@ -137,22 +137,21 @@ static void run_norm_backward(Area* a) {
     const floatX *dout1 = area_x(a, n), *dout2 = area_x(a, n);
     const float *x = area_floats(a, n), *w = area_floats(a, 2 * C), *mean = area_floats(a, shape.N),
                 *rstd = area_positive(a, shape.N);
-    parallel_norm_backward_cuda(dx, dxb, sums, sums + C, sums + 2 * C, sums + 3 * C, sums + 4 * C, sums + 5 * C,
-                                scratch, dout1, dout2, x, w, w + C, mean, rstd, shape.N, C, 1, device.stream);
+    layernorms_backward_cuda(dx, dxb, sums, sums + C, sums + 2 * C, sums + 3 * C, sums + 4 * C, sums + 5 * C, scratch,
+                             dout1, dout2, x, w, w + C, mean, rstd, shape.N, C, 1);
 }
 static void run_rotary(Area* a) {
     size_t C = shape.C, HS = shape.HS, half = shape.rotated / 2;
     floatX* qkv = area_x(a, shape.N * 3 * C);
     const float *cosine = area_floats(a, shape.T * half), *sine = area_floats(a, shape.T * half);
-    rotary_forward_cuda(qkv, cosine, sine, shape.B, shape.T, shape.NH, 2, shape.rotated, 3 * C, 3 * HS, HS, 1,
-                        device.stream);
+    rotary_forward_cuda(qkv, cosine, sine, shape.B, shape.T, shape.NH, 2, shape.rotated, 3 * C, 3 * HS, HS, 1);
 }
 static void run_gelu_forward(Area* a) {
     size_t n = shape.N * shape.FF;
     floatX* act = area_x(a, n);
     const floatX* fc = area_x(a, n);
     const float* bias = area_floats(a, shape.FF);
-    gelu_forward_cuda(act, fc, bias, shape.N, shape.FF, 0, device.stream);
+    gelu_forward_cuda(act, fc, bias, shape.N, shape.FF, 0);
 }
 // The trainer's is in place; here the input must survive many launches.
 static void run_gelu_backward(Area* a) {
@@ -161,25 +160,25 @@ static void run_gelu_backward(Area* a) {
     float *dbias = area_floats(a, shape.FF), *scratch = area_floats(a, column_sum_scratch(shape.N, shape.FF));
     const floatX *dact = area_x(a, n), *fc = area_x(a, n);
     const float* bias = area_floats(a, shape.FF);
-    gelu_backward_cuda(dfc, dbias, scratch, dact, fc, bias, shape.N, shape.FF, 0, device.stream);
+    gelu_backward_cuda(dfc, dbias, scratch, dact, fc, bias, shape.N, shape.FF, 0);
 }
 static void run_column_sum(Area* a) {
     size_t columns = 3 * shape.C;
     float *dbias = area_floats(a, columns), *scratch = area_floats(a, column_sum_scratch(shape.N, columns));
     const floatX* dout = area_x(a, shape.N * columns);
-    column_sum_cuda(dbias, (float*)NULL, scratch, dout, shape.N, columns, device.stream);
+    column_sum_cuda(dbias, (float*)NULL, scratch, dout, shape.N, columns);
 }
 static void run_add(Area* a) {
     size_t n = shape.N * shape.C;
     float* out = area_floats(a, n);
     const float* inp = area_floats(a, n);
-    add_cuda(out, inp, n, device.stream);
+    add_cuda(out, inp, n);
 }
 static void run_embedding_forward(Area* a) {
     float* e = area_floats(a, shape.N * shape.C);
     const int* tokens = area_ints(a, shape.N, (int)shape.V);
     const float* table = area_floats(a, shape.Vp * shape.C);
-    embedding_forward_cuda(e, tokens, table, shape.N, shape.C, 1, device.stream);
+    embedding_forward_cuda(e, tokens, table, shape.N, shape.C, 1);
 }
 
 static void bench_layers(void) {
@@ -201,17 +200,17 @@ static size_t product_IC, product_OC, product_N;
 static void run_product_forward(Area* a) {
     floatX* out = area_x(a, product_N * product_OC);
     const floatX *inp = area_x(a, product_N * product_IC), *weight = area_x(a, product_OC * product_IC);
-    matmul_forward_cuda("forward", out, inp, weight, NULL, product_N, product_IC, product_OC);
+    matmul_forward_cuda(out, inp, weight, NULL, product_N, product_IC, product_OC);
 }
 static void run_product_input(Area* a) {
     floatX* dinp = area_x(a, product_N * product_IC);
     const floatX *dout = area_x(a, product_N * product_OC), *weight = area_x(a, product_OC * product_IC);
-    matmul_backward_input_cuda("dx", dinp, dout, weight, product_N, product_IC, product_OC);
+    matmul_backward_input_cuda(dinp, dout, weight, product_N, product_IC, product_OC);
 }
 static void run_product_weight(Area* a) {
     float* dweight = area_floats(a, product_OC * product_IC);
     const floatX *dout = area_x(a, product_N * product_OC), *inp = area_x(a, product_N * product_IC);
-    matmul_backward_weight_cuda("dW", dweight, dout, inp, product_N, product_IC, product_OC);
+    matmul_backward_weight_cuda(dweight, dout, inp, product_N, product_IC, product_OC);
 }
 
 static void bench_product(const char* group, const char* name, size_t N, size_t IC, size_t OC) {
@@ -244,7 +243,7 @@ static void run_attention_forward(Area* a) {
     float* lse = area_floats(a, shape.N * shape.NH);
     const floatX* qkv = area_x(a, shape.N * 3 * C);
     attention_forward_cuda(out, lse, qkv, qkv + HS, qkv + 2 * HS, shape.B, shape.T, shape.NH, shape.NH, HS, 3 * C,
-                           3 * HS, 3 * HS, device.stream);
+                           3 * HS, 3 * HS);
 }
 // Probabilities are exp(score - lse) of numbers below 1 in size: nothing overflows.
 static void run_attention_backward(Area* a) {
@@ -254,7 +253,7 @@ static void run_attention_backward(Area* a) {
     const floatX *dout = area_x(a, shape.N * C), *qkv = area_x(a, shape.N * 3 * C), *out = area_x(a, shape.N * C);
     const float* lse = area_floats(a, shape.N * shape.NH);
     attention_backward_cuda(dqkv, dqkv + HS, dqkv + 2 * HS, delta, dout, qkv, qkv + HS, qkv + 2 * HS, out, lse, shape.B,
-                            shape.T, shape.NH, shape.NH, HS, 3 * C, 3 * HS, 3 * HS, device.stream);
+                            shape.T, shape.NH, shape.NH, HS, 3 * C, 3 * HS, 3 * HS);
 }
 static void run_attention(Area* a) {
     run_attention_forward(a);
@@ -299,40 +298,40 @@ static void run_adamw(Area* a) {
     floatX* x = sizeof(floatX) == sizeof(float) ? (floatX*)params : area_x(a, adamw_numbers);
     const float* grads = area_floats(a, adamw_numbers);
     AdamwStep step = adamw_step(1.0, 1e-4, 0.9, 0.95, 1e-8, 0.01, 100);
-    adamw_update_cuda(params, x, m, v, grads, &adamw, step, device.stream);
+    adamw_update_cuda(params, x, m, v, grads, &adamw, &step);
 }
 static void run_grad_norm(Area* a) {
     double* scratch = (double*)area_floats(a, 2 * (grad_norm_scratch(adamw_numbers) + 1));
     const float* grads = area_floats(a, adamw_numbers);
-    grad_norm_cuda(scratch, scratch + 1, grads, adamw_numbers, device.stream);
+    grad_norm_cuda(scratch, scratch + 1, grads, adamw_numbers);
 }
 static void run_copy_rounded(Area* a) {
     floatX* x = area_x(a, adamw_numbers);
     const float* master = area_floats(a, adamw_numbers);
-    copy_rounded_cuda(x, master, adamw_numbers, device.stream);
+    copy_rounded_cuda(x, master, adamw_numbers);
 }
 static void run_cross_entropy(Area* a) {
     floatX* z = area_x(a, shape.rows * shape.Vp);
     float *losses = area_floats(a, shape.rows), *scale = area_positive(a, 1);
     const int* targets = area_ints(a, shape.rows, (int)shape.V);
-    head_loss_cuda(losses, z, targets, scale, shape.rows, shape.V, shape.Vp, device.stream);
+    head_loss_cuda(losses, z, targets, scale, shape.rows, shape.V, shape.Vp);
 }
 static void run_mix_softmax(Area* a) {
     floatX* p = area_x(a, shape.rows * shape.Vp);
-    mix_softmax_cuda(p, shape.rows, shape.V, shape.Vp, 0, device.stream);
+    mix_softmax_cuda(p, shape.rows, shape.V, shape.Vp, 0);
 }
 static void run_mix_softmax_backward(Area* a) {
     floatX* dz = area_x(a, shape.rows * shape.Vp);
     const floatX* p = area_x(a, shape.rows * shape.Vp);
     const float* dot = area_floats(a, shape.rows);
-    mix_softmax_backward_cuda(dz, p, dot, shape.rows, shape.Vp, 1, device.stream);
+    mix_softmax_backward_cuda(dz, p, dot, shape.rows, shape.Vp, 1);
 }
 static void run_mix_dot(Area* a) {
     size_t n = shape.N * shape.C;
     floatX* E = area_x(a, n);
     float* dot = area_floats(a, shape.N);
     const float *de = area_floats(a, n), *e = area_floats(a, n), *next = area_floats(a, n);
-    mix_dot_cuda(E, dot, de, e, next, shape.N, shape.C, device.stream);
+    mix_dot_cuda(E, dot, de, e, next, shape.N, shape.C);
 }
 
 static OptionTable model_options(const char* ponder, const char* layers) {

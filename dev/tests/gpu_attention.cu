@@ -132,10 +132,9 @@ static void run_gpu(const Problem* p, Result* r, size_t shift) {
     float* delta = (float*)output(lse_bytes, GUARD * 4, &delta_base);
     floatX* dx = (floatX*)output(x_bytes, guard, &dx_base);
     const size_t B = (size_t)p->B, T = (size_t)p->T, NH = (size_t)p->NH, NKV = (size_t)p->NKV, HS = (size_t)p->HS;
-    attention_forward_cuda(out, lse, x, x + p->k, x + p->v, B, T, NH, NKV, HS, p->row, p->q_head, p->kv_head,
-                           device.stream);
+    attention_forward_cuda(out, lse, x, x + p->k, x + p->v, B, T, NH, NKV, HS, p->row, p->q_head, p->kv_head);
     attention_backward_cuda(dx, dx + p->k, dx + p->v, delta, dout, x, x + p->k, x + p->v, out, lse, B, T, NH, NKV, HS,
-                            p->row, p->q_head, p->kv_head, device.stream);
+                            p->row, p->q_head, p->kv_head);
     CUDA_CHECK(cudaStreamSynchronize(device.stream));
     unsigned char *out_at = r->bytes, *dx_at = out_at + out_bytes, *lse_at = dx_at + x_bytes,
                   *delta_at = lse_at + lse_bytes;
@@ -498,11 +497,11 @@ static void test_ledger(void) {
 
 static void bad_head_size(void* nothing) {
     (void)nothing;
-    attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 1, 1, 257, 257, 257, 257, NULL);
+    attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 1, 1, 257, 257, 257, 257);
 }
 static void bad_groups(void* nothing) {
     (void)nothing;
-    attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 3, 2, 64, 64, 64, 64, NULL);
+    attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 3, 2, 64, 64, 64, 64);
 }
 static void test_errors(void) {
     expect_death("heads of 257", bad_head_size, NULL, "attention|257|256");

@@ -68,10 +68,9 @@ static void norm_forward_case(void) {
     floatX* again1 = array_x("ln1 again", OUTPUT, NULL, n);
     floatX* again2 = array_x("ln2 again", two ? OUTPUT : NOWHERE, NULL, n);
 
-    parallel_norm_forward_cuda(x_out, ln1, ln2, mean, rstd, d_x, d_a, d_abias, d_b, d_bbias, d_w1, d_b1, d_w2, d_b2, N,
-                               C, norm_eps, device.stream);
-    norm_forward_again_cuda(again1, again2, has_a ? x_out : d_x, d_w1, d_b1, d_w2, d_b2, mean, rstd, N, C,
-                            device.stream);
+    layernorms_forward_cuda(x_out, ln1, ln2, mean, rstd, d_x, d_a, d_abias, d_b, d_bbias, d_w1, d_b1, d_w2, d_b2, N, C,
+                            norm_eps);
+    layernorms_again_cuda(again1, again2, has_a ? x_out : d_x, d_w1, d_b1, d_w2, d_b2, mean, rstd, N, C);
 
     double *sum = zeros_double(n), *m = zeros_double(N), *s = zeros_double(N), *y1 = zeros_double(n),
            *y2 = zeros_double(n);
@@ -172,8 +171,8 @@ static void norm_forward_nan_case(void) {
     float* d_x = array_floats("x", INPUT, x, N * C);
     floatX *d_a = array_x("a", INPUT, a, N * C), *d_b = array_x("b", INPUT, b, N * C);
     float *d_w = array_floats("w", INPUT, w, C), *d_bias = array_floats("bias", INPUT, bias, C);
-    parallel_norm_forward_cuda(x_out, ln1, ln2, mean, rstd, d_x, d_a, NULL, d_b, NULL, d_w, d_bias, d_w, d_bias, N, C,
-                               norm_eps, device.stream);
+    layernorms_forward_cuda(x_out, ln1, ln2, mean, rstd, d_x, d_a, NULL, d_b, NULL, d_w, d_bias, d_w, d_bias, N, C,
+                            norm_eps);
     const size_t want = nan_where < 3 ? (size_t)C : (size_t)N;  // a row, or a column
     CHECK(count_nan(fetch(ln1), N * C) == want, "%s: ln1", case_name);
     CHECK(count_nan(fetch(ln2), N * C) == want, "%s: ln2", case_name);
@@ -228,8 +227,8 @@ static void norm_backward_case(void) {
     float* d_mean = array_floats("mean", INPUT, mean, N);
     float* d_rstd = array_floats("rstd", INPUT, rstd, N);
 
-    parallel_norm_backward_cuda(dx, dxb, sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], scratch, d_dout1,
-                                d_dout2, d_x, d_w1, d_w2, d_mean, d_rstd, N, C, nb.accumulate, device.stream);
+    layernorms_backward_cuda(dx, dxb, sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], scratch, d_dout1, d_dout2,
+                             d_x, d_w1, d_w2, d_mean, d_rstd, N, C, nb.accumulate);
 
     double *want = zeros_double(n), *column[6], *size[6], dx_size = 0;
     for (int k = 0; k < 6; k++) {
@@ -337,8 +336,8 @@ static void norm_backward_nan_case(void) {
     floatX *d_dout1 = array_x("dout1", INPUT, dout1, N * C), *d_dout2 = array_x("dout2", INPUT, dout2, N * C);
     float *d_x = array_floats("x", INPUT, x, N * C), *d_w = array_floats("w", INPUT, w, C);
     float *d_mean = array_floats("mean", INPUT, zeros(N), N), *d_rstd = array_floats("rstd", INPUT, rstd, N);
-    parallel_norm_backward_cuda(dx, dxb, sums[0], sums[1], sums[2], sums[3], sums[4], NULL, scratch, d_dout1, d_dout2,
-                                d_x, d_w, d_w, d_mean, d_rstd, N, C, 0, device.stream);
+    layernorms_backward_cuda(dx, dxb, sums[0], sums[1], sums[2], sums[3], sums[4], NULL, scratch, d_dout1, d_dout2, d_x,
+                             d_w, d_w, d_mean, d_rstd, N, C, 0);
     CHECK(count_nan(fetch(dx), N * C) == C, "%s: dx", case_name);
     CHECK(count_nan(fetch(dxb), N * C) == C, "%s: dxb", case_name);
     const size_t want[3][5] = {{1, 1, 0, 0, C}, {0, 0, 1, 1, C}, {1, 0, 1, 0, C}};
@@ -372,7 +371,7 @@ static void rotary_case(void) {
     float* d_cosine = array_floats("cosine", INPUT, cosine, ro.T * half);
     float* d_sine = array_floats("sine", INPUT, sine, ro.T * half);
     rotary_forward_cuda(d_x, d_cosine, d_sine, ro.B, ro.T, ro.heads, ro.parts, ro.rotated, row, ro.all_parts * ro.HS,
-                        ro.HS, ro.direction, device.stream);
+                        ro.HS, ro.direction);
     double* want = zeros_double(n);
     float *got = fetch(d_x), *turned = (float*)xalloc(n, sizeof(float), "turned");
     int others = 1;
@@ -432,13 +431,13 @@ static void rotary_back_case(void) {
     for (int i = 0; i < T * HALF; i++) { cosine[i] = (float)cos((double)i), sine[i] = (float)sin((double)i); }
     floatX* d_x = array_x("x", IN_PLACE, x, N * ROW_STRIDE);
     float *c = array_floats("cosine", INPUT, cosine, T * HALF), *s = array_floats("sine", INPUT, sine, T * HALF);
-    rotary_forward_cuda(d_x, c, s, N / T, T, HEADS, 1, 16, ROW_STRIDE, HEAD_STRIDE, 0, 1, device.stream);
+    rotary_forward_cuda(d_x, c, s, N / T, T, HEADS, 1, 16, ROW_STRIDE, HEAD_STRIDE, 0, 1);
     float* there = fetch(d_x);
     double moved = 0, *want = zeros_double(N * ROW_STRIDE);
     for (int i = 0; i < N * ROW_STRIDE; i++) { moved = fmax(moved, fabs((double)there[i] - x[i])), want[i] = x[i]; }
     free(there);
     CHECK(moved > 0.5, "%s: nothing was turned", case_name);
-    rotary_forward_cuda(d_x, c, s, N / T, T, HEADS, 1, 16, ROW_STRIDE, HEAD_STRIDE, 0, -1, device.stream);
+    rotary_forward_cuda(d_x, c, s, N / T, T, HEADS, 1, 16, ROW_STRIDE, HEAD_STRIDE, 0, -1);
     agree("there and back", fetch(d_x), want, N * ROW_STRIDE, 4, sizeof(floatX) == 4 ? 3e-7 : 4e-3, 1);
 }
 static void test_rotary_back(void) {
@@ -463,10 +462,10 @@ static void column_sum_case(void) {
     float* scratch = array_floats("scratch", OUTPUT, NULL, column_sum_scratch(N, C));
     if (cs.floats) {
         const float* d_x = array_floats("dout", INPUT, x, n);
-        column_sum_cuda(dbias, also, scratch, d_x, N, C, device.stream);
+        column_sum_cuda(dbias, also, scratch, d_x, N, C);
     } else {
         const floatX* d_x = array_x("dout", INPUT, x, n);
-        column_sum_cuda(dbias, also, scratch, d_x, N, C, device.stream);
+        column_sum_cuda(dbias, also, scratch, d_x, N, C);
     }
     double *want = zeros_double(C), *want_also = zeros_double(C), *size = zeros_double(C);
     for (size_t i = 0; i < C; i++) {
@@ -535,9 +534,9 @@ static void gelu_case(void) {
     float* dbias = array_floats("dbias", ge.sums ? IN_PLACE : NOWHERE, prior, FF);
     float* scratch = array_floats("scratch", ge.sums ? OUTPUT : NOWHERE, NULL, column_sum_scratch(N, FF));
 
-    gelu_forward_cuda(act, ge.in_place ? act : d_fc, d_bias, N, FF, ge.tanh_form, device.stream);
-    gelu_forward_cuda(again, d_fc, d_bias, N, FF, ge.tanh_form, device.stream);
-    gelu_backward_cuda(dfc, dbias, scratch, d_dact, d_fc, d_bias, N, FF, ge.tanh_form, device.stream);
+    gelu_forward_cuda(act, ge.in_place ? act : d_fc, d_bias, N, FF, ge.tanh_form);
+    gelu_forward_cuda(again, d_fc, d_bias, N, FF, ge.tanh_form);
+    gelu_backward_cuda(dfc, dbias, scratch, d_dact, d_fc, d_bias, N, FF, ge.tanh_form);
 
     double *y = zeros_double(n), *dx = zeros_double(n), *sum = zeros_double(FF), *size = zeros_double(FF);
     float* got = fetch(dfc);
@@ -587,12 +586,12 @@ static void gelu_nan_case(void) {
     float* dbias = array_floats("dbias", IN_PLACE, prior, FF);
     float* sum = array_floats("sum", IN_PLACE, prior, FF);
     float* scratch = array_floats("scratch", OUTPUT, NULL, column_sum_scratch(N, FF));
-    gelu_forward_cuda(act, d_fc, NULL, N, FF, nan_where, device.stream);
-    gelu_backward_cuda(dfc, dbias, scratch, d_dact, d_fc, NULL, N, FF, nan_where, device.stream);
+    gelu_forward_cuda(act, d_fc, NULL, N, FF, nan_where);
+    gelu_backward_cuda(dfc, dbias, scratch, d_dact, d_fc, NULL, N, FF, nan_where);
     CHECK(count_nan(fetch(act), N * FF) == (nan_where ? 0u : 1u), "%s: act", case_name);
     CHECK(count_nan(fetch(dfc), N * FF) == 1, "%s: dfc", case_name);
     CHECK(count_nan(fetch(dbias), FF) == 1, "%s: dbias", case_name);
-    column_sum_cuda(sum, (float*)NULL, scratch, (const floatX*)dfc, N, FF, device.stream);
+    column_sum_cuda(sum, (float*)NULL, scratch, (const floatX*)dfc, N, FF);
     float* sums = fetch(sum);
     CHECK(sums[299] != sums[299], "%s: the column sum hides it", case_name);
     CHECK(count_nan(sums, FF) == 1, "%s: column sums", case_name);
@@ -616,8 +615,8 @@ static void copy_case(void) {
     float* d_x = array_floats("inp", INPUT, x, n);
     floatX* rounded_copy = array_x("out", OUTPUT, NULL, n);
     float* sum = array_floats("sum", IN_PLACE, y, n);
-    copy_rounded_cuda(rounded_copy, d_x, n, device.stream);
-    add_cuda(sum, d_x, n, device.stream);
+    copy_rounded_cuda(rounded_copy, d_x, n);
+    add_cuda(sum, d_x, n);
     float *got = fetch(rounded_copy), *total = fetch(sum);
     for (size_t i = 0; i < n; i++) {
         const float want = rounding(x[i]);
@@ -687,7 +686,7 @@ static void adamw_case(void) {
     plan.device = (const AdamwSpan*)array_new("plan", INPUT, plan.host, plan.count, sizeof(AdamwSpan));
     shifts = mask;
     AdamwStep step = adamw_step(ad.scale, ad.lr, 0.9, 0.95, 1e-8, ad.decay, ad.t);
-    adamw_update_cuda(d_p, d_x, d_m, d_v, d_g, &plan, step, device.stream);
+    adamw_update_cuda(d_p, d_x, d_m, d_v, d_g, &plan, &step);
     adamw_update(&table, p, g, m, v, &step);
     agree_bits("params", array_bytes(d_p), p, n * sizeof(float));
     agree_bits("m", array_bytes(d_m), m, n * sizeof(float));
@@ -737,7 +736,7 @@ static void adamw_nan_case(void) {
     AdamwPlan plan = adamw_plan(&table);
     plan.device = (const AdamwSpan*)array_new("plan", INPUT, plan.host, plan.count, sizeof(AdamwSpan));
     AdamwStep step = adamw_step(1, 1e-3, 0.9, 0.95, 1e-8, 0.1, 1);
-    adamw_update_cuda(d_p, sizeof(floatX) == 4 ? (floatX*)d_p : NULL, d_m, d_v, d_g, &plan, step, device.stream);
+    adamw_update_cuda(d_p, sizeof(floatX) == 4 ? (floatX*)d_p : NULL, d_m, d_v, d_g, &plan, &step);
     float* out[3] = {fetch(d_p), fetch(d_m), fetch(d_v)};
     for (int k = 0; k < 3; k++) {
         CHECK(out[k][at] != out[k][at], "%s: family %d hides it", case_name, k);
@@ -784,7 +783,7 @@ static void grad_norm_case(void) {
     float* d_g = array_floats("grads", INPUT, g, n);
     double* squares = array_doubles("squares", OUTPUT, NULL, 1);
     double* scratch = array_doubles("scratch", OUTPUT, NULL, grad_norm_scratch(n));
-    grad_norm_cuda(squares, scratch, d_g, n, device.stream);
+    grad_norm_cuda(squares, scratch, d_g, n);
     double got;
     memcpy(&got, array_bytes(squares), sizeof got);
     float* error = (float*)xalloc(1, sizeof(float), "a result");
@@ -819,7 +818,7 @@ static void grad_norm_nan_case(void) {
     float* d_g = array_floats("grads", INPUT, g, N);
     double* squares = array_doubles("squares", OUTPUT, NULL, 1);
     double* scratch = array_doubles("scratch", OUTPUT, NULL, grad_norm_scratch(N));
-    grad_norm_cuda(squares, scratch, d_g, N, device.stream);
+    grad_norm_cuda(squares, scratch, d_g, N);
     double got;
     memcpy(&got, array_bytes(squares), sizeof got);
     CHECK(nan_value != nan_value ? got != got : isinf(got), "%s: %g at %zu gave %g", case_name, nan_value, nan_at, got);
@@ -852,21 +851,21 @@ static void test_ledger(void) {
         double want, got;
     } row[8];
     int rows = 0;
-    parallel_norm_forward_cuda(f, x, x, f, f, f, x, f, x, f, f, f, f, f, n, c, 1e-5f, NULL);
+    layernorms_forward_cuda(f, x, x, f, f, f, x, f, x, f, f, f, f, f, n, c, 1e-5f);
     row[rows++] = {"norm forward", N * C * (8 + 4 * X), booked_bytes()};
-    norm_forward_again_cuda(x, x, f, f, f, f, f, f, f, n, c, NULL);
+    layernorms_again_cuda(x, x, f, f, f, f, f, f, f, n, c);
     row[rows++] = {"norm forward again", N * C * (4 + 2 * X), booked_bytes()};
-    parallel_norm_backward_cuda(f, x, f, f, f, f, f, f, f, x, x, f, f, f, f, f, n, c, 1, NULL);
+    layernorms_backward_cuda(f, x, f, f, f, f, f, f, f, x, x, f, f, f, f, f, n, c, 1);
     row[rows++] = {"norm backward", N * C * (12 + 3 * X), booked_bytes()};
-    rotary_forward_cuda(x, f, f, 8, 2048, 8, 2, 16, 1536, 192, 64, 1, NULL);
+    rotary_forward_cuda(x, f, f, 8, 2048, 8, 2, 16, 1536, 192, 64, 1);
     row[rows++] = {"rotary", N * 8 * 2 * 16 * 2 * X, booked_bytes()};
-    gelu_forward_cuda(x, x, f, n, ff, 0, NULL);
+    gelu_forward_cuda(x, x, f, n, ff, 0);
     row[rows++] = {"GELU forward", N * FF * 2 * X, booked_bytes()};
-    gelu_backward_cuda(x, f, f, x, x, f, n, ff, 0, NULL);
+    gelu_backward_cuda(x, f, f, x, x, f, n, ff, 0);
     row[rows++] = {"GELU backward", N * FF * 3 * X, booked_bytes()};
-    column_sum_cuda(f, (float*)NULL, f, (const floatX*)x, n, ff, NULL);
+    column_sum_cuda(f, (float*)NULL, f, (const floatX*)x, n, ff);
     row[rows++] = {"column sums", N * FF * X, booked_bytes()};
-    copy_rounded_cuda(x, f, n * c, NULL);
+    copy_rounded_cuda(x, f, n * c);
     row[rows++] = {"copy", N * C * (4 + X), booked_bytes()};
     ledger = before;
     for (int i = 0; i < rows; i++) {

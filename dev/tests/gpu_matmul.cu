@@ -272,7 +272,7 @@ static void layer_products(size_t N, size_t IC, size_t OC) {
     const floatX *dy = (const floatX*)matrix_at(&dout), *b = (const floatX*)matrix_at(&bias);
     for (int with_bias = 0; with_bias < 2; with_bias++) {
         Matrix out = matrix_new(N, OC, OC, sizeof(floatX), 0, 0);
-        matmul_forward_cuda("forward", (floatX*)matrix_at(&out), x, w, with_bias ? b : NULL, N, IC, OC);
+        matmul_forward_cuda((floatX*)matrix_at(&out), x, w, with_bias ? b : NULL, N, IC, OC);
         matrix_fetch(&out);
         Product p = {0, 1, N, OC, IC, 0, 0, 0, 0, 1, 0, 0, 0, with_bias};
         product_agree(name, &p, &inp, &weight, &none, with_bias ? &bias : &none, &out);
@@ -280,16 +280,14 @@ static void layer_products(size_t N, size_t IC, size_t OC) {
         matrix_free(&out);
     }
     Matrix dinp = matrix_new(N, IC, IC, sizeof(floatX), 0, 0);
-    matmul_backward_input_cuda("backward input", (floatX*)matrix_at(&dinp), dy, w, N, IC, OC);
+    matmul_backward_input_cuda((floatX*)matrix_at(&dinp), dy, w, N, IC, OC);
     matrix_fetch(&dinp);
     Product p = {0, 0, N, IC, OC, 0, 0, 0, 0, 1, 0, 0, 0, 0};
     product_agree(name, &p, &dout, &weight, &none, &none, &dinp);
     matrix_untouched(name, &dinp, 0);
 
     Matrix dweight = matrix_new(OC, IC, IC, sizeof(float), 0, 1);  // it has a sum already
-    for (int turn = 0; turn < 2; turn++) {
-        matmul_backward_weight_cuda("backward weight", (float*)matrix_at(&dweight), dy, x, N, IC, OC);
-    }
+    for (int turn = 0; turn < 2; turn++) { matmul_backward_weight_cuda((float*)matrix_at(&dweight), dy, x, N, IC, OC); }
     matrix_fetch(&dweight);
     Product q = {1, 0, OC, IC, N, 0, 0, 0, 0, 2, 1, 1, 0, 0};  // twice added: alpha 2
     product_agree(name, &q, &dout, &inp, &dweight, &none, &dweight);
@@ -319,8 +317,8 @@ static void test_product_nan(void) {
         Matrix* spoiled = in_b ? &B : &A;
         number_put(spoiled->put + (spoiled->first + ROW * K + 39) * sizeof(floatX), sizeof(floatX), NAN);
         matrix_reset(spoiled);
-        matmul_forward_cuda("test", (floatX*)matrix_at(&out), (const floatX*)matrix_at(&A),
-                            (const floatX*)matrix_at(&B), NULL, M, K, N);
+        matmul_forward_cuda((floatX*)matrix_at(&out), (const floatX*)matrix_at(&A), (const floatX*)matrix_at(&B), NULL,
+                            M, K, N);
         matrix_fetch(&out);
         for (size_t i = 0; i < M; i++) {
             for (size_t j = 0; j < N; j++) {
@@ -373,13 +371,17 @@ static void test_dry_run(void) {
     ledger.dry = 1;
     ledger_clear();
     floatX* none = (floatX*)(uintptr_t)4096;
-    matmul_forward_cuda("forward", none, none, none, NULL, 100, 30, 20);
-    matmul_backward_weight_cuda("weight", (float*)none, none, none, 100, 30, 20);
-    LedgerRow forward = ledger.row[0], weight = ledger.row[1];
+    matmul_forward_cuda(none, none, none, NULL, 100, 30, 20);
+    matmul_backward_weight_cuda((float*)none, none, none, 100, 30, 20);
+    matmul_backward_input_cuda(none, none, none, 100, 30, 20);
+    LedgerRow forward = ledger.row[0], weight = ledger.row[1], input = ledger.row[2];
     int rows = ledger.rows;
     ledger = before;
     const double X = sizeof(floatX);
-    CHECK(rows == 2 && forward.product == 1 && weight.product == 1, "%d rows", rows);
+    CHECK(rows == 3 && forward.product == 1 && weight.product == 1 && input.product == 1, "%d rows", rows);
+    CHECK(strcmp(forward.name, "forward 30 -> 20") == 0 && strcmp(weight.name, "dW 20 x 30") == 0 &&
+              strcmp(input.name, "dx 30 <- 20") == 0,
+          "rows are named '%s', '%s', '%s'", forward.name, weight.name, input.name);
     CHECK(forward.flops == 120000 && weight.flops == 120000, "%g and %g FLOPs", forward.flops, weight.flops);
     CHECK(forward.bytes == X * (100 * 30 + 30 * 20 + 100 * 20), "%g bytes", forward.bytes);
     CHECK(weight.bytes == X * (100 * 30 + 100 * 20) + 8 * 30 * 20, "%g bytes", weight.bytes);  // in and out

@@ -105,7 +105,7 @@ static void embedding_forward_case(void) {
     float* e = array_floats("e", OUTPUT, NULL, N * C);
     int* d_tokens = array_ints("tokens", INPUT, tokens, N);
     float* d_table = array_floats("table", INPUT, table, V * C);
-    embedding_forward_cuda(e, d_tokens, d_table, N, C, em.scale, device.stream);
+    embedding_forward_cuda(e, d_tokens, d_table, N, C, em.scale);
     for (size_t i = 0; i < N * C; i++) { want[i] = em.scale * table[(size_t)tokens[i / C] * C + i % C]; }
     agree_bits("e", array_bytes(e), want, N * C * sizeof(float));
 }
@@ -120,7 +120,7 @@ static void embedding_backward_case(void) {
     float* dtable = array_floats("dtable", IN_PLACE, prior, V * C);
     int *d_tokens = array_ints("tokens", INPUT, tokens, N), *d_order = array_ints("order", INPUT, order, N);
     float* d_de = array_floats("de", INPUT, de, N * C);
-    embedding_backward_cuda(dtable, d_tokens, d_order, d_de, N, C, em.scale, device.stream);
+    embedding_backward_cuda(dtable, d_tokens, d_order, d_de, N, C, em.scale);
     if (em.nan_row < N) {
         float* got = fetch(dtable);
         const float at = got[(size_t)tokens[em.nan_row] * C + C / 2];
@@ -239,7 +239,7 @@ static void mix_softmax_case(void) {
     const size_t N = sm.N, V = sm.V, Vp = sm.Vp;
     float* z = make_logits(N, V, Vp, sm.first_kind);
     floatX* p = array_x("p", IN_PLACE, z, N * Vp);
-    mix_softmax_cuda(p, N, V, Vp, sm.k, device.stream);
+    mix_softmax_cuda(p, N, V, Vp, sm.k);
     float *got = fetch(p), *real_numbers = (float*)xalloc(N * V, sizeof(float), "a test");
     double *want = zeros_double(N * V), *scale = zeros_double(N * V);
     float *kept = zeros(V), *heap = zeros(V);
@@ -323,7 +323,7 @@ static void mix_softmax_nan_case(void) {
     z[Vp + sn.where] = sn.what;
     for (size_t v = 0; sn.every && v < V; v += sn.every) { z[Vp + v] = sn.what; }
     floatX* p = array_x("p", IN_PLACE, z, N * Vp);
-    mix_softmax_cuda(p, N, V, Vp, sn.k, device.stream);
+    mix_softmax_cuda(p, N, V, Vp, sn.k);
     float* got = fetch(p);
     for (size_t r = 0; r < N; r++) {
         size_t nan = 0;
@@ -370,7 +370,7 @@ static void mix_dot_case(void) {
     float* dot = array_floats("dot", OUTPUT, NULL, N);
     float *d_de = array_floats("de", INPUT, de, N * C), *d_e = array_floats("e", INPUT, e, N * C);
     float* d_next = array_floats("next", INPUT, next, N * C);
-    mix_dot_cuda(E, dot, d_de, d_e, d_next, N, C, device.stream);
+    mix_dot_cuda(E, dot, d_de, d_e, d_next, N, C);
     float* got = fetch(E);
     if (dt.nan) {
         float* dots = fetch(dot);
@@ -419,7 +419,7 @@ static void mix_softmax_backward_case(void) {
     if (sb.nan_row < N) { dot[sb.nan_row] = NAN; }
     floatX *dz = array_x("dz", IN_PLACE, dp, N * Vp), *d_p = array_x("p", INPUT, p, N * Vp);
     float* d_dot = array_floats("dot", INPUT, dot, N);
-    mix_softmax_backward_cuda(dz, d_p, d_dot, N, Vp, sb.temperature, device.stream);
+    mix_softmax_backward_cuda(dz, d_p, d_dot, N, Vp, sb.temperature);
     float* got = fetch(dz);
     if (sb.nan_row < N) {
         for (size_t v = 0; v < V; v++) {
@@ -484,7 +484,7 @@ static void head_loss_case(void) {
     floatX* d_z = array_x("z", hd.backward ? IN_PLACE : INPUT, z, N * Vp);
     int* d_targets = array_ints("targets", INPUT, targets, N);
     float* d_scale = array_floats("scale", hd.backward ? INPUT : NOWHERE, scale, 1);
-    head_loss_cuda(losses, d_z, d_targets, d_scale, N, V, Vp, device.stream);
+    head_loss_cuda(losses, d_z, d_targets, d_scale, N, V, Vp);
 
     float* loss = fetch(losses);
     double *want = zeros_double(N), *size = zeros_double(N), *p = zeros_double(V);
@@ -557,7 +557,7 @@ static void head_loss_nan_case(void) {
     floatX* d_z = array_x("z", hn.backward ? IN_PLACE : INPUT, z, N * Vp);
     int* d_targets = array_ints("targets", INPUT, targets, N);
     float* d_scale = array_floats("scale", hn.backward ? INPUT : NOWHERE, scale, 1);
-    head_loss_cuda(losses, d_z, d_targets, d_scale, N, V, Vp, device.stream);
+    head_loss_cuda(losses, d_z, d_targets, d_scale, N, V, Vp);
     float* loss = fetch(losses);
     CHECK(hn.ignored ? loss[1] == 0 : loss[1] != loss[1], "%s: the loss is %g", case_name, loss[1]);
     CHECK(count_nan(loss, N) == (hn.ignored ? 0u : 1u), "%s: the losses beside it", case_name);
@@ -786,19 +786,19 @@ static void test_ledger(void) {
         double want, got;
     } row[8];
     int rows = 0;
-    embedding_forward_cuda(f, t, f, n, c, 1, NULL);
+    embedding_forward_cuda(f, t, f, n, c, 1);
     row[rows++] = {"embedding forward", N * C * 8, booked_bytes()};
-    embedding_backward_cuda(f, t, t, f, n, c, 1, NULL);
+    embedding_backward_cuda(f, t, t, f, n, c, 1);
     row[rows++] = {"embedding backward", N * C * 12, booked_bytes()};
-    mix_softmax_cuda(x, n, vp - 7, vp, 0, NULL);
+    mix_softmax_cuda(x, n, vp - 7, vp, 0);
     row[rows++] = {"mix softmax", N * Vp * 2 * X, booked_bytes()};
-    mix_dot_cuda(x, f, f, f, f, n, c, NULL);
+    mix_dot_cuda(x, f, f, f, f, n, c);
     row[rows++] = {"mix dot", N * C * (12 + X), booked_bytes()};
-    mix_softmax_backward_cuda(x, x, f, n, vp, 1, NULL);
+    mix_softmax_backward_cuda(x, x, f, n, vp, 1);
     row[rows++] = {"mix softmax backward", N * Vp * 3 * X, booked_bytes()};
-    head_loss_cuda(f, x, t, NULL, n, vp - 7, vp, NULL);
+    head_loss_cuda(f, x, t, NULL, n, vp - 7, vp);
     row[rows++] = {"head loss", N * Vp * X, booked_bytes()};
-    head_loss_cuda(f, x, t, f, n, vp - 7, vp, NULL);
+    head_loss_cuda(f, x, t, f, n, vp - 7, vp);
     row[rows++] = {"head loss and gradient", N * Vp * 2 * X, booked_bytes()};
     ledger = before;
     for (int i = 0; i < rows; i++) {

@@ -234,21 +234,18 @@ static void test_matmul_layer(void) {
         compare_doubles("matmul_forward", got, want, ROWS * OC, tolerance);
         free(out);
     }
-    for (int accumulate = 0; accumulate < 2; accumulate++) {
-        real* dinp = mt_matrix(6, ROWS, IC, IC);
-        for (int n = 0; n < ROWS; n++) {
-            for (int i = 0; i < IC; i++) {
-                double sum = accumulate ? (double)dinp[n * IC + i] : 0;
-                for (int o = 0; o < OC; o++) { sum += (double)dout[n * OC + o] * (double)weight[o * IC + i]; }
-                want[n * IC + i] = sum;
-                if (!accumulate) { dinp[n * IC + i] = (real)NAN; }
-            }
+    real* dinp = mt_matrix(6, ROWS, IC, IC);
+    for (int n = 0; n < ROWS; n++) {
+        for (int i = 0; i < IC; i++) {
+            double sum = 0;
+            for (int o = 0; o < OC; o++) { sum += (double)dout[n * OC + o] * (double)weight[o * IC + i]; }
+            want[n * IC + i] = sum, dinp[n * IC + i] = (real)NAN;
         }
-        matmul_backward_input(dinp, dout, weight, ROWS, IC, OC, accumulate);
-        for (int i = 0; i < ROWS * IC; i++) { got[i] = (double)dinp[i]; }
-        compare_doubles("matmul_backward_input", got, want, ROWS * IC, tolerance);
-        free(dinp);
     }
+    matmul_backward_input(dinp, dout, weight, ROWS, IC, OC);
+    for (int i = 0; i < ROWS * IC; i++) { got[i] = (double)dinp[i]; }
+    compare_doubles("matmul_backward_input", got, want, ROWS * IC, tolerance);
+    free(dinp);
     for (int with_bias = 0; with_bias < 2; with_bias++) {
         real* dweight = mt_matrix(7, OC, IC, IC);
         real* dbias = mt_matrix(8, 1, OC, OC);

@@ -10,88 +10,97 @@
 // It mixes positions, it is not linear, and it has one weight tensor.
 
 typedef struct {
-    int C, B, T;
-    int weight;
-    TensorTable* tensors;
-    real* u;  // (slots, N,C)
-    int slots;
+    Pass pass;
+    Weight weight;  // (C,C)
 } Toy;
 
-static void toy_forward(void* self, const real* params, real* h, const real* e, int slot, int B, int T) {
-    Toy* m = (Toy*)self;
-    const real* w = params + m->tensors->list[m->weight].offset;
-    real* u = m->u + (size_t)(slot < 0 ? 0 : slot) * (size_t)(m->B * m->T * m->C);
+static real* toy_kept(const Pass* pass, Arena* a, int l) {
+    return l == 0 ? TAKE(a, real, "u", pass->N * (size_t)pass->size.C) : NULL;
+}
+static void toy_keep(Pass* pass, Arena* a, int l) { toy_kept(pass, a, l); }
+static void toy_prepare(Pass* pass, Arena* a, int training) { (void)pass, (void)a, (void)training; }
+static real* toy_u(const Pass* pass) {
+    Arena a = arena_at(pass->cpu.place[0]);
+    return toy_kept(pass, &a, 0);
+}
+
+static void toy_forward(Pass* pass, real* h, const real* e, int B, int T) {
+    const real* w = ((Toy*)pass)->weight.w;
+    real* u = toy_u(pass);
+    int C = pass->size.C;
     for (int b = 0; b < B; b++) {
         for (int t = 0; t < T; t++) {
-            for (int i = 0; i < m->C; i++) {
+            for (int i = 0; i < C; i++) {
                 int n = b * T + t;
                 real sum = 0;
-                for (int j = 0; j < m->C; j++) { sum += e[n * m->C + j] * w[i * m->C + j]; }
-                for (int k = 0; k <= t; k++) { sum += e[(b * T + k) * m->C + i] / (real)(t + 1); }
-                u[n * m->C + i] = sum;
-                h[n * m->C + i] = sum / (real)sqrt(1 + (double)(sum * sum));
+                for (int j = 0; j < C; j++) { sum += e[n * C + j] * w[i * C + j]; }
+                for (int k = 0; k <= t; k++) { sum += e[(b * T + k) * C + i] / (real)(t + 1); }
+                u[n * C + i] = sum;
+                h[n * C + i] = sum / (real)sqrt(1 + (double)(sum * sum));
             }
         }
     }
 }
 
-static void toy_backward(void* self, const real* params, real* grads, real* de, const real* dh, const real* e, int slot,
-                         int B, int T) {
-    Toy* m = (Toy*)self;
-    const real* w = params + m->tensors->list[m->weight].offset;
-    real* dw = grads + m->tensors->list[m->weight].offset;
-    const real* u = m->u + (size_t)slot * (size_t)(m->B * m->T * m->C);
+static void toy_backward(Pass* pass, real* de, const real* dh, const real* e, int B, int T) {
+    const real* w = ((Toy*)pass)->weight.w;
+    real* dw = ((Toy*)pass)->weight.d;
+    const real* u = toy_u(pass);
+    int C = pass->size.C;
     for (int b = 0; b < B; b++) {
         for (int t = 0; t < T; t++) {
-            for (int i = 0; i < m->C; i++) {
+            for (int i = 0; i < C; i++) {
                 int n = b * T + t;
-                double root = sqrt(1 + (double)(u[n * m->C + i] * u[n * m->C + i]));
-                real du = dh[n * m->C + i] / (real)(root * root * root);
-                for (int j = 0; j < m->C; j++) {
-                    de[n * m->C + j] += du * w[i * m->C + j];
-                    dw[i * m->C + j] += du * e[n * m->C + j];
+                double root = sqrt(1 + (double)(u[n * C + i] * u[n * C + i]));
+                real du = dh[n * C + i] / (real)(root * root * root);
+                for (int j = 0; j < C; j++) {
+                    de[n * C + j] += du * w[i * C + j];
+                    dw[i * C + j] += du * e[n * C + j];
                 }
-                for (int k = 0; k <= t; k++) { de[(b * T + k) * m->C + i] += du / (real)(t + 1); }
+                for (int k = 0; k <= t; k++) { de[(b * T + k) * C + i] += du / (real)(t + 1); }
             }
         }
     }
 }
 
-static void toy_allocate(void* self, int slots) {
-    Toy* m = (Toy*)self;
-    m->slots = slots;
-    m->u = (real*)xalloc((size_t)((slots ? slots : 1) * m->B * m->T * m->C), sizeof(real), "toy");
+static void toy_tensors(Pass* pass, TensorTable* t, int passes, int ponder_init) {
+    size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V;
+    (void)passes, (void)ponder_init;
+    tensor_embedding(t, &pass->embed, format_string("embed"), V, C, INIT_NORMAL, 0.6f);
+    tensor_matrix(t, &((Toy*)pass)->weight, format_string("weight"), C, C, INIT_NORMAL, 0.5f);
+    if (!pass->size.tie) { tensor_embedding(t, &pass->head, format_string("head"), V, C, INIT_NORMAL, 0.9f); }
 }
 
-static char* toy_first_nonfinite(void* self, int slot, int B, int T) {
-    Toy* m = (Toy*)self;
-    size_t n = (size_t)(m->B * m->T * m->C);
-    return row_finite(m->u + (size_t)slot * n, (size_t)(B * T * m->C)) ? NULL : format_string("toy: u");
-}
+static void toy_write_config(const Pass* pass, StringBuilder* sb) { sb_printf(sb, ",\n  \"toy\": %d", pass->size.C); }
 
-static void toy_config_keys(void* self, StringBuilder* sb) { sb_printf(sb, ",\n  \"toy\": %d", ((Toy*)self)->C); }
+static const Architecture toy = {
+    .program = "train_toy",
+    .stock_class = "ToyForCausalLM",
+    .stock_config = "ToyConfig",
+    .stock_type = "toy",
+    .presets = NULL,
+    .default_preset = NULL,
+    .pass_size = sizeof(Toy),
+    .usual_ff = NULL,
+    .read_config = NULL,
+    .check = NULL,
+    .write_config = toy_write_config,
+    .tensors = toy_tensors,
+    .ignores = NULL,
+    .keep = toy_keep,
+    .prepare = toy_prepare,
+    .forward = toy_forward,
+    .backward = toy_backward,
+    .cuda = NULL,
+};
 
 enum { TOY_B = 3, TOY_T = 7, TOY_N = TOY_B * TOY_T };
 
 static Model* toy_model(PonderConfig config, int C, int V, int tied, int training) {
-    Toy* toy = (Toy*)xalloc(1, sizeof(Toy), "toy");
-    toy->C = C, toy->B = TOY_B, toy->T = TOY_T;
-    TensorTable table;
-    memset(&table, 0, sizeof table);
-    int embed = tensor_add(&table, format_string("embed"), (size_t)V, (size_t)C, INIT_NORMAL, 0.6f);
-    toy->weight = tensor_add(&table, format_string("weight"), (size_t)C, (size_t)C, INIT_NORMAL, 0.5f);
-    int head = tied ? embed : tensor_add(&table, format_string("head"), (size_t)V, (size_t)C, INIT_NORMAL, 0.9f);
-    Pass pass = {.self = toy, .C = C, .V = V, .B = TOY_B, .T = TOY_T, .layers = 1, .embed = embed, .head = head};
-    pass.stock_class = "Toy";
-    pass.stock_type = "toy";
-    pass.code_text = "code";
-    pass.allocate = toy_allocate;
-    pass.forward = toy_forward;
-    pass.backward = toy_backward;
-    pass.first_nonfinite = toy_first_nonfinite;
-    pass.config_keys = toy_config_keys;
-    Model* model = ponder_model(config, pass, table);
-    toy->tensors = &model->tensors;
+    Pass* pass = (Pass*)xalloc(1, sizeof(Toy), "toy");
+    pass->size.L = 1, pass->size.C = C, pass->size.NH = 1, pass->size.HS = C, pass->size.V = V, pass->size.tie = tied;
+    pass->B = TOY_B, pass->T = TOY_T;
+    Model* model = ponder_model(&toy, pass, config, TOY_B, TOY_T);
     model->allocate(model, training);
     tensor_init(&model->tensors, model->params, 7);
     return model;
@@ -108,11 +117,8 @@ static void toy_tokens(int* inputs, int* targets, int V) {
 // The equations written out, a position at a time, in double: loss_sums[s] of every pass.
 static void toy_reference(Model* model, const int* inputs, const int* targets, double* loss_sums) {
     Ponder* m = ponder_of(model);
-    Toy* toy = (Toy*)m->pass.self;
-    int C = m->pass.C, V = m->pass.V, S = m->config.steps;
-    const real* w_in = model->params + model->tensors.list[m->pass.embed].offset;
-    const real* w_out = model->params + model->tensors.list[m->pass.head].offset;
-    const real* w = model->params + model->tensors.list[toy->weight].offset;
+    int C = m->pass->size.C, V = m->pass->size.V, S = m->config.steps;
+    const real *w_in = m->pass->embed.w, *w_out = m->pass->head.w, *w = ((Toy*)m->pass)->weight.w;
     double a = m->config.scale_embeds ? sqrt(C) : 1, c = m->config.multiply_steps ? S : 1;
     double *e = (double*)xalloc((size_t)(2 * TOY_N * C + 3 * V), sizeof(double), "reference"), *h = e + TOY_N * C,
            *p = h + TOY_N * C;
@@ -239,10 +245,11 @@ static void test_vanilla_is_plain(void) {
     int inputs[TOY_N], targets[TOY_N];
     toy_tokens(inputs, targets, 19);
     real e[TOY_N * 6], h[TOY_N * 6], logits[TOY_N * 19], got[TOY_N * 19], last[TOY_B * 19];
-    const real* w_in = model->params + model->tensors.list[m->pass.embed].offset;
+    const real* w_in = m->pass->embed.w;
     for (int n = 0; n < TOY_N; n++) { memcpy(e + n * 6, w_in + inputs[n] * 6, 6 * sizeof(real)); }
-    toy_forward(m->pass.self, model->params, h, e, -1, TOY_B, TOY_T);
-    matmul_forward(logits, h, model->params + model->tensors.list[m->pass.head].offset, NULL, TOY_N, 6, 19);
+    m->pass->cpu.place = slots_places(&m->slots, 1, 0, -1);
+    toy_forward(m->pass, h, e, TOY_B, TOY_T);
+    matmul_forward(logits, h, m->pass->head.w, NULL, TOY_N, 6, 19);
     model->logits(model, inputs, TOY_B, TOY_T, 0, got);
     CHECK(memcmp(logits, got, sizeof got) == 0, "logits differ from the plain model's");
     model->logits(model, inputs, TOY_B, TOY_T, 1, last);
@@ -317,20 +324,20 @@ static void test_nan_is_named(void) {
     Model* model = toy_model(config, 6, 19, 0, 1);
     int inputs[TOY_N], targets[TOY_N];
     toy_tokens(inputs, targets, 19);
-    char* name = (model->train(model, inputs, targets, TOY_B, TOY_T, 1), model->first_nonfinite(model, TOY_B, TOY_T));
+    char* name = (model->train(model, inputs, targets, TOY_B, TOY_T, 1), model_first_nonfinite(model, TOY_B, TOY_T));
     CHECK(name == NULL, "a healthy model names %s", name);
     const Tensor* w = &model->tensors.list[1];
     model->params[w->offset + 3] = NAN;
     double loss = model->train(model, inputs, targets, TOY_B, TOY_T, 1);
     CHECK(loss != loss, "a NaN weight gives loss %g", loss);
-    name = model->first_nonfinite(model, TOY_B, TOY_T);
+    name = model_first_nonfinite(model, TOY_B, TOY_T);
     CHECK(name && strcmp(name, "parameter weight") == 0, "named: %s", name ? name : "nothing");
     model->params[w->offset + 3] = (real)1e30;  // finite weights, an activation overflows
     model->params[w->offset + 4] = sizeof(real) == 4 ? (real)3e38 : (real)1e308;
     for (size_t i = 0; i < model->tensors.list[0].size; i++) { model->params[i] *= 100; }
     model->train(model, inputs, targets, TOY_B, TOY_T, 1);
-    name = model->first_nonfinite(model, TOY_B, TOY_T);
-    CHECK(name && strcmp(name, "pass 0, toy: u") == 0, "named: %s", name ? name : "nothing");
+    name = model_first_nonfinite(model, TOY_B, TOY_T);
+    CHECK(name && strcmp(name, "pass 0, layer 0: u") == 0, "named: %s", name ? name : "nothing");
 }
 
 static void test_threads_same_bits(void) {

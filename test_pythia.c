@@ -7,7 +7,7 @@
 #include "dev/tests/test_program.h"
 #include "train_pythia.cu"
 
-#define TEST_CLASS (&pythia_class)
+#define TEST_ARCHITECTURE pythia
 #include "dev/tests/test_model.h"
 
 #include <signal.h>
@@ -417,7 +417,7 @@ static void test_rotary_spellings(void) {
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         Model* model = read_config(config_text(good[i].key, good[i].value, good[i].key2, good[i].value2), "");
-        const PythiaConfig* c = &((Pythia*)ponder_of(model)->pass.self)->config;
+        const Pythia* c = (Pythia*)ponder_of(model)->pass;
         CHECK(c->rotary_pct == good[i].pct && c->rotary_base == good[i].base, "%s: %g, %g", good[i].key, c->rotary_pct,
               c->rotary_base);
     }
@@ -425,7 +425,7 @@ static void test_rotary_spellings(void) {
 
 static void test_precedence(void) {
     Model* model = read_config(config_text("hidden_dropout", "0.0", NULL, NULL), "--layers 3 --vocab 70 --tie 1");
-    const PythiaConfig* c = &((Pythia*)ponder_of(model)->pass.self)->config;
+    const Sizes* c = &ponder_of(model)->pass->size;
     CHECK(c->L == 3 && c->V == 70 && c->tie == 1 && c->C == 32 && c->FF == 64,
           "the command line wins over config.json");
     // What is written is read back as the same model.
@@ -433,13 +433,13 @@ static void test_precedence(void) {
     Model* again = read_config(text, "");
     CHECK(strcmp(text, again->config_json(again)) == 0, "config.json is not stable:\n%s\n%s", text,
           again->config_json(again));
-    CHECK(pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.bias") &&
-              pythia_ignores_tensor(model, "gpt_neox.layers.11.attention.masked_bias") &&
-              pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.rotary_emb.inv_freq") &&
-              pythia_ignores_tensor(model, "adapter.weight") && pythia_ignores_tensor(model, "embed_out.weight"),
+    CHECK(model->ignores_tensor(model, "gpt_neox.layers.0.attention.bias") &&
+              model->ignores_tensor(model, "gpt_neox.layers.11.attention.masked_bias") &&
+              model->ignores_tensor(model, "gpt_neox.layers.0.attention.rotary_emb.inv_freq") &&
+              model->ignores_tensor(model, "adapter.weight") && model->ignores_tensor(model, "embed_out.weight"),
           "buffers of old checkpoints, the reference's adapter, a tied model's head");
-    CHECK(!pythia_ignores_tensor(model, "gpt_neox.layers.0.attention.dense.bias") &&
-              !pythia_ignores_tensor(model, "gpt_neox.adapter"),
+    CHECK(!model->ignores_tensor(model, "gpt_neox.layers.0.attention.dense.bias") &&
+              !model->ignores_tensor(model, "gpt_neox.adapter"),
           "real tensors");
 }
 

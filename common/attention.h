@@ -25,6 +25,7 @@
 
 #include "base.h"
 #include "mathfun.h"
+#include "rows.h"
 #include "vec.h"
 
 // ---------------------------------------------------------------------------------------------
@@ -573,6 +574,14 @@ static inline void attention_backward_tiled(const AttentionBackward* p, int B) {
 // ---------------------------------------------------------------------------------------------
 // What the trainers call; arguments as in the plain version. NH must be a multiple of NKV.
 
+// Rounds the vectors of heads at x, where numbers are stored as bf16; `head` apart in rows that are `row` apart.
+static inline void stored_heads(real* x, size_t N, int heads, int HS, size_t row, size_t head) {
+    if (!stored_as_bf16) { return; }
+    for (size_t n = 0; n < N; n++) {
+        for (int h = 0; h < heads; h++) { stored(x + n * row + (size_t)h * head, (size_t)HS); }
+    }
+}
+
 static inline void attention_forward(real* out, real* lse, const real* q, const real* k, const real* v, int B, int T,
                                      int NH, int NKV, int HS, size_t row, size_t q_head, size_t kv_head) {
     if (sizeof(real) != sizeof(float)) {
@@ -581,6 +590,7 @@ static inline void attention_forward(real* out, real* lse, const real* q, const 
         attention_forward_tiled((float*)out, (float*)lse, (const float*)q, (const float*)k, (const float*)v, B, T, NH,
                                 NKV, HS, row, q_head, kv_head);
     }
+    stored(out, (size_t)B * (size_t)T * (size_t)NH * (size_t)HS);
 }
 
 static inline void attention_backward(real* dq, real* dk, real* dv, const real* dout, const real* q, const real* k,
@@ -607,6 +617,9 @@ static inline void attention_backward(real* dq, real* dk, real* dv, const real* 
                                kv_head};
         attention_backward_tiled(&p, B);
     }
+    stored_heads(dq, (size_t)B * (size_t)T, NH, HS, row, q_head);
+    stored_heads(dk, (size_t)B * (size_t)T, NKV, HS, row, kv_head);
+    stored_heads(dv, (size_t)B * (size_t)T, NKV, HS, row, kv_head);
 }
 
 #endif

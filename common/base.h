@@ -24,12 +24,19 @@
 #define GPU 0
 #endif
 
+// The name of main() in this build: common/run/dispatch.c calls one for each instruction set.
+#ifndef MAIN
+#define MAIN main
+#endif
+
 // The number type of the C half. The trainer computes in float; the finite-difference tests
 // compile the very same source with -DREAL=double.
 #ifndef REAL
 #define REAL float
 #endif
 typedef REAL real;
+// What the C half stores between layers, where the GPU stores bf16: a name of its own, the same type.
+typedef real kept;
 
 // A loop with fewer steps than this stays on one thread: waking the others costs more.
 enum { SERIAL = 20000 };
@@ -136,6 +143,11 @@ __attribute__((format(printf, 2, 3))) static inline void sb_printf(StringBuilder
     va_end(again);
     sb_append(sb, s, (size_t)n);
     free(s);
+}
+
+static inline int text_ends(const char* text, const char* end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && strcmp(text + n - k, end) == 0;
 }
 
 // Seconds on a clock that never jumps.

@@ -1,26 +1,17 @@
-// comparison.cuh - numbers of the GPU beside those of the C half: fetching them, and the verdict on a tensor.
+// comparison.cuh - numbers of the GPU beside those of the C half: fetching them, the verdict on a tensor, and one
+// micro-batch computed by both and compared tensor by tensor.
 #ifndef PONDER_COMPARISON_CUH
 #define PONDER_COMPARISON_CUH
 
+#include "arena.h"
 #include "device.cuh"
+#include "model.h"
 #include "rows.h"
 
-// A tensor that a pass of an architecture keeps, on both sides.
-typedef struct {
-    const char* name;
-    const real* cpu;
-    const void* gpu;
-    int gpu_float;  // 1: fp32 on the GPU, 0: floatX
-    size_t n;
-    const float* bias;  // (bias_n) still to be added to the GPU's rows (a weight: on the host), or NULL
-    size_t bias_n;
-} PassView;
-enum { PASS_VIEWS = 16 };
-
-// n numbers of the GPU as floats on the host; the caller frees them. is_float = 0: an array of floatX.
-static inline real* device_numbers(const void* from, int is_float, size_t n) {
+// n numbers of `number` bytes each (floats, or floatX) of the GPU as floats on the host; the caller frees them.
+static inline real* device_numbers(const void* from, size_t number, size_t n) {
     real* numbers = (real*)xalloc(n, sizeof(real), "numbers of the GPU");
-    if (is_float || sizeof(floatX) == sizeof(float)) {
+    if (number == sizeof(float)) {
         device_download(numbers, from, n * sizeof(float));
         return numbers;
     }
@@ -30,9 +21,9 @@ static inline real* device_numbers(const void* from, int is_float, size_t n) {
     free(raw);
     return numbers;
 }
-static inline int device_finite(const void* from, int is_float, size_t n) {
-    real* numbers = device_numbers(from, is_float, n);
-    int finite = row_finite(numbers, n);
+static inline int device_finite(const Place* place) {
+    real* numbers = device_numbers(place->at, place->number, place->count);
+    int finite = row_finite(numbers, place->count);
     free(numbers);
     return finite;
 }
@@ -43,42 +34,24 @@ typedef struct {
     char* name;
     real* exact;
     real* naive;
-    const void* gpu;
-    int gpu_float;
-    size_t n;
-    const real* bias;  // (bias_n) still to be added to each row of the GPU's numbers, or NULL
-    size_t bias_n;
+    Place gpu;
 } Compared;
 
 typedef struct {
     Compared* list;
-    int count, at;  // at: of the run that fills in
-    int naive;
+    int count, room;
+    int at;  // of the naive run, which fills in what the first run took
 } Comparison;
-
-static inline void comparison_take(Comparison* k, char* name, const real* cpu, const void* gpu, int gpu_float, size_t n,
-                                   const real* bias, size_t bias_n) {
-    real* copy = (real*)xalloc(n, sizeof(real), "a comparison");
-    memcpy(copy, cpu, n * sizeof(real));
-    if (!k->naive) {
-        Compared row = {name, copy, NULL, gpu, gpu_float, n, bias, bias_n};
-        Compared* list = (Compared*)realloc(k->list, (size_t)(k->count + 1) * sizeof(Compared));
-        if (!list) { die("out of memory: %d rows of a comparison", k->count + 1); }
-        k->list = list;
-        k->list[k->count++] = row;
-    } else {
-        free(name);
-        k->list[k->at++].naive = copy;
-    }
-}
 
 // Prints a row; 1 if it is within its tolerance.
 static inline int comparison_judge(const Compared* row) {
-    real* got = device_numbers(row->gpu, row->gpu_float, row->n);
+    size_t n = row->gpu.count;
+    real* got = device_numbers(row->gpu.at, row->gpu.number, n);
+    real* bias = row->gpu.lacks_count ? device_numbers(row->gpu.lacks, sizeof(float), row->gpu.lacks_count) : NULL;
     double largest = 0, error = 0, naive = 0;
     size_t worst = 0;
-    for (size_t i = 0; i < row->n; i++) {
-        if (row->bias) { got[i] += row->bias[i % row->bias_n]; }
+    for (size_t i = 0; i < n; i++) {
+        if (bias) { got[i] += bias[i % row->gpu.lacks_count]; }
         double difference = fabs((double)got[i] - (double)row->exact[i]);
         if (!(difference <= error)) { error = difference, worst = i; }  // a NaN stays
         if (error != error) { break; }
@@ -88,14 +61,122 @@ static inline int comparison_judge(const Compared* row) {
     // fp32: 2e-5 of the largest entry (under the emulator at most 2e-6 was seen; a GPU adds in another order).
     // bf16: twice the error of the reference that rounds as it stores; three times that of a few numbers, the
     // largest of whose errors is more a matter of chance.
-    double tolerance = row->naive ? fmax((row->n < 128 ? 3 : 2) * naive, 1e-5 * largest) : 2e-5 * largest;
+    double tolerance = row->naive ? fmax((n < 128 ? 3 : 2) * naive, 1e-5 * largest) : 2e-5 * largest;
     int good = error <= tolerance;
     printf("%-58s %10.3e %10.3e %10.3e %6.2f  %s", row->name, largest, error, tolerance,
            error == 0 ? 0.0 : error / tolerance, good ? "ok" : "DIFFERS");
     if (!good) { printf(" (at %zu: %.9g, expected %.9g)", worst, (double)got[worst], (double)row->exact[worst]); }
     printf("\n");
+    free(bias);
     free(got);
     return good;
+}
+
+// One half of a model: what allocates, computes and lists (Model has the meanings). forward: of one micro-batch,
+// keeping what the backward needs.
+typedef struct {
+    void (*allocate)(Model* model, int training);
+    void (*forward)(Model* model, const int* inputs, const int* targets, int B, int T);
+    double (*train)(Model* model, const int* inputs, const int* targets, int B, int T, double scale);
+    void (*list)(Model* model, Places* places, size_t n);
+} Half;
+
+// Takes rows of the CPU that the GPU has too, by name: those that a forward leaves (`after` = 0), or the losses and
+// gradients after them. Weights are the same by construction. naive: fills in the second column.
+static inline void comparison_take(Comparison* k, const Places* cpu, const Places* gpu, int after, int naive) {
+    int losses = 0;
+    for (int i = 0; i < cpu->count; i++) {
+        const Place* c = &cpu->list[i];
+        losses |= strcmp(c->name, LIST_LOSSES) == 0;
+        if (losses != after || strncmp(c->name, LIST_PARAMETER, strlen(LIST_PARAMETER)) == 0) { continue; }
+        int j = 0;
+        while (j < gpu->count && strcmp(gpu->list[j].name, c->name) != 0) { j++; }
+        if (j == gpu->count) { continue; }
+        if (gpu->list[j].count != c->count || c->number != sizeof(real)) {
+            die("%s: the C half lists %zu numbers, the CUDA half %zu", c->name, c->count, gpu->list[j].count);
+        }
+        real* copy = (real*)xalloc(c->count, sizeof(real), "a comparison");
+        memcpy(copy, c->at, c->count * sizeof(real));
+        if (naive) {
+            k->list[k->at++].naive = copy;
+            continue;
+        }
+        if (k->count == k->room) {
+            k->room = k->room ? 2 * k->room : 256;
+            k->list = (Compared*)realloc(k->list, (size_t)k->room * sizeof(Compared));
+            if (!k->list) { die("out of memory: %d rows of a comparison", k->room); }
+        }
+        Compared row = {format_string("%s", c->name), copy, NULL, gpu->list[j]};
+        k->list[k->count++] = row;
+    }
+}
+
+// One micro-batch of the C half, forward and then with its backward; keeps every tensor that the GPU has too.
+// Returns its loss; *forward = how many rows the forward left.
+static inline double comparison_run_cpu(Model* model, const Half* cpu, Comparison* k, const Places* gpu,
+                                        const int* inputs, const int* targets, int B, int T, double scale, int naive,
+                                        int* forward) {
+    double loss = 0;
+    for (int after = 0; after < 2; after++) {
+        Places places;
+        memset(&places, 0, sizeof places);
+        if (after) {
+            memset(model->grads, 0, model->tensors.total * sizeof(real));
+            loss = cpu->train(model, inputs, targets, B, T, scale);
+        } else {
+            cpu->forward(model, inputs, targets, B, T);
+        }
+        cpu->list(model, &places, (size_t)B * (size_t)T);
+        comparison_take(k, &places, gpu, after, naive);
+        if (!after && !naive) { *forward = k->count; }
+        places_free(&places);
+    }
+    return loss;
+}
+
+// --compare-cpu: one micro-batch with `count` targets on both, from the same weights (in the bf16 program rounded to
+// bf16 first, so that only the arithmetic differs). Returns the exit status.
+static inline int compare_halves(Model* model, const Half* cpu, const Half* gpu, const int* inputs, const int* targets,
+                                 int B, int T, int64_t count) {
+    Comparison k;
+    Places places;
+    memset(&k, 0, sizeof k);
+    memset(&places, 0, sizeof places);
+    double scale = 1.0 / (double)count, naive_loss = 0;
+    size_t n = model->tensors.total;
+    real* params = model->params;
+    cpu->allocate(model, 1);  // the C half's own memory
+    memcpy(model->params, params, n * sizeof(real));
+    free(params);
+    if (sizeof(floatX) == 2) {
+        stored_as_bf16 = 1;
+        stored(model->params, n);
+        stored_as_bf16 = 0;
+    }
+    model->upload(model, NULL, NULL);
+    gpu->forward(model, inputs, targets, B, T);
+    gpu->list(model, &places, (size_t)B * (size_t)T);
+    int forward = 0, differ = 0;
+    double loss = comparison_run_cpu(model, cpu, &k, &places, inputs, targets, B, T, scale, 0, &forward);
+    if (sizeof(floatX) == 2) {
+        stored_as_bf16 = 1;
+        naive_loss = comparison_run_cpu(model, cpu, &k, &places, inputs, targets, B, T, scale, 1, &forward);
+        stored_as_bf16 = 0;
+    }
+    printf("%-58s %10s %10s %10s %6s\n", "tensor, in forward order", "largest", "error", "tolerance", "share");
+    const char* first = NULL;
+    double got = 0;
+    for (int i = 0; i < k.count; i++) {
+        if (i == forward) {  // the activations were looked at: now the backward may overwrite them
+            model->zero_grads(model);
+            got = gpu->train(model, inputs, targets, B, T, scale);
+        }
+        if (!comparison_judge(&k.list[i]) && !differ++) { first = k.list[i].name; }
+    }
+    printf("loss: CPU %.9g, GPU %.9g", loss * scale, got * scale);
+    if (sizeof(floatX) == 2) { printf(", CPU rounding to bf16 %.9g", naive_loss * scale); }
+    printf("\n%d tensors, %d differ%s%s\n", k.count, differ, first ? "; the first: " : "", first ? first : "");
+    return differ ? 1 : 0;
 }
 
 #endif

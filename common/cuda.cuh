@@ -24,14 +24,6 @@ typedef __nv_bfloat16 floatX;
 #define PRECISION "bf16"
 #endif
 
-// The families of a tensor table on the GPU; the offsets are the table's.
-typedef struct {
-    float* master;  // weights in fp32
-    floatX* x;      // the same rounded, for products; master itself in the fp32 program
-    float* grads;   // sums over passes and micro-batches
-    float *m, *v;   // AdamW's moments
-} CudaWeights;
-
 // Numbers in 16 bytes: what one 128-bit access moves.
 enum { PACK = 16 / sizeof(floatX), WARP = 32 };
 

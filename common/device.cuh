@@ -83,6 +83,16 @@ static inline void device_open(void) {
     device.open = 1;
 }
 
+// The GPU in words, for a banner.
+static inline const char* device_text(void) {
+    static char text[512];
+    snprintf(text, sizeof text,
+             "%s (compute capability %d.%d, %d processors, %.0f GB), " PRECISION ", products by cuBLASLt %llu",
+             device.name, device.sm / 10, device.sm % 10, device.processors, (double)device.memory / 1e9,
+             (unsigned long long)cublasLtGetVersion());
+    return text;
+}
+
 // Bytes of device memory, aligned to 256, not initialised; never returns NULL. In a dry run an address that must
 // not be used. Dies saying how much is missing and what to lower.
 static inline void* device_alloc(size_t bytes, const char* what) {
@@ -125,6 +135,11 @@ static inline void device_copy(void* to, const void* from, size_t bytes) {
 static inline void device_upload(void* to, const void* from, size_t bytes) {
     if (ledger.dry) { return; }
     CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, device.stream));
+}
+// Waits until `from` may be freed.
+static inline void device_upload_now(void* to, const void* from, size_t bytes) {
+    device_upload(to, from, bytes);
+    if (!ledger.dry) { CUDA_CHECK(cudaStreamSynchronize(device.stream)); }
 }
 // Waits until the bytes are here.
 static inline void device_download(void* to, const void* from, size_t bytes) {

@@ -41,6 +41,14 @@ static inline const Card* card_find(const char* name) {
     return NULL;
 }
 
+// The card of a driver's name, NULL if its limits are not known.
+static inline const Card* card_of_device(const char* name) {
+    for (int i = 0; i < CARDS; i++) {
+        if (strstr(name, cards[i].match)) { return &cards[i]; }
+    }
+    return NULL;
+}
+
 // One kernel or product: all launches of one name in one part.
 typedef struct {
     char name[96];

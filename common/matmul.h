@@ -25,6 +25,7 @@
 #include <sched.h>
 
 #include "base.h"
+#include "rows.h"
 #include "vec.h"
 
 #define MATMUL_KC 256  // part of the definition of the result: changing it changes bits
@@ -474,12 +475,29 @@ static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, re
 static inline void matmul_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N, size_t IC,
                                   size_t OC) {
     gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 0, out, OC, bias);
+    stored(out, N * OC);
 }
 
-// dinp (N,IC) = dout (N,OC) weight (OC,IC).
+// out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a branch that ends in the residual stream, which is never
+// rounded. Where products are stored as bf16, this one is before it is added.
+static inline void matmul_forward_add(real* out, const real* inp, const real* weight, const real* bias, size_t N,
+                                      size_t IC, size_t OC) {
+    if (!stored_as_bf16) {
+        gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 1, out, OC, bias);
+        return;
+    }
+    real* product =
+        (real*)xalloc(mul_size(N, OC, "a product"), sizeof(real), "a product");  // only ever to compare with
+    matmul_forward(product, inp, weight, NULL, N, IC, OC);
+    for (size_t i = 0; i < N * OC; i++) { out[i] += product[i] + bias[i % OC]; }
+    free(product);
+}
+
+// dinp (N,IC) = dout (N,OC) weight (OC,IC)
 static inline void matmul_backward_input(real* dinp, const real* dout, const real* weight, size_t N, size_t IC,
                                          size_t OC) {
     gemm(0, 0, N, IC, OC, 1, dout, OC, weight, IC, 0, dinp, IC, NULL);
+    stored(dinp, N * IC);
 }
 
 // sums (columns) += column sums of X (rows, columns): each column from the first row to the last,

@@ -6,7 +6,9 @@
 #define PONDER_MODEL_H
 
 #include "adamw.h"
+#include "arena.h"
 #include "base.h"
+#include "rows.h"
 #include "tensors.h"
 
 // A row of the memory table (bytes) or of the work table (FLOPs of one token of a training step:
@@ -49,9 +51,9 @@ struct Model {
     // row's last position, logits (B,V).
     void (*logits)(Model* model, const int* inputs, int B, int T, int last_only, real* logits);
 
-    // After a loss that is not finite: the name of the first tensor, in forward order, that holds
-    // a NaN or an infinity ("parameter ...", "pass 1, layer 0: qkv", "gradient of ..."), or NULL.
-    char* (*first_nonfinite)(Model* model, int B, int T);
+    // Lists every tensor in forward order, as a micro-batch of n positions has left it: LIST_PARAMETER..., activations,
+    // LIST_LOSSES, LIST_GRADIENT... NULL: only parameters and gradients are known.
+    void (*list)(Model* model, Places* places, size_t n);
 
     // The text of config.json for this model, Hugging Face keys; the caller frees it.
     char* (*config_json)(const Model* model);
@@ -72,8 +74,10 @@ struct Model {
     void (*zero_grads)(Model* model);
     double (*grad_norm)(Model* model);
     void (*update)(Model* model, const AdamwStep* step);
-    double peak_flops;                         // of one second, for the share of the peak
-    char* (*device_text)(const Model* model);  // what computes, for the banner; the caller frees it
+    void (*micro_batch)(Model* model, int B, int T);  // the launches of train(), whose data are there
+    int (*finite)(const Place* place);                // 1 if all of a listed tensor is
+    double peak_flops;                                // of one second, for the share of the peak
+    char* (*device_text)(const Model* model);         // what computes, for the banner; the caller frees it
     // --plan=CARD: memory and ledger of a step of step_rows rows.
     void (*print_ledger)(Model* model, const char* card, int64_t step_rows);
     // --compare-cpu: one micro-batch with `count` targets on both; returns the exit status.
@@ -82,6 +86,40 @@ struct Model {
     // 1 for a tensor of a checkpoint that this model does not have and may silently drop.
     int (*ignores_tensor)(const Model* model, const char* name);
 };
+
+// How a list names what is no activation.
+#define LIST_PARAMETER "parameter "
+#define LIST_LOSSES "loss of each position"
+#define LIST_GRADIENT "gradient of "
+
+// Lists a family of the table, wherever it lies; NULL: not there.
+static inline void model_list_family(const Model* model, Places* places, const char* what, const real* family) {
+    for (int i = 0; i < model->tensors.count && family; i++) {
+        const Tensor* t = &model->tensors.list[i];
+        places_add(places, format_string("%s%s", what, t->name), (void*)(family + t->offset), t->size, sizeof(real));
+    }
+}
+
+// After a number that is not finite: the name of the first tensor, in forward order, that holds a NaN or an infinity
+// ("parameter ...", "pass 1, layer 0: attention output", "gradient of ..."), or NULL; the caller frees it.
+static inline char* model_first_nonfinite(Model* model, int B, int T) {
+    Places places;
+    memset(&places, 0, sizeof places);
+    if (model->list) {
+        model->list(model, &places, (size_t)B * (size_t)T);
+    } else {
+        model_list_family(model, &places, LIST_PARAMETER, model->params);
+        model_list_family(model, &places, LIST_GRADIENT, model->grads);
+    }
+    char* name = NULL;
+    for (int i = 0; i < places.count && !name; i++) {
+        const Place* place = &places.list[i];
+        int finite = model->finite ? model->finite(place) : row_finite((const real*)place->at, place->count);
+        if (!finite) { name = format_string("%s", place->name); }
+    }
+    places_free(&places);
+    return name;
+}
 
 // What the training loop does with gradients, wherever they live.
 static inline void model_zero_grads(Model* model) {

@@ -95,8 +95,14 @@ static inline real softmax_row(real* x, size_t n) {
     return max + real_log(sum);
 }
 
-// The C reference as a naive bf16 program: while this is 1, every number that the GPU stores as bf16 is
-// rounded as it is stored. Its error is the measure for that of the bf16 kernels.
+// out (n) += inp (n)
+static inline void row_add(real* out, const real* inp, size_t n) {
+#pragma omp parallel for schedule(static) if (n > SERIAL)
+    for (size_t i = 0; i < n; i++) { out[i] += inp[i]; }
+}
+
+// The C reference as a naive bf16 program: while this is 1, every layer rounds what the GPU stores as bf16 at its
+// end. Its error is the measure for that of the bf16 kernels.
 static int stored_as_bf16;
 
 static inline float round_bf16(float x) {

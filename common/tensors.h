@@ -1,7 +1,7 @@
 // tensors.h - the tensor table: one row per parameter tensor.
 //
 // Everything that walks over parameters (initialisation, AdamW, checkpoints, NCCL, comparison,
-// tests) walks over this table; there is no second list of the same tensors anywhere. A family
+// tests, where layers find their weights) walks over this table; there is no second list of the same tensors. A family
 // (parameters, gradients, first moments, second moments) is one allocation of table->total
 // numbers; a tensor lies at the same offset in each.
 #ifndef PONDER_TENSORS_H
@@ -9,6 +9,11 @@
 
 #include "base.h"
 #include "random.h"
+#if GPU
+#include "cuda.cuh"
+#else
+typedef real floatX;  // of a GPU's products; no CPU program looks through a pointer to it
+#endif
 
 typedef enum {
     INIT_ZEROS,
@@ -17,8 +22,20 @@ typedef enum {
     INIT_TRUNCATED,  // the same, cut at 3 std (PonderLM's initialisation)
 } Init;
 
+// A tensor as the layers see it: where its numbers are, and the gradient into which they sum. Layers hold these,
+// never an offset: tensors_bind() fills them in, once.
+typedef struct {
+    const real* w;        // C half: in the parameters
+    real* d;              // its gradient: every layer adds to it, over passes and micro-batches
+    const float* master;  // CUDA half: in fp32, for what is no product
+    const floatX* x;      // rounded, for products
+    float* grad;          // as d
+} Weight;
+
 typedef struct {
     char* name;       // the Hugging Face name
+    Weight* weight;   // where layers look for it; NULL: nowhere
+    int product;      // 1: every position is multiplied with it, 6 FLOPs a number, forward and backward
     int ndim;         // 1 or 2
     size_t shape[2];  // shape[1] is 1 when ndim is 1
     size_t size;      // numbers in it
@@ -50,6 +67,7 @@ static inline int tensor_add(TensorTable* table, char* name, size_t d0, size_t d
         table->capacity = capacity;
     }
     Tensor* t = &table->list[table->count];
+    memset(t, 0, sizeof *t);
     t->name = name;
     t->ndim = d1 ? 2 : 1;
     t->shape[0] = d0;
@@ -61,6 +79,50 @@ static inline int tensor_add(TensorTable* table, char* name, size_t d0, size_t d
     t->decay = t->ndim == 2;
     table->total += round_up(round_up(d0, t->ndim == 2 ? PADDED_ROWS : 1) * t->shape[1], ALIGNMENT / sizeof(float));
     return table->count++;
+}
+
+// The same for a tensor that layers read through `weight`: a vector of n numbers, one for each column; a table
+// (rows, columns) of which positions read rows; a matrix (rows, columns) that every position is multiplied with.
+static inline void tensor_vector(TensorTable* table, Weight* weight, char* name, size_t n, Init init) {
+    int i = tensor_add(table, name, n, 0, init, 0);
+    table->list[i].weight = weight;
+}
+static inline void tensor_embedding(TensorTable* table, Weight* weight, char* name, size_t rows, size_t columns,
+                                    Init init, float std) {
+    int i = tensor_add(table, name, rows, columns, init, std);
+    table->list[i].weight = weight;
+}
+static inline void tensor_matrix(TensorTable* table, Weight* weight, char* name, size_t rows, size_t columns, Init init,
+                                 float std) {
+    tensor_embedding(table, weight, name, rows, columns, init, std);
+    table->list[table->count - 1].product = 1;
+}
+
+// Tells the layers where the families of the C half lie; grads may be NULL.
+static inline void tensors_bind(const TensorTable* table, const real* params, real* grads) {
+    for (int i = 0; i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        if (!t->weight) { continue; }
+        t->weight->w = params + t->offset;
+        t->weight->d = grads ? grads + t->offset : NULL;
+    }
+}
+// The same of the CUDA half.
+static inline void tensors_bind_cuda(const TensorTable* table, const float* master, const floatX* x, float* grads) {
+    for (int i = 0; i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        if (!t->weight) { continue; }
+        t->weight->master = master + t->offset;
+        t->weight->x = x + t->offset;
+        t->weight->grad = grads ? grads + t->offset : NULL;
+    }
+}
+
+// FLOPs of one token in all products with weights of the table, forward and backward.
+static inline double tensors_flops(const TensorTable* table) {
+    double flops = 0;
+    for (int i = 0; i < table->count; i++) { flops += table->list[i].product ? 6.0 * (double)table->list[i].size : 0; }
+    return flops;
 }
 
 // Index of the row with this name, -1 if there is none.

@@ -14,19 +14,20 @@
 #include "resume.h"
 #include "sample.h"
 
-// One architecture, as main() hands it to trainer_main().
-typedef struct {
+// What a program trains, as main() hands it to trainer_main().
+typedef struct ModelClass ModelClass;
+struct ModelClass {
     const char* program;         // "train_pythia"
     const char* default_preset;  // of --model
     const char* const* presets;  // NULL-terminated, for help and errors
-    // Adds the options that belong to the model and to the pondering.
+    // Adds the options that belong to the model.
     void (*add_options)(OptionTable* options);
     // Makes a model without allocating its memory. Exactly one of preset and config is not NULL.
     // Options given on the command line override config and preset. B rows of T positions.
     // Dies, in words, on shapes that do not fit.
-    Model* (*create)(const OptionTable* options, const char* preset, const Json* config, const char* config_path, int B,
-                     int T);
-} ModelClass;
+    Model* (*create)(const ModelClass* kind, const OptionTable* options, const char* preset, const Json* config,
+                     const char* config_path, int B, int T);
+};
 
 typedef struct {
     const ModelClass* kind;
@@ -281,7 +282,7 @@ static inline void trainer_find_model(Trainer* t) {
     }
     t->B = (int)B;
     t->T = (int)T;
-    t->model = t->kind->create(&t->options, t->preset, t->config, t->config_path, t->B, t->T);
+    t->model = t->kind->create(t->kind, &t->options, t->preset, t->config, t->config_path, t->B, t->T);
     if (t->checkpoint) { trainer_check_same_model(t); }
     for (int i = 0; i < t->model->flops_rows; i++) { t->flops_per_token += t->model->flops[i].amount; }
 }

@@ -43,28 +43,11 @@ static inline void trainer_catch_signals(void) {
 
 // ---- numbers that are not finite ----
 
-static inline size_t first_nonfinite_number(const real* x, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (!isfinite((double)x[i])) { return i; }
-    }
-    return n;
-}
-
 // Stops the run: names the first tensor with a NaN or an infinity. Nothing is saved.
 __attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, const char* what, double value,
                                                                    int64_t step, int rows) {
     Model* model = t->model;
-    if (model->download_grads && model->grads) { model->download_grads(model); }
-    char* where = model->first_nonfinite ? model->first_nonfinite(model, rows, t->T) : NULL;
-    for (int family = 0; family < 2 && !where; family++) {
-        const real* numbers = family == 0 ? model->params : model->grads;
-        for (int i = 0; i < model->tensors.count && !where && numbers; i++) {
-            const Tensor* tensor = &model->tensors.list[i];
-            if (first_nonfinite_number(numbers + tensor->offset, tensor->size) < tensor->size) {
-                where = format_string("%s %s", family == 0 ? "parameter" : "gradient of", tensor->name);
-            }
-        }
-    }
+    char* where = model_first_nonfinite(model, rows, t->T);
     char* newest = trainer_only_looks(t) ? NULL : checkpoint_newest(t->out);
     die("step %lld: the %s is %s; first tensor that is not finite: %s. Nothing was saved, %s%s; a lower --lr or a "
         "longer warm-up may help",

@@ -76,7 +76,7 @@ static void test_sort_tokens(void) {
             int* seen = host_ints(N);
             memset(count, 0x55, (V + 1) * sizeof(int));
             memset(order, 0x55, N * sizeof(int));
-            ponder_sort_tokens(order, tokens, N, V, count);
+            batch_sort_tokens(order, tokens, N, V, count);
             for (size_t n = 0; n < N; n++) {
                 const int at = order[n], before = n > 0 ? order[n - 1] : -1;
                 CHECK(at >= 0 && (size_t)at < N && !seen[at], "%s: position %d at %zu", case_name, at, n);
@@ -116,7 +116,7 @@ static void embedding_backward_case(void) {
     float *prior = random_floats(V * C, 0, 1), *de = random_floats(N * C, 0, 1), *c_half = zeros(V * C);
     int *tokens = make_tokens(em.kind, N, V), *order = host_ints(N), *count = host_ints(V + 1);
     if (em.nan_row < N) { de[em.nan_row * C + C / 2] = NAN; }
-    ponder_sort_tokens(order, tokens, N, V, count);
+    batch_sort_tokens(order, tokens, N, V, count);
     float* dtable = array_floats("dtable", IN_PLACE, prior, V * C);
     int *d_tokens = array_ints("tokens", INPUT, tokens, N), *d_order = array_ints("order", INPUT, order, N);
     float* d_de = array_floats("de", INPUT, de, N * C);
@@ -239,7 +239,7 @@ static void mix_softmax_case(void) {
     const size_t N = sm.N, V = sm.V, Vp = sm.Vp;
     float* z = make_logits(N, V, Vp, sm.first_kind);
     floatX* p = array_x("p", IN_PLACE, z, N * Vp);
-    mix_softmax_cuda(p, N, V, Vp, sm.k);
+    softmax_rows_cuda(p, N, V, Vp, sm.k);
     float *got = fetch(p), *real_numbers = (float*)xalloc(N * V, sizeof(float), "a test");
     double *want = zeros_double(N * V), *scale = zeros_double(N * V);
     float *kept = zeros(V), *heap = zeros(V);
@@ -323,7 +323,7 @@ static void mix_softmax_nan_case(void) {
     z[Vp + sn.where] = sn.what;
     for (size_t v = 0; sn.every && v < V; v += sn.every) { z[Vp + v] = sn.what; }
     floatX* p = array_x("p", IN_PLACE, z, N * Vp);
-    mix_softmax_cuda(p, N, V, Vp, sn.k);
+    softmax_rows_cuda(p, N, V, Vp, sn.k);
     float* got = fetch(p);
     for (size_t r = 0; r < N; r++) {
         size_t nan = 0;
@@ -419,7 +419,7 @@ static void mix_softmax_backward_case(void) {
     if (sb.nan_row < N) { dot[sb.nan_row] = NAN; }
     floatX *dz = array_x("dz", IN_PLACE, dp, N * Vp), *d_p = array_x("p", INPUT, p, N * Vp);
     float* d_dot = array_floats("dot", INPUT, dot, N);
-    mix_softmax_backward_cuda(dz, d_p, d_dot, N, Vp, sb.temperature);
+    softmax_rows_backward_cuda(dz, d_p, d_dot, N, Vp, sb.temperature);
     float* got = fetch(dz);
     if (sb.nan_row < N) {
         for (size_t v = 0; v < V; v++) {
@@ -484,7 +484,7 @@ static void head_loss_case(void) {
     floatX* d_z = array_x("z", hd.backward ? IN_PLACE : INPUT, z, N * Vp);
     int* d_targets = array_ints("targets", INPUT, targets, N);
     float* d_scale = array_floats("scale", hd.backward ? INPUT : NOWHERE, scale, 1);
-    head_loss_cuda(losses, d_z, d_targets, d_scale, N, V, Vp);
+    cross_entropy_rows_cuda(losses, d_z, d_targets, d_scale, N, V, Vp);
 
     float* loss = fetch(losses);
     double *want = zeros_double(N), *size = zeros_double(N), *p = zeros_double(V);
@@ -557,7 +557,7 @@ static void head_loss_nan_case(void) {
     floatX* d_z = array_x("z", hn.backward ? IN_PLACE : INPUT, z, N * Vp);
     int* d_targets = array_ints("targets", INPUT, targets, N);
     float* d_scale = array_floats("scale", hn.backward ? INPUT : NOWHERE, scale, 1);
-    head_loss_cuda(losses, d_z, d_targets, d_scale, N, V, Vp);
+    cross_entropy_rows_cuda(losses, d_z, d_targets, d_scale, N, V, Vp);
     float* loss = fetch(losses);
     CHECK(hn.ignored ? loss[1] == 0 : loss[1] != loss[1], "%s: the loss is %g", case_name, loss[1]);
     CHECK(count_nan(loss, N) == (hn.ignored ? 0u : 1u), "%s: the losses beside it", case_name);
@@ -602,21 +602,15 @@ static struct {
 static void mix_and_head_case(void) {
     enum { S = 2, s = 1 };  // the second of two mixes; the head is that of the last pass
     const size_t N = wh.N, C = wh.C, V = wh.V, room = N + 2, stride = room * C, Vp = round_up(V, 64);
-    Ponder model;
-    PonderCuda c;
-    memset(&model, 0, sizeof model);
-    memset(&c, 0, sizeof c);
-    Ponder* m = &model;
-    m->config.steps = S, m->config.scale_embeds = wh.scaled, m->config.temperature = wh.temperature;
-    m->config.top_k = (int)wh.top_k;
-    m->pass.B = 1, m->pass.T = (int)room, m->pass.C = (int)C, m->pass.V = (int)V;
-    TensorTable* table = &m->model.tensors;
+    TensorTable families;
+    memset(&families, 0, sizeof families);
+    TensorTable* table = &families;
     tensor_add(table, format_string("before"), 5, 0, INIT_ZEROS, 0);
-    m->pass.embed = tensor_add(table, format_string("in"), V, C, INIT_ZEROS, 0);
+    const int embed = tensor_add(table, format_string("in"), V, C, INIT_ZEROS, 0);
     tensor_add(table, format_string("between"), 3, 0, INIT_ZEROS, 0);
-    m->pass.head = wh.tied ? m->pass.embed : tensor_add(table, format_string("out"), V, C, INIT_ZEROS, 0);
+    const int head = wh.tied ? embed : tensor_add(table, format_string("out"), V, C, INIT_ZEROS, 0);
     tensor_add(table, format_string("after"), 7, 0, INIT_ZEROS, 0);
-    const size_t in = table->list[m->pass.embed].offset, out = table->list[m->pass.head].offset;
+    const size_t in = table->list[embed].offset, out = table->list[head].offset;
     const size_t total = table->total;
 
     // Every tensor's own numbers, 0 in the room after its last row.
@@ -635,30 +629,35 @@ static void mix_and_head_case(void) {
     for (size_t n = 0; n < N; n++) { tokens[N + n] = n % 4 == 1 ? -1 : (int)(random_bits64() % V); }
     scale[0] = 0.25f;
 
-    c.Vp = Vp, c.rows = wh.rows;
-    c.e = array_floats("e", IN_PLACE, e, (S + 1) * stride);
-    c.h = array_x("h", INPUT, h, (S + 1) * stride);
-    c.w.x = array_x("weights", INPUT, w, total);
-    c.w.grads = array_floats("gradients", IN_PLACE, prior, total);
-    c.de = array_floats("de", INPUT, de, N * C);
-    c.E = array_x("E", OUTPUT, NULL, N * C);
-    c.dot = array_floats("dot", OUTPUT, NULL, N);
-    c.dh = array_x("dh", OUTPUT, NULL, N * C);
-    c.z = array_x("z", OUTPUT, NULL, wh.rows * Vp);
-    c.dz = array_x("dz", OUTPUT, NULL, wh.rows * Vp);
-    c.p = array_x("p", wh.keep_p ? OUTPUT : NOWHERE, NULL, S * room * Vp);
-    c.losses = array_floats("losses", OUTPUT, NULL, N);
-    c.scale = array_floats("scale", INPUT, scale, 1);
-    c.tokens = array_ints("tokens", INPUT, tokens, 3 * N);
+    float* d_e = array_floats("e", IN_PLACE, e, (S + 1) * stride);
+    floatX* d_h = array_x("h", INPUT, h, (S + 1) * stride);
+    floatX* d_w = array_x("weights", INPUT, w, total);
+    float* d_grads = array_floats("gradients", IN_PLACE, prior, total);
+    float* d_de = array_floats("de", INPUT, de, N * C);
+    floatX* d_dmix = array_x("dmix", OUTPUT, NULL, N * C);
+    float* d_dot = array_floats("dot", OUTPUT, NULL, N);
+    floatX* d_dh = array_x("dh", OUTPUT, NULL, N * C);
+    floatX* d_z = array_x("z", OUTPUT, NULL, wh.rows * Vp);
+    floatX* d_dz = array_x("dz", OUTPUT, NULL, wh.rows * Vp);
+    floatX* d_p = array_x("p", wh.keep_p ? OUTPUT : NOWHERE, NULL, N * Vp);
+    float* d_losses = array_floats("losses", OUTPUT, NULL, N);
+    float* d_scale = array_floats("scale", INPUT, scale, 1);
+    int* d_targets = array_ints("tokens", INPUT, tokens, 3 * N) + N;
+    float *input = d_e + s * stride, *mixed = d_e + (s + 1) * stride;
+    const float factor = wh.scaled ? (float)sqrt((double)C) : 1.0f, temperature = (float)wh.temperature;
 
-    mix_forward_cuda(m, &c, s, N);
-    float* e_got = fetch(c.e);
-    mix_backward_cuda(m, &c, s, N);
-    float *dh_mix = fetch(c.dh), *grads_mix = fetch(c.w.grads);
-    head_cuda(m, &c, S, N, 0);
-    float* losses_only = fetch(c.losses);
-    head_cuda(m, &c, S, N, 1);
-    float *losses = fetch(c.losses), *grads = fetch(c.w.grads);
+    mix_forward_cuda(mixed, wh.keep_p ? d_p : d_z, input, d_h + s * stride, d_w + out, d_w + in, N, C, V, factor,
+                     temperature, wh.top_k, wh.rows, wh.keep_p);
+    float* e_got = fetch(d_e);
+    mix_backward_cuda(d_dh, d_grads + in, d_grads + out, wh.keep_p ? d_p : d_z, d_dz, d_dot, d_dmix, d_de, input, mixed,
+                      d_h + s * stride, d_w + out, d_w + in, N, C, V, factor, temperature, wh.top_k, wh.rows,
+                      wh.keep_p);
+    float *dh_mix = fetch(d_dh), *grads_mix = fetch(d_grads);
+    head_forward_cuda(d_losses, d_z, d_h + S * stride, d_targets, d_w + out, N, C, V, wh.rows);
+    float* losses_only = fetch(d_losses);
+    head_forward_backward_cuda(d_losses, d_dh, d_grads + out, d_z, d_h + S * stride, d_targets, d_w + out, N, C, V,
+                               d_scale, wh.rows);
+    float *losses = fetch(d_losses), *grads = fetch(d_grads);
     CHECK(memcmp(losses, losses_only, N * sizeof(float)) == 0, "%s: a gradient changes the losses", case_name);
 
     const double a = wh.scaled ? sqrt((double)C) : 1;
@@ -669,7 +668,7 @@ static void mix_and_head_case(void) {
     const float *w_in = w + in, *w_out = w + out;
     for (size_t i = 0; i < total; i++) { dw[i] = prior[i]; }
     for (size_t n = 0; n < N; n++) {
-        const float *state = h + s * stride + n * C, *input = e + s * stride + n * C;
+        const float *state = h + s * stride + n * C, *came_in = e + s * stride + n * C;
         for (size_t v = 0; v < V; v++) {
             z[v] = 0;
             for (size_t i = 0; i < C; i++) { z[v] += (double)state[i] * (double)w_out[v * C + i]; }
@@ -681,7 +680,7 @@ static void mix_and_head_case(void) {
         for (size_t i = 0; i < C; i++) {
             double mix = 0;
             for (size_t v = 0; v < V; v++) { mix += a * p[v] * (double)w_in[v * C + i]; }
-            next[n * C + i] = (double)input[i] + mix;
+            next[n * C + i] = (double)came_in[i] + mix;
             dot += as_stored(de[n * C + i]) * mix;
         }
         for (size_t v = 0; v < V; v++) {
@@ -730,7 +729,7 @@ static void mix_and_head_case(void) {
     for (size_t i = 0; i < total; i++) { dw[i] += dw_head[i]; }
     agree("gradients of both", grads, dw, total, largest(dw, total), tolerance, 0);
     agree("losses", losses, loss, N, fmax(1, largest(loss, N)), tolerance, 0);
-    agree("dh of the head", fetch(c.dh), dh_head, N * C, largest(dh_head, N * C), tolerance, 1);
+    agree("dh of the head", fetch(d_dh), dh_head, N * C, largest(dh_head, N * C), tolerance, 1);
     free(losses_only);
     for (int i = 0; i < table->count; i++) { free(table->list[i].name); }
     free(table->list);
@@ -790,15 +789,15 @@ static void test_ledger(void) {
     row[rows++] = {"embedding forward", N * C * 8, booked_bytes()};
     embedding_backward_cuda(f, t, t, f, n, c, 1);
     row[rows++] = {"embedding backward", N * C * 12, booked_bytes()};
-    mix_softmax_cuda(x, n, vp - 7, vp, 0);
+    softmax_rows_cuda(x, n, vp - 7, vp, 0);
     row[rows++] = {"mix softmax", N * Vp * 2 * X, booked_bytes()};
     mix_dot_cuda(x, f, f, f, f, n, c);
     row[rows++] = {"mix dot", N * C * (12 + X), booked_bytes()};
-    mix_softmax_backward_cuda(x, x, f, n, vp, 1);
+    softmax_rows_backward_cuda(x, x, f, n, vp, 1);
     row[rows++] = {"mix softmax backward", N * Vp * 3 * X, booked_bytes()};
-    head_loss_cuda(f, x, t, NULL, n, vp - 7, vp);
+    cross_entropy_rows_cuda(f, x, t, NULL, n, vp - 7, vp);
     row[rows++] = {"head loss", N * Vp * X, booked_bytes()};
-    head_loss_cuda(f, x, t, f, n, vp - 7, vp);
+    cross_entropy_rows_cuda(f, x, t, f, n, vp - 7, vp);
     row[rows++] = {"head loss and gradient", N * Vp * 2 * X, booked_bytes()};
     ledger = before;
     for (int i = 0; i < rows; i++) {

@@ -6,7 +6,7 @@
 #include "test_program.h"
 #include "../../train_pythia.cu"
 
-#define TEST_CLASS (&pythia_class)
+#define TEST_ARCHITECTURE pythia
 #include "test_model.h"
 
 #ifdef __CUDACC__
@@ -36,6 +36,8 @@ static Model* cpu_model(const char* arguments, int B, int T) {
     model->train = ponder_train;
     model->evaluate = ponder_evaluate;
     model->logits = ponder_logits;
+    model->list = ponder_list;
+    model->finite = NULL;
     model->allocate(model, 1);
     return model;
 }
@@ -55,8 +57,8 @@ static Model* gpu_model(const char* arguments, int B, int T) {
 
 static void close_model(Model* model) {
     CUDA_CHECK(cudaDeviceSynchronize());
-    PonderCuda* c = ponder_cuda_of(ponder_of(model));
-    if (c->graph) { CUDA_CHECK(cudaGraphExecDestroy(c->graph)); }
+    Graph* graph = &ponder_of(model)->cuda->graph;
+    if (graph->exec) { CUDA_CHECK(cudaGraphExecDestroy(graph->exec)); }
     device_free_all();
     free(model->params);
     free(model->grads);
@@ -186,15 +188,13 @@ static Run run_steps(const char* arguments, int recompute, int keep_p) {
     memset(&run, 0, sizeof run);
     int inputs[SB * ST], targets[SB * ST];
     Model* model = make_model(arguments, "pythia-14m", NULL, NULL, SB, ST);
-    Ponder* m = ponder_of(model);
+    PonderCuda* c = ponder_of(model)->cuda;
     if (recompute >= 0) {
-        PonderCuda* c = ponder_cuda_of(m);
         model->prepare(model, 1);
-        c->plan = ponder_layout(m, c, 1, recompute, keep_p, SB, NULL);
+        c->plan = ponder_plan_of(model, 1, recompute, keep_p, SB);
     }
     model->allocate(model, 1);
-    CHECK(device.taken == ponder_cuda_of(m)->plan.total, "%zu bytes of GPU memory taken, %zu planned", device.taken,
-          ponder_cuda_of(m)->plan.total);
+    CHECK(device.taken == c->plan.total, "%zu bytes of GPU memory taken, %zu planned", device.taken, c->plan.total);
     fill_weights(model);
     model->upload(model, NULL, NULL);
     run.n = model->tensors.total;
@@ -219,8 +219,7 @@ static Run run_steps(const char* arguments, int recompute, int keep_p) {
         AdamwStep update = adamw_step(1 / norm, 1e-2, 0.9, 0.95, 1e-8, 0.1, step + 1);
         model_update(model, NULL, NULL, &update);
     }
-    const PonderCuda* cuda = ponder_cuda_of(m);
-    CHECK((cuda->graph != NULL) == cuda->use_graph, "a graph was %scaptured", cuda->graph ? "" : "not ");
+    CHECK((c->graph.exec != NULL) == c->graph.on, "a graph was %scaptured", c->graph.exec ? "" : "not ");
     model->download(model, NULL, NULL);
     memcpy(run.params, model->params, run.n * sizeof(real));
     close_model(model);
@@ -359,9 +358,9 @@ static void test_hundred_steps(void) {
 
 // ---- plan and ledger ----
 
-static PonderPlan plan_of(const char* preset, const char* arguments, int B, int T, const char* card, int* fits) {
+static Plan planned(const char* preset, const char* arguments, int B, int T, const char* card, int* fits) {
     Model* model = make_model(arguments, preset, NULL, NULL, B, T);
-    return ponder_choose(ponder_of(model), 1, -1, ponder_usable(card_find(card)->memory), B, fits);
+    return plan_choose(model, ponder_choice(ponder_of(model)), 1, -1, plan_usable(card_find(card)->memory), B, fits);
 }
 
 static void test_plan(void) {
@@ -370,25 +369,34 @@ static void test_plan(void) {
         return;
     }
     int fits;
-    PonderPlan plan = plan_of("pythia-1.4b", "--ponder 3", 8, 2048, "h200", &fits);
-    CHECK(fits && plan.recompute <= 1 && plan.keep_p,
-          "pythia-1.4b, S = 3, 16k tokens on 141 GB: --recompute %d, keep_p %d, %.1f GB", plan.recompute, plan.keep_p,
+    Plan plan = planned("pythia-1.4b", "--ponder 3", 8, 2048, "h200", &fits);
+    CHECK(fits && plan.recompute <= 1 && plan.keep,
+          "pythia-1.4b, S = 3, 16k tokens on 141 GB: --recompute %d, keep_p %d, %.1f GB", plan.recompute, plan.keep,
           (double)plan.total / 1e9);
-    plan = plan_of("pythia-70m", "--ponder 3", 8, 2048, "rtx4090", &fits);
+    plan = planned("pythia-70m", "--ponder 3", 8, 2048, "rtx4090", &fits);
     CHECK(fits, "pythia-70m, S = 3, 8 rows of 2048 need %.1f GB, more than 24 GB", (double)plan.total / 1e9);
     // S costs what the plan says that it keeps, and nothing else.
     Model* model = make_model("--ponder 3", "pythia-160m", NULL, NULL, 4, 2048);
     Model* more = make_model("--ponder 5", "pythia-160m", NULL, NULL, 4, 2048);
-    PonderCuda none;
-    memset(&none, 0, sizeof none);
-    PonderPlan a = ponder_layout(ponder_of(model), &none, 1, 1, 1, 4, NULL),
-               b = ponder_layout(ponder_of(more), &none, 1, 1, 1, 4, NULL);
+    Plan a = ponder_plan_of(model, 1, 1, 1, 4), b = ponder_plan_of(more, 1, 1, 1, 4);
     size_t N = 4 * 2048, Vp = round_up(50304, 64), C = 768;
-    CHECK(b.p - a.p == 2 * N * Vp * 2, "two more passes keep %zu bytes of probabilities", b.p - a.p);
-    CHECK(b.passes - a.passes == 2 * N * C * (4 + 2), "two more passes take %zu bytes of inputs and outputs",
-          b.passes - a.passes);
-    CHECK(b.kept * 4 == a.kept * 6, "activations of 6 passes take %zu bytes, of 4 %zu", b.kept, a.kept);
-    CHECK(b.weights == a.weights && b.blocks == a.blocks && b.work == a.work, "what passes share grows with S");
+    size_t p[2], passes[2], kept_bytes[2];
+    for (int i = 0; i < 2; i++) {
+        const Plan* plan_i = i ? &b : &a;
+        p[i] = plan_bytes(plan_i, "probabilities kept");
+        passes[i] = plan_bytes(plan_i, "inputs and outputs of passes");
+        kept_bytes[i] = plan_bytes(plan_i, "activations kept");
+    }
+    CHECK(p[1] - p[0] == 2 * N * Vp * 2, "two more passes keep %zu bytes of probabilities", p[1] - p[0]);
+    CHECK(passes[1] - passes[0] == 2 * N * C * (4 + 2), "two more passes take %zu bytes of inputs and outputs",
+          passes[1] - passes[0]);
+    CHECK(kept_bytes[1] * 4 == kept_bytes[0] * 6, "activations of 6 passes take %zu bytes, of 4 %zu", kept_bytes[1],
+          kept_bytes[0]);
+    static const char* const shared[] = {"weights, gradients, moments", "blocks of logits",
+                                         "a layer at work, cuBLASLt"};
+    for (int i = 0; i < 3; i++) {
+        CHECK(plan_bytes(&a, shared[i]) == plan_bytes(&b, shared[i]), "%s grows with S", shared[i]);
+    }
 }
 
 // Products and attention in the ledger of a dry step are the model's FLOPs, plus the two products by which
@@ -396,15 +404,14 @@ static void test_plan(void) {
 static void test_ledger(void) {
     enum { B = 2, T = 64 };
     Model* model = make_model(SMALL "--vocab 128", "pythia-14m", NULL, NULL, B, T);
-    Ponder* m = ponder_of(model);
-    PonderCuda* c = ponder_cuda_of(m);
+    PonderCuda* c = ponder_of(model)->cuda;
     device_open();
     size_t before = device.taken;
     ledger.dry = 1;
     c->card = card_find("h100");
-    c->plan = ponder_layout(m, c, 1, 0, 1, B, NULL);
+    c->plan = ponder_plan_of(model, 1, 0, 1, B);
     ponder_allocate_cuda(model, 1);
-    ponder_dry_step(model, B);
+    plan_dry_step(model, B);
     ledger.dry = 0;
     device.taken = before;
     double got[PARTS] = {0}, want[4];

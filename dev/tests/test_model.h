@@ -1,5 +1,5 @@
-// test_model.h - what the tests of every architecture need: a model of TEST_CLASS (a ModelClass*, defined by
-// the includer), and that model against numbers of the reference implementation or of our PyTorch twin,
+// test_model.h - what the tests of every architecture need: a model of TEST_ARCHITECTURE (an Architecture, named
+// by the includer), and that model against numbers of the reference implementation or of our PyTorch twin,
 // in folders as ../shared/fixtures and dev/fixtures have them.
 #ifndef PONDER_TEST_MODEL_H
 #define PONDER_TEST_MODEL_H
@@ -15,19 +15,21 @@
 
 // Called before every model, if not NULL.
 static void (*test_fresh)(void);
+static PonderClass test_class;
 
 static Model* make_model(const char* arguments, const char* preset, const Json* config, const char* path, int B,
                          int T) {
     if (test_fresh) { test_fresh(); }
     OptionTable options;
     memset(&options, 0, sizeof options);
-    TEST_CLASS->add_options(&options);
+    const ModelClass* kind = ponder_class(&test_class, &TEST_ARCHITECTURE);
+    kind->add_options(&options);
     char* text = format_string("test %s", arguments);
     char* argv[40];
     int argc = 0;
     for (char* word = strtok(text, " "); word && argc < 40; word = strtok(NULL, " ")) { argv[argc++] = word; }
     options_parse(&options, argc, argv);
-    return TEST_CLASS->create(&options, preset, config, path, B, T);
+    return kind->create(kind, &options, preset, config, path, B, T);
 }
 
 // Moves every parameter off its special value (biases 0, norms 1), so that a forgotten one shows.

@@ -109,8 +109,9 @@ static void toy_options(OptionTable* table) {
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
 }
 
-static Model* toy_create(const OptionTable* options, const char* preset, const Json* config, const char* config_path,
-                         int B, int T) {
+static Model* toy_create(const ModelClass* kind, const OptionTable* options, const char* preset, const Json* config,
+                         const char* config_path, int B, int T) {
+    (void)kind;
     Model* model = (Model*)xalloc(1, sizeof(Model), "the toy");
     Toy* toy = (Toy*)xalloc(1, sizeof(Toy), "the toy");
     toy->sleep_ms = options_int(options, "sleep");

@@ -1,0 +1,48 @@
+// rehearsal.cuh - before the first step: cuBLASLt's algorithms are timed in micro-batches whose results are thrown
+// away, for every shape that two files of choices do not have: the run's own at `path`, which a resumed run reads,
+// and one beside the program, so that another run on this machine gives the same bits.
+#ifndef PONDER_REHEARSAL_CUH
+#define PONDER_REHEARSAL_CUH
+
+#include "matmul.cuh"
+#include "model.h"
+
+// rows: of a step; its last micro-batch may have fewer than the others. planned: bytes, to be said beside what is
+// taken. tune = 0: nothing is timed.
+static inline void rehearse(Model* model, const char* path, int64_t rows, size_t planned, int tune) {
+    size_t available = 0, all = 0;
+    CUDA_CHECK(cudaMemGetInfo(&available, &all));
+    printf("GPU memory  %.1f MB taken, %.1f MB planned, %.0f of %.0f MB free\n", (double)device.taken / 1e6,
+           (double)planned / 1e6, (double)available / 1e6, (double)all / 1e6);
+    if (!tune) { return; }
+    double begin = now_seconds();
+    char* common = matmul_common_choices();
+    int own = matmul_read_choices(path), read = own + (common ? matmul_read_choices(common) : 0);
+    size_t N = (size_t)model->B * (size_t)model->T;
+    int* tokens = (int*)xalloc(N, sizeof(int), "tokens of a rehearsal");
+    for (size_t n = 0; n < N; n++) { tokens[n] = (int)(n * 2654435761u % (size_t)model->V); }
+    matmul_search = 1;
+    const int heights[] = {model->B, (int)(rows % model->B)};
+    for (int i = 0; i < 2; i++) {
+        if (heights[i]) { model->train(model, tokens, tokens, heights[i], model->T, 1.0 / (double)N); }
+    }
+    matmul_search = 0;
+    free(tokens);
+    model->zero_grads(model);
+    int timed = 0;
+    for (int i = 0; i < matmul_choice_count; i++) { timed += matmul_choices[i].timed; }
+    if (timed > own) { matmul_write_choices(path); }
+    if (timed > read && common) { matmul_write_choices(common); }
+    printf("products    algorithms of %d shapes are known: %d from %s, %d from %s, %d timed in %.1f s\n", timed, own,
+           path, read - own, common ? common : "nowhere else", timed - read, now_seconds() - begin);
+    free(common);
+}
+
+// Evaluation computes as training on this machine does.
+static inline void rehearse_evaluation(void) {
+    char* common = matmul_common_choices();
+    if (common) { matmul_read_choices(common); }
+    free(common);
+}
+
+#endif

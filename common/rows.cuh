@@ -1,0 +1,196 @@
+// rows.cuh - rows of logits on the GPU: the k largest, softmax, its backward, cross-entropy. C twin: rows.h.
+//
+// A row has V numbers in Vp places, Vp = V rounded up to PADDED_ROWS, so that rows are aligned; the padding is 0 in
+// probabilities and gradients and reaches nothing. One block takes a row; sums are fp32.
+#ifndef PONDER_ROWS_CUH
+#define PONDER_ROWS_CUH
+
+#include "device.cuh"
+
+enum { LOGIT_THREADS = 512 };
+
+// A number as an unsigned integer of the same order, 0 the least; -0 is 0, and a NaN is above +infinity.
+static __device__ __forceinline__ uint32_t order_key(float x) {
+    uint32_t bits = x != x ? 0x7fffffffu : x == 0 ? 0u : __float_as_uint(x);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// Which numbers of z (V) are the k largest, of equal ones the first: those with key > threshold, and those
+// with key = threshold before position `cut`. The threshold is found byte by byte, from the top, by
+// counting; then the cut in the same way, by counting the equal ones of each thread's stretch.
+typedef struct {
+    uint32_t threshold;
+    size_t cut;
+} TopK;
+static __device__ __forceinline__ TopK top_k_find(const floatX* z, size_t V, size_t k,
+                                                  unsigned* count /* 256, shared */, size_t* found /* 2, shared */) {
+    uint32_t prefix = 0;
+    size_t wanted = k;  // of those that share the prefix
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) { count[i] = 0; }
+        __syncthreads();
+        for (size_t v = threadIdx.x; v < V; v += blockDim.x) {
+            uint32_t key = order_key(to_float(z[v]));
+            if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8)) {
+                atomicAdd(&count[key >> shift & 255], 1u);
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            size_t left = wanted;
+            int digit = 255;
+            while (count[digit] < left) { left -= count[digit--]; }
+            found[0] = (size_t)digit, found[1] = left;
+        }
+        __syncthreads();
+        prefix |= (uint32_t)found[0] << shift;
+        wanted = found[1];
+        __syncthreads();
+    }
+    // `wanted` of the numbers equal to the threshold are kept, in the order of their positions.
+    size_t each = (V + 255) / 256, begin = threadIdx.x * each, end = begin + each < V ? begin + each : V;
+    if (threadIdx.x < 256) {
+        unsigned equal = 0;
+        for (size_t v = begin; v < end; v++) { equal += order_key(to_float(z[v])) == prefix; }
+        count[threadIdx.x] = equal;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        size_t left = wanted, v = V;
+        for (size_t stretch = 0; stretch < 256; stretch++) {
+            if (count[stretch] < left) {
+                left -= count[stretch];
+                continue;
+            }
+            for (v = stretch * each; v < V; v++) {  // in here is the last one that is kept
+                if (order_key(to_float(z[v])) == prefix && --left == 0) { break; }
+            }
+            v++;
+            break;
+        }
+        found[0] = v;
+    }
+    __syncthreads();
+    TopK top = {prefix, found[0]};
+    return top;
+}
+static __device__ __forceinline__ int top_k_keeps(TopK top, float x, size_t v) {
+    uint32_t key = order_key(x);
+    return key > top.threshold || (key == top.threshold && v < top.cut) || x != x;
+}
+
+// Maximum and sum of exp(z - maximum) over a row of z (V), in every thread of the block: the row is read
+// once, each thread carries its own pair and rescales it (Milakov and Gimelshein, arXiv 1805.02867).
+typedef struct {
+    float most, sum;
+} RowSum;
+static __device__ __forceinline__ RowSum row_sum_exp(const floatX* z, size_t V, int whole, int select, TopK top,
+                                                     float* scratch /* 32, shared */) {
+    RowSum r = {-INFINITY, 0.0f};
+    for (size_t v = (size_t)threadIdx.x * PACK; v < V; v += (size_t)blockDim.x * PACK) {
+        float x[PACK];
+        load_pack_of(x, z, v, V, whole && v + PACK <= V, -INFINITY);
+        float most = r.most;
+        for (int k = 0; k < PACK; k++) {
+            if (select && !top_k_keeps(top, x[k], v + (size_t)k)) { x[k] = -INFINITY; }
+            most = nan_max(most, x[k]);
+        }
+        if (most == -INFINITY) { continue; }  // nothing but masked numbers so far: exp(-inf + inf) would be NaN
+        float sum = r.sum * expf(r.most - most);
+        for (int k = 0; k < PACK; k++) { sum += expf(x[k] - most); }
+        r.most = most, r.sum = sum;
+    }
+    float most = block_max(r.most, scratch);
+    r.sum = block_sum(r.most == -INFINITY ? 0.0f : r.sum * expf(r.most - most), scratch);
+    r.most = most;
+    return r;
+}
+
+// p (rows,Vp) = softmax(top_k(z)), padding 0; in place (p == z). One block a row. The row is read twice, the
+// second time mostly from L2.
+static __global__ void __launch_bounds__(LOGIT_THREADS)
+    softmax_rows_kernel(floatX* p, size_t V, size_t Vp, size_t top_k) {
+    SHARED(float, scratch, 32);
+    SHARED(unsigned, count, 256);
+    SHARED(size_t, found, 2);
+    floatX* row = p + (size_t)blockIdx.x * Vp;
+    TopK top = {0, 0};
+    if (top_k > 0) { top = top_k_find(row, V, top_k, count, found); }
+    RowSum r = row_sum_exp(row, V, 1, top_k > 0, top, scratch);
+    float scale = 1.0f / r.sum;
+    for (size_t v = (size_t)threadIdx.x * PACK; v < Vp; v += (size_t)blockDim.x * PACK) {
+        float x[PACK];
+        load_pack(x, row + v);
+        for (int k = 0; k < PACK; k++) {
+            int keep = v + (size_t)k < V && (top_k == 0 || top_k_keeps(top, x[k], v + (size_t)k));
+            x[k] = keep ? expf(x[k] - r.most) * scale : (v + (size_t)k < V ? 0.0f * r.sum : 0.0f);
+        }
+        store_pack(row + v, x);
+    }
+}
+static inline void softmax_rows_cuda(floatX* p, size_t rows, size_t V, size_t Vp, size_t top_k) {
+    if (top_k >= V) { top_k = 0; }  // all of them: nothing to select
+    work(5.0 * (double)rows * (double)V, 2.0 * (double)rows * (double)Vp * sizeof(floatX));
+    launch(softmax_rows_kernel, (unsigned)rows, LOGIT_THREADS, 0, device.stream, p, V, Vp, top_k);
+}
+
+// dz (rows,Vp) = p * (dp - dot) / temperature, in place over dp; where p is 0, so is dz (masked tokens, padding).
+static __global__ void __launch_bounds__(256)
+    softmax_rows_backward_kernel(floatX* dz, const floatX* p, const float* dot, size_t Vp, float inverse_temperature) {
+    size_t v = ((size_t)blockIdx.y * blockDim.x + threadIdx.x) * PACK, at = (size_t)blockIdx.x * Vp + v;
+    if (v >= Vp) { return; }
+    float x[PACK], q[PACK], d = dot[blockIdx.x];
+    load_pack(x, dz + at);
+    load_pack(q, p + at);
+    for (int k = 0; k < PACK; k++) { x[k] = q[k] * (x[k] - d) * inverse_temperature; }
+    store_pack(dz + at, x);
+}
+static inline void softmax_rows_backward_cuda(floatX* dz, const floatX* p, const float* dot, size_t rows, size_t Vp,
+                                              float temperature) {
+    dim3 grid((unsigned)rows, (unsigned)div_up(Vp, 256 * PACK));
+    work(3.0 * (double)rows * (double)Vp, 3.0 * (double)rows * (double)Vp * sizeof(floatX));
+    launch(softmax_rows_backward_kernel, grid, 256, 0, device.stream, dz, p, dot, Vp, 1 / temperature);
+}
+
+// losses (rows) = lse - z[target]; with scale != NULL also, over the logits, dz = scale (p - onehot(target)).
+// 0 where the target is -1. Padding 0. One block a row.
+static __global__ void __launch_bounds__(LOGIT_THREADS)
+    cross_entropy_rows_kernel(float* losses, floatX* z, const int* targets, const float* scale, size_t V, size_t Vp) {
+    SHARED(float, scratch, 32);
+    floatX* row = z + (size_t)blockIdx.x * Vp;
+    int target = targets[blockIdx.x];
+    if (target < 0) {
+        if (threadIdx.x == 0) { losses[blockIdx.x] = 0; }
+        if (scale) {
+            float zero[PACK] = {0};
+            for (size_t v = (size_t)threadIdx.x * PACK; v < Vp; v += (size_t)blockDim.x * PACK) {
+                store_pack(row + v, zero);
+            }
+        }
+        return;
+    }
+    float wanted = to_float(row[target]);
+    TopK none = {0, 0};
+    RowSum r = row_sum_exp(row, V, 1, 0, none, scratch);  // its barriers also let every thread read `wanted` first
+    if (threadIdx.x == 0) { losses[blockIdx.x] = r.most + logf(r.sum) - wanted; }
+    if (!scale) { return; }
+    float factor = *scale, inverse = 1.0f / r.sum;
+    for (size_t v = (size_t)threadIdx.x * PACK; v < Vp; v += (size_t)blockDim.x * PACK) {
+        float x[PACK];
+        load_pack(x, row + v);
+        for (int k = 0; k < PACK; k++) {
+            size_t token = v + (size_t)k;
+            float p = expf(x[k] - r.most) * inverse;
+            x[k] = token < V ? factor * (token == (size_t)target ? p - 1.0f : p) : 0.0f;
+        }
+        store_pack(row + v, x);
+    }
+}
+static inline void cross_entropy_rows_cuda(float* losses, floatX* z, const int* targets, const float* scale,
+                                           size_t rows, size_t V, size_t Vp) {
+    work(5.0 * (double)rows * (double)V, (scale ? 2.0 : 1.0) * (double)rows * (double)Vp * sizeof(floatX));
+    launch(cross_entropy_rows_kernel, (unsigned)rows, LOGIT_THREADS, 0, device.stream, losses, z, targets, scale, V,
+           Vp);
+}
+
+#endif

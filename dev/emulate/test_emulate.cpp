@@ -292,6 +292,27 @@ static void ldmatrix_of_global(void) {
     launch(ldmatrix_of_global_kernel, 1, 32, 0, NULL, device_new<uint32_t>(32), device_floats(128));
 }
 
+// The rows of `bytes` bytes of a tile, 8 chunks of 16 bytes each at least, without and with the chunks of a row
+// permuted by its number; each matrix is 8 rows of one chunk.
+static __global__ void banks_kernel(uint32_t* out, int bytes, int permuted, int transposed) {
+    SHARED(unsigned char, s, 8 * 160);
+    for (int i = (int)threadIdx.x; i < 8 * 160; i += 32) { s[i] = (unsigned char)i; }
+    __syncwarp();
+    const int row = (int)threadIdx.x % 8, chunk = (int)threadIdx.x / 8;
+    const unsigned char* from = s + row * bytes + (permuted ? chunk ^ row : chunk) * 16;
+    uint32_t r[4];
+    if (transposed) {
+        ldmatrix_x4_trans(r, from);
+    } else {
+        ldmatrix_x4(r, from);
+    }
+    out[threadIdx.x] = r[0] ^ r[1] ^ r[2] ^ r[3];
+}
+static void bank_conflict(void) { launch(banks_kernel, 1, 32, 0, NULL, device_new<uint32_t>(32), 128, 0, 0); }
+static void bank_conflict_trans(void) { launch(banks_kernel, 1, 32, 0, NULL, device_new<uint32_t>(32), 128, 0, 1); }
+// 32 bytes a row: rows 0 and 4 are the first that meet.
+static void bank_conflict_two(void) { launch(banks_kernel, 1, 32, 0, NULL, device_new<uint32_t>(32), 32, 0, 0); }
+
 // Device memory that nobody wrote decides what the kernel does.
 static __global__ void uninitialised_device_kernel(float* out, const float* x) { out[x[7] > 0] = 1; }
 static void uninitialised_device(void) {
@@ -433,6 +454,11 @@ static const Wrong wrongs[] = {
     {"unaligned_ldmatrix", unaligned_ldmatrix, ANY & ~MEMORY,
      "kernel unaligned_ldmatrix_kernel|is not aligned to 16 bytes"},
     {"ldmatrix_of_global", ldmatrix_of_global, ANY, "kernel ldmatrix_of_global_kernel|is not in the shared memory"},
+    {"bank_conflict", bank_conflict, ANY,
+     "kernel banks_kernel|ldmatrix_x4 in|test_emulate.cpp:|bank conflict|rows 0 and 1 of matrix 0 are 128 bytes apart"},
+    {"bank_conflict_trans", bank_conflict_trans, ANY, "kernel banks_kernel|ldmatrix_x4_trans in|bank conflict"},
+    {"bank_conflict_two", bank_conflict_two, ANY,
+     "kernel banks_kernel|bank conflict|rows 0 and 4 of matrix 0 are 128 bytes apart"},
     {"uninitialised_device", uninitialised_device, MEMORY, "use-of-uninitialized-value|uninitialised_device_kernel"},
     {"uninitialised_shared", uninitialised_shared, MEMORY, "use-of-uninitialized-value|uninitialised_shared_kernel"},
     {"divergent_barrier", divergent_barrier, ANY, "kernel divergent_barrier_kernel|divergent barrier"},
@@ -676,6 +702,27 @@ static void test_ldmatrix(void) {
     }
     free(got);
     free(turned);
+}
+
+// No conflicts: chunks permuted by their row, rows 16 bytes longer than 128 or shorter, rows side by side, one row for
+// all; and conflicts that are allowed.
+static void banks_allowed(void* out) {
+    setenv("EMULATE_BANKS", "any", 1);
+    launch(banks_kernel, 1, 32, 0, NULL, (uint32_t*)out, 128, 0, 0);
+}
+static void test_banks(void) {
+    static const int rows[][2] = {{128, 1}, {144, 0}, {112, 0}, {80, 0}, {48, 0}, {16, 0}, {0, 0}};
+    uint32_t* out = device_new<uint32_t>(32);
+    char* output;
+    // First: a process looks at the variable once.
+    int code = run_child(banks_allowed, out, &output);
+    CHECK(code == 0, "with EMULATE_BANKS=any: exit code %d: %s", code, output);
+    free(output);
+    for (int i = 0; i < 7; i++) {
+        launch(banks_kernel, 1, 32, 0, NULL, out, rows[i][0], rows[i][1], 0);
+        launch(banks_kernel, 1, 32, 0, NULL, out, rows[i][0], rows[i][1], 1);
+    }
+    CUDA_CHECK(cudaDeviceSynchronize());
 }
 
 // Rows summed through two stages that copies fill in the background; the last pieces are short.
@@ -1132,6 +1179,7 @@ static int right(void) {
     RUN(test_syncwarp);
     RUN(test_count);
     RUN(test_mma);
+    RUN(test_banks);
     RUN(test_ldmatrix);
     RUN(test_pipeline);
     RUN(test_unwaited);

@@ -41,7 +41,7 @@ static struct {
     int branches, abias, bbias, norms;
     double mean;  // of x
 } nf;
-static const float norm_eps = 1e-5f;
+static float norm_eps = 1e-5f;
 
 static void norm_forward_case(void) {
     const size_t N = nf.N, C = nf.C, n = N * C;
@@ -154,6 +154,24 @@ static void test_norm_forward(void) {
     norm_forward_run(1, 40000, 0, 0, 0, 1, 0, 0);
     // A mean that is large beside the deviation: sum(x^2) - C mean^2 would have no digit left.
     norm_forward_run(5, 256, 2, 1, 1, 2, 10000, 0);
+    measures_print();
+}
+
+// Another eps than Pythia's, in every kernel: 1, 2 and 4 packs a thread, rows that are not whole, rows in sections, and
+// 0 to 2 additions. Rows have a variance of 1 to 3: an eps of 1e-5 would be off by 2e-3 of rstd at least.
+static void test_norm_eps(void) {
+    static const size_t widths[] = {64, 256, 512, 768, 5, 16392};
+    static const float values[] = {1e-2f, 0.5f};
+    const float usual = norm_eps;
+    for (int k = 0; k < 2; k++) {
+        norm_eps = values[k];
+        for (int w = 0; w < 6; w++) {
+            for (int branches = 0; branches < 3; branches++) {
+                norm_forward_run(w < 5 ? 3 : 1, widths[w], branches, 1, 1, 1 + branches % 2, 0.5, 0);
+            }
+        }
+    }
+    norm_eps = usual;
     measures_print();
 }
 
@@ -883,6 +901,7 @@ int main(int argc, char** argv) {
     ledger.booking = 1;  // a launch that work() does not precede dies
     printf("gpu_layers: %s, on %s\n", PRECISION, device.name);
     RUN(test_norm_forward);
+    RUN(test_norm_eps);
     RUN(test_norm_forward_nan);
     RUN(test_norm_backward);
     RUN(test_norm_backward_nan);

@@ -89,7 +89,7 @@ static inline int comparison_judge(const Compared* row) {
     // bf16: twice the error of the reference that rounds as it stores; three times that of a few numbers, the
     // largest of whose errors is more a matter of chance.
     double tolerance = row->naive ? fmax((row->n < 128 ? 3 : 2) * naive, 1e-5 * largest) : 2e-5 * largest;
-    int good = error <= tolerance;
+    int good = error <= tolerance && tolerance < INFINITY;
     printf("%-58s %10.3e %10.3e %10.3e %6.2f  %s", row->name, largest, error, tolerance,
            error == 0 ? 0.0 : error / tolerance, good ? "ok" : "DIFFERS");
     if (!good) { printf(" (at %zu: %.9g, expected %.9g)", worst, (double)got[worst], (double)row->exact[worst]); }

@@ -414,6 +414,29 @@ static void copy_wrong_way(void) {
     CUDA_CHECK(cudaMemcpy(x, host, sizeof host, cudaMemcpyDeviceToHost));
 }
 
+// Matrices that are said to lie at multiples of 16 bytes, and one of them does not.
+static void unaligned_product(void) {
+    float *x = device_floats(3 * 64 + 4), one = 1, none = 0;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t square;
+    cublasLtMatmulPreference_t wish;
+    cublasLtMatmulHeuristicResult_t found;
+    uint32_t align = 16;
+    int count = 0;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&square, CUDA_R_32F, 8, 8, 8);
+    cublasLtMatmulPreferenceCreate(&wish);
+    const cublasLtMatmulPreferenceAttributes_t all[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    for (int i = 0; i < 4; i++) { cublasLtMatmulPreferenceSetAttribute(wish, all[i], &align, 4); }
+    cublasLtMatmulAlgoGetHeuristic(handle, desc, square, square, square, square, wish, 1, &found, &count);
+    cublasLtMatmul(handle, desc, &one, x, square, x + 65, square, &none, x + 132, square, x + 132, square, &found.algo,
+                   NULL, 0, NULL);
+}
+
 // ------------------------------------------------------------------------------------------------
 
 typedef struct {
@@ -479,6 +502,7 @@ static const Wrong wrongs[] = {
     {"host_pointer", host_pointer, ANY, "copy_kernel|not lie in device memory"},
     {"copy_too_much", copy_too_much, ANY, "132 bytes|not lie in device memory"},
     {"copy_wrong_way", copy_wrong_way, ANY, "cudaMemcpy from|device memory"},
+    {"unaligned_product", unaligned_product, ANY, "cublasLtMatmul: matrix B is not aligned to 16 bytes as promised"},
 };
 enum { WRONGS = sizeof wrongs / sizeof wrongs[0] };
 
@@ -671,6 +695,26 @@ static void test_mma(void) {
     launch(mma_kernel, 1, 32, 0, NULL, out, to_device(a, 256), to_device(b, 128));
     float* got = from_device(out, 128);
     for (int i = 0; i < 128; i++) { CHECK(got[i] == want[i], "d[%d]: got %g, want %g", i, got[i], want[i]); }
+    free(got);
+}
+
+// The order in which threads come to a place: ascending with seed 0, another one with any other seed.
+static __global__ void order_kernel(unsigned* out, unsigned* count) {
+    out[64 * blockIdx.x + threadIdx.x] = atomicAdd(&count[blockIdx.x], 1u);
+}
+static void test_order(void) {
+    enum { BLOCKS = 8 };
+    const char* seed = getenv("EMULATE_SEED");
+    const unsigned zeros[BLOCKS] = {0};
+    unsigned* out = device_new<unsigned>(64 * BLOCKS);
+    launch(order_kernel, BLOCKS, 64, 0, NULL, out, to_device(zeros, BLOCKS));
+    unsigned* got = from_device(out, 64 * BLOCKS);
+    int lanes = 0, warps = 0;  // that do not come in ascending order
+    for (int i = 1; i < 64 * BLOCKS; i++) { lanes += i % 32 != 0 && got[i] < got[i - 1]; }
+    for (int b = 0; b < BLOCKS; b++) { warps += got[64 * b + 32] < got[64 * b]; }
+    const int permuted = seed && strcmp(seed, "0") != 0;
+    CHECK((lanes > 0) == permuted && (warps > 0) == permuted, "seed %s: %d lanes and %d warps come out of order",
+          seed ? seed : "none", lanes, warps);
     free(got);
 }
 
@@ -871,6 +915,9 @@ static void test_graph(void) {
     launch(double_kernel, 2, 32, 0, stream, y, (const float*)x, (int)N);
     CUDA_CHECK(cudaMemcpyAsync(host, y, N * sizeof(float), cudaMemcpyDeviceToHost, stream));
     CHECK(cudaStreamSynchronize(stream) != cudaSuccess, "a stream that is captured cannot be waited for");
+    float pageable[4];
+    CHECK(cudaMemcpyAsync(pageable, y, sizeof pageable, cudaMemcpyDeviceToHost, stream) != cudaSuccess,
+          "a copy to memory that is not page-locked cannot be captured");
     CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
     CHECK(cudaGetLastError() != cudaSuccess && cudaGetLastError() == cudaSuccess, "an error is told once");
     CHECK(host[3] == -7, "capturing executes nothing, but found %g", host[3]);
@@ -1180,6 +1227,7 @@ static int right(void) {
     RUN(test_count);
     RUN(test_mma);
     RUN(test_banks);
+    RUN(test_order);
     RUN(test_ldmatrix);
     RUN(test_pipeline);
     RUN(test_unwaited);

@@ -895,6 +895,31 @@ static void test_ledger(void) {
     }
 }
 
+// The optimiser reads weight, gradient and both moments, writes weight, moments and the rounded copy; the norm reads
+// the gradients.
+static void test_ledger_optimiser(void) {
+    float* f = (float*)(uintptr_t)4096;  // nothing is read
+    TensorTable table = odd_table();
+    AdamwPlan plan = adamw_plan(&table);
+    AdamwStep step = adamw_step(1, 1e-3, 0.9, 0.95, 1e-8, 0.1, 1);
+    const double n = (double)plan.numbers;
+    Ledger before = ledger;
+    ledger.dry = 1;
+    ledger_clear();
+    adamw_update_cuda(f, (floatX*)(uintptr_t)8192, f, f, f, &plan, step, NULL);
+    double share[3] = {booked_bytes() / (n * (28.0 + (double)sizeof(floatX))), 0, 0};
+    adamw_update_cuda(f, NULL, f, f, f, &plan, step, NULL);
+    share[1] = booked_bytes() / (n * 28.0);
+    grad_norm_cuda((double*)f, (double*)f, f, 1 << 20, NULL);
+    share[2] = booked_bytes() / (4.0 * (1 << 20));
+    ledger = before;
+    for (int i = 0; i < 3; i++) {
+        CHECK(share[i] >= 1 && share[i] <= 1.02, "%d: %.4f of the arrays' bytes are booked", i, share[i]);
+    }
+    free(plan.host);
+    table_free(&table);
+}
+
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     device_open();
@@ -917,5 +942,6 @@ int main(int argc, char** argv) {
     RUN(test_grad_norm);
     RUN(test_grad_norm_nan);
     RUN(test_ledger);
+    RUN(test_ledger_optimiser);
     return test_end();
 }

@@ -71,9 +71,10 @@ typedef struct {
     int B, T;
 } Case;
 
-// In bf16 at most 0.997 of the tolerance was used over five sets of tokens, in fp32 0.1. Heads of 8 (rotated 2), 20 (not a multiple of 8), 32, 40, 64, 80, 96, 128, 160, 256 numbers; widths that are
-// no multiple of 8 and vocabularies that are none of 64; every option of the method; rows of 1 and 70. In bf16
-// without top-k: which tokens are among the k best turns on the last bit of two logits.
+// In bf16 at most 0.997 of the tolerance was used over five sets of tokens, in fp32 0.1. Heads of 8 (rotated 2), 20
+// (not a multiple of 8), 32, 40, 64, 80, 96, 128, 160, 256 numbers; widths that are no multiple of 8 and vocabularies
+// that are none of 64; every option of the method; rows of 1 and 70. In bf16 without top-k: which tokens are among
+// the k best turns on the last bit of two logits.
 static const Case cases[] = {
     {"--layers 2 --width 64 --heads 2 --vocab 257 --ponder 2", 2, 33},
     {"--layers 1 --width 64 --heads 8 --ff 80 --vocab 61 --ponder 1", 5, 17},
@@ -173,8 +174,8 @@ static void seen_job(void* argument) {
         hand.at = model->tensors.list[i].offset, hand.count = model->tensors.list[i].size, hand.factor = 1.01f;
     }
     hand.try_all = job->try_all;
-    // bf16 allows activations up to 0.8 % of their largest number and gradients of so few tokens 1.4 %, of which rounding
-    // alone uses half: so 1 % is seen in most tensors, this in all. fp32 allows 0.002 %.
+    // bf16 allows activations up to 0.8 % of their largest number and gradients of so few tokens 1.4 %, of which
+    // rounding alone uses half: so 1 % is seen in most tensors, this in all. fp32 allows 0.002 %.
     hand.damage = fp32 ? 1e-4 : 2e-2, hand.gradient_damage = fp32 ? 1e-4 : 3e-2;
     exit(model->compare_cpu(model, inputs, targets, B, T, B * T));
 }

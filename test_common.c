@@ -12,6 +12,7 @@
 #include "dev/tests/test_bytes.h"
 #include "dev/tests/test_checkpoint.h"
 #include "dev/tests/test_json.h"
+#include "dev/tests/test_ledger.h"
 #include "dev/tests/test_options.h"
 #include "dev/tests/test_safetensors.h"
 #include "dev/tests/test_shards.h"
@@ -34,6 +35,7 @@ int MAIN(int argc, char** argv) {
     // Tests that fork come first: a forked child must not meet a parallel region of its parent's.
     options_tests();
     json_tests();
+    ledger_tests();
     safetensors_tests();
     checkpoint_tests();
     shards_tests();

@@ -59,10 +59,13 @@ static inline int comparison_judge(const Compared* row) {
         if (row->naive) { naive = fmax(naive, fabs((double)row->naive[i] - (double)row->exact[i])); }
     }
     // fp32: 2e-5 of the largest entry (under the emulator at most 2e-6 was seen; a GPU adds in another order).
-    // bf16: twice the error of the reference that rounds as it stores; three times that of a few numbers, the
-    // largest of whose errors is more a matter of chance.
+    // bf16: twice the error of the reference that rounds as it stores (at most 1.99 times was seen, over 1,440 tensors
+    // of ten models and five sets of tokens). Three times in a tensor of under 128 numbers, the largest of whose errors
+    // is more a matter of chance: of 495 one had more than twice, 2.07 times, an earlier set 2.9. At least 1e-5 of the
+    // largest entry, for what neither rounds: the input embeddings of pass 0 are fp32 in both (and had the same bits);
+    // half of what fp32 may have.
     double tolerance = row->naive ? fmax((n < 128 ? 3 : 2) * naive, 1e-5 * largest) : 2e-5 * largest;
-    int good = error <= tolerance;
+    int good = error <= tolerance && tolerance < INFINITY;  // a reference that overflows allows nothing
     printf("%-58s %10.3e %10.3e %10.3e %6.2f  %s", row->name, largest, error, tolerance,
            error == 0 ? 0.0 : error / tolerance, good ? "ok" : "DIFFERS");
     if (!good) { printf(" (at %zu: %.9g, expected %.9g)", worst, (double)got[worst], (double)row->exact[worst]); }
@@ -71,6 +74,9 @@ static inline int comparison_judge(const Compared* row) {
     free(got);
     return good;
 }
+
+// How compare_halves() judges; a test looks over its shoulder.
+static int (*comparison_verdict)(const Compared* row) = comparison_judge;
 
 // One half of a model: what allocates, computes and lists (Model has the meanings). forward: of one micro-batch,
 // keeping what the backward needs.
@@ -171,7 +177,7 @@ static inline int compare_halves(Model* model, const Half* cpu, const Half* gpu,
             model->zero_grads(model);
             got = gpu->train(model, inputs, targets, B, T, scale);
         }
-        if (!comparison_judge(&k.list[i]) && !differ++) { first = k.list[i].name; }
+        if (!comparison_verdict(&k.list[i]) && !differ++) { first = k.list[i].name; }
     }
     printf("loss: CPU %.9g, GPU %.9g", loss * scale, got * scale);
     if (sizeof(floatX) == 2) { printf(", CPU rounding to bf16 %.9g", naive_loss * scale); }

@@ -354,6 +354,27 @@ void emulate_touch(const char* what, const void* p, size_t bytes, size_t aligned
     if (emulate_race_at) { emulate_race_at(p, bytes, kind, code); }
 }
 
+// An ldmatrix reads its matrices one after the other, the 8 rows of one at once: 128 bytes from 32 banks of 4 bytes, if
+// no two rows lie in the same banks. Two that do, at different addresses, cost as much as another read. That
+// changes no result, so it can be allowed: EMULATE_BANKS=any.
+void emulate_banks(const char* what, const char* file, int line, const unsigned char* all, size_t at) {
+    static const int allowed = [] {
+        const char* text = getenv("EMULATE_BANKS");
+        return text && strcmp(text, "any") == 0;
+    }();
+    if (allowed || worker->now->thread.linear % 32 != 0) { return; }  // lane 0 looks at all
+    uintptr_t row[32];
+    for (int i = 0; i < 32; i++) { memcpy(&row[i], all + MEET_BYTES * i + at, sizeof row[i]); }
+    for (int i = 0; i < 32; i++) {
+        for (int k = i / 8 * 8; k < i; k++) {
+            if (row[k] != row[i] && row[k] / 16 % 8 == row[i] / 16 % 8) {
+                fault("%s in %s:%d: bank conflict, rows %d and %d of matrix %d are %lld bytes apart", what, file, line,
+                      k % 8, i % 8, i / 8, (long long)(row[i] - row[k]));
+            }
+        }
+    }
+}
+
 // ---- cp.async ----
 
 static void copy_now(const EmulateCopy& c) {

@@ -8,6 +8,7 @@
 //   EMULATE_SEED=n       order of blocks, warps and lanes (0: ascending)
 //   EMULATE_ASYNC=late   copies by cp.async happen when they are waited for, and what is put into a
 //                        stream when the host waits; early (the default): at once
+//   EMULATE_BANKS=any    ldmatrix may meet bank conflicts; by default one is an error
 //   EMULATE_MEMORY=n     bytes of device memory (default 8e9)
 //   EMULATE_DEVICES=n    GPUs found (default 1)
 //   EMULATE_SM=n         compute capability, 86 by default

@@ -34,13 +34,19 @@ static inline EMULATE_UNSEEN void emulate_mma_bf16(const char* file, int line, f
 // An access to shared memory by an instruction that the compiler does not see; kind: emulate_who.h.
 void emulate_touch(const char* what, const void* p, size_t bytes, size_t aligned, int kind, const void* code);
 
+// The 8 rows of each matrix must come from all 32 banks: see emulate.cpp. Lane l's address stands at
+// all[64 l + at].
+void emulate_banks(const char* what, const char* file, int line, const unsigned char* all, size_t at);
+
 static inline EMULATE_UNSEEN void emulate_ldmatrix(const char* file, int line, uint32_t r[4], const void* row,
                                                    int transposed) {
     emulate_touch("ldmatrix", row, 16, 16, EMULATE_READS, __builtin_return_address(0));
-    uint16_t mine[8];
+    const char* what = transposed ? "ldmatrix_x4_trans" : "ldmatrix_x4";
+    unsigned char mine[16 + sizeof row];
     memcpy(mine, row, 16);
-    const unsigned char* all =
-        emulate_meet(transposed ? "ldmatrix_x4_trans" : "ldmatrix_x4", file, line, 0xffffffffu, mine, 16);
+    memcpy(mine + 16, &row, sizeof row);
+    const unsigned char* all = emulate_meet(what, file, line, 0xffffffffu, mine, sizeof mine);
+    emulate_banks(what, file, line, all, 16);
     int g = EMULATE_LANE / 4, t = EMULATE_LANE % 4;
     for (int i = 0; i < 4; i++) {
         uint16_t half[2];

@@ -292,6 +292,27 @@ static void ldmatrix_of_global(void) {
     launch(ldmatrix_of_global_kernel, 1, 32, 0, NULL, device_new<uint32_t>(32), device_floats(128));
 }
 
+// The rows of `bytes` bytes of a tile, 8 chunks of 16 bytes each at least, without and with the chunks of a row
+// permuted by its number; each matrix is 8 rows of one chunk.
+static __global__ void banks_kernel(uint32_t* out, int bytes, int permuted, int transposed) {
+    SHARED(unsigned char, s, 8 * 160);
+    for (int i = (int)threadIdx.x; i < 8 * 160; i += 32) { s[i] = (unsigned char)i; }
+    __syncwarp();
+    const int row = (int)threadIdx.x % 8, chunk = (int)threadIdx.x / 8;
+    const unsigned char* from = s + row * bytes + (permuted ? chunk ^ row : chunk) * 16;
+    uint32_t r[4];
+    if (transposed) {
+        ldmatrix_x4_trans(r, from);
+    } else {
+        ldmatrix_x4(r, from);
+    }
+    out[threadIdx.x] = r[0] ^ r[1] ^ r[2] ^ r[3];
+}
+static void bank_conflict(void) { launch(banks_kernel, 1, 32, 0, NULL, device_new<uint32_t>(32), 128, 0, 0); }
+static void bank_conflict_trans(void) { launch(banks_kernel, 1, 32, 0, NULL, device_new<uint32_t>(32), 128, 0, 1); }
+// 32 bytes a row: rows 0 and 4 are the first that meet.
+static void bank_conflict_two(void) { launch(banks_kernel, 1, 32, 0, NULL, device_new<uint32_t>(32), 32, 0, 0); }
+
 // Device memory that nobody wrote decides what the kernel does.
 static __global__ void uninitialised_device_kernel(float* out, const float* x) { out[x[7] > 0] = 1; }
 static void uninitialised_device(void) {
@@ -393,6 +414,29 @@ static void copy_wrong_way(void) {
     CUDA_CHECK(cudaMemcpy(x, host, sizeof host, cudaMemcpyDeviceToHost));
 }
 
+// Matrices that are said to lie at multiples of 16 bytes, and one of them does not.
+static void unaligned_product(void) {
+    float *x = device_floats(3 * 64 + 4), one = 1, none = 0;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t square;
+    cublasLtMatmulPreference_t wish;
+    cublasLtMatmulHeuristicResult_t found;
+    uint32_t align = 16;
+    int count = 0;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&square, CUDA_R_32F, 8, 8, 8);
+    cublasLtMatmulPreferenceCreate(&wish);
+    const cublasLtMatmulPreferenceAttributes_t all[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    for (int i = 0; i < 4; i++) { cublasLtMatmulPreferenceSetAttribute(wish, all[i], &align, 4); }
+    cublasLtMatmulAlgoGetHeuristic(handle, desc, square, square, square, square, wish, 1, &found, &count);
+    cublasLtMatmul(handle, desc, &one, x, square, x + 65, square, &none, x + 132, square, x + 132, square, &found.algo,
+                   NULL, 0, NULL);
+}
+
 // ------------------------------------------------------------------------------------------------
 
 typedef struct {
@@ -433,6 +477,11 @@ static const Wrong wrongs[] = {
     {"unaligned_ldmatrix", unaligned_ldmatrix, ANY & ~MEMORY,
      "kernel unaligned_ldmatrix_kernel|is not aligned to 16 bytes"},
     {"ldmatrix_of_global", ldmatrix_of_global, ANY, "kernel ldmatrix_of_global_kernel|is not in the shared memory"},
+    {"bank_conflict", bank_conflict, ANY,
+     "kernel banks_kernel|ldmatrix_x4 in|test_emulate.cpp:|bank conflict|rows 0 and 1 of matrix 0 are 128 bytes apart"},
+    {"bank_conflict_trans", bank_conflict_trans, ANY, "kernel banks_kernel|ldmatrix_x4_trans in|bank conflict"},
+    {"bank_conflict_two", bank_conflict_two, ANY,
+     "kernel banks_kernel|bank conflict|rows 0 and 4 of matrix 0 are 128 bytes apart"},
     {"uninitialised_device", uninitialised_device, MEMORY, "use-of-uninitialized-value|uninitialised_device_kernel"},
     {"uninitialised_shared", uninitialised_shared, MEMORY, "use-of-uninitialized-value|uninitialised_shared_kernel"},
     {"divergent_barrier", divergent_barrier, ANY, "kernel divergent_barrier_kernel|divergent barrier"},
@@ -453,6 +502,7 @@ static const Wrong wrongs[] = {
     {"host_pointer", host_pointer, ANY, "copy_kernel|not lie in device memory"},
     {"copy_too_much", copy_too_much, ANY, "132 bytes|not lie in device memory"},
     {"copy_wrong_way", copy_wrong_way, ANY, "cudaMemcpy from|device memory"},
+    {"unaligned_product", unaligned_product, ANY, "cublasLtMatmul: matrix B is not aligned to 16 bytes as promised"},
 };
 enum { WRONGS = sizeof wrongs / sizeof wrongs[0] };
 
@@ -648,6 +698,26 @@ static void test_mma(void) {
     free(got);
 }
 
+// The order in which threads come to a place: ascending with seed 0, another one with any other seed.
+static __global__ void order_kernel(unsigned* out, unsigned* count) {
+    out[64 * blockIdx.x + threadIdx.x] = atomicAdd(&count[blockIdx.x], 1u);
+}
+static void test_order(void) {
+    enum { BLOCKS = 8 };
+    const char* seed = getenv("EMULATE_SEED");
+    const unsigned zeros[BLOCKS] = {0};
+    unsigned* out = device_new<unsigned>(64 * BLOCKS);
+    launch(order_kernel, BLOCKS, 64, 0, NULL, out, to_device(zeros, BLOCKS));
+    unsigned* got = from_device(out, 64 * BLOCKS);
+    int lanes = 0, warps = 0;  // that do not come in ascending order
+    for (int i = 1; i < 64 * BLOCKS; i++) { lanes += i % 32 != 0 && got[i] < got[i - 1]; }
+    for (int b = 0; b < BLOCKS; b++) { warps += got[64 * b + 32] < got[64 * b]; }
+    const int permuted = seed && strcmp(seed, "0") != 0;
+    CHECK((lanes > 0) == permuted && (warps > 0) == permuted, "seed %s: %d lanes and %d warps come out of order",
+          seed ? seed : "none", lanes, warps);
+    free(got);
+}
+
 // Four 8x8 matrices whose entries say where they are: 1000 matrix + 10 row + column.
 static __global__ void ldmatrix_kernel(uint32_t* out, uint32_t* transposed) {
     SHARED(uint16_t, s, 256);
@@ -676,6 +746,27 @@ static void test_ldmatrix(void) {
     }
     free(got);
     free(turned);
+}
+
+// No conflicts: chunks permuted by their row, rows 16 bytes longer than 128 or shorter, rows side by side, one row for
+// all; and conflicts that are allowed.
+static void banks_allowed(void* out) {
+    setenv("EMULATE_BANKS", "any", 1);
+    launch(banks_kernel, 1, 32, 0, NULL, (uint32_t*)out, 128, 0, 0);
+}
+static void test_banks(void) {
+    static const int rows[][2] = {{128, 1}, {144, 0}, {112, 0}, {80, 0}, {48, 0}, {16, 0}, {0, 0}};
+    uint32_t* out = device_new<uint32_t>(32);
+    char* output;
+    // First: a process looks at the variable once.
+    int code = run_child(banks_allowed, out, &output);
+    CHECK(code == 0, "with EMULATE_BANKS=any: exit code %d: %s", code, output);
+    free(output);
+    for (int i = 0; i < 7; i++) {
+        launch(banks_kernel, 1, 32, 0, NULL, out, rows[i][0], rows[i][1], 0);
+        launch(banks_kernel, 1, 32, 0, NULL, out, rows[i][0], rows[i][1], 1);
+    }
+    CUDA_CHECK(cudaDeviceSynchronize());
 }
 
 // Rows summed through two stages that copies fill in the background; the last pieces are short.
@@ -824,6 +915,9 @@ static void test_graph(void) {
     launch(double_kernel, 2, 32, 0, stream, y, (const float*)x, (int)N);
     CUDA_CHECK(cudaMemcpyAsync(host, y, N * sizeof(float), cudaMemcpyDeviceToHost, stream));
     CHECK(cudaStreamSynchronize(stream) != cudaSuccess, "a stream that is captured cannot be waited for");
+    float pageable[4];
+    CHECK(cudaMemcpyAsync(pageable, y, sizeof pageable, cudaMemcpyDeviceToHost, stream) != cudaSuccess,
+          "a copy to memory that is not page-locked cannot be captured");
     CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
     CHECK(cudaGetLastError() != cudaSuccess && cudaGetLastError() == cudaSuccess, "an error is told once");
     CHECK(host[3] == -7, "capturing executes nothing, but found %g", host[3]);
@@ -1132,6 +1226,8 @@ static int right(void) {
     RUN(test_syncwarp);
     RUN(test_count);
     RUN(test_mma);
+    RUN(test_banks);
+    RUN(test_order);
     RUN(test_ldmatrix);
     RUN(test_pipeline);
     RUN(test_unwaited);

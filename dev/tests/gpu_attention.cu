@@ -84,8 +84,14 @@ static Result result(const Problem* p) {
 }
 static void result_free(Result* r) { free(r->out), free(r->lse), free(r->dx), free(r->bytes); }
 
+// Which array of run_gpu, in the order in which it makes them (0 x, 1 dout, 2 out, 3 lse, 4 delta, 5 dx), begins one
+// number past an aligned address; -1: none.
+static int unaligned_array = -1, arrays_made;
+static const void* unaligned_base;
+
 // n numbers of floatX on the GPU; `shift` numbers beyond an aligned address.
 static floatX* upload(const float* from, size_t n, size_t shift, floatX** base) {
+    if (arrays_made++ % 6 == unaligned_array) { shift = 1; }
     floatX* host = (floatX*)xalloc(n, sizeof(floatX), "a test");
     for (size_t i = 0; i < n; i++) {
 #ifdef FP32
@@ -103,20 +109,25 @@ static floatX* upload(const float* from, size_t n, size_t shift, floatX** base) 
 // An output of `bytes` bytes with guards around it, all poisoned.
 static void* output(size_t bytes, size_t guard, void** base) {
     unsigned char* p = NULL;
-    CUDA_CHECK(cudaMalloc(&p, bytes + 2 * guard));
-    CUDA_CHECK(cudaMemsetAsync(p, POISON, bytes + 2 * guard, device.stream));
+    const int unaligned = arrays_made++ % 6 == unaligned_array;
+    const size_t shift = unaligned ? guard / GUARD : 0;
+    CUDA_CHECK(cudaMalloc(&p, shift + bytes + 2 * guard));
+    CUDA_CHECK(cudaMemsetAsync(p, POISON, shift + bytes + 2 * guard, device.stream));
     *base = p;
-    return p + guard;
+    if (unaligned) { unaligned_base = p; }
+    return p + shift + guard;
 }
 // Reads it back, checks the guards, frees it.
 static void take(unsigned char* to, void* base, size_t bytes, size_t guard, const char* what) {
     unsigned char* all = (unsigned char*)xalloc(bytes + 2 * guard, 1, "a test");
-    CUDA_CHECK(cudaMemcpy(all, base, bytes + 2 * guard, cudaMemcpyDeviceToHost));
+    const size_t shift = base == unaligned_base ? guard / GUARD : 0;
+    CUDA_CHECK(cudaMemcpy(all, (unsigned char*)base + shift, bytes + 2 * guard, cudaMemcpyDeviceToHost));
     int touched = 0;
     for (size_t i = 0; i < guard; i++) { touched |= all[i] != POISON || all[guard + bytes + i] != POISON; }
     CHECK(!touched, "%s: written beyond its ends", what);
     memcpy(to, all + guard, bytes);
     free(all);
+    if (shift) { unaligned_base = NULL; }
     CUDA_CHECK(cudaFree(base));
 }
 
@@ -223,11 +234,14 @@ static void run_naive(const Problem* p, Result* r) {
     free(prob), free(sums), free(dx);
 }
 
-// Which number of x belongs to what: 0 q, 1 k, 2 v, 3 the gap.
+// Which number of x belongs to what: 0 q, 1 k, 2 v, 3 a gap.
 static int kind_of(const Problem* p, size_t i) {
     size_t at = i % p->row, hs = (size_t)p->HS;
     if (p->layout == INTERLEAVED) { return (int)(at / hs % 3); }
-    return at < p->k ? 0 : at < p->v ? 1 : at < p->v + (size_t)p->NKV * hs ? 2 : 3;
+    const int kind = at < p->k ? 0 : at < p->v ? 1 : 2;
+    const size_t from = kind == 0 ? 0 : kind == 1 ? p->k : p->v, apart = kind ? p->kv_head : p->q_head;
+    const size_t heads = (size_t)(kind ? p->NKV : p->NH);
+    return (at - from) / apart < heads && (at - from) % apart < hs ? kind : 3;
 }
 
 // Largest and root mean square error of the numbers of one kind (-1: all), and the same of what is wanted.
@@ -342,6 +356,45 @@ static void test_heads(void) {
     compare_usual(2, 33, 4, 2, 12, SEPARATE);
     compare_usual(2, 40, 3, 3, 20, INTERLEAVED);
     compare(1, 40, 2, 2, 32, INTERLEAVED, usual, 1);  // addresses that are not aligned
+}
+
+// Rows and heads that lie further apart than they must. Only multiples of 16 bytes are for the tensor cores.
+static void compare_apart(int NH, int NKV, int HS, size_t more, size_t q_apart, size_t kv_apart) {
+    Problem p = problem(2, 33, NH, NKV, HS, SEPARATE, usual);
+    const size_t hs = (size_t)HS;
+    free(p.x);
+    p.q_head = hs + q_apart, p.kv_head = hs + kv_apart;
+    p.k = (size_t)NH * p.q_head, p.v = p.k + (size_t)NKV * p.kv_head, p.row = p.v + (size_t)NKV * p.kv_head + 8 + more;
+    p.total = 2 * 33 * p.row;
+    p.x = (float*)xalloc(p.total, sizeof(float), "a test");
+    for (size_t i = 0; i < p.total; i++) { p.x[i] = as_x((float)usual * uniform()); }
+    compare_problem(&p, 0);
+    // What lies between the heads is not written: the bytes of dx follow those of out.
+    Result r = result(&p);
+    run_gpu(&p, &r, 0);
+    const unsigned char* dx = r.bytes + p.out_total * sizeof(floatX);
+    int touched = 0;
+    for (size_t i = 0; i < p.total * sizeof(floatX); i++) {
+        touched |= kind_of(&p, i / sizeof(floatX)) == 3 && dx[i] != POISON;
+    }
+    CHECK(!touched, "NH=%d/%d HS=%d, %zu %zu %zu apart: what lies between the heads was written", NH, NKV, HS, more,
+          q_apart, kv_apart);
+    result_free(&r);
+    problem_free(&p);
+}
+static void test_distances(void) {
+    compare_apart(2, 1, 32, 8, 8, 24);
+    compare_apart(1, 1, 32, 1, 0, 0);
+    compare_apart(2, 2, 32, 0, 4, 0);
+    compare_apart(2, 2, 32, 0, 0, 4);
+}
+
+// Each array alone not aligned.
+static void test_unaligned(void) {
+    for (unaligned_array = 0; unaligned_array < 6; unaligned_array++) {
+        compare(1, 36, 2, 2, 32, INTERLEAVED, usual, 0);
+    }
+    unaligned_array = -1;
 }
 
 // Scores up to about +-60: sums of exp stay finite, and one key takes nearly all.
@@ -495,6 +548,31 @@ static void test_ledger(void) {
     }
 }
 
+// The bytes booked are those of the tensors: forwards q, k, v, out and lse; backwards dout and out for delta; q, dout,
+// k, v, lse, delta for dk and dv; the same for dq.
+static void test_ledger_bytes(void) {
+    static const int sizes[] = {20, 32};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const double rows = 2 * 5, q = rows * 4 * sizes[i] * (double)sizeof(floatX), statistic = rows * 4 * 4;
+        const double kv = q / 2;  // two heads instead of four
+        Problem p = problem(2, 5, 4, 2, sizes[i], SEPARATE, 1);
+        Result r = result(&p);
+        ledger_clear();
+        ledger.booking = 1;
+        run_gpu(&p, &r, 0);
+        ledger.booking = 0;
+        const double want[4] = {2 * q + 2 * kv + statistic, 2 * q + statistic, 2 * q + 4 * kv + 2 * statistic,
+                                3 * q + 2 * kv + 2 * statistic};
+        CHECK(ledger.rows == 4, "%d kernels booked, expected 4", ledger.rows);
+        for (int k = 0; k < ledger.rows && k < 4; k++) {
+            CHECK(ledger.row[k].bytes == want[k], "%s: %g bytes booked, expected %g", ledger.row[k].name,
+                  ledger.row[k].bytes, want[k]);
+        }
+        result_free(&r);
+        problem_free(&p);
+    }
+}
+
 static void bad_head_size(void* nothing) {
     (void)nothing;
     attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 1, 1, 257, 257, 257, 257);
@@ -519,12 +597,15 @@ int main(int argc, char** argv) {
     RUN(test_head_sizes);
     RUN(test_lengths);
     RUN(test_heads);
+    RUN(test_distances);
+    RUN(test_unaligned);
     RUN(test_large_scores);
     RUN(test_negative_scores);
     RUN(test_same_bits);
     RUN(test_causal);
     RUN(test_nan);
     RUN(test_ledger);
+    RUN(test_ledger_bytes);
     for (int i = 0; i < OUTPUTS; i++) {
         printf("%-3s " PRECISION
                ": worst error %.2e of the largest number (naive: %.2e), %.2f of what is allowed, at %s\n",

@@ -41,7 +41,7 @@ static struct {
     int branches, abias, bbias, norms;
     double mean;  // of x
 } nf;
-static const float norm_eps = 1e-5f;
+static float norm_eps = 1e-5f;
 
 static void norm_forward_case(void) {
     const size_t N = nf.N, C = nf.C, n = N * C;
@@ -153,6 +153,24 @@ static void test_norm_forward(void) {
     norm_forward_run(1, 40000, 0, 0, 0, 1, 0, 0);
     // A mean that is large beside the deviation: sum(x^2) - C mean^2 would have no digit left.
     norm_forward_run(5, 256, 2, 1, 1, 2, 10000, 0);
+    measures_print();
+}
+
+// Another eps than Pythia's, in every kernel: 1, 2 and 4 packs a thread, rows that are not whole, rows in sections, and
+// 0 to 2 additions. Rows have a variance of 1 to 3: an eps of 1e-5 would be off by 2e-3 of rstd at least.
+static void test_norm_eps(void) {
+    static const size_t widths[] = {64, 256, 512, 768, 5, 16392};
+    static const float values[] = {1e-2f, 0.5f};
+    const float usual = norm_eps;
+    for (int k = 0; k < 2; k++) {
+        norm_eps = values[k];
+        for (int w = 0; w < 6; w++) {
+            for (int branches = 0; branches < 3; branches++) {
+                norm_forward_run(w < 5 ? 3 : 1, widths[w], branches, 1, 1, 1 + branches % 2, 0.5, 0);
+            }
+        }
+    }
+    norm_eps = usual;
     measures_print();
 }
 
@@ -876,12 +894,38 @@ static void test_ledger(void) {
     }
 }
 
+// The optimiser reads weight, gradient and both moments, writes weight, moments and the rounded copy; the norm reads
+// the gradients.
+static void test_ledger_optimiser(void) {
+    float* f = (float*)(uintptr_t)4096;  // nothing is read
+    TensorTable table = odd_table();
+    AdamwPlan plan = adamw_plan(&table);
+    AdamwStep step = adamw_step(1, 1e-3, 0.9, 0.95, 1e-8, 0.1, 1);
+    const double n = (double)plan.numbers;
+    Ledger before = ledger;
+    ledger.dry = 1;
+    ledger_clear();
+    adamw_update_cuda(f, (floatX*)(uintptr_t)8192, f, f, f, &plan, step, NULL);
+    double share[3] = {booked_bytes() / (n * (28.0 + (double)sizeof(floatX))), 0, 0};
+    adamw_update_cuda(f, NULL, f, f, f, &plan, step, NULL);
+    share[1] = booked_bytes() / (n * 28.0);
+    grad_norm_cuda((double*)f, (double*)f, f, 1 << 20, NULL);
+    share[2] = booked_bytes() / (4.0 * (1 << 20));
+    ledger = before;
+    for (int i = 0; i < 3; i++) {
+        CHECK(share[i] >= 1 && share[i] <= 1.02, "%d: %.4f of the arrays' bytes are booked", i, share[i]);
+    }
+    free(plan.host);
+    table_free(&table);
+}
+
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     device_open();
     ledger.booking = 1;  // a launch that work() does not precede dies
     printf("gpu_layers: %s, on %s\n", PRECISION, device.name);
     RUN(test_norm_forward);
+    RUN(test_norm_eps);
     RUN(test_norm_forward_nan);
     RUN(test_norm_backward);
     RUN(test_norm_backward_nan);
@@ -897,5 +941,6 @@ int main(int argc, char** argv) {
     RUN(test_grad_norm);
     RUN(test_grad_norm_nan);
     RUN(test_ledger);
+    RUN(test_ledger_optimiser);
     return test_end();
 }

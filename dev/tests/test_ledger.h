@@ -1,0 +1,131 @@
+// test_ledger.h - tests of common/ledger.h: the cards' figures, the time that they allow, what is booked.
+#ifndef PONDER_TEST_LEDGER_H
+#define PONDER_TEST_LEDGER_H
+
+#include "../../common/ledger.h"
+#include "test.h"
+
+// Every time that --plan prints, and every share of the limits, is a quotient of these figures. NVIDIA's data
+// sheets: A100 80GB SXM, H100 SXM (products without sparsity), GeForce RTX 4090 (Ada GPU architecture white paper,
+// products in bf16 with fp32 sums). H200: its products and copies are what dev/LOG.md measured.
+static void test_ledger_cards(void) {
+    static const struct {
+        const char* name;
+        double bf16, fp32, copy, memory;  // TFLOP/s, TFLOP/s, TB/s, GB
+    } sheet[] = {
+        {"a100", 312, 19.5, 2.039, 80},
+        {"h100", 989, 67, 3.35, 80},
+        {"h200", 788, 67, 4.3, 141},
+        {"rtx4090", 165.2, 82.6, 1.008, 24},
+    };
+    CHECK(CARDS == sizeof sheet / sizeof sheet[0], "%d cards, figures of %zu here", (int)CARDS,
+          sizeof sheet / sizeof sheet[0]);
+    for (size_t i = 0; i < sizeof sheet / sizeof sheet[0]; i++) {
+        const Card* card = card_find(sheet[i].name);
+        CHECK(card != NULL, "no card is called %s", sheet[i].name);
+        if (!card) { continue; }
+        const double got[] = {card->bf16 / 1e12, card->fp32 / 1e12, card->copy / 1e12, card->memory / 1e9};
+        const double want[] = {sheet[i].bf16, sheet[i].fp32, sheet[i].copy, sheet[i].memory};
+        for (int k = 0; k < 4; k++) {
+            CHECK(fabs(got[k] / want[k] - 1) < 1e-12, "%s: figure %d is %g, the sheet has %g", sheet[i].name, k, got[k],
+                  want[k]);
+        }
+        for (size_t k = 0; k < sizeof sheet / sizeof sheet[0]; k++) {  // the driver's name says which card it is
+            CHECK((strstr(card->title, cards[k].match) != NULL) == (card == &cards[k]), "\"%s\" matches \"%s\"",
+                  card->title, cards[k].match);
+        }
+    }
+    CHECK(card_find("h300") == NULL && card_find("") == NULL, "a card that does not exist is found");
+}
+
+// The larger of the two times, neither their sum nor the smaller.
+static void test_ledger_seconds(void) {
+    Card card;
+    memset(&card, 0, sizeof card);
+    card.bf16 = 1000, card.fp32 = 100, card.copy = 10;
+    static const struct {
+        int product, bf16;
+        double flops, bytes, seconds;
+    } rows[] = {
+        {1, 1, 6000, 20, 6},                     // arithmetic takes longer: 6 s and 2 s
+        {1, 1, 2000, 60, 6},                     // memory does: 2 s and 6 s
+        {1, 1, 3000, 30, 3},                     // even
+        {1, 0, 6000, 20, 60},                    // the fp32 program has no tensor cores
+        {0, 1, 6000, 20, 60},                    // nor has what is no product
+        {0, 0, 100, 20, 2},   {0, 1, 0, 50, 5},  // a copy
+        {1, 1, 500, 0, 0.5},  {0, 1, 0, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        LedgerRow row;
+        memset(&row, 0, sizeof row);
+        row.product = rows[i].product, row.flops = rows[i].flops, row.bytes = rows[i].bytes;
+        double got = ledger_seconds(&row, &card, rows[i].bf16);
+        CHECK(fabs(got - rows[i].seconds) <= 1e-12 * rows[i].seconds, "row %zu takes %g s, expected %g", i, got,
+              rows[i].seconds);
+    }
+}
+
+static void ledger_unstated(void* nothing) {
+    (void)nothing;
+    ledger.booking = 1;
+    work(1, 1);
+    ledger_launch("stated_kernel", 0);
+    ledger_launch("silent_kernel", 0);
+}
+static void ledger_too_many(void* nothing) {
+    (void)nothing;
+    ledger.booking = 1;
+    for (int i = 0; i <= LEDGER_ROWS; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "kernel_%d", i);
+        work(1, 1);
+        ledger_launch(name, 0);
+    }
+}
+
+// Launches of one name in one part are one row, which sums; what is booked runs, unless the run is dry.
+static void test_ledger_booking(void) {
+    expect_death("a launch without work()", ledger_unstated, NULL, "ledger|silent_kernel|does not say");
+    expect_death("too many kinds", ledger_too_many, NULL, "ledger|512");
+    Ledger before = ledger;
+    memset(&ledger, 0, sizeof ledger);
+    CHECK(ledger_launch("unbooked", 0) == 1 && ledger.rows == 0, "a run that does not book: %d rows", ledger.rows);
+    ledger.booking = 1;
+    work(10, 1);
+    CHECK(ledger_launch("a_kernel", 0) == 1, "a booked launch is not executed");
+    work_product(20, 2);
+    ledger_launch("(b_kernel<1, 2>)", 0);
+    work(5, 3);
+    ledger_launch("a_kernel", 0);
+    CHECK(ledger_part(PART_HEAD) == PART_BLOCKS, "the part before");
+    work(7, 4);
+    ledger_launch("a_kernel", 1);
+    CHECK(ledger_part(PART_BLOCKS) == PART_HEAD, "the part before");
+    ledger.dry = 1;
+    work(1, 1);
+    CHECK(ledger_launch("a_kernel", 0) == 0, "a dry run executes");
+    static const LedgerRow want[] = {
+        {"a_kernel", PART_BLOCKS, 0, 3, 16, 5},
+        {"b_kernel<1, 2>", PART_BLOCKS, 1, 1, 20, 2},
+        {"a_kernel", PART_HEAD, 1, 1, 7, 4},
+    };
+    CHECK(ledger.rows == 3, "%d rows, expected 3", ledger.rows);
+    for (int i = 0; i < 3 && i < ledger.rows; i++) {
+        const LedgerRow *got = &ledger.row[i], *w = &want[i];
+        CHECK(strcmp(got->name, w->name) == 0 && got->part == w->part && got->product == w->product &&
+                  got->launches == w->launches && got->flops == w->flops && got->bytes == w->bytes,
+              "row %d: %s, part %d, product %d, %lld launches, %g FLOPs, %g bytes", i, got->name, got->part,
+              got->product, (long long)got->launches, got->flops, got->bytes);
+    }
+    ledger_clear();
+    CHECK(ledger.rows == 0, "%d rows are left", ledger.rows);
+    ledger = before;
+}
+
+static void ledger_tests(void) {
+    RUN(test_ledger_booking);  // forks
+    RUN(test_ledger_cards);
+    RUN(test_ledger_seconds);
+}
+
+#endif

@@ -122,8 +122,6 @@ typedef struct {
     int ponder_init;     // 1: the paper's initialisation, 0: the stock one
 } PonderConfig;
 
-static inline void ponder_cuda_options(OptionTable* options);
-
 static inline void ponder_add_options(OptionTable* options) {
     static const Option rows[] = {
         {"model", "tie", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED,
@@ -149,7 +147,12 @@ static inline void ponder_add_options(OptionTable* options) {
          "initialisation of fresh weights [default: ponder if S > 0]"},
     };
     options_add(options, rows, (int)(sizeof rows / sizeof rows[0]));
-    ponder_cuda_options(options);
+    static const Option gpu[] = {
+        {"GPU", "recompute", OPTION_INT, NULL, "N", 0, 65, RESUME_FREE,
+         "what the backward computes again to save memory: 0 nothing, 1 norms and activations, 1+k also the k earliest "
+         "passes whole; any N gives the same bits [default: whatever fits at the least cost]"},
+    };
+    options_add(options, gpu, GPU);
 }
 
 // A size from config.json: the Hugging Face default where it is absent, an error where it is absurd.
@@ -262,45 +265,6 @@ static inline void embedding_backward(real* dtable, const int* tokens, const rea
             for (size_t i = first; i < last; i++) { drow[i] = real_fma(scale, de[n * C + i], drow[i]); }
         }
     }
-}
-
-// Sets all but the k largest of z(V) to -infinity; of equal ones the lower token ids stay.
-// `heap` has room for k numbers. A row with a NaN becomes NaN at z[0], so that it stays seen.
-static inline void keep_top_k(real* z, real* heap, size_t V, size_t k) {
-    if (k == 0 || k >= V) { return; }
-    // The k largest so far as a heap, smallest on top: at the end heap[0] is the k-th largest.
-    for (size_t v = 0; v < V; v++) {
-        size_t i;
-        if (v < k) {  // grow: sift up
-            for (i = v; i > 0 && heap[(i - 1) / 2] > z[v]; i = (i - 1) / 2) { heap[i] = heap[(i - 1) / 2]; }
-        } else if (z[v] > heap[0]) {  // replace the top: sift down
-            for (i = 0;;) {
-                size_t child = 2 * i + 1;
-                if (child >= k) { break; }
-                if (child + 1 < k && heap[child + 1] < heap[child]) { child++; }
-                if (heap[child] >= z[v]) { break; }
-                heap[i] = heap[child];
-                i = child;
-            }
-        } else {
-            continue;
-        }
-        heap[i] = z[v];
-    }
-    real threshold = heap[0];
-    size_t above = 0;
-    int nan = 0;
-    for (size_t v = 0; v < V; v++) { above += z[v] > threshold, nan |= z[v] != z[v]; }
-    size_t ties = k - above;  // this many of those equal to the threshold stay
-    for (size_t v = 0; v < V; v++) {
-        if (z[v] > threshold) { continue; }
-        if (z[v] == threshold && ties > 0) {
-            ties--;
-        } else {
-            z[v] = -INFINITY;
-        }
-    }
-    if (nan) { z[0] = NAN; }
 }
 
 // mix(N,C) = p a W_in,  p = softmax(top_k(h W_out^T / temperature))            METHOD: one step
@@ -644,35 +608,30 @@ static inline int ponder_ignores(const Model* model, const char* name) {
     return m->architecture->ignores(m->pass, name);
 }
 
-// The memory of each list: first it is measured, then taken, then laid out.
-typedef struct {
-    size_t kept, work, passes, blocks;  // bytes
-} PonderBytes;
+// The C half's memory, area by area.
+enum { AREA_KEPT, AREA_WORK, AREA_PASSES, AREA_BLOCKS, AREAS };
+static const char* const ponder_areas[AREAS] = {"activations kept, all passes", "activations of one layer at work",
+                                                "inputs, outputs, mixes of passes", "blocks of logits"};
 
-static inline PonderBytes ponder_measure(Ponder* m, int training) {
-    PonderBytes bytes;
-    Arena work = arena_at(NULL), passes = arena_at(NULL), blocks = arena_at(NULL);
-    int passes_kept = training ? m->config.steps + 1 : 0;
-    bytes.kept = slots_measure(&m->slots, m->pass, m->architecture->keep, m->config.steps + 1, passes_kept);
-    m->architecture->prepare(m->pass, &work, training);
-    ponder_passes(m, &passes, training);
-    ponder_blocks(m, &blocks, training);
-    bytes.work = work.used, bytes.passes = passes.used, bytes.blocks = blocks.used;
-    return bytes;
+// Lays it out; over areas without a base it only measures them.
+static inline void ponder_lay_out(Ponder* m, Arena area[AREAS], int training) {
+    int passes = m->config.steps + 1;
+    area[AREA_KEPT].used = slots_measure(&m->slots, m->pass, m->architecture->keep, passes, training ? passes : 0);
+    m->slots.base = area[AREA_KEPT].base;
+    m->pass->cpu.work = area[AREA_WORK].base;
+    m->pass->cpu.training = training;
+    m->architecture->prepare(m->pass, &area[AREA_WORK], training);
+    ponder_passes(m, &area[AREA_PASSES], training);
+    ponder_blocks(m, &area[AREA_BLOCKS], training);
 }
 
 static inline void ponder_allocate(Model* model, int training) {
     Ponder* m = ponder_of(model);
-    PonderBytes bytes = ponder_measure(m, training);
-    m->slots.base = (char*)xalloc(bytes.kept, 1, "activations");
-    Arena work = arena_at((char*)xalloc(bytes.work, 1, "a layer at work"));
-    Arena passes = arena_at((char*)xalloc(bytes.passes, 1, "inputs and outputs of passes"));
-    Arena blocks = arena_at((char*)xalloc(bytes.blocks, 1, "blocks of logits"));
-    m->pass->cpu.work = work.base;
-    m->pass->cpu.training = training;
-    m->architecture->prepare(m->pass, &work, training);
-    ponder_passes(m, &passes, training);
-    ponder_blocks(m, &blocks, training);
+    Arena measured[AREAS], area[AREAS];
+    memset(measured, 0, sizeof measured);
+    ponder_lay_out(m, measured, training);
+    for (int i = 0; i < AREAS; i++) { area[i] = arena_at((char*)xalloc(measured[i].used, 1, ponder_areas[i])); }
+    ponder_lay_out(m, area, training);
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "parameters");
     if (training) { model->grads = (real*)xalloc(model->tensors.total, sizeof(real), "gradients"); }
     tensors_bind(&model->tensors, model->params, model->grads);
@@ -698,18 +657,13 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
     model->passes = config.steps + 1;
     architecture->tensors(pass, &model->tensors, config.steps + 1, config.ponder_init);
 
-    PonderBytes bytes = ponder_measure(m, 1);
+    Arena area[AREAS];
+    memset(area, 0, sizeof area);
+    ponder_lay_out(m, area, 1);
     double family = (double)(model->tensors.total * sizeof(real));
-    const ModelRow memory[] = {
-        {"parameters", family},
-        {"gradients", family},
-        {"activations kept, all passes", (double)bytes.kept},
-        {"activations of one layer at work", (double)bytes.work},
-        {"inputs, outputs, mixes of passes", (double)bytes.passes},
-        {"blocks of logits", (double)bytes.blocks},
-    };
-    model->memory_rows = (int)(sizeof memory / sizeof memory[0]);
-    memcpy(model->memory, memory, sizeof memory);
+    model_add_memory(model, "parameters", family);
+    model_add_memory(model, "gradients", family);
+    for (int i = 0; i < AREAS; i++) { model_add_memory(model, ponder_areas[i], (double)area[i].used); }
 
     double VC = (double)size->V * (double)size->C, S = config.steps;
     const ModelRow flops[] = {
@@ -794,7 +748,7 @@ static inline int ponder_main(int argc, char** argv, const Architecture* archite
 #include "common/rows.cuh"
 #include "common/transfers.cuh"
 
-enum { EMBED_COLUMNS = 4 * WARP, MIX_BLOCK_BYTES = 1 << 30, MIX_ROWS_LEAST = 1024 };
+enum { MIX_BLOCK_BYTES = 1 << 30, MIX_ROWS_LEAST = 1024 };
 
 // Rows of logits that exist at a time: N in equal blocks of at most a gigabyte. From shapes alone, so that it
 // changes no bit from card to card. Every block reads and writes the fp32 gradients (V,C) of both tables, 8
@@ -804,60 +758,6 @@ static inline size_t mix_rows_cuda(size_t N, size_t Vp) {
     size_t most = max_size(MIX_BLOCK_BYTES / (Vp * sizeof(floatX)), MIX_ROWS_LEAST);
     size_t blocks = div_up(N, most);
     return min_size(N, max_size(round_up(div_up(N, blocks), 64), MIX_ROWS_LEAST));
-}
-
-// e (N,C) = scale * table[token], from the master weights
-static __global__ void __launch_bounds__(256) embedding_forward_kernel(float* e, const int* tokens, const float* table,
-                                                                       size_t N, size_t C, float scale, int whole) {
-    size_t packs = (C + PACK - 1) / PACK, i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= N * packs) { return; }
-    size_t n = i / packs, at = i % packs * PACK;
-    float x[PACK];
-    load_pack_of(x, table + (size_t)tokens[n] * C, at, C, whole, 0.0f);
-    for (int k = 0; k < PACK; k++) { x[k] *= scale; }
-    store_pack_of(e + n * C, x, at, C, whole);
-}
-static inline void embedding_forward_cuda(float* e, const int* tokens, const float* table, size_t N, size_t C,
-                                          float scale) {
-    work((double)(N * C), 8.0 * (double)N * (double)C);
-    launch(embedding_forward_kernel, (unsigned)div_up(N * div_up(C, PACK), 256), 256, 0, device.stream, e, tokens,
-           table, N, C, scale, C % PACK == 0);
-}
-
-// dtable[token] += scale * de, positions of one token in their order. order (N): the positions sorted
-// by token, equal ones in order; a warp at the first position of a token adds up all of them, for
-// EMBED_COLUMNS columns, and no other warp touches that row.
-static __global__ void __launch_bounds__(8 * WARP)
-    embedding_backward_kernel(float* dtable, const int* tokens, const int* order, const float* de, size_t N, size_t C,
-                              float scale) {
-    size_t at = (size_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
-    size_t first = (size_t)blockIdx.y * EMBED_COLUMNS + threadIdx.x % WARP;
-    if (at >= N) { return; }
-    int token = tokens[order[at]];
-    if (at > 0 && tokens[order[at - 1]] == token) { return; }
-    float sum[EMBED_COLUMNS / WARP];
-    float* row = dtable + (size_t)token * C;
-    for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
-        size_t c = first + (size_t)k * WARP;
-        sum[k] = c < C ? row[c] : 0.0f;
-    }
-    for (; at < N && tokens[order[at]] == token; at++) {
-        const float* from = de + (size_t)order[at] * C;
-        for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
-            size_t c = first + (size_t)k * WARP;
-            if (c < C) { sum[k] = fmaf(scale, from[c], sum[k]); }
-        }
-    }
-    for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
-        size_t c = first + (size_t)k * WARP;
-        if (c < C) { row[c] = sum[k]; }
-    }
-}
-static inline void embedding_backward_cuda(float* dtable, const int* tokens, const int* order, const float* de,
-                                           size_t N, size_t C, float scale) {
-    dim3 grid((unsigned)div_up(N, 8), (unsigned)div_up(C, EMBED_COLUMNS));
-    work(2.0 * (double)N * (double)C, 12.0 * (double)N * (double)C);
-    launch(embedding_backward_kernel, grid, 8 * WARP, 0, device.stream, dtable, tokens, order, de, N, C, scale);
 }
 
 // dmix (N,C) floatX = de rounded, the form in which it enters products; dot (N) = sum over C of dmix * mix,
@@ -991,11 +891,6 @@ static inline void ponder_blocks_cuda(Ponder* m, Arena* a, int training) {
     c->z = TAKE(a, floatX, "logits", c->rows * Vp);
     c->dz = TAKE(a, floatX, "gradient of logits", training && m->config.steps > 0 ? c->rows * Vp : 0);
 }
-static inline void ponder_kept_cuda(Ponder* m, Arena* a, int keep_p) {
-    size_t Vp = round_up((size_t)m->pass->size.V, PADDED_ROWS), S = (size_t)m->config.steps;
-    m->cuda->p = TAKE(a, floatX, "probabilities", keep_p ? S * m->pass->N * Vp : 0);
-}
-
 // Passes that have a slot. recompute 0: everything is kept; 1: norms and activations are computed again; 1+k: the k
 // earliest passes too, whole: the backward, which comes from the last pass, computes them again into slot 0, whose
 // own pass it has finished by then.
@@ -1003,40 +898,52 @@ static inline int ponder_slots(const Ponder* m, int recompute) {
     return m->config.steps + 1 - (recompute > 1 ? recompute - 1 : 0);
 }
 
-// The plan of one setting for B rows; leaves every list laid out without memory, for that setting.
-static inline Plan ponder_plan_of(Model* model, int training, int recompute, int keep_p, int B) {
-    Ponder* m = ponder_of(model);
+// The CUDA half's memory, area by area; the last has cuBLASLt's workspace beside it.
+enum { CUDA_WEIGHTS, CUDA_KEPT, CUDA_P, CUDA_PASSES, CUDA_BLOCKS, CUDA_WORK, CUDA_AREAS };
+static const char* const ponder_areas_cuda[CUDA_AREAS] = {
+    "weights, gradients, moments",  "activations kept", "probabilities kept",
+    "inputs and outputs of passes", "blocks of logits", "a layer at work, cuBLASLt"};
+
+// Lays it out for one setting; over areas without a base it only measures them.
+static inline void ponder_lay_out_cuda(Ponder* m, Arena area[CUDA_AREAS], int training, int recompute, int keep_p) {
     PonderCuda* c = m->cuda;
     Pass* pass = m->pass;
-    Plan plan;
-    memset(&plan, 0, sizeof plan);
-    plan.recompute = recompute;
-    plan.keep = keep_p && training && m->config.steps > 0;
-    size_t N = pass->N;
-    pass->N = (size_t)B * (size_t)pass->T;
+    int slots = training ? ponder_slots(m, recompute) : 0;
     pass->gpu.again = recompute > 0;
     pass->gpu.training = training;
-    int slots = training ? ponder_slots(m, recompute) : 0;
-    Arena weights = arena_at(NULL), p = arena_at(NULL), passes = arena_at(NULL), blocks = arena_at(NULL),
-          work = arena_at(NULL);
-    families_take(&c->families, &weights, &model->tensors, training);
-    size_t kept_bytes = slots_measure(&c->slots, pass, m->architecture->cuda->keep, m->config.steps + 1, slots);
-    ponder_kept_cuda(m, &p, plan.keep);
-    ponder_passes_cuda(m, &passes, training);
-    ponder_blocks_cuda(m, &blocks, training);
-    m->architecture->cuda->prepare(pass, &work, training);
-    plan_add(&plan, "weights, gradients, moments", weights.used);
-    plan_add(&plan, "activations kept", kept_bytes);
-    plan_add(&plan, "probabilities kept", p.used);
-    plan_add(&plan, "inputs and outputs of passes", passes.used);
-    plan_add(&plan, "blocks of logits", blocks.used);
-    plan_add(&plan, "a layer at work, cuBLASLt", work.used + MATMUL_WORKSPACE);
-    // Forward products of a pass are a third of its FLOPs; norms and activations are counted as 1 % of it.
-    double pass_flops = (model->flops[0].amount + model->flops[1].amount) / (m->config.steps + 1) / 3 * (double)pass->N;
-    plan.extra_flops =
-        (recompute > 0 ? 0.01 * pass_flops * (double)slots : 0) + (double)(m->config.steps + 1 - slots) * pass_flops +
-        (plan.keep ? 0 : 2.0 * (double)pass->size.V * (double)pass->size.C * (double)m->config.steps * (double)pass->N);
-    pass->N = N;
+    pass->gpu.work = area[CUDA_WORK].base;
+    families_take(&c->families, &area[CUDA_WEIGHTS], &m->model.tensors, training);
+    area[CUDA_KEPT].used = slots_measure(&c->slots, pass, m->architecture->cuda->keep, m->config.steps + 1, slots);
+    c->slots.base = area[CUDA_KEPT].base;
+    size_t Vp = round_up((size_t)pass->size.V, PADDED_ROWS), S = (size_t)m->config.steps;
+    c->p = TAKE(&area[CUDA_P], floatX, "probabilities", keep_p ? S * pass->N * Vp : 0);
+    ponder_passes_cuda(m, &area[CUDA_PASSES], training);
+    ponder_blocks_cuda(m, &area[CUDA_BLOCKS], training);
+    m->architecture->cuda->prepare(pass, &area[CUDA_WORK], training);
+}
+
+// The plan of one setting for B rows.
+static inline Plan ponder_plan_of(Model* model, int training, int recompute, int keep_p, int B) {
+    Ponder* m = ponder_of(model);
+    Plan plan;
+    Arena area[CUDA_AREAS];
+    memset(&plan, 0, sizeof plan);
+    memset(area, 0, sizeof area);
+    plan.recompute = recompute;
+    plan.keep = keep_p && training && m->config.steps > 0;
+    size_t N = m->pass->N;
+    m->pass->N = (size_t)B * (size_t)model->T;
+    ponder_lay_out_cuda(m, area, training, recompute, plan.keep);
+    for (int i = 0; i < CUDA_AREAS; i++) {
+        plan_add(&plan, ponder_areas_cuda[i], area[i].used + (i == CUDA_WORK ? MATMUL_WORKSPACE : 0));
+    }
+    // Forward products are a third of the FLOPs; norms and activations are counted as 1 % of a pass's.
+    double n = (double)m->pass->N, passes = m->config.steps + 1, slots = ponder_slots(m, recompute);
+    double pass_flops = (model->flops[0].amount + model->flops[1].amount) / 3 / passes * n;
+    double scores_flops = model->flops[2].amount / 6 * n;
+    plan.extra_flops = (recompute > 0 ? 0.01 * pass_flops * slots : 0) + (passes - slots) * pass_flops +
+                       (plan.keep ? 0 : scores_flops);
+    m->pass->N = N;
     return plan;
 }
 static inline PlanChoice ponder_choice(const Ponder* m) {
@@ -1074,19 +981,13 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
     PonderCuda* c = m->cuda;
     Pass* pass = m->pass;
     if (c->plan.total == 0) { ponder_prepare_cuda(model, training); }
-    Plan plan = c->plan = ponder_plan_of(model, training, c->plan.recompute, c->plan.keep, model->B);
-    Arena area[6];
-    for (int i = 0; i < plan.rows; i++) {
-        size_t bytes = (size_t)plan.row[i].amount - (i + 1 == plan.rows ? MATMUL_WORKSPACE : 0);
-        area[i] = arena_at(bytes ? (char*)device_alloc(bytes, plan.row[i].what) : NULL);
+    Arena area[CUDA_AREAS];
+    memset(area, 0, sizeof area);
+    ponder_lay_out_cuda(m, area, training, c->plan.recompute, c->plan.keep);
+    for (int i = 0; i < CUDA_AREAS; i++) {
+        area[i] = arena_at(area[i].used ? (char*)device_alloc(area[i].used, ponder_areas_cuda[i]) : NULL);
     }
-    families_take(&c->families, &area[0], &model->tensors, training);
-    c->slots.base = area[1].base;
-    ponder_kept_cuda(m, &area[2], plan.keep);
-    ponder_passes_cuda(m, &area[3], training);
-    ponder_blocks_cuda(m, &area[4], training);
-    pass->gpu.work = area[5].base;
-    m->architecture->cuda->prepare(pass, &area[5], training);
+    ponder_lay_out_cuda(m, area, training, c->plan.recompute, c->plan.keep);
     tensors_bind_cuda(&model->tensors, c->families.master, c->families.x, c->families.grads);
     if (pass->size.tie) { pass->head = pass->embed; }
     if (ledger.dry) { return; }
@@ -1193,38 +1094,14 @@ static inline void ponder_logits_cuda(Model* model, const int* inputs, int B, in
     ponder_forward_cuda(m, B, P, 0);
     free(padded);
     size_t rows = last_only ? (size_t)B : N, step = last_only ? (size_t)P : 1, skip = last_only ? (size_t)T - 1 : 0;
-    floatX* block = (floatX*)xalloc(c->rows * Vp, sizeof(floatX), "logits");
     for (size_t first = 0; first < rows; first += c->rows) {
         size_t R = min_size(c->rows, rows - first);
         gemm_cuda("head: logits", 0, 1, R, Vp, C, 1, h + (first * step + skip) * C, step * C, m->pass->head.x, C, 0,
                   c->z, Vp, NULL);
-        device_download(block, c->z, R * Vp * sizeof(floatX));
-        for (size_t r = 0; r < R; r++) {
-            for (size_t v = 0; v < V; v++) { logits[(first + r) * V + v] = (real)host_float(block[r * Vp + v]); }
-        }
+        rows_download(logits + first * V, c->z, R, V, Vp);
     }
-    free(block);
 }
 
-static inline void ponder_upload_cuda(Model* model, const real* moment1, const real* moment2) {
-    families_upload(&ponder_of(model)->cuda->families, &model->tensors, model->params, moment1, moment2);
-}
-static inline void ponder_download_cuda(Model* model, real* moment1, real* moment2) {
-    families_download(&ponder_of(model)->cuda->families, &model->tensors, model->params, moment1, moment2);
-}
-static inline void ponder_download_grads_cuda(Model* model) {
-    if (!model->grads) { model->grads = (real*)xalloc(model->tensors.total, sizeof(real), "gradients on the host"); }
-    device_download(model->grads, ponder_of(model)->cuda->families.grads, model->tensors.total * sizeof(float));
-}
-static inline void ponder_zero_grads_cuda(Model* model) {
-    families_zero_grads(&ponder_of(model)->cuda->families, &model->tensors);
-}
-static inline double ponder_grad_norm_cuda(Model* model) {
-    return families_grad_norm(&ponder_of(model)->cuda->families, &model->tensors);
-}
-static inline void ponder_update_cuda(Model* model, const AdamwStep* step) {
-    families_update(&ponder_of(model)->cuda->families, step);
-}
 static inline void ponder_rehearse_cuda(Model* model, const char* path, int64_t rows) {
     PonderCuda* c = ponder_of(model)->cuda;
     rehearse(model, path, rows, c->plan.total, c->tune);
@@ -1284,7 +1161,7 @@ static inline int ponder_compare_cpu(Model* model, const int* inputs, const int*
 static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = m->cuda = (PonderCuda*)xalloc(1, sizeof(PonderCuda), "the model");
-    c->families.adamw = adamw_plan(&model->tensors);
+    families_drive(model, &c->families);
     c->asked = options_set(options, "recompute") ? (int)options_int(options, "recompute") : -1;
     if (options_given(options, "compare-cpu") && c->asked < 0) { c->asked = 0; }
     c->graph.on = options_int(options, "graph") != 0;
@@ -1302,37 +1179,14 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->logits = ponder_logits_cuda;
     model->list = ponder_list_cuda;
     model->finite = device_finite;
-    model->upload = ponder_upload_cuda;
-    model->download = ponder_download_cuda;
-    model->download_grads = ponder_download_grads_cuda;
     model->rehearse = ponder_rehearse_cuda;
-    model->zero_grads = ponder_zero_grads_cuda;
-    model->grad_norm = ponder_grad_norm_cuda;
-    model->update = ponder_update_cuda;
     model->device_text = ponder_device_text;
     model->print_ledger = ponder_print_ledger;
     model->compare_cpu = ponder_compare_cpu;
 }
 
-static inline void ponder_cuda_options(OptionTable* options) {
-    static const Option rows[] = {
-        {"GPU", "recompute", OPTION_INT, NULL, "N", 0, 65, RESUME_FREE,
-         "what the backward computes again to save memory: 0 nothing, 1 norms and activations, 1+k also the k earliest "
-         "passes whole; any N gives the same bits [default: whatever fits at the least cost]"},
-        {"GPU", "graph", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
-         "1: capture the micro-batch in a CUDA graph after the first"},
-        {"GPU", "tune", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
-         "1: time cuBLASLt's algorithms for each shape before the first step and keep the choice in --out, so that a "
-         "resumed run gives the same bits; 0: take the library's first proposal"},
-        {"GPU", "compare-cpu", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
-         "run one micro-batch on GPU and CPU, compare tensor by tensor, and exit"},
-    };
-    options_add(options, rows, (int)(sizeof rows / sizeof rows[0]));
-}
-
 #else
 static inline void ponder_use_cuda(Model* model, const OptionTable* options) { (void)model, (void)options; }
-static inline void ponder_cuda_options(OptionTable* options) { (void)options; }
 #endif
 
 #endif

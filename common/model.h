@@ -65,6 +65,7 @@ struct Model {
 
     // Where weights, gradients and moments live elsewhere than in params and grads: on a GPU. All NULL
     // on the CPU. params is then the host's copy, valid after download(); grads after download_grads().
+    struct Families* families;                                   // where they are
     void (*prepare)(Model* model, int training);                 // finds the GPU, plans its memory
     void (*upload)(Model* model, const real* m, const real* v);  // params, and moments unless NULL
     void (*download)(Model* model, real* m, real* v);            // params, and moments unless NULL
@@ -86,6 +87,11 @@ struct Model {
     // 1 for a tensor of a checkpoint that this model does not have and may silently drop.
     int (*ignores_tensor)(const Model* model, const char* name);
 };
+
+static inline void model_add_memory(Model* model, const char* what, double bytes) {
+    model->memory[model->memory_rows].what = what;
+    model->memory[model->memory_rows++].amount = bytes;
+}
 
 // How a list names what is no activation.
 #define LIST_PARAMETER "parameter "

@@ -1,13 +1,68 @@
-// rows.cuh - rows of logits on the GPU: the k largest, softmax, its backward, cross-entropy. C twin: rows.h.
+// rows.cuh - rows on the GPU: of a table, that tokens pick and add to; of logits, their k largest, softmax, its
+// backward, cross-entropy.
 //
-// A row has V numbers in Vp places, Vp = V rounded up to PADDED_ROWS, so that rows are aligned; the padding is 0 in
+// A row of logits has V numbers in Vp places, Vp = V rounded up to PADDED_ROWS, so that rows are aligned; the padding is 0 in
 // probabilities and gradients and reaches nothing. One block takes a row; sums are fp32.
 #ifndef PONDER_ROWS_CUH
 #define PONDER_ROWS_CUH
 
 #include "device.cuh"
 
-enum { LOGIT_THREADS = 512 };
+enum { EMBED_COLUMNS = 4 * WARP, LOGIT_THREADS = 512 };
+
+// e (N,C) = scale * table[token], from the master weights
+static __global__ void __launch_bounds__(256) embedding_forward_kernel(float* e, const int* tokens, const float* table,
+                                                                       size_t N, size_t C, float scale, int whole) {
+    size_t packs = (C + PACK - 1) / PACK, i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= N * packs) { return; }
+    size_t n = i / packs, at = i % packs * PACK;
+    float x[PACK];
+    load_pack_of(x, table + (size_t)tokens[n] * C, at, C, whole, 0.0f);
+    for (int k = 0; k < PACK; k++) { x[k] *= scale; }
+    store_pack_of(e + n * C, x, at, C, whole);
+}
+static inline void embedding_forward_cuda(float* e, const int* tokens, const float* table, size_t N, size_t C,
+                                          float scale) {
+    work((double)(N * C), 8.0 * (double)N * (double)C);
+    launch(embedding_forward_kernel, (unsigned)div_up(N * div_up(C, PACK), 256), 256, 0, device.stream, e, tokens,
+           table, N, C, scale, C % PACK == 0);
+}
+
+// dtable[token] += scale * de, positions of one token in their order. order (N): the positions sorted
+// by token, equal ones in order; a warp at the first position of a token adds up all of them, for
+// EMBED_COLUMNS columns, and no other warp touches that row.
+static __global__ void __launch_bounds__(8 * WARP)
+    embedding_backward_kernel(float* dtable, const int* tokens, const int* order, const float* de, size_t N, size_t C,
+                              float scale) {
+    size_t at = (size_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    size_t first = (size_t)blockIdx.y * EMBED_COLUMNS + threadIdx.x % WARP;
+    if (at >= N) { return; }
+    int token = tokens[order[at]];
+    if (at > 0 && tokens[order[at - 1]] == token) { return; }
+    float sum[EMBED_COLUMNS / WARP];
+    float* row = dtable + (size_t)token * C;
+    for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
+        size_t c = first + (size_t)k * WARP;
+        sum[k] = c < C ? row[c] : 0.0f;
+    }
+    for (; at < N && tokens[order[at]] == token; at++) {
+        const float* from = de + (size_t)order[at] * C;
+        for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
+            size_t c = first + (size_t)k * WARP;
+            if (c < C) { sum[k] = fmaf(scale, from[c], sum[k]); }
+        }
+    }
+    for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
+        size_t c = first + (size_t)k * WARP;
+        if (c < C) { row[c] = sum[k]; }
+    }
+}
+static inline void embedding_backward_cuda(float* dtable, const int* tokens, const int* order, const float* de,
+                                           size_t N, size_t C, float scale) {
+    dim3 grid((unsigned)div_up(N, 8), (unsigned)div_up(C, EMBED_COLUMNS));
+    work(2.0 * (double)N * (double)C, 12.0 * (double)N * (double)C);
+    launch(embedding_backward_kernel, grid, 8 * WARP, 0, device.stream, dtable, tokens, order, de, N, C, scale);
+}
 
 // A number as an unsigned integer of the same order, 0 the least; -0 is 0, and a NaN is above +infinity.
 static __device__ __forceinline__ uint32_t order_key(float x) {

@@ -95,6 +95,45 @@ static inline real softmax_row(real* x, size_t n) {
     return max + real_log(sum);
 }
 
+// Sets all but the k largest of z(V) to -infinity; of equal ones the lower token ids stay.
+// `heap` has room for k numbers. A row with a NaN becomes NaN at z[0], so that it stays seen.
+static inline void keep_top_k(real* z, real* heap, size_t V, size_t k) {
+    if (k == 0 || k >= V) { return; }
+    // The k largest so far as a heap, smallest on top: at the end heap[0] is the k-th largest.
+    for (size_t v = 0; v < V; v++) {
+        size_t i;
+        if (v < k) {  // grow: sift up
+            for (i = v; i > 0 && heap[(i - 1) / 2] > z[v]; i = (i - 1) / 2) { heap[i] = heap[(i - 1) / 2]; }
+        } else if (z[v] > heap[0]) {  // replace the top: sift down
+            for (i = 0;;) {
+                size_t child = 2 * i + 1;
+                if (child >= k) { break; }
+                if (child + 1 < k && heap[child + 1] < heap[child]) { child++; }
+                if (heap[child] >= z[v]) { break; }
+                heap[i] = heap[child];
+                i = child;
+            }
+        } else {
+            continue;
+        }
+        heap[i] = z[v];
+    }
+    real threshold = heap[0];
+    size_t above = 0;
+    int nan = 0;
+    for (size_t v = 0; v < V; v++) { above += z[v] > threshold, nan |= z[v] != z[v]; }
+    size_t ties = k - above;  // this many of those equal to the threshold stay
+    for (size_t v = 0; v < V; v++) {
+        if (z[v] > threshold) { continue; }
+        if (z[v] == threshold && ties > 0) {
+            ties--;
+        } else {
+            z[v] = -INFINITY;
+        }
+    }
+    if (nan) { z[0] = NAN; }
+}
+
 // out (n) += inp (n)
 static inline void row_add(real* out, const real* inp, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL)

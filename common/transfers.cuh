@@ -6,11 +6,12 @@
 #include "adamw.cuh"
 #include "arena.h"
 #include "layers.cuh"
+#include "model.h"
 #include "tensors.h"
 
 // ---- the families of a tensor table; offsets are the table's ----
 
-typedef struct {
+typedef struct Families {
     float* master;    // weights in fp32
     floatX* x;        // the same rounded, for products; master itself in the fp32 program
     float* grads;     // sums over passes and micro-batches
@@ -42,37 +43,54 @@ static inline void families_start(Families* f, const TensorTable* table) {
     device_upload_now((void*)f->adamw.device, f->adamw.host, f->adamw.count * sizeof(AdamwSpan));
 }
 
-// Master weights, and moments unless NULL, from the host's families.
-static inline void families_upload(Families* f, const TensorTable* table, const real* params, const real* m,
-                                   const real* v) {
-    size_t bytes = table->total * sizeof(float);
-    device_upload(f->master, params, bytes);
-    if ((void*)f->x != (void*)f->master) { copy_rounded_cuda(f->x, f->master, table->total); }
+// What a Model does with them (model.h).
+static inline void families_upload(Model* model, const real* m, const real* v) {
+    Families* f = model->families;
+    size_t bytes = model->tensors.total * sizeof(float);
+    device_upload(f->master, model->params, bytes);
+    if ((void*)f->x != (void*)f->master) { copy_rounded_cuda(f->x, f->master, model->tensors.total); }
     if (f->m && m) { device_upload(f->m, m, bytes); }
     if (f->v && v) { device_upload(f->v, v, bytes); }
     if (!ledger.dry) { CUDA_CHECK(cudaStreamSynchronize(device.stream)); }
 }
-static inline void families_download(const Families* f, const TensorTable* table, real* params, real* m, real* v) {
-    size_t bytes = table->total * sizeof(float);
-    device_download(params, f->master, bytes);
-    if (m) { device_download(m, f->m, bytes); }
-    if (v) { device_download(v, f->v, bytes); }
+static inline void families_download(Model* model, real* m, real* v) {
+    size_t bytes = model->tensors.total * sizeof(float);
+    device_download(model->params, model->families->master, bytes);
+    if (m) { device_download(m, model->families->m, bytes); }
+    if (v) { device_download(v, model->families->v, bytes); }
 }
-
-static inline void families_zero_grads(Families* f, const TensorTable* table) {
+static inline void families_download_grads(Model* model) {
+    if (!model->grads) { model->grads = (real*)xalloc(model->tensors.total, sizeof(real), "gradients on the host"); }
+    device_download(model->grads, model->families->grads, model->tensors.total * sizeof(float));
+}
+static inline void families_zero_grads(Model* model) {
     ledger_part(PART_OPTIMISER);
-    device_zero(f->grads, table->total * sizeof(float));
+    device_zero(model->families->grads, model->tensors.total * sizeof(float));
 }
-static inline double families_grad_norm(Families* f, const TensorTable* table) {
+static inline double families_grad_norm(Model* model) {
+    Families* f = model->families;
     double squares = 0;
     ledger_part(PART_OPTIMISER);
-    grad_norm_cuda(f->squares, f->squares + 1, f->grads, table->total);
+    grad_norm_cuda(f->squares, f->squares + 1, f->grads, model->tensors.total);
     device_download(&squares, f->squares, sizeof squares);
     return sqrt(squares);
 }
-static inline void families_update(Families* f, const AdamwStep* step) {
+static inline void families_update(Model* model, const AdamwStep* step) {
+    Families* f = model->families;
     ledger_part(PART_OPTIMISER);
     adamw_update_cuda(f->master, f->x, f->m, f->v, f->grads, &f->adamw, step);
+}
+
+// From here on a model's weights, gradients and moments live in these.
+static inline void families_drive(Model* model, Families* f) {
+    f->adamw = adamw_plan(&model->tensors);
+    model->families = f;
+    model->upload = families_upload;
+    model->download = families_download;
+    model->download_grads = families_download_grads;
+    model->zero_grads = families_zero_grads;
+    model->grad_norm = families_grad_norm;
+    model->update = families_update;
 }
 
 // ---- a micro-batch ----
@@ -128,6 +146,18 @@ static inline double batch_loss(Batch* b, size_t N) {
     device_download(b->host_losses, b->losses, N * sizeof(float));
     for (size_t n = 0; n < N; n++) { sum += (double)b->host_losses[n]; }
     return sum;
+}
+
+// ---- logits ----
+
+// to (R,V) on the host = the first V of the Vp numbers of R rows
+static inline void rows_download(real* to, const floatX* rows, size_t R, size_t V, size_t Vp) {
+    floatX* block = (floatX*)xalloc(R * Vp, sizeof(floatX), "logits");
+    device_download(block, rows, R * Vp * sizeof(floatX));
+    for (size_t r = 0; r < R; r++) {
+        for (size_t v = 0; v < V; v++) { to[r * V + v] = (real)host_float(block[r * Vp + v]); }
+    }
+    free(block);
 }
 
 #endif

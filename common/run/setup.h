@@ -164,6 +164,16 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
              : "print memory and FLOPs of the run, and exit"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
+    const Option gpu[] = {
+        {"GPU", "graph", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
+         "1: capture the micro-batch in a CUDA graph after the first"},
+        {"GPU", "tune", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
+         "1: time cuBLASLt's algorithms for each shape before the first step and keep the choice in --out, so that a "
+         "resumed run gives the same bits; 0: take the library's first proposal"},
+        {"GPU", "compare-cpu", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
+         "run one micro-batch on GPU and CPU, compare tensor by tensor, and exit"},
+    };
+    options_add(table, gpu, GPU ? (int)(sizeof gpu / sizeof gpu[0]) : 0);
 }
 
 // 1 if this invocation only looks: it writes nothing into --out.

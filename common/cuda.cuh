@@ -122,7 +122,7 @@ static __device__ __forceinline__ void store_pack(floatX* p, const float x[PACK]
 #endif
 
 // The same for a row of n numbers whose pack begins at number i: past the end they read as `fill` and
-// are not written. `whole` = every pack of every row is complete and aligned (pack_whole).
+// are not written. `whole` = every pack of every row is complete and aligned.
 template <class number>
 static __device__ __forceinline__ void load_pack_of(float x[PACK], const number* row, size_t i, size_t n, int whole,
                                                     float fill) {

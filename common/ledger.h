@@ -1,7 +1,7 @@
 // ledger.h - what a step does on a GPU, kernel by kernel: launches, FLOPs, bytes, and the time that
 // the machine's limits allow.
 //
-// Every launcher says what its next kernel does with work(); launch() and matmul_cuda() book it.
+// Every launcher says what its next kernel does with work(); launch() and matmul_any_cuda() book it.
 // A dry run books without executing, so that `--plan=h100` needs no GPU; a real run can book too.
 // The same numbers stand behind the plan, the ratios of the benchmarks and the run's utilisation.
 #ifndef PONDER_LEDGER_H
@@ -47,6 +47,13 @@ static inline const Card* card_of_device(const char* name) {
         if (strstr(name, cards[i].match)) { return &cards[i]; }
     }
     return NULL;
+}
+
+// "a100|h100|...": the names, as the choices of an option; the caller frees it.
+static inline char* card_names(void) {
+    StringBuilder names = {0};
+    for (int i = 0; i < CARDS; i++) { sb_printf(&names, "%s%s", i ? "|" : "", cards[i].name); }
+    return names.data;
 }
 
 // One kernel or product: all launches of one name in one part.

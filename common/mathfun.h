@@ -339,11 +339,6 @@ static inline double pow_d(double x, double y) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// sin and cos of a float: the double function, rounded. Error 0.5000001 ulp. NaN beyond 10^9.
-static inline float sin_f(float x) { return (float)sin_d((double)x); }
-static inline float cos_f(float x) { return (float)cos_d((double)x); }
-
-// ---------------------------------------------------------------------------------------------
 // In the number type of the build: ours in float, libm's in the double build (whose results are
 // compared with finite differences, not bit by bit).
 ALWAYS_INLINE static inline real real_exp(real x) {

@@ -13,16 +13,9 @@
 // compute the scores twice), the mix and the loss head as the model's 12 V C and 6 V C a token.
 //
 // Nothing is asserted about times: the exit status is 1 only when something could not run.
-#ifndef TESTING
-#define TESTING
-#endif
-#include "../train_pythia.cu"
+#include "architecture.h"
 
 #include "bench.cuh"
-
-#ifndef MAIN
-#define MAIN main
-#endif
 
 // ---- the table ----
 
@@ -101,17 +94,16 @@ typedef struct {
 static Shape shape;  // that run_...() works on
 
 static Shape shape_of(const char* model) {
-    const PythiaPreset* p = NULL;
-    for (int i = 0; i < PYTHIA_PRESETS; i++) {
-        if (strcmp(pythia_presets[i].name, model) == 0) { p = &pythia_presets[i]; }
-    }
-    if (!p) { die("--models: there is no preset '%s'", model); }
+    const Preset* p = ARCHITECTURE.presets;
+    while (p->name && strcmp(p->name, model) != 0) { p++; }
+    if (!p->name) { die("--models: there is no preset '%s'", model); }
+    const Sizes* size = &p->size;
     Shape s;
     memset(&s, 0, sizeof s);
     s.model = model;
     s.B = bench_quick ? 1 : 8, s.T = bench_quick ? 64 : 2048, s.N = s.B * s.T;
-    s.C = (size_t)p->C, s.NH = (size_t)p->NH, s.HS = s.C / s.NH, s.FF = (size_t)p->FF;
-    s.V = bench_quick ? 500 : (size_t)p->V, s.Vp = round_up(s.V, 64);
+    s.C = (size_t)size->C, s.NH = (size_t)size->NH, s.HS = s.C / s.NH, s.FF = (size_t)size->FF;
+    s.V = bench_quick ? 500 : (size_t)size->V, s.Vp = round_up(s.V, 64);
     s.rotated = s.HS / 4;
     s.rows = mix_rows_cuda(s.N, s.Vp);
     return s;
@@ -314,30 +306,30 @@ static void run_cross_entropy(Area* a) {
     floatX* z = area_x(a, shape.rows * shape.Vp);
     float *losses = area_floats(a, shape.rows), *scale = area_positive(a, 1);
     const int* targets = area_ints(a, shape.rows, (int)shape.V);
-    head_loss_cuda(losses, z, targets, scale, shape.rows, shape.V, shape.Vp);
+    cross_entropy_rows_cuda(losses, z, targets, scale, shape.rows, shape.V, shape.Vp);
 }
 static void run_mix_softmax(Area* a) {
     floatX* p = area_x(a, shape.rows * shape.Vp);
-    mix_softmax_cuda(p, shape.rows, shape.V, shape.Vp, 0);
+    softmax_rows_cuda(p, shape.rows, shape.V, shape.Vp, 0);
 }
 static void run_mix_softmax_backward(Area* a) {
     floatX* dz = area_x(a, shape.rows * shape.Vp);
     const floatX* p = area_x(a, shape.rows * shape.Vp);
     const float* dot = area_floats(a, shape.rows);
-    mix_softmax_backward_cuda(dz, p, dot, shape.rows, shape.Vp, 1);
+    softmax_rows_backward_cuda(dz, p, dot, shape.rows, shape.Vp, 1);
 }
 static void run_mix_dot(Area* a) {
     size_t n = shape.N * shape.C;
-    floatX* E = area_x(a, n);
+    floatX* dmix = area_x(a, n);
     float* dot = area_floats(a, shape.N);
     const float *de = area_floats(a, n), *e = area_floats(a, n), *next = area_floats(a, n);
-    mix_dot_cuda(E, dot, de, e, next, shape.N, shape.C);
+    mix_dot_cuda(dmix, dot, de, e, next, shape.N, shape.C);
 }
 
 static OptionTable model_options(const char* ponder, const char* layers) {
     OptionTable options;
     memset(&options, 0, sizeof options);
-    pythia_add_options(&options);
+    architecture_options(&options);
     char* argv[] = {format_string("bench"),    format_string("--ponder"),   format_string("%s", ponder),
                     format_string("--layers"), format_string("%s", layers), format_string("--vocab=%zu", shape.V)};
     options_parse(&options, 6, argv);
@@ -346,7 +338,7 @@ static OptionTable model_options(const char* ponder, const char* layers) {
 
 static void bench_optimiser(void) {
     OptionTable options = model_options("0", bench_quick ? "1" : "12");
-    Model* model = pythia_create(&options, shape.model, NULL, NULL, 1, 64);
+    Model* model = architecture_model(&options, shape.model, 1, 64);
     adamw = adamw_plan(&model->tensors);
     adamw_numbers = model->tensors.total;
     AdamwSpan* spans = (AdamwSpan*)device_alloc(adamw.count * sizeof(AdamwSpan), "the optimiser's plan");
@@ -364,7 +356,7 @@ static void bench_optimiser(void) {
     bench_row("cross-entropy pass", "cross-entropy, gradient", run_cross_entropy, 'C', 0, 0.85, 0.92);
     bench_row("softmax of the mix", "softmax of the mix, forward", run_mix_softmax, 'C', 0, 0, 0);
     bench_row("softmax of the mix", "softmax of the mix, backward", run_mix_softmax_backward, 'C', 0, 0, 0);
-    bench_row("E and dot of the mix", "E and dot of the mix", run_mix_dot, 'C', 0, 0, 0);
+    bench_row("gradient and dot of the mix", "gradient and dot of the mix", run_mix_dot, 'C', 0, 0, 0);
 }
 
 // ---- whole parts of a step, as the trainer runs them: a model of one layer and one pondering step ----
@@ -373,23 +365,34 @@ static Ponder* whole;
 
 static void run_mix_both(Area* a) {
     (void)a;
-    const PonderCuda* c = ponder_cuda_of(whole);
-    mix_forward_cuda(whole, c, 0, shape.N);
-    mix_backward_cuda(whole, c, 0, shape.N);
+    const PonderCuda* c = whole->cuda;
+    const Pass* pass = whole->pass;
+    const float scale = ponder_scale(whole);
+    float* next = c->e + ponder_stride(whole);
+    floatX* p = c->p ? c->p : c->z;
+    mix_forward_cuda(next, p, c->e, c->h, pass->head.x, pass->embed.x, shape.N, shape.C, shape.V, scale, 1, 0, c->rows,
+                     c->p != NULL);
+    mix_backward_cuda(c->dh, pass->embed.grad, pass->head.grad, p, c->dz, c->dot, c->dmix, c->de, c->e, next, c->h,
+                      pass->head.x, pass->embed.x, shape.N, shape.C, shape.V, scale, 1, 0, c->rows, c->p != NULL);
 }
 static void run_head_both(Area* a) {
     (void)a;
-    head_cuda(whole, ponder_cuda_of(whole), 1, shape.N, 1);
+    const PonderCuda* c = whole->cuda;
+    head_forward_backward_cuda(c->batch.losses, c->dh, whole->pass->head.grad, c->z, c->h + ponder_stride(whole),
+                               c->batch.tokens + shape.N, whole->pass->head.x, shape.N, shape.C, shape.V,
+                               c->batch.scale, c->rows);
 }
 static void run_layer_forward(Area* a) {
     (void)a;
-    const PonderCuda* c = ponder_cuda_of(whole);
-    ponder_pass_cuda(whole)->forward(whole->pass.self, &c->w, c->h, c->e, 0, (int)shape.B, (int)shape.T);
+    const PonderCuda* c = whole->cuda;
+    whole->pass->gpu.place = slots_places(&c->slots, whole->pass->size.L, 0, 0);
+    ARCHITECTURE.cuda->forward(whole->pass, c->h, c->e, (int)shape.B, (int)shape.T);
 }
 static void run_layer_backward(Area* a) {
     (void)a;
-    const PonderCuda* c = ponder_cuda_of(whole);
-    ponder_pass_cuda(whole)->backward(whole->pass.self, &c->w, c->de, c->dh, c->e, 0, (int)shape.B, (int)shape.T);
+    const PonderCuda* c = whole->cuda;
+    whole->pass->gpu.place = slots_places(&c->slots, whole->pass->size.L, 0, 0);
+    ARCHITECTURE.cuda->backward(whole->pass, c->de, c->dh, c->e, (int)shape.B, (int)shape.T);
 }
 
 // FLOPs of the model's own table, a micro-batch.
@@ -403,13 +406,13 @@ static double model_flops(const Model* model, const char* what) {
 static void bench_whole(void) {
     if (time_is_up()) { return; }
     OptionTable options = model_options("1", "1");
-    Model* model = pythia_create(&options, shape.model, NULL, NULL, (int)shape.B, (int)shape.T);
+    Model* model = architecture_model(&options, shape.model, (int)shape.B, (int)shape.T);
     whole = ponder_of(model);
-    PonderCuda* c = ponder_cuda_of(whole);
+    PonderCuda* c = whole->cuda;
     size_t available = 0, all = 0, NC = shape.N * shape.C;
     int fits = 0;
     CUDA_CHECK(cudaMemGetInfo(&available, &all));
-    PonderPlan plan = ponder_choose(whole, 1, -1, 0.95 * (double)available, (int)shape.B, &fits);
+    Plan plan = plan_choose(model, ponder_choice(whole), 1, -1, 0.95 * (double)available, (int)shape.B, &fits);
     print_head("whole parts of a step");
     if (!fits) {
         no_room++;
@@ -419,14 +422,16 @@ static void bench_whole(void) {
     }
     c->plan = plan;
     model->allocate(model, 1);
-    bench_fill(c->w.master, model->tensors.total, -0.03f, 0.03f);
-    if ((void*)c->w.x != (void*)c->w.master) { bench_fill(c->w.x, model->tensors.total, -0.03f, 0.03f); }
+    bench_fill(c->families.master, model->tensors.total, -0.03f, 0.03f);
+    if ((void*)c->families.x != (void*)c->families.master) {
+        bench_fill(c->families.x, model->tensors.total, -0.03f, 0.03f);
+    }
     bench_fill(c->e, 2 * NC, -1, 1);
     bench_fill(c->h, 2 * NC, -1, 1);
     bench_fill(c->de, NC, -1e-3f, 1e-3f);
     bench_fill(c->dh, NC, -1e-3f, 1e-3f);
-    bench_fill(c->tokens, 2 * shape.N, 0, (float)shape.V);
-    bench_fill(c->scale, 1, 1e-4f, 2e-4f);
+    bench_fill(c->batch.tokens, 2 * shape.N, 0, (float)shape.V);
+    bench_fill(c->batch.scale, 1, 1e-4f, 2e-4f);
     double mix = model_flops(model, "vocabulary mix"), head = model_flops(model, "loss head");
     double layer = (model_flops(model, "blocks") + model_flops(model, "attention")) / 2;  // of one of two passes
     const double must = shape.C < 1024 ? 0.50 : 0.60, goal = shape.C < 1024 ? 0.80 : 0.85;
@@ -474,7 +479,13 @@ int MAIN(int argc, char** argv) {
     }
     for (int s = 0; s < SECTIONS && !some; s++) { wanted[s] = 1; }
     if (!models) {
-        models = bench_quick ? "pythia-14m" : "pythia-70m,pythia-1.4b,pythia-410m,pythia-160m,pythia-1b,pythia-2.8b";
+        StringBuilder all = {0};
+        for (const Preset* p = ARCHITECTURE.presets; p->name; p++) {
+            if (bench_quick ? all.size == 0 : p->size.C >= 512 && p->size.C <= 2560) {
+                sb_printf(&all, "%s%s", all.size ? "," : "", p->name);
+            }
+        }
+        models = all.data;
     }
     double start = now_seconds();
     bench_deadline = start + seconds;

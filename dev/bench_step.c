@@ -1,30 +1,23 @@
 // bench_step.c - whole training steps on the CPU: forward, backward, gradient norm, AdamW.
 //
-//   build/bench_step [PRESET S B T]...     default: pythia-160m 0 4 64  pythia-70m 3 2 256
+//     bench_step PRESET S B T [PRESET S B T]...
 //
-// pythia-160m has the shape of GPT-2 124M. Rates count model FLOPs (forward and backward, causal
-// attention as half the square) and are given beside P, the peak of fused multiply-adds measured
-// right before. One JSON line a case at the end, for dev/bench_cpu.sh. Run one case per process to
-// see its peak memory.
-#define TESTING
-#include "../train_pythia.cu"
+// Rates count model FLOPs (forward and backward, causal attention as half the square) and are given
+// beside P, the peak of fused multiply-adds measured right before. One JSON line a case at the end. Run
+// one case per process to see its peak memory.
+#include "architecture.h"
 
-#include "../common/adamw.h"
 #include "../common/machine.h"
 
 #include <sys/resource.h>
 
-#ifndef MAIN
-#define MAIN main
-#endif
-
 static void bench_case(const char* preset, const char* ponder, int B, int T) {
     OptionTable options;
     memset(&options, 0, sizeof options);
-    pythia_add_options(&options);
+    architecture_options(&options);
     char* argv[] = {format_string("bench_step"), format_string("--ponder"), format_string("%s", ponder)};
     options_parse(&options, 3, argv);
-    Model* model = pythia_create(&options, preset, NULL, NULL, B, T);
+    Model* model = architecture_model(&options, preset, B, T);
     model->allocate(model, 1);
     tensor_init(&model->tensors, model->params, 1);
     real* m = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
@@ -67,11 +60,7 @@ static void bench_case(const char* preset, const char* ponder, int B, int T) {
 
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
-    if ((argc - 1) % 4 != 0) { die("usage: bench_step [PRESET S B T]..."); }
-    if (argc == 1) {
-        bench_case("pythia-160m", "0", 4, 64);
-        bench_case("pythia-70m", "3", 2, 256);
-    }
+    if (argc < 5 || (argc - 1) % 4 != 0) { die("usage: bench_step PRESET S B T [PRESET S B T]..."); }
     for (int i = 1; i < argc; i += 4) { bench_case(argv[i], argv[i + 1], atoi(argv[i + 2]), atoi(argv[i + 3])); }
     return 0;
 }

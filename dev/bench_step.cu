@@ -9,24 +9,16 @@
 // half the square, nothing computed again) and are given beside P, the rate of a large product measured
 // right before, and beside the ledger: the same step as the card's limits allow it. One JSON line at the
 // end, for dev/gpu_check.sh. --quick: P of a small product, for the emulator. bench_step.c is the CPU's.
-#ifndef TESTING
-#define TESTING
-#endif
-#include "../train_pythia.cu"
+#include "architecture.h"
 
 #include "bench.cuh"
-
-#ifndef MAIN
-#define MAIN main
-#endif
 
 // Rows of a micro-batch: all of them, or half of them until a step fits.
 static int rows_that_fit(const OptionTable* options, const char* preset, int rows, int T) {
     for (int B = rows; B > 1; B = (B + 1) / 2) {
-        Model* model = pythia_create(options, preset, NULL, NULL, B, T);
-        Ponder* m = ponder_of(model);
+        Ponder* m = ponder_of(architecture_model(options, preset, B, T));
         int fits = 0;
-        ponder_choose(m, 1, ponder_cuda_of(m)->asked, ponder_usable((double)device.memory), B, &fits);
+        plan_choose(&m->model, ponder_choice(m), 1, m->cuda->asked, plan_usable((double)device.memory), B, &fits);
         if (fits) { return B; }
     }
     return 1;  // and if that does not fit, the model says so when it allocates
@@ -45,9 +37,6 @@ int MAIN(int argc, char** argv) {
     if (argc < 5) { die("usage: bench_step PRESET S ROWS T [--steps N] [--quick] [options of the model]"); }
     const char* preset = argv[1];
     int S = number_of("S", argv[2]), rows = number_of("ROWS", argv[3]), T = number_of("T", argv[4]);
-    int known = 0;
-    for (int i = 0; pythia_preset_names[i]; i++) { known |= strcmp(pythia_preset_names[i], preset) == 0; }
-    if (!known) { die("there is no preset '%s': expected pythia-70m, pythia-160m, ...", preset); }
     if (rows < 1 || T < 1) { die("ROWS %d, T %d: expected at least 1 of each", rows, T); }
     OptionTable options;
     memset(&options, 0, sizeof options);
@@ -56,7 +45,7 @@ int MAIN(int argc, char** argv) {
         {"benchmark", "quick", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "P of a small product"},
     };
     options_add(&options, own, 2);
-    pythia_add_options(&options);
+    architecture_options(&options);
     StringBuilder ponder = {0};
     sb_printf(&ponder, "--ponder=%d", S);
     argv[4] = ponder.data;
@@ -67,7 +56,7 @@ int MAIN(int argc, char** argv) {
 
     int B = rows_that_fit(&options, preset, rows, T), micro = (rows + B - 1) / B;
     int64_t tokens = (int64_t)micro * B * T;
-    Model* model = pythia_create(&options, preset, NULL, NULL, B, T);
+    Model* model = architecture_model(&options, preset, B, T);
     model->prepare(model, 1);
     model->allocate(model, 1);
     tensor_init(&model->tensors, model->params, 1);
@@ -117,7 +106,7 @@ int MAIN(int argc, char** argv) {
     for (int i = 0; i < model->flops_rows; i++) { flops += model->flops[i].amount * (double)tokens; }
     double part_ms[PARTS] = {0}, limit_ms = 0;
     ledger.dry = 1;
-    ponder_dry_step(model, micro * B);
+    plan_dry_step(model, micro * B);
     ledger.dry = 0;
     for (int i = 0; i < ledger.rows; i++) {
         double row_ms = 1e3 * ledger_seconds(&ledger.row[i], &bench_card, sizeof(floatX) == 2);

@@ -7,6 +7,7 @@
 #include "../files/checkpoint.h"
 #include "../files/shards.h"
 #include "../files/tokenizer.h"
+#include "../ledger.h"
 #include "../machine.h"
 #include "../matmul.h"
 #include "../model.h"
@@ -76,9 +77,6 @@ static inline double trainer_peak_flops(const Trainer* t) {
 }
 
 // ---- options ----
-
-// What --plan may name.
-#define TRAINER_CARDS (GPU ? "a100|h100|h200|rtx4090" : NULL)
 
 static inline void trainer_options(OptionTable* table, char* model_values, char* model_help,
                                    const char* default_model) {
@@ -158,7 +156,7 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "draw from the fewest tokens that hold this share of the probability"},
 
         {"look", "help", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print this, and exit"},
-        {"look", "plan", OPTION_FLAG, NULL, TRAINER_CARDS, 0, 0, RESUME_RUN,
+        {"look", "plan", OPTION_FLAG, NULL, GPU ? card_names() : NULL, 0, 0, RESUME_RUN,
          GPU ? "print memory and FLOPs of the run, and exit; with a card's name also what every kernel takes there at "
                "least, without a GPU"
              : "print memory and FLOPs of the run, and exit"},

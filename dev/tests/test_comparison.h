@@ -146,9 +146,11 @@ enum { HAND_SEEN = 256 };
 
 // What a test does to it: to the weights on their way to the GPU, or to every tensor that is judged.
 static struct {
-    size_t bytes;                    // of a family of weights that is uploaded
-    size_t at, count;                // of its numbers
-    float factor;                    // each times this, on the GPU only
+    size_t bytes;                   // of a family of weights that is uploaded
+    size_t at, count;               // of its numbers
+    float factor;                   // each times this, on the GPU only
+    const char *name, *numbers_of;  // the first has the second's numbers, which are judged before it; NULL: none has
+    real* numbers;
     int try_all;                     // 1: every tensor is also judged damaged, which must be seen
     double damage, gradient_damage;  // of the largest number of an activation, of a gradient
     struct {
@@ -171,22 +173,34 @@ static void hand_upload(void* to, const void* from, size_t bytes) {
     free(copy);
 }
 
-// The verdict on the row with other numbers on the GPU's side, which must be against them.
-static void hand_judge_numbers(const Compared* row, const char* what, const real* numbers) {
+// The verdict on the row with other numbers on the GPU's side.
+static int hand_judge_numbers(const Compared* row, const real* numbers) {
     Compared other = *row;
-    char* name = format_string("%s: %s", what, row->name);
-    other.name = name;
-    other.gpu_float = 1;
     void* p = NULL;
     CUDA_CHECK(cudaMalloc(&p, row->n * sizeof(float)));
     CUDA_CHECK(cudaMemcpy(p, numbers, row->n * sizeof(float), cudaMemcpyHostToDevice));
     other.gpu = p;
-    if (comparison_judge(&other)) { printf("UNSEEN %s\n", name); }
+    other.gpu_float = 1;
+    int good = comparison_judge(&other);
     CUDA_CHECK(cudaFree(p));
-    free(name);
+    return good;
 }
+// It must be against them.
+static void hand_damaged(const Compared* row, const char* what, const real* numbers) {
+    Compared named = *row;
+    named.name = format_string("%s: %s", what, row->name);
+    if (hand_judge_numbers(&named, numbers)) { printf("UNSEEN %s\n", named.name); }
+    free(named.name);
+}
+
 // Its own numbers damaged, and instead of them the numbers of every tensor of its size that was judged before.
 static int hand_judge(const Compared* row) {
+    if (hand.name && strcmp(row->name, hand.numbers_of) == 0) {
+        hand.numbers = device_numbers(row->gpu, row->gpu_float, row->n);
+    }
+    if (hand.name && hand.numbers && strcmp(row->name, hand.name) == 0) {
+        return hand_judge_numbers(row, hand.numbers);
+    }
     int good = comparison_judge(row);
     size_t most = 0;
     for (size_t i = 0; i < row->n; i++) {
@@ -198,18 +212,18 @@ static int hand_judge(const Compared* row) {
     memcpy(numbers, own, row->n * sizeof(real));
     const double damage = strncmp(row->name, "gradient", 8) == 0 ? hand.gradient_damage : hand.damage;
     numbers[most] *= (real)(1 - damage);
-    hand_judge_numbers(row, "one number off", numbers);
+    hand_damaged(row, "one number off", numbers);
     for (size_t i = 0; i < row->n; i++) { numbers[i] = own[i] * (real)(1 + damage); }
-    hand_judge_numbers(row, "all numbers off", numbers);
+    hand_damaged(row, "all numbers off", numbers);
     memset(numbers, 0, row->n * sizeof(real));
-    hand_judge_numbers(row, "zeros", numbers);
+    hand_damaged(row, "zeros", numbers);
     free(numbers);
     for (int i = 0; i < hand.count_seen; i++) {
         // The biases of two branches that are added have one gradient.
         const Compared* other = &hand.seen[i].row;
         if (other->n != row->n || memcmp(other->exact, row->exact, row->n * sizeof(real)) == 0) { continue; }
         char* what = format_string("numbers of %s", other->name);
-        hand_judge_numbers(row, what, hand.seen[i].numbers);
+        hand_damaged(row, what, hand.seen[i].numbers);
         free(what);
     }
     if (hand.count_seen == HAND_SEEN) { die("a test compares more than %d tensors", HAND_SEEN); }

@@ -1010,6 +1010,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatmulHeuristicResult_t* result, int* found) {
     *found = 0;
     if (!matmul_fits(desc, a, b, c, d)) { return CUBLAS_STATUS_INVALID_VALUE; }
+    const EmulateLayout* layout[4] = {a, b, c, d};
+    for (int k = 0; k < 4; k++) {  // to promise less than a number's own alignment makes no sense
+        if (wish->align[k] < layout_number(layout[k])) { return CUBLAS_STATUS_INVALID_VALUE; }
+    }
     for (int i = 0; i < 2 && i < wanted; i++) {
         memset(&result[i], 0, sizeof result[i]);
         result[i].algo.data[0] = 0x1000 + (uint64_t)i;

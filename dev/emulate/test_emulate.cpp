@@ -414,6 +414,15 @@ static void copy_wrong_way(void) {
     CUDA_CHECK(cudaMemcpy(x, host, sizeof host, cudaMemcpyDeviceToHost));
 }
 
+// As a recursion that goes too deep would: writes to the lowest bytes of its stack, which hold 0x5a.
+static __global__ void deep_stack_kernel(float* out) {
+    volatile unsigned char* page = (unsigned char*)((uintptr_t)__builtin_frame_address(0) & ~(uintptr_t)4095);
+    while (page[0] != 0x5a || page[63] != 0x5a) { page -= 4096; }
+    page[10] = 0;
+    out[0] = 1;
+}
+static void deep_stack(void) { launch(deep_stack_kernel, 1, 1, 0, NULL, device_floats(1)); }
+
 // Matrices that are said to lie at multiples of 16 bytes, and one of them does not.
 static void unaligned_product(void) {
     float *x = device_floats(3 * 64 + 4), one = 1, none = 0;
@@ -502,6 +511,7 @@ static const Wrong wrongs[] = {
     {"host_pointer", host_pointer, ANY, "copy_kernel|not lie in device memory"},
     {"copy_too_much", copy_too_much, ANY, "132 bytes|not lie in device memory"},
     {"copy_wrong_way", copy_wrong_way, ANY, "cudaMemcpy from|device memory"},
+    {"deep_stack", deep_stack, PLAIN, "kernel deep_stack_kernel needs more than|bytes of stack"},
     {"unaligned_product", unaligned_product, ANY, "cublasLtMatmul: matrix B is not aligned to 16 bytes as promised"},
 };
 enum { WRONGS = sizeof wrongs / sizeof wrongs[0] };

@@ -919,6 +919,19 @@ static void test_ledger_optimiser(void) {
     table_free(&table);
 }
 
+static void test_ledger_device(void) {
+    void* p = (void*)(uintptr_t)4096;  // nothing is touched
+    Ledger before = ledger;
+    ledger.dry = 1;
+    ledger_clear();
+    device_zero(p, 1000);
+    double zeroed = booked_bytes();
+    device_copy(p, p, 1000);
+    double copied = booked_bytes();
+    ledger = before;
+    CHECK(zeroed == 1000 && copied == 2000, "1000 bytes set: %g booked; copied: %g booked", zeroed, copied);
+}
+
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     device_open();
@@ -942,5 +955,6 @@ int main(int argc, char** argv) {
     RUN(test_grad_norm_nan);
     RUN(test_ledger);
     RUN(test_ledger_optimiser);
+    RUN(test_ledger_device);
     return test_end();
 }

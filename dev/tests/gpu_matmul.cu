@@ -515,6 +515,31 @@ static void test_choices_foreign(void) {
     choices_remove();
 }
 
+// The files of a run and of the machine are read one after the other: what the first says stands.
+static void test_choices_first_file(void) {
+    choices_clear();
+    choices_place();
+    char key[512];
+    matmul_key(key, sizeof key);
+    static const char* const lines[] = {"0 1 0 0 0 16 24 32 32 32 24 16 1 2 3 4 5 6 7 8\n",
+                                        "0 1 0 0 0 16 24 32 32 32 24 16 9 9 9 9 9 9 9 9\n"
+                                        "0 1 0 0 0 17 24 32 32 32 24 16 a a a a a a a a\n"};
+    int read[2];
+    for (int i = 0; i < 2; i++) {
+        char* file = format_string("%s\n%s", key, lines[i]);
+        file_write(choices_path, file);
+        read[i] = matmul_read_choices(choices_path);
+        free(file);
+    }
+    CHECK(read[0] == 1 && read[1] == 1 && matmul_choice_count == 2, "%d and %d choices were read, %d are there",
+          read[0], read[1], matmul_choice_count);
+    CHECK(matmul_choices[0].shape.M == 16 && matmul_choices[0].algorithm.data[0] == 1, "the second file displaced %llu",
+          (unsigned long long)matmul_choices[0].shape.M);
+    CHECK(matmul_choices[1].shape.M == 17 && matmul_choices[1].algorithm.data[0] == 10, "a shape of the second file");
+    choices_clear();
+    choices_remove();
+}
+
 static void write_nowhere(void* path) {
     matmul_write_choices((const char*)path);
     printf("goes on\n");
@@ -556,6 +581,7 @@ int main(int argc, char** argv) {
     RUN(test_dry_run);
     RUN(test_choices_file);
     RUN(test_choices_foreign);
+    RUN(test_choices_first_file);
     RUN(test_choices_unwritable);
     return test_end();
 }

@@ -157,6 +157,7 @@ typedef struct {
     const char *arguments, *config;  // config: the text of a config.json, or NULL
     const char* damaged;             // a weight that is 1 % larger on the GPU, or NULL
     int try_all;                     // 1: judge every tensor damaged too
+    const char *name, *numbers_of;   // a tensor with the numbers of another one, or NULL
 } SeenJob;
 
 static void seen_job(void* argument) {
@@ -174,6 +175,7 @@ static void seen_job(void* argument) {
         if (i < 0) { die("no tensor %s", job->damaged); }
         hand.at = model->tensors.list[i].offset, hand.count = model->tensors.list[i].size, hand.factor = 1.01f;
     }
+    hand.name = job->name, hand.numbers_of = job->numbers_of;
     hand.try_all = job->try_all;
     // bf16 allows activations up to 0.8 % of their largest number and gradients of so few tokens 1.4 %, of which
     // rounding alone uses half: so 1 % is seen in most tensors, this in all. fp32 allows 0.002 %.
@@ -189,7 +191,10 @@ static void test_compare_cpu_eps(void) {
                    "{\"model_type\": \"gpt_neox\", \"num_hidden_layers\": 2, \"hidden_size\": 32, "
                    "\"num_attention_heads\": 1, \"intermediate_size\": 96, \"vocab_size\": 97, "
                    "\"layer_norm_eps\": 1e-2}",
-                   NULL, 0};
+                   NULL,
+                   0,
+                   NULL,
+                   NULL};
     char* output;
     int status = run_child(seen_job, &job, &output);
     CHECK(status == 0 && strstr(output, "0 differ"), "exit %d with layer_norm_eps 1e-2:\n%s", status, output);
@@ -205,7 +210,7 @@ static void test_compare_cpu_sees_weights(void) {
         {"gpt_neox.final_layer_norm.weight", "pass 0: hidden states"},
     };
     for (int i = 0; i < 4; i++) {
-        SeenJob job = {seen_arguments, NULL, weights[i][0], 0};
+        SeenJob job = {seen_arguments, NULL, weights[i][0], 0, NULL, NULL};
         char *output, *words = format_string("differ; the first: %s\n", weights[i][1]);
         int status = run_child(seen_job, &job, &output);
         CHECK(status == 1 && strstr(output, words), "exit %d, expected 1, when %s is 1 %% larger:\n%s", status,
@@ -215,9 +220,28 @@ static void test_compare_cpu_sees_weights(void) {
     }
 }
 
+// A tensor that is another one is named, and makes the comparison fail: activations, gradients, the last of all.
+static void test_compare_cpu_sees_exchanged(void) {
+    static const char* const pairs[][2] = {
+        {"pass 1, layer 1: attention output", "pass 1, layer 0: attention output"},
+        {"gradient of gpt_neox.layers.1.mlp.dense_4h_to_h.weight",
+         "gradient of gpt_neox.layers.0.mlp.dense_4h_to_h.weight"},
+        {"gradient of embed_out.weight", "gradient of gpt_neox.embed_in.weight"},
+    };
+    for (int i = 0; i < 3; i++) {
+        SeenJob job = {seen_arguments, NULL, NULL, 0, pairs[i][0], pairs[i][1]};
+        char *output, *words = format_string("tensors, 1 differ; the first: %s\n", pairs[i][0]);
+        int status = run_child(seen_job, &job, &output);
+        CHECK(status == 1 && strstr(output, words), "exit %d, expected 1, when %s is %s:\n%s", status, pairs[i][0],
+              pairs[i][1], output);
+        free(output);
+        free(words);
+    }
+}
+
 // Whatever the GPU has instead of a tensor is seen: one number or all off by a small share, zeros, another tensor.
 static void test_compare_cpu_sees_tensors(void) {
-    SeenJob job = {seen_arguments, NULL, NULL, 1};
+    SeenJob job = {seen_arguments, NULL, NULL, 1, NULL, NULL};
     char* output;
     int status = run_child(seen_job, &job, &output), unseen = 0, differ = 0;
     CHECK(status == 0 && strstr(output, "0 differ"), "exit %d:\n%s", status, output);
@@ -665,6 +689,7 @@ int main(int argc, char** argv) {
     RUN(test_compare_cpu_sees);
     RUN(test_compare_cpu_eps);
     RUN(test_compare_cpu_sees_weights);
+    RUN(test_compare_cpu_sees_exchanged);
     RUN(test_compare_cpu_sees_tensors);
     RUN(test_comparison_judge);
     RUN(test_errors);

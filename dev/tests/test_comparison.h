@@ -153,6 +153,8 @@ static struct {
     size_t at, count;                                            // numbers of a family of weights that is uploaded
     void (*upload)(Model* model, const real* m, const real* v);  // the model's own
     float factor;                                                // each times this, on the GPU only
+    const char *name, *numbers_of;  // the first has the second's numbers, which are judged before it; NULL: none has
+    real* numbers;
     int try_all;                     // 1: every tensor is also judged damaged, which must be seen
     double damage, gradient_damage;  // of the largest number of an activation, of a gradient
     struct {
@@ -173,51 +175,60 @@ static void hand_upload(Model* model, const real* m, const real* v) {
     model->params = sound;
 }
 
-// The verdict on the row with other numbers on the GPU's side, which must be against them.
-static void hand_judge_numbers(const Compared* row, const char* what, const real* numbers) {
+// The verdict on the row with other numbers on the GPU's side.
+static int hand_judge_numbers(const Compared* row, const real* numbers) {
     Compared other = *row;
-    char* name = format_string("%s: %s", what, row->name);
-    other.name = name;
-    other.gpu.number = sizeof(float);
-    size_t n = row->gpu.count;
     void* p = NULL;
-    CUDA_CHECK(cudaMalloc(&p, n * sizeof(float)));
-    CUDA_CHECK(cudaMemcpy(p, numbers, n * sizeof(float), cudaMemcpyHostToDevice));
+    CUDA_CHECK(cudaMalloc(&p, row->gpu.count * sizeof(float)));
+    CUDA_CHECK(cudaMemcpy(p, numbers, row->gpu.count * sizeof(float), cudaMemcpyHostToDevice));
     other.gpu.at = p;
-    other.gpu.lacks_count = 0;
-    if (comparison_judge(&other)) { printf("UNSEEN %s\n", name); }
+    other.gpu.number = sizeof(float);
+    int good = comparison_judge(&other);
     CUDA_CHECK(cudaFree(p));
-    free(name);
+    return good;
 }
+// It must be against them.
+static void hand_damaged(const Compared* row, const char* what, const real* numbers) {
+    Compared named = *row;
+    named.name = format_string("%s: %s", what, row->gpu.countame);
+    if (hand_judge_numbers(&named, numbers)) { printf("UNSEEN %s\n", named.name); }
+    free(named.name);
+}
+
 // Its own numbers damaged, and instead of them the numbers of every tensor of its size that was judged before.
 static int hand_judge(const Compared* row) {
+    if (hand.name && strcmp(row->gpu.countame, hand.numbers_of) == 0) {
+        hand.numbers = device_numbers(row->gpu.at, row->gpu.number, row->gpu.count);
+    }
+    if (hand.name && hand.numbers && strcmp(row->gpu.countame, hand.name) == 0) {
+        return hand_judge_numbers(row, hand.numbers);
+    }
     int good = comparison_judge(row);
-    size_t most = 0, n = row->gpu.count;
-    for (size_t i = 0; i < n; i++) {
+    size_t most = 0;
+    for (size_t i = 0; i < row->gpu.count; i++) {
         if (fabs((double)row->exact[i]) > fabs((double)row->exact[most])) { most = i; }
     }
     if (!hand.try_all || row->exact[most] == 0) { return good; }
-    real *own = device_numbers(row->gpu.at, row->gpu.number, n), *numbers = (real*)xalloc(n, sizeof(real), "a test");
-    for (size_t i = 0; i < n && row->gpu.lacks_count; i++) {  // what is judged has its bias
-        real bias;
-        device_download(&bias, (const float*)row->gpu.lacks + i % row->gpu.lacks_count, sizeof bias);
-        own[i] += bias;
-    }
-    memcpy(numbers, own, n * sizeof(real));
-    const double damage = strncmp(row->name, "gradient", 8) == 0 ? hand.gradient_damage : hand.damage;
+    real *own = device_numbers(row->gpu.at, row->gpu.number, row->gpu.count),
+         *numbers = (real*)xalloc(row->gpu.count, sizeof(real), "a test");
+    memcpy(numbers, own, row->gpu.count * sizeof(real));
+    const double damage = strncmp(row->gpu.countame, "gradient", 8) == 0 ? hand.gradient_damage : hand.damage;
     numbers[most] *= (real)(1 - damage);
-    hand_judge_numbers(row, "one number off", numbers);
-    for (size_t i = 0; i < n; i++) { numbers[i] = own[i] * (real)(1 + damage); }
-    hand_judge_numbers(row, "all numbers off", numbers);
-    memset(numbers, 0, n * sizeof(real));
-    hand_judge_numbers(row, "zeros", numbers);
+    hand_damaged(row, "one number off", numbers);
+    for (size_t i = 0; i < row->gpu.count; i++) { numbers[i] = own[i] * (real)(1 + damage); }
+    hand_damaged(row, "all numbers off", numbers);
+    memset(numbers, 0, row->gpu.count * sizeof(real));
+    hand_damaged(row, "zeros", numbers);
     free(numbers);
     for (int i = 0; i < hand.count_seen; i++) {
         // The biases of two branches that are added have one gradient.
         const Compared* other = &hand.seen[i].row;
-        if (other->gpu.count != n || memcmp(other->exact, row->exact, n * sizeof(real)) == 0) { continue; }
+        if (other->gpu.count != row->gpu.count ||
+            memcmp(other->exact, row->exact, row->gpu.count * sizeof(real)) == 0) {
+            continue;
+        }
         char* what = format_string("numbers of %s", other->name);
-        hand_judge_numbers(row, what, hand.seen[i].numbers);
+        hand_damaged(row, what, hand.seen[i].numbers);
         free(what);
     }
     if (hand.count_seen == HAND_SEEN) { die("a test compares more than %d tensors", HAND_SEEN); }

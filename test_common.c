@@ -3,10 +3,10 @@
 // With -DARITHMETIC only the tests of arithmetic, many of which hold a hash of their results: the
 // Makefile builds those for the portable instruction set as well.
 #include "dev/tests/test.h"
+#include "dev/tests/test_matmul.h"  // first: it puts a scheduler into common/matmul.h
 #include "dev/tests/test_adamw.h"
 #include "dev/tests/test_attention.h"
 #include "dev/tests/test_math.h"
-#include "dev/tests/test_matmul.h"
 #include "dev/tests/test_random.h"
 #ifndef ARITHMETIC
 #include "dev/tests/test_bytes.h"

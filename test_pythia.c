@@ -283,6 +283,23 @@ static void test_shorter_rows(void) {
     free(all);
 }
 
+// The last positions' logits are the last rows of all logits, for fewer rows and positions than there is room for;
+// to the bit, since a product's row does not depend on the others.
+static void test_last_logits(void) {
+    enum { B = 3, T = 11 };
+    Model* model = small_model("--ponder 1", 4, 40);
+    int inputs[B * T], targets[B * T];
+    random_tokens(inputs, targets, B * T, model->V);
+    size_t V = (size_t)model->V;
+    real *all = (real*)xalloc(B * T * V + B * V, sizeof(real), "logits"), *last = all + B * T * V;
+    model->logits(model, inputs, B, T, 0, all);
+    model->logits(model, inputs, B, T, 1, last);
+    for (size_t b = 0; b < B; b++) {
+        CHECK(memcmp(last + b * V, all + (b * T + T - 1) * V, V * sizeof(real)) == 0, "row %zu: other logits", b);
+    }
+    free(all);
+}
+
 static void test_initialisation(void) {
     struct {
         const char* arguments;
@@ -423,6 +440,142 @@ static void test_rotary_spellings(void) {
     }
 }
 
+// A model of a config.json with weights that depend on the seed alone; its logits of some tokens (the caller frees).
+static real* logits_of(Model* model, int* n) {
+    enum { T = 8 };
+    int inputs[T], targets[T];
+    model->allocate(model, 0);
+    tensor_init(&model->tensors, model->params, 5);
+    jitter(model, 0.2);
+    random_tokens(inputs, targets, T, model->V);
+    real* logits = (real*)xalloc((size_t)(T * model->V), sizeof(real), "logits");
+    model->logits(model, inputs, 1, T, 0, logits);
+    *n = T * model->V;
+    return logits;
+}
+
+// Sizes on the command line beside a config.json make the model that the same sizes in it would.
+static void test_sizes_beside_a_config(void) {
+    const struct {
+        const char *arguments, *key, *value, *key2, *value2;
+    } cases[] = {
+        {"--heads 2", "num_attention_heads", "2", NULL, NULL},
+        {"--ff 40", "intermediate_size", "40", NULL, NULL},
+        {"--width 64", "hidden_size", "64", "intermediate_size", "256"},  // an MLP of 4 x width goes with it
+        {"--width 64 --ff 40", "hidden_size", "64", "intermediate_size", "40"},
+        {"--ff 64 --width 64", "hidden_size", "64", "intermediate_size", "64"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Model* got = read_config(config_text("hidden_dropout", "0.0", NULL, NULL), cases[i].arguments);
+        Model* want = read_config(config_text(cases[i].key, cases[i].value, cases[i].key2, cases[i].value2), "");
+        char *x = got->config_json(got), *y = want->config_json(want);
+        CHECK(strcmp(x, y) == 0, "%s: config.json is\n%s, expected\n%s", cases[i].arguments, x, y);
+        int n, m;
+        real *a = logits_of(got, &n), *b = logits_of(want, &m);
+        CHECK(n == m && memcmp(a, b, (size_t)n * sizeof(real)) == 0, "%s: other logits", cases[i].arguments);
+        free(a), free(b), free(x), free(y);
+    }
+}
+
+static const Json* written_config(const Model* model) {
+    char* text = model->config_json(model);
+    return json_parse(text, strlen(text), "config.json");
+}
+
+// A config.json's positions are written again where they are more than --seq (8 here); absent, they are
+// Hugging Face's default.
+static void test_positions_are_kept(void) {
+    const struct {
+        const char *key, *value;
+        double written;
+    } cases[] = {{"max_position_embeddings", "4096", 4096},
+                 {"max_position_embeddings", "9", 9},
+                 {"max_position_embeddings", "8", 8},
+                 {"max_position_embeddings", "4", 8},
+                 {"hidden_dropout", "0.0", 2048}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const Json* json = written_config(read_config(config_text(cases[i].key, cases[i].value, NULL, NULL), ""));
+        double got = json_get_number(json, "max_position_embeddings", 0, "");
+        CHECK(got == cases[i].written, "%s %s: %g written, expected %g", cases[i].key, cases[i].value, got,
+              cases[i].written);
+    }
+    const Json* json = written_config(make_model("", "pythia-14m", NULL, NULL, 1, 24));
+    CHECK(json_get_number(json, "max_position_embeddings", 0, "") == 24, "without a config.json --seq is written");
+}
+
+// Numbers are written with all their digits: read again they are the same numbers.
+static void test_numbers_are_kept(void) {
+    const struct {
+        const char* key;
+        double value;
+    } numbers[] = {{"layer_norm_eps", 1.2345678901234567e-5},
+                   {"rotary_emb_base", 10000.123456789012},
+                   {"rope_theta", 10000.123456789012},
+                   {"rotary_pct", 0.25000000000000006},
+                   {"partial_rotary_factor", 0.25000000000000006},
+                   {"softmax_temperature", 0.70000000000000018}};
+    Model* model = read_config(
+        config_text("layer_norm_eps", "1.2345678901234567e-5, \"rotary_emb_base\": 10000.123456789012", "ponderinglm",
+                    "true, \"pondering_steps\": 2, \"rotary_pct\": "
+                    "0.25000000000000006, \"softmax_temperature\": 0.70000000000000018"),
+        "");
+    const Json* json = written_config(model);
+    int same = 1;
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        double got = json_get_number(json, numbers[i].key, 0, "");
+        CHECK(got == numbers[i].value, "%s: %.17g was written as %.17g", numbers[i].key, numbers[i].value, got);
+        same &= got == numbers[i].value;
+    }
+    if (!same) { return; }  // keys that contradict each other would end the program
+    char* text = model->config_json(model);
+    Model* again = read_config(text, "");
+    CHECK(strcmp(text, again->config_json(again)) == 0, "written, read and written: other text than\n%s", text);
+}
+
+// LayerNorm with eps of x is LayerNorm with s^2 eps of s x. So a model whose residual stream is s times as large (the
+// embeddings and the projections into it are) and whose layer_norm_eps is s^2 times as large is the same
+// model: the same logits, and the same gradients but for those of what was made larger, which are 1/s. As s is
+// a power of two, to the bit. A norm with another eps than config.json's gives itself away.
+static int writes_residual(const char* name) {
+    return strstr(name, "embed_in") || strstr(name, "attention.dense") || strstr(name, "4h_to_h");
+}
+
+static void test_norm_eps(void) {
+    enum { B = 2, T = 9, N = B * T };
+    const char* const eps[2] = {"0.0078125", "0.0001220703125"};
+    const real size[2] = {(real)0.0625, (real)0.0078125};  // of the writers: the variances are near eps then
+    int inputs[N], targets[N];
+    Model* model[2];
+    real* logits[2];
+    for (int i = 0; i < 2; i++) {
+        char* text = config_text("layer_norm_eps", eps[i], NULL, NULL);
+        Json* config = json_parse(text, strlen(text), "config.json");
+        Model* m = model[i] = make_model("--ponder 1", NULL, config, "config.json", B, T);
+        m->allocate(m, 1);
+        tensor_init(&m->tensors, m->params, 9);
+        jitter(m, 0.2);
+        for (int k = 0; k < m->tensors.count; k++) {
+            const Tensor* t = &m->tensors.list[k];
+            for (size_t j = 0; writes_residual(t->name) && j < t->size; j++) { m->params[t->offset + j] *= size[i]; }
+        }
+        random_tokens(inputs, targets, N, m->V);
+        logits[i] = (real*)xalloc((size_t)(N * m->V), sizeof(real), "logits");
+        m->logits(m, inputs, B, T, 0, logits[i]);
+        m->train(m, inputs, targets, B, T, 1);
+    }
+    CHECK(memcmp(logits[0], logits[1], (size_t)(N * model[0]->V) * sizeof(real)) == 0, "other logits");
+    for (int k = 0; k < model[0]->tensors.count; k++) {
+        const Tensor* t = &model[0]->tensors.list[k];
+        real factor = writes_residual(t->name) ? size[0] / size[1] : 1;
+        size_t bad = 0;
+        for (size_t j = 0; j < t->size; j++) {
+            bad += !(model[1]->grads[t->offset + j] == factor * model[0]->grads[t->offset + j]);
+        }
+        CHECK(bad == 0, "gradient of %s: %zu of %zu numbers differ", t->name, bad, t->size);
+    }
+    free(logits[0]), free(logits[1]);
+}
+
 static void test_precedence(void) {
     Model* model = read_config(config_text("hidden_dropout", "0.0", NULL, NULL), "--layers 3 --vocab 70 --tie 1");
     const PythiaConfig* c = &((Pythia*)ponder_of(model)->pass.self)->config;
@@ -449,7 +602,11 @@ int MAIN(int argc, char** argv) {
     RUN(test_bad_configurations);  // forks: before the first parallel region
     RUN(test_rotary_spellings);
     RUN(test_precedence);
+    RUN(test_sizes_beside_a_config);
+    RUN(test_positions_are_kept);
+    RUN(test_numbers_are_kept);
     RUN(test_layernorm_differences);
+    RUN(test_norm_eps);
     RUN(test_gelu);
     RUN(test_rotary);
     RUN(test_whole_differences);
@@ -457,6 +614,7 @@ int MAIN(int argc, char** argv) {
     RUN(test_reference_fixtures);
     RUN(test_causal);
     RUN(test_shorter_rows);
+    RUN(test_last_logits);
     RUN(test_initialisation);
     RUN(test_presets);
     if (!is_double()) { program_tests(); }

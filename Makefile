@@ -137,11 +137,13 @@ $(B)/$(1): $(2) $(B)/include/modeling_ponder.h
 endef
 $(eval $(call test,test_common,test_common.c,,$(NATIVE)))
 $(eval $(call test,test_portable,test_common.c,-DARITHMETIC,portable))
+$(eval $(call test,test_common_double,test_common.c,-DARITHMETIC -DREAL=double,portable))
 $(eval $(call test,test_ponder,test_ponder.c,-DMIX_ROWS=8,$(NATIVE)))
 $(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double,portable))
 $(eval $(call test,test_pythia,test_pythia.c,,$(NATIVE)))
 $(eval $(call test,test_pythia_double,test_pythia.c,-DMIX_ROWS=8 -DREAL=double,portable))
-TESTS = $(addprefix $(B)/,test_common test_portable test_ponder test_ponder_double test_pythia_double test_pythia)
+TESTS = $(addprefix $(B)/,test_common test_portable test_common_double test_ponder test_ponder_double \
+    test_pythia_double test_pythia)
 
 test: $(TESTS) $(B)/train_pythia $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
 	@dev/run_tests.sh $(TESTS)

@@ -1,12 +1,13 @@
 // test_common.c - the files of common/, the data and comparison tools: one header of tests each.
 //
 // With -DARITHMETIC only the tests of arithmetic, many of which hold a hash of their results: the
-// Makefile builds those for the portable instruction set as well.
+// Makefile builds those for the portable instruction set as well. With -DREAL=double the plain versions are all there
+// is: then only what judges them runs, finite differences of attention above all.
 #include "dev/tests/test.h"
+#include "dev/tests/test_matmul.h"  // first: it puts a scheduler into common/matmul.h
 #include "dev/tests/test_adamw.h"
 #include "dev/tests/test_attention.h"
 #include "dev/tests/test_math.h"
-#include "dev/tests/test_matmul.h"
 #include "dev/tests/test_random.h"
 #ifndef ARITHMETIC
 #include "dev/tests/test_bytes.h"
@@ -25,6 +26,18 @@
 #include "dev/tests/test_compare.h"
 #pragma pop_macro("MAIN")
 #endif
+
+static void double_tests(void) {
+    RUN(test_math_special);
+    RUN(test_gemm_reference);
+    RUN(test_gemm_nothing);
+    RUN(test_matmul_layer);
+    RUN(test_column_sums);
+    RUN(test_attention_differences);
+    RUN(test_attention_causal);
+    RUN(test_attention_causal_backward);
+    RUN(test_adamw_update);
+}
 
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
@@ -45,6 +58,10 @@ int MAIN(int argc, char** argv) {
     train_tests();
 #else
     test_begin(argc, argv);
+    if (sizeof(real) == sizeof(double)) {
+        double_tests();
+        return test_end();
+    }
 #endif
     random_tests();
     math_tests();

@@ -266,11 +266,18 @@ static inline char* matmul_workspace(size_t bytes) {
     return buffer;
 }
 
+// Where a thread stands still: while it waits, and when it has a piece of work and all that the piece needs,
+// just before it does it. Tests put a scheduler in these two places that tries the worst order.
+#ifndef MATMUL_YIELD
+#define MATMUL_YIELD() sched_yield()
+#define MATMUL_READY(piece) ((void)0)
+#endif
+
 // Waits until another thread has counted *count up to `value`. The thread that is waited for may
 // have lost its processor to another program, so after a while this one lends it its own.
 static inline void matmul_wait(const uint32_t* count, uint32_t value) {
     for (int spins = 0; __atomic_load_n(count, __ATOMIC_ACQUIRE) != value; spins++) {
-        if (spins > 200) { sched_yield(); }
+        if (spins > 200) { MATMUL_YIELD(); }
     }
 }
 static inline void matmul_done(uint32_t* count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
@@ -389,6 +396,7 @@ static inline void matmul_work(const MatmulJob* job) {
         }
         if (phase == 0 || phase % 2) {
             if (step >= 3) { matmul_wait(&job->computed[step - 3], (uint32_t)matmul_step(job, step - 3).tasks); }
+            MATMUL_READY(piece);
             matmul_pack_group(job, &s, piece - begin);
             matmul_done(&job->packed[step]);
         } else {
@@ -400,6 +408,7 @@ static inline void matmul_work(const MatmulJob* job) {
                 matmul_wait(&job->packed[first], (uint32_t)(kept.groups_a + kept.groups_b));
             }
             matmul_wait(sum, (uint32_t)(s.k0 / MATMUL_KC));
+            MATMUL_READY(piece);
             matmul_compute_task(job, &s, piece - begin);
             matmul_done(sum);
             matmul_done(&job->computed[step]);
@@ -407,13 +416,11 @@ static inline void matmul_work(const MatmulJob* job) {
     }
 }
 
-static inline void gemm_packed(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const float* A,
-                               size_t lda, const float* B, size_t ldb, int accumulate, float* C, size_t ldc,
-                               const float* bias) {
+// Cuts a product, M and N above 0, into work for `threads` threads; its panels and counters lie in the workspace.
+static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const float* A,
+                                   size_t lda, const float* B, size_t ldb, int accumulate, float* C, size_t ldc,
+                                   const float* bias, size_t threads) {
     enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
-    if (M == 0 || N == 0) { return; }
-    int parallel = thread_count() > 1 && M * N * max_size(K, 1) > MATMUL_SERIAL;
-    size_t threads = parallel ? (size_t)thread_count() : 1;
     MatmulJob job = {transA, transB, accumulate, M, N, K, lda, ldb, ldc, alpha, A, B, bias, C};
 
     // Blocks of C, MT x NT: small enough for the caches, large enough that a step has work for all.
@@ -453,7 +460,16 @@ static inline void gemm_packed(int transA, int transB, size_t M, size_t N, size_
     job.computed = job.packed + job.steps;
     job.sums = job.computed + job.steps;
     memset(job.next, 0, ALIGNMENT + counters * sizeof(uint32_t));
+    return job;
+}
 
+static inline void gemm_packed(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const float* A,
+                               size_t lda, const float* B, size_t ldb, int accumulate, float* C, size_t ldc,
+                               const float* bias) {
+    if (M == 0 || N == 0) { return; }
+    int parallel = thread_count() > 1 && M * N * max_size(K, 1) > MATMUL_SERIAL;
+    MatmulJob job = matmul_job(transA, transB, M, N, K, alpha, A, lda, B, ldb, accumulate, C, ldc, bias,
+                               parallel ? (size_t)thread_count() : 1);
 #pragma omp parallel if (parallel)
     matmul_work(&job);
 }

@@ -2,9 +2,20 @@
 #ifndef PONDER_TEST_MATMUL_H
 #define PONDER_TEST_MATMUL_H
 
+#ifdef PONDER_MATMUL_H
+#error "this file must come before all that includes common/matmul.h: it puts a scheduler into it"
+#endif
+static void mt_pause(int ready, uint64_t piece);
+#define MATMUL_YIELD() mt_pause(0, 0)
+#define MATMUL_READY(piece) mt_pause(1, piece)
+
 #include "../../common/machine.h"
 #include "../../common/matmul.h"
 #include "test.h"
+
+#ifdef __GLIBC__
+#include <ucontext.h>
+#endif
 
 // matmul_checksum() in float, see there.
 #define MATMUL_CHECKSUM 0x08C0EDF2C81C4132u
@@ -388,6 +399,148 @@ static void test_gemm_inside_parallel(void) {
     free(B);
 }
 
+// ---- the list of work in its worst orders ----
+//
+// Threads whose order is chosen here: each is a context of its own, and exactly one runs, up to the next place where
+// it may stand still. A thread that has its piece, and all that matmul_work() made it wait for, is held there;
+// only when every thread is held or waits does one go on: the one with the latest piece, or one by chance.
+// So whatever a piece needs is done as late as its waits allow: a wait that is missing gives wrong numbers, always.
+
+typedef struct {
+    char* stack;
+    int state;
+    uint64_t piece;  // while it is ready
+#ifdef __GLIBC__
+    ucontext_t context;
+#endif
+} MtThread;
+enum { MT_NEW, MT_READY, MT_WAITS, MT_ENDED, MT_STACK = 64 << 10 };
+
+static struct {
+    int active;
+    const MatmulJob* job;
+    MtThread *threads, *running;
+#ifdef __GLIBC__
+    ucontext_t home;
+#endif
+} mt;
+
+static void mt_pause(int ready, uint64_t piece) {
+    if (!mt.active) {
+        if (!ready) { sched_yield(); }
+        return;
+    }
+#ifdef __GLIBC__
+    mt.running->state = ready ? MT_READY : MT_WAITS;
+    mt.running->piece = piece;
+    swapcontext(&mt.running->context, &mt.home);
+#else
+    (void)piece;
+#endif
+}
+
+#ifdef __GLIBC__
+static void mt_thread(void) {
+    matmul_work(mt.job);
+    mt.running->state = MT_ENDED;
+}
+
+static void mt_run(MtThread* thread) {
+    if (thread->state == MT_NEW) {
+        getcontext(&thread->context);
+        thread->stack = (char*)xalloc(MT_STACK, 1, "a test's stack");
+        thread->context.uc_stack.ss_sp = thread->stack;
+        thread->context.uc_stack.ss_size = MT_STACK;
+        thread->context.uc_link = &mt.home;
+        makecontext(&thread->context, mt_thread, 0);
+    }
+    mt.running = thread;
+    swapcontext(&mt.home, &thread->context);
+}
+
+// Does the whole list by `count` threads. Of those that can go on, the one with the latest piece does, or, seed
+// not 0, any by chance; `last` is a piece that is done only when nothing else can be. Returns 0 if all wait for ever.
+static int mt_schedule(const MatmulJob* job, int count, uint64_t seed, uint64_t last) {
+    mt.job = job;
+    mt.threads = (MtThread*)xalloc((size_t)count, sizeof(MtThread), "a test");
+    mt.active = 1;
+    int ended = 0;
+    for (uint64_t turn = 0; !ended; turn++) {
+        MtThread* chosen = NULL;
+        uint32_t ready = 0;
+        ended = 1;
+        for (int i = 0; i < count; i++) {
+            MtThread* t = &mt.threads[i];
+            if (t->state == MT_NEW || t->state == MT_WAITS) { mt_run(t); }
+            ended &= t->state == MT_ENDED;
+            if (t->state != MT_READY) { continue; }
+            ready++;
+            if (!chosen || chosen->piece == last) {
+                chosen = t;
+            } else if (t->piece != last) {
+                int later = t->piece > chosen->piece;
+                chosen = (seed ? mt_hash(seed, turn << 20 | (uint64_t)i) % ready == 0 : later) ? t : chosen;
+            }
+        }
+        if (!chosen) { break; }
+        mt_run(chosen);
+    }
+    mt.active = 0;
+    for (int i = 0; i < count; i++) { free(mt.threads[i].stack); }
+    free(mt.threads);
+    return ended;
+}
+
+// Shapes in which each wait of matmul_work() is needed. There are as many threads as pieces, or a few: what
+// the list promises does not depend on how many there are. Panels are NaN until they are packed.
+static void test_gemm_worst_order(void) {
+    if (sizeof(real) != sizeof(float)) {
+        test_skip("the double build has no packed products");
+        return;
+    }
+    static const struct {
+        size_t M, N, K;
+        const char* what;
+    } shapes[] = {{7, 17, 4 * MATMUL_KC + 5, "panels are packed again from the fourth K-block on"},
+                  {20, 40, 2 * MATMUL_KC, "sums of two K-blocks"},
+                  {1010, 3, 20, "B's panels are kept for the second block of rows"},
+                  {5, 1030, 20, "A's panels are kept for the second block of columns"},
+                  {1010, 2, MATMUL_KC + 9, "kept panels of two K-blocks"}};
+    size_t room = (size_t)8 << 20;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        size_t M = shapes[i].M, N = shapes[i].N, K = shapes[i].K, steps = 1;
+        real *A = mt_matrix(1, M, K, K), *B = mt_matrix(2, K, N, N), *got = mt_matrix(3, M, N, N),
+             *want = mt_matrix(3, M, N, N);
+        gemm_reference(0, 0, M, N, K, 1, A, K, B, N, 0, want, N, NULL);
+        for (size_t order = 0; order < 2 + steps; order++) {
+            memset(matmul_workspace(room), 0xff, room);
+            memset(got, 0xff, M * N * sizeof(real));
+            MatmulJob job = matmul_job(0, 0, M, N, K, 1, (float*)A, K, (float*)B, N, 0, (float*)got, N, NULL, 1);
+            // Orders: the latest first; by chance; the latest first and the last panels of a step last.
+            uint64_t pieces = 0, last = UINT64_MAX;
+            steps = job.steps;
+            for (size_t phase = 0; phase <= 2 * steps; phase++) {
+                size_t packed = phase % 2 ? phase / 2 + 1 : 0;
+                int packs = phase == 0 || phase % 2;
+                if (packs && packed == steps) { continue; }
+                MatmulStep step = matmul_step(&job, packs ? packed : phase / 2 - 1);
+                pieces += packs ? step.groups_a + step.groups_b : step.tasks;
+                if (packs && order == 2 + packed) { last = pieces - 1; }
+            }
+            int threads = order == 1 ? 5 : (int)pieces;
+            CHECK(mt_schedule(&job, threads, order == 1, last), "%s, order %zu: all threads wait", shapes[i].what,
+                  order);
+            size_t bad = 0;
+            for (size_t k = 0; k < M * N; k++) { bad += !(got[k] == want[k]); }
+            CHECK(bad == 0, "%s, order %zu: %zu of %zu numbers are wrong", shapes[i].what, order, bad, M * N);
+        }
+        free(A), free(B), free(got), free(want);
+    }
+}
+#else
+static void test_gemm_worst_order(void) { test_skip("no contexts (ucontext.h) here"); }
+#endif
+
 static void test_column_sums(void) {
     static const size_t shapes[][2] = {{1, 1}, {3, 65}, {64, 64}, {65, 7}, {300, 129}, {1000, 257}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -431,6 +584,7 @@ static void matmul_tests(void) {
     RUN(test_matmul_layer);
     RUN(test_gemm_threads);
     RUN(test_gemm_inside_parallel);
+    RUN(test_gemm_worst_order);
     RUN(test_column_sums);
     RUN(test_machine);
 }

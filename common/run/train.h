@@ -11,6 +11,7 @@
 #ifndef PONDER_TRAIN_H
 #define PONDER_TRAIN_H
 
+#include "../rows.h"
 #include "setup.h"
 
 #include <signal.h>
@@ -43,13 +44,6 @@ static inline void trainer_catch_signals(void) {
 
 // ---- numbers that are not finite ----
 
-static inline size_t first_nonfinite_number(const real* x, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (!isfinite((double)x[i])) { return i; }
-    }
-    return n;
-}
-
 // Stops the run: names the first tensor with a NaN or an infinity. Nothing is saved.
 __attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, const char* what, double value,
                                                                    int64_t step, int rows) {
@@ -60,7 +54,7 @@ __attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, c
         const real* numbers = family == 0 ? model->params : model->grads;
         for (int i = 0; i < model->tensors.count && !where && numbers; i++) {
             const Tensor* tensor = &model->tensors.list[i];
-            if (first_nonfinite_number(numbers + tensor->offset, tensor->size) < tensor->size) {
+            if (!row_finite(numbers + tensor->offset, tensor->size)) {
                 where = format_string("%s %s", family == 0 ? "parameter" : "gradient of", tensor->name);
             }
         }
@@ -221,8 +215,7 @@ static inline int trainer_step(Trainer* t) {
     if (!isfinite(norm)) {
         trainer_die_nonfinite(t, "gradient norm", norm, s->step + 1, trainer_micro_rows(t, 0, t->step_rows));
     }
-    double clip = options_number(o, "clip");
-    double scale = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
+    double scale = clip_scale(norm, options_number(o, "clip"));
     double lr = trainer_lr(t, s->step);
     AdamwStep step = adamw_step(scale, lr, options_number(o, "beta1"), options_number(o, "beta2"),
                                 options_number(o, "eps"), options_number(o, "weight-decay"), s->step + 1);

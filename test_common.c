@@ -12,6 +12,7 @@
 #ifndef ARITHMETIC
 #include "dev/tests/test_bytes.h"
 #include "dev/tests/test_checkpoint.h"
+#include "dev/tests/test_harness.h"
 #include "dev/tests/test_json.h"
 #include "dev/tests/test_ledger.h"
 #include "dev/tests/test_options.h"
@@ -46,6 +47,7 @@ int MAIN(int argc, char** argv) {
     if (argc > 1 && strcmp(argv[1], "--toy-trainer") == 0) { return toy_trainer_main(argc - 1, argv + 1); }
     test_begin(argc, argv);
     // Tests that fork come first: a forked child must not meet a parallel region of its parent's.
+    harness_tests();
     options_tests();
     json_tests();
     ledger_tests();

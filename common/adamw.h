@@ -66,6 +66,13 @@ static inline double power_integer(double x, int64_t n) {
     return y;
 }
 
+// What gradients of this norm are multiplied by so that their norm is at most `clip` (0: off). The 1e-6 is that of
+// torch.nn.utils.clip_grad_norm_: gradients whose norm is just `clip` already are made a little smaller.
+static inline double clip_scale(double norm, double clip) {
+    double scale = clip / (norm + 1e-6);
+    return clip > 0 && scale < 1 ? scale : 1;
+}
+
 // The coefficients of one step, rounded once to the number type.
 typedef struct {
     real grad_scale;
@@ -91,8 +98,8 @@ static inline void adamw_update_span(real* __restrict__ p, const real* __restric
     }
 }
 
-// The coefficients of step t (1 for the first). grad_scale: what the gradients are multiplied by, for
-// clipping min(1, c / (norm + 1e-6)). keep is that of tensors with decay.
+// The coefficients of step t (1 for the first). grad_scale: what the gradients are multiplied by, see clip_scale().
+// keep is that of tensors with decay.
 static inline AdamwStep adamw_step(double grad_scale, double lr, double beta1, double beta2, double eps,
                                    double weight_decay, int64_t t) {
     AdamwStep step;

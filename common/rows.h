@@ -166,16 +166,25 @@ static inline const real* stored_copy(real* work, const real* x, size_t n) {
     return work;
 }
 
-// 1 if all of x(n) are finite.
-static inline int row_finite(const real* x, size_t n) {
-    // 0 * x is 0 for a finite x and NaN otherwise; -0 and 0 alike add nothing.
-    real lane[LANES] = {0};
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        for (size_t l = 0; l < LANES; l++) { lane[l] += 0 * x[i + l]; }
+// The index of the first of x(n) that is NaN or infinite, n if all are finite. A block at a time is judged
+// as a whole; only one that fails is searched.
+static inline size_t first_nonfinite(const real* x, size_t n) {
+    enum { BLOCK = 4096 };
+    for (size_t begin = 0; begin < n; begin += BLOCK) {
+        // 0 * x is 0 for a finite x and NaN otherwise; -0 and 0 alike add nothing.
+        size_t end = min_size(begin + BLOCK, n), i = begin;
+        real lane[LANES] = {0};
+        for (; i + LANES <= end; i += LANES) {
+            for (size_t l = 0; l < LANES; l++) { lane[l] += 0 * x[i + l]; }
+        }
+        for (; i < end; i++) { lane[0] += 0 * x[i]; }
+        if (lanes_fold(lane) == 0) { continue; }
+        for (i = begin; 0 * x[i] == 0; i++) {}
+        return i;
     }
-    for (size_t l = 0; i + l < n; l++) { lane[l] += 0 * x[i + l]; }
-    return lanes_fold(lane) == 0;
+    return n;
 }
+
+static inline int row_finite(const real* x, size_t n) { return first_nonfinite(x, n) == n; }
 
 #endif

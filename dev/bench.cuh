@@ -180,12 +180,6 @@ static void run_large_product(Area* a) {
     floatX *A = area_x(a, n * n), *B = area_x(a, n * n), *out = area_x(a, n * n);
     gemm_cuda("P", 0, 1, n, n, n, 1, A, n, B, n, 0, out, n, NULL);
 }
-static void device_copy(void* to, const void* from, size_t bytes) {
-    work(0, 2.0 * (double)bytes);
-    if (ledger_launch("copy", 0)) {
-        CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device.stream));
-    }
-}
 static void run_large_copy(Area* a) {
     const size_t n = bench_quick ? 1 << 12 : 1 << 28;
     float *from = area_floats(a, n), *to = area_floats(a, n);

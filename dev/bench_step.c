@@ -39,7 +39,7 @@ static void bench_case(const char* preset, const char* ponder, int B, int T) {
         loss = model->train(model, inputs, targets, B, T, 1.0 / n) / n;
         double passes = now_seconds() - begin;
         double norm = grad_norm(&model->tensors, model->grads);
-        AdamwStep update = adamw_step(norm > 1 ? 1 / norm : 1, 1e-4, 0.9, 0.95, 1e-8, 0.01, step + 1);
+        AdamwStep update = adamw_step(clip_scale(norm, 1), 1e-4, 0.9, 0.95, 1e-8, 0.01, step + 1);
         adamw_update(&model->tensors, model->params, model->grads, m, v, &update);
         double seconds = now_seconds() - begin;
         if (seconds < best) { best = seconds, best_passes = passes; }

@@ -88,7 +88,7 @@ int MAIN(int argc, char** argv) {
         double passes = now_seconds();
         double norm = model->grad_norm(model);
         if (step > 0) {  // the search overwrites outputs, so the first gradients are none
-            AdamwStep update = adamw_step(norm > 1 ? 1 / norm : 1, 1e-4, 0.9, 0.95, 1e-8, 0.01, step);
+            AdamwStep update = adamw_step(clip_scale(norm, 1), 1e-4, 0.9, 0.95, 1e-8, 0.01, step);
             model->update(model, &update);
         }
         CUDA_CHECK(cudaStreamSynchronize(device.stream));

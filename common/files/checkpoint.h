@@ -20,11 +20,15 @@
 #define PONDER_CHECKPOINT_H
 
 #include "../base.h"
+#include "../rows.h"
 #include "../tensors.h"
 #include "file.h"
 #include "safetensors.h"
 
-#include <float.h>
+// Numbers of files are float, and so is real in every program that has checkpoints.
+static inline size_t checkpoint_nonfinite(const float* x, size_t n) {
+    return first_nonfinite((const real*)(const void*)x, n);
+}
 
 // ---- which checkpoints there are ----
 
@@ -144,19 +148,6 @@ static inline char* checkpoint_newest(const char* out) {
 }
 
 // ---- writing ----
-
-// Index of the first number that is NaN or infinite, n if there is none.
-static inline size_t checkpoint_nonfinite(const float* x, size_t n) {
-    for (size_t i = 0; i < n; i += 4096) {
-        size_t end = min_size(n, i + 4096);
-        int bad = 0;
-        for (size_t j = i; j < end; j++) { bad |= !(fabsf(x[j]) <= FLT_MAX); }
-        for (size_t j = i; bad && j < end; j++) {
-            if (!(fabsf(x[j]) <= FLT_MAX)) { return j; }
-        }
-    }
-    return n;
-}
 
 // Writes one family of tensors, or two into one file, under the names PREFIX + table name. NULL, or
 // what went wrong.

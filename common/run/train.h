@@ -11,6 +11,7 @@
 #ifndef PONDER_TRAIN_H
 #define PONDER_TRAIN_H
 
+#include "../rows.h"
 #include "setup.h"
 
 #include <signal.h>
@@ -204,8 +205,7 @@ static inline int trainer_step(Trainer* t) {
     if (!isfinite(norm)) {
         trainer_die_nonfinite(t, "gradient norm", norm, s->step + 1, trainer_micro_rows(t, 0, t->step_rows));
     }
-    double clip = options_number(o, "clip");
-    double scale = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
+    double scale = clip_scale(norm, options_number(o, "clip"));
     double lr = trainer_lr(t, s->step);
     AdamwStep step = adamw_step(scale, lr, options_number(o, "beta1"), options_number(o, "beta2"),
                                 options_number(o, "eps"), options_number(o, "weight-decay"), s->step + 1);

@@ -482,8 +482,8 @@ static void test_hundred_steps(void) {
             model_zero_grads(model);
             loss[which][step] = model->train(model, inputs, targets, B, T, 1.0 / (B * T)) / (B * T);
             double norm = model_grad_norm(model);
-            AdamwStep update = adamw_step(norm > 1 ? 1 / norm : 1, schedule_lr("cosine", 5e-3, 0.1, 5, steps, step),
-                                          0.9, 0.95, 1e-8, 0.01, step + 1);
+            AdamwStep update = adamw_step(clip_scale(norm, 1), schedule_lr("cosine", 5e-3, 0.1, 5, steps, step), 0.9,
+                                          0.95, 1e-8, 0.01, step + 1);
             model_update(model, m, v, &update);
         }
         free(m);

@@ -1,15 +1,17 @@
-// test.h - the test harness: named tests, checks that NaN cannot pass, functions that must die.
+// test.h - the test harness: named tests, checks that NaN cannot pass, functions that must die. What ends
+// the program in the middle of a test, by exit() or a crash, is a failure of that test by name.
 #ifndef PONDER_TEST_H
 #define PONDER_TEST_H
 
 #include "../../common/base.h"
 
+#include <signal.h>
 #include <sys/wait.h>
 
 typedef struct {
     int passed, failed, skipped;
     int checks_failed;     // in the running test
-    const char* name;      // of the running test
+    const char* name;      // of the running test; NULL between tests and in children that must die
     const char* only;      // run only tests whose name contains this; NULL: all
     const char* skip_why;  // set by test_skip in the running test
 } TestState;
@@ -27,6 +29,56 @@ static TestState test_state;
         }                                                                     \
     } while (0)
 
+// ---- a test that ends the program ----
+
+// Says which test it was, and the line that `make test` adds up. Uses nothing that a crash may have broken.
+static inline void test_ended(const char* how) {
+    if (!test_state.name) { return; }
+    char text[512];
+    int n = snprintf(text, sizeof text, "FAIL %s: %s; no test after it was run\n%d passed, %d failed, %d skipped\n",
+                     test_state.name, how, test_state.passed, test_state.failed + 1, test_state.skipped);
+    test_state.name = NULL;
+    if (write(1, text, min_size((size_t)n, sizeof text - 1)) < 0) { _exit(1); }
+}
+
+static void test_at_exit(void) {  // die() comes here, and whoever else calls exit()
+    if (!test_state.name) { return; }
+    fflush(stdout);
+    test_ended("died");
+    _exit(1);  // even if it was exit(0)
+}
+
+static void test_on_crash(int number) {
+    char how[32];
+    snprintf(how, sizeof how, "signal %d", number);
+    test_ended(how);
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static inline void test_catch_crashes(void) {
+    static char stack[65536];  // for the handler: the stack itself may have overflowed
+    stack_t other;
+    memset(&other, 0, sizeof other);
+    other.ss_sp = stack;
+    other.ss_size = sizeof stack;
+    sigaltstack(&other, NULL);
+    static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    for (size_t i = 0; i < sizeof crashes / sizeof crashes[0]; i++) {
+        struct sigaction action, old;
+        memset(&action, 0, sizeof action);
+        sigemptyset(&action.sa_mask);
+        action.sa_flags = SA_ONSTACK | SA_NODEFER;
+        action.sa_handler = test_on_crash;
+        // A sanitizer's handler says more: its trace names the test too.
+        if (sigaction(crashes[i], NULL, &old) == 0 && old.sa_handler == SIG_DFL) {
+            sigaction(crashes[i], &action, NULL);
+        }
+    }
+}
+
+// ---- running tests ----
+
 static inline void test_skip(const char* why) { test_state.skip_why = why; }
 
 static inline void run_test(const char* name, void (*test)(void)) {
@@ -37,6 +89,7 @@ static inline void run_test(const char* name, void (*test)(void)) {
     double start = now_seconds();
     test();
     double seconds = now_seconds() - start;
+    test_state.name = NULL;
     if (test_state.checks_failed) {
         test_state.failed++;
         printf("FAIL %s\n", name);
@@ -52,7 +105,11 @@ static inline void run_test(const char* name, void (*test)(void)) {
 #define RUN(test) run_test(#test, test)
 
 // A test program's arguments: an optional part of a test name.
-static inline void test_begin(int argc, char** argv) { test_state.only = argc > 1 ? argv[1] : NULL; }
+static inline void test_begin(int argc, char** argv) {
+    test_state.only = argc > 1 ? argv[1] : NULL;
+    atexit(test_at_exit);
+    test_catch_crashes();
+}
 
 // The last line and the exit status. `make test` adds the lines of all programs up.
 static inline int test_end(void) {
@@ -110,6 +167,8 @@ static inline double compare_reals(const char* what, const real* got, const real
     return worst;
 }
 
+// ---- functions that must die ----
+
 // Runs f(argument) in a child process; returns its exit code (or 128 + signal) and, in `output`
 // (malloc'd, the caller frees), all it wrote to stdout and stderr. A child that returns exits 0.
 static inline int run_child(void (*f)(void*), void* argument, char** output) {
@@ -124,6 +183,7 @@ static inline int run_child(void (*f)(void*), void* argument, char** output) {
         dup2(fds[1], 2);
         close(fds[0]);
         close(fds[1]);
+        test_state.name = NULL;
         f(argument);
         fflush(stdout);
         fflush(stderr);

@@ -161,6 +161,30 @@ static void test_adamw_norm(void) {
     adamw_table_free(&table);
 }
 
+// As clip_grad_norm_ of PyTorch: min(1, clip / (norm + 1e-6)). In the first cases the 1e-6 decides.
+static void test_adamw_clip(void) {
+    static const double cases[][3] = {
+        {1, 1, 1 / 1.000001},  // a norm that is just allowed is still made smaller
+        {1e-6, 1e-6, 0.5},
+        {0, 5e-7, 0.5},  // and even 0 counts
+        {1e-6, 2e-6, 1},
+        {0.9999989, 1, 1},
+        {0.9999995, 1, 1 / 1.0000005},
+        {4, 0.5, 0.5 / 4.000001},
+        {0.5, 4, 1},
+        {4, 0, 1},
+        {0, 0, 1},
+        {1e300, 0, 1},
+        {1e300, 1, 1e-300},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        double got = clip_scale(cases[i][0], cases[i][1]), want = cases[i][2];
+        // 1e-6 missing or doubled would be off by 1e-6 or more; what is left is the rounding of three operations.
+        CHECK(fabs(got / want - 1) <= 1e-15, "norm %.9g, clip %g: scale %.17g, expected %.17g", cases[i][0],
+              cases[i][1], got, want);
+    }
+}
+
 static void test_adamw_threads(void) {
 #ifdef _OPENMP
     int threads = omp_get_max_threads();
@@ -219,6 +243,7 @@ static void adamw_tests(void) {
     RUN(test_adamw_update);
     RUN(test_adamw_nan);
     RUN(test_adamw_norm);
+    RUN(test_adamw_clip);
     RUN(test_adamw_threads);
     RUN(test_adamw_schedule);
 }

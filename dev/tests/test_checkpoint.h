@@ -3,6 +3,7 @@
 #define PONDER_TEST_CHECKPOINT_H
 
 #include "../../common/files/checkpoint.h"
+#include "file_calls.h"
 #include "test.h"
 #include "test_safetensors.h"
 
@@ -308,6 +309,139 @@ static void test_checkpoint_leftovers(void) {
     free(step6);
     free(step5);
     run_end(&run);
+}
+
+static const char run_names[] = "config.json model.safetensors notes.bin optimizer.safetensors trainer_state.json ";
+
+// What is synced to the disk, and when: of a new checkpoint, and of one that takes the place of another.
+static void test_checkpoint_syncs(void) {
+    Run run = run_begin();
+    run_write(&run, 1, 1, 1);
+    for (int step = 2; step >= 1; step--) {
+        file_calls_watch(run.out);
+        run_write(&run, 2, step, 1);
+        file_calls.root = NULL;
+        char* temporary = format_string(".tmp_step_00000002_%ld", (long)getpid());
+        int more = file_calls_check_syncs(file_calls.list.data, temporary, "step_00000002", run_names);
+        CHECK(more == 0, "%d calls of fsync more than needed:\n%s", more, file_calls.list.data);
+        free(temporary);
+        free(file_calls.list.data);
+        check_newest(&run, 2, step);
+    }
+    run_end(&run);
+}
+
+// The steps and tags of the two checkpoints of which one must be whole at every moment; step -1: none yet.
+typedef struct {
+    Run* run;
+    int step[2], tag[2];
+    int newer;  // 1 once the second was there: from then on it must be
+} Moments;
+
+// Another name for everything in a directory.
+static void link_tree(const char* from, const char* to) {
+    int count = 0;
+    char** names = directory_names(from, &count);
+    if (mkdir(to, 0777) != 0) { die("%s: %s", to, strerror(errno)); }
+    for (int i = 0; i < count; i++) {
+        char *a = files_join(from, names[i]), *b = files_join(to, names[i]);
+        if (link(a, b) != 0) { link_tree(a, b); }
+        free(a);
+        free(b);
+    }
+    directory_free_names(names);
+}
+
+// What a run that starts now would find.
+static void moments_look(void* context) {
+    Moments* m = (Moments*)context;
+    char* copy = format_string("%s_copy", m->run->out);
+    link_tree(m->run->out, copy);
+    char* newest = checkpoint_newest(copy);
+    int step = newest ? (int)checkpoint_step(newest) : -1;
+    int is_new = step == m->step[1] && run_holds(m->run, newest, m->tag[1]);
+    int is_old = !is_new && step == m->step[0] && (step < 0 || run_holds(m->run, newest, m->tag[0]));
+    CHECK(is_new || (is_old && !m->newer), "step %d is the newest, or not whole, after\n%s", step,
+          file_calls.list.data);
+    m->newer = is_new;
+    if (newest) { check_listing(newest, run_names); }
+    checkpoint_clean(copy);
+    char* cleaned = checkpoint_newest(copy);
+    CHECK(!cleaned == !newest && (!newest || strcmp(cleaned, newest) == 0), "%s is gone after cleaning, after\n%s",
+          newest, file_calls.list.data);
+    free(cleaned);
+    free(newest);
+    directory_remove_tree(copy);
+    free(copy);
+    run_fill(m->run, m->tag[1]);  // the numbers that are being written
+}
+
+// A run that is killed before any call that changes something, or after the last, leaves a whole checkpoint.
+static void test_checkpoint_every_moment(void) {
+    // The first of all; the next; the same step again; a step below that of an older run.
+    static const int steps[][2] = {{-1, 3}, {3, 4}, {4, 4}, {9, 5}};
+    for (int i = 0; i < 4; i++) {
+        Run run = run_begin();
+        Moments moments = {&run, {steps[i][0], steps[i][1]}, {1, 2}, 0};
+        if (steps[i][0] >= 0) { run_write(&run, steps[i][0], 1, 1); }
+        file_calls_watch(run.out);
+        file_calls.look = moments_look;
+        file_calls.context = &moments;
+        run_write(&run, steps[i][1], 2, 1);
+        file_calls_look();
+        file_calls.root = NULL;
+        CHECK(moments.newer && file_calls.count >= 10, "%d calls:\n%s", file_calls.count, file_calls.list.data);
+        free(file_calls.list.data);
+        run_end(&run);
+    }
+}
+
+typedef struct {
+    Run* run;
+    int step, fail_at;
+} FailingCall;
+
+static void failing_call_child(void* argument) {
+    const FailingCall* f = (const FailingCall*)argument;
+    file_calls_watch(f->run->out);
+    file_calls.fail_at = f->fail_at;
+    run_write(f->run, f->step, 2, 1);
+    file_calls.root = NULL;
+}
+
+// Each call fails once. What makes the new checkpoint must not fail in silence, what removes the old one may;
+// either way there is a whole one.
+static void test_checkpoint_failing_calls(void) {
+    static const char* const needed[] = {"mkdir ", "sync ", "rename .tmp_step_", "rename step_00000001 .old_"};
+    for (int step = 1; step <= 2; step++) {  // in the place of the old one; beside it
+        char* list = NULL;                   // of the calls, when none fails
+        const char* call = "";
+        for (int fail_at = 0; *call || fail_at == 0; fail_at++) {
+            Run run = run_begin();
+            run_write(&run, 1, 1, 1);
+            FailingCall f = {&run, step, fail_at};
+            char* output = NULL;
+            if (fail_at == 0) {
+                failing_call_child(&f);
+                call = list = file_calls.list.data;
+            } else {
+                int dies = 0, code = run_child(failing_call_child, &f, &output);
+                for (int i = 0; i < 4; i++) { dies |= strncmp(call, needed[i], strlen(needed[i])) == 0; }
+                CHECK(code == dies && (!dies || strstr(output, "error: the checkpoint of step")),
+                      "call %d fails: exit code %d, expected %d: %s\n%s", fail_at, code, dies, output, call);
+                char* newest = checkpoint_newest(run.out);
+                int found = newest ? (int)checkpoint_step(newest) : -1;
+                CHECK((found == step && run_holds(&run, newest, 2)) ||
+                          (found == 1 && dies && run_holds(&run, newest, 1)),
+                      "call %d fails: step %d is the newest, or not whole: %s\n%s", fail_at, found, output, call);
+                free(newest);
+                call += strcspn(call, "\n") + 1;
+            }
+            free(output);
+            run_end(&run);
+        }
+        free(list);
+    }
 }
 
 // A child writes checkpoints, now of a new step, now of the same again, until it is killed.
@@ -794,6 +928,9 @@ static void checkpoint_tests(void) {
     RUN(test_checkpoint_keep);
     RUN(test_checkpoint_replace);
     RUN(test_checkpoint_leftovers);
+    RUN(test_checkpoint_syncs);
+    RUN(test_checkpoint_every_moment);
+    RUN(test_checkpoint_failing_calls);
     RUN(test_checkpoint_kill);
     RUN(test_checkpoint_full_disk);
     RUN(test_checkpoint_unwritable);

@@ -190,17 +190,17 @@ static int hand_judge_numbers(const Compared* row, const real* numbers) {
 // It must be against them.
 static void hand_damaged(const Compared* row, const char* what, const real* numbers) {
     Compared named = *row;
-    named.name = format_string("%s: %s", what, row->gpu.countame);
+    named.name = format_string("%s: %s", what, row->name);
     if (hand_judge_numbers(&named, numbers)) { printf("UNSEEN %s\n", named.name); }
     free(named.name);
 }
 
 // Its own numbers damaged, and instead of them the numbers of every tensor of its size that was judged before.
 static int hand_judge(const Compared* row) {
-    if (hand.name && strcmp(row->gpu.countame, hand.numbers_of) == 0) {
+    if (hand.name && strcmp(row->name, hand.numbers_of) == 0) {
         hand.numbers = device_numbers(row->gpu.at, row->gpu.number, row->gpu.count);
     }
-    if (hand.name && hand.numbers && strcmp(row->gpu.countame, hand.name) == 0) {
+    if (hand.name && hand.numbers && strcmp(row->name, hand.name) == 0) {
         return hand_judge_numbers(row, hand.numbers);
     }
     int good = comparison_judge(row);
@@ -212,7 +212,7 @@ static int hand_judge(const Compared* row) {
     real *own = device_numbers(row->gpu.at, row->gpu.number, row->gpu.count),
          *numbers = (real*)xalloc(row->gpu.count, sizeof(real), "a test");
     memcpy(numbers, own, row->gpu.count * sizeof(real));
-    const double damage = strncmp(row->gpu.countame, "gradient", 8) == 0 ? hand.gradient_damage : hand.damage;
+    const double damage = strncmp(row->name, "gradient", 8) == 0 ? hand.gradient_damage : hand.damage;
     numbers[most] *= (real)(1 - damage);
     hand_damaged(row, "one number off", numbers);
     for (size_t i = 0; i < row->gpu.count; i++) { numbers[i] = own[i] * (real)(1 + damage); }

@@ -172,8 +172,17 @@ static void test_json_rejects(void) {
         {"\"\\u12g4\"", "FILE:1:6: expected four hexadecimal digits"},
         {"\"\\ud800\"", "FILE:1:2: expected a whole surrogate pair, found its first half \\ud800"},
         {"\"\\ud800\\u0041\"", "FILE:1:2: expected a whole surrogate pair, found its first half"},
+        {"\"\\ud800A\"", "FILE:1:2: expected a whole surrogate pair, found its first half \\ud800 alone"},
+        {"\"\\ud800xudc00\"", "FILE:1:2: expected a whole surrogate pair, found its first half \\ud800 alone"},
+        {"\"\\ud800\\ndc00\"", "FILE:1:2: expected a whole surrogate pair, found its first half \\ud800 alone"},
+        {"\"\\ud83d\\ud83d\"", "FILE:1:2: expected a whole surrogate pair, found its first half \\ud83d alone"},
+        {"\"ab\\udbff\\udbff\"", "FILE:1:4: expected a whole surrogate pair, found its first half \\udbff alone"},
+        {"\"\\ud800\\ue000\"", "FILE:1:2: expected a whole surrogate pair, found its first half \\ud800 alone"},
+        {"\"\\ud800\\uffff\"", "FILE:1:2: expected a whole surrogate pair, found its first half \\ud800 alone"},
+        {"\"\\ud800\\udc0\"", "FILE:1:13: expected four hexadecimal digits"},
         {"\"\\ud800\\n\"", "expected a whole surrogate pair, found its first half"},
         {"\"\\udc00\\ud800\"", "FILE:1:2: expected a whole surrogate pair, found its second half \\udc00"},
+        {"\"\\udfff\"", "FILE:1:2: expected a whole surrogate pair, found its second half \\udfff"},
         {"\"\xff\"", "FILE:1:2: expected UTF-8 text, found the byte 0xff"},
         {"\"\xc0\x80\"", "expected UTF-8 text"},          // overlong NUL
         {"\"\xe0\x80\xaf\"", "expected UTF-8 text"},      // overlong

@@ -1,8 +1,10 @@
-// test_math.h - tests of common/mathfun.h: errors against libm, special values, the same bits everywhere.
+// test_math.h - tests of common/mathfun.h: errors against libm, special values, the same bits everywhere;
+// and of the search for numbers that are not finite in rows.h.
 #ifndef PONDER_TEST_MATH_H
 #define PONDER_TEST_MATH_H
 
 #include "../../common/mathfun.h"
+#include "../../common/rows.h"
 #include "test.h"
 
 // The distance from the exact result, in units of the last place of a float at that result (of the
@@ -165,7 +167,40 @@ static void test_math_doubles(void) {
     CHECK(hash == 0x165db25ad7fe02eaull, "the bits of the double functions are 0x%016llx", (unsigned long long)hash);
 }
 
+// The first one is found, wherever it stands in lanes and blocks, and nothing finite is taken for one.
+static void test_first_nonfinite(void) {
+    enum { N = 3 * 4096 };
+    static real x[N + 1];
+    static const size_t sizes[] = {0, 1, 15, 16, 17, 33, 4095, 4096, 4097, 4113, 8192, N};
+    static const size_t places[] = {0, 1, 15, 16, 31, 32, 4094, 4095, 4096, 4097, 4112, 8191, 8192, N - 17, N - 1};
+    const real largest = sizeof(real) == sizeof(float) ? (real)3.4028234663852886e38 : (real)1.7976931348623157e308;
+    const real finite[] = {0, (real)-0.0, 1, -1, largest, -largest, (real)1e-45, (real)-1e-39};
+    const real bad[] = {(real)NAN, (real)INFINITY, (real)-INFINITY};
+    for (size_t i = 0; i < N; i++) { x[i] = finite[i * i % 8]; }
+    x[N] = (real)NAN;  // beyond the end
+    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+        size_t n = sizes[s], shift = N - n;  // the row ends just before the NaN
+        CHECK(first_nonfinite(x + shift, n) == n && row_finite(x + shift, n), "%zu finite numbers", n);
+        for (size_t p = 0; p < sizeof places / sizeof places[0] && places[p] < n; p++) {
+            real* at = x + shift + places[p];
+            real kept = *at;
+            for (int b = 0; b < 3; b++) {
+                *at = bad[b];
+                CHECK(first_nonfinite(x + shift, n) == places[p] && !row_finite(x + shift, n), "%g at %zu of %zu: %zu",
+                      (double)bad[b], places[p], n, first_nonfinite(x + shift, n));
+                real last = x[N - 1];  // the first of two, also of opposite infinities
+                x[N - 1] = bad[2 - b];
+                CHECK(first_nonfinite(x + shift, n) == places[p], "%g at %zu and %g at the end: %zu", (double)bad[b],
+                      places[p], (double)bad[2 - b], first_nonfinite(x + shift, n));
+                x[N - 1] = last;
+            }
+            *at = kept;
+        }
+    }
+}
+
 static void math_tests(void) {
+    RUN(test_first_nonfinite);
     RUN(test_math_floats);
     RUN(test_math_special);
     RUN(test_math_doubles);

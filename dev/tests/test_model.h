@@ -199,8 +199,7 @@ static void check_fixture(const char* dir, FixtureBounds most) {
               step, norm, need_number(line, "grad_norm"));
         CHECK(fabs(lr - need_number(line, "lr")) <= 1e-12, "%s step %d: lr %.12g, expected %.12g", dir, step, lr,
               need_number(line, "lr"));
-        double factor = clip > 0 && clip / (norm + 1e-6) < 1 ? clip / (norm + 1e-6) : 1;
-        AdamwStep update = adamw_step(factor, lr, need_number(o, "beta1"), need_number(o, "beta2"),
+        AdamwStep update = adamw_step(clip_scale(norm, clip), lr, need_number(o, "beta1"), need_number(o, "beta2"),
                                       need_number(o, "eps"), need_number(o, "weight_decay"), step + 1);
         model_update(model, m, v, &update);
     }

@@ -508,6 +508,30 @@ static void test_train_reference(void) {
     }
 }
 
+// of_pass (passes) = the mean losses of a checkpoint over the first rows of val.bin.
+static void toy_validation(const char* checkpoint, int rows, int passes, double* of_pass) {
+    char* name = format_string("%s/model.safetensors", checkpoint);
+    float* w = toy_weights(name);
+    free(name);
+    size_t size = 0;
+    unsigned char* bytes = (unsigned char*)toy_read("val.bin", &size);
+    for (int s = 0; s < passes; s++) { of_pass[s] = 0; }
+    for (int i = 0; i < rows * REF_T; i++) {
+        int in = bytes[1024 + 2 * i], target = bytes[1024 + 2 * i + 2];
+        for (int s = 0; s < passes; s++) {
+            double sum = 0, at = 0;
+            for (int k = 0; k < TOY_V; k++) {
+                double z = (double)w[16 * TOY_V + k] + (s + 1.0) / passes * (double)w[(in % 16) * TOY_V + k];
+                sum += exp(z);
+                at = k == target ? z : at;
+            }
+            of_pass[s] += (log(sum) - at) / (rows * REF_T);
+        }
+    }
+    free(w);
+    free(bytes);
+}
+
 // The validation: mean over the first rows, every pass, perplexity and bits per byte.
 static void test_train_validation(void) {
     toy_run(0, "val_loss", "--out va --steps 4 --val-every 3 --val-batches 3 --passes 3");
@@ -516,24 +540,8 @@ static void test_train_validation(void) {
           "validations: %s", text);
     CHECK(!strstr(text, "step 1 val_loss") && !strstr(text, "step 2 val_loss"), "validations: %s", text);
     free(text);
-    float* w = toy_weights("va/step_00000004/model.safetensors");
-    size_t size = 0;
-    unsigned char* bytes = (unsigned char*)toy_read("val.bin", &size);
-    double of_pass[3] = {0};
-    for (int i = 0; i < 12 * REF_T; i++) {
-        int in = bytes[1024 + 2 * i], target = bytes[1024 + 2 * i + 2];
-        for (int s = 0; s < 3; s++) {
-            double sum = 0, at = 0;
-            for (int k = 0; k < TOY_V; k++) {
-                double z = (double)w[16 * TOY_V + k] + (s + 1) / 3.0 * (double)w[(in % 16) * TOY_V + k];
-                sum += exp(z);
-                at = k == target ? z : at;
-            }
-            of_pass[s] += (log(sum) - at) / (12 * REF_T);
-        }
-    }
-    free(w);
-    free(bytes);
+    double of_pass[3];
+    toy_validation("va/step_00000004", 12, 3, of_pass);
     double loss = toy_metric("va", 4, "val_loss");
     CHECK(fabs(loss - of_pass[2]) <= 1e-8 * loss, "val_loss %.9g, expected %.9g", loss, of_pass[2]);
     char* words = format_string("val_loss %.6f|perplexity %.6g|bits_per_byte %.6f|val_loss_pass 0 %.6f|val_loss_pass 1 "
@@ -546,11 +554,40 @@ static void test_train_validation(void) {
     free(words);
     toy_run(0, "weights from va/step_00000004", "--out from --model va/step_00000004 --steps 0");
     toy_same_file("va/step_00000004/model.safetensors", "from/step_00000000/model.safetensors");
-    // Rows, not batches, are what is validated on: of another size they give the same loss, and all of them are 43.
-    toy_run(0, "43 rows, fewer than", "--out va2 --steps 0 --val-batches 50");
-    toy_run(0, "val_loss", "--out va3 --steps 0 --val-batches 0 --batch 5");
-    double a = toy_metric("va2", 0, "val_loss"), b = toy_metric("va3", 0, "val_loss");
-    CHECK(fabs(a - b) <= 1e-8 * a, "all of the data: %.9g and %.9g", a, b);
+    toy_run(0, "43 rows, fewer than the 60 of 20 batches", "--out va2 --steps 0 --batch 3");
+}
+
+// Rows, not batches, are what is validated on: the 43 rows of val.bin come to the same loss in batches of any
+// size, of which the last has 1, 3 or 13 rows left or is the only one; and so do 8 of them in batches of 3, as
+// a run that is resumed with another batch has it.
+static void test_train_validation_rows(void) {
+    static const int batches[] = {3, 4, 15, 43, 50};
+    for (int i = 0; i < 5; i++) {
+        char* out = format_string("vr%d", batches[i]);
+        char* line = format_string("--out %s --steps 0 --val-batches 0 --passes 2 --batch %d", out, batches[i]);
+        toy_run(0, "43 rows", line);
+        double of_pass[2];
+        char* checkpoint = format_string("%s/step_00000000", out);
+        toy_validation(checkpoint, 43, 2, of_pass);
+        double loss = toy_metric(out, 0, "val_loss");
+        // Of both 9 digits are compared; a row too many or too few is 1 part in 43 * 16 or more.
+        CHECK(fabs(loss - of_pass[1]) <= 1e-8 * loss, "batches of %d: val_loss %.9g, expected %.9g", batches[i], loss,
+              of_pass[1]);
+        char* words = format_string("val_loss %.6f|val_loss_pass 0 %.6f|val_loss_pass 1 %.6f", of_pass[1], of_pass[0],
+                                    of_pass[1]);
+        free(line);
+        line = format_string("--out %s --resume", out);
+        toy_run(0, words, line);
+        free(line);
+        free(words);
+        free(checkpoint);
+        free(out);
+    }
+    toy_run(0, "8 rows",
+            "--out vr8 --steps 2 --val-batches 2 --max-minutes 0 --lr 0 --weight-decay 0 --total-batch 64");
+    toy_run(0, "8 rows", "--out vr8 --resume --batch 3");
+    double before = toy_metric("vr8", 0, "val_loss"), after = toy_metric("vr8", 2, "val_loss");
+    CHECK(fabs(before - after) <= 1e-8 * before, "batches of 4 and of 3: %.9g and %.9g", before, after);
 }
 
 // The best validation is neither the first nor the last of a run that learns too fast; a resumed one remembers it.
@@ -1005,13 +1042,14 @@ static void test_train_bad_options(void) {
 static void test_train_looks(void) {
     toy_run(0, "usage|model\n|data\n|run\n|optimiser\n|sample\n|look\n|--passes|toy, toy-3|--total-batch TOKENS",
             "--help --out look");
-    toy_run(0, "parameters|first moments|second moments|total|FLOPs|softmax|all steps", "--plan --steps 10 --out look");
+    toy_run(0, "parameters|first moments|second moments|total|FLOPs|softmax|all steps",
+            "--plan --steps 10 --out look --peak 0");
     CHECK(!toy_exists("look"), "--help or --plan writes into --out");
     // The banner.
     toy_run(0,
             "on the CPU|thread|instructions|matmul|peak|preset toy|4369 in 2 tensors|2000 tokens|124 rows of 16|15 "
             "tokens left out|hash|3 of 64 tokens|AdamW|first moments",
-            "--steps 3 --out look");
+            "--steps 3 --out look --peak 0");
     size_t size = 0;
     char* config = toy_read("look/step_00000003/config.json", &size);
     CHECK(config && strstr(config, "vocab_size"), "config.json");
@@ -1070,6 +1108,7 @@ static void train_tests(void) {
     RUN(test_sample_context);
     RUN(test_train_reference);
     RUN(test_train_validation);
+    RUN(test_train_validation_rows);
     RUN(test_train_best);
     RUN(test_train_accumulates);
     RUN(test_train_epochs);

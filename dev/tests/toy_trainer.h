@@ -7,6 +7,7 @@
 #define PONDER_TOY_TRAINER_H
 
 #include "../../common/run/train.h"
+#include "file_calls.h"
 
 enum { TOY_V = 257, TOY_ROWS = 16 };
 
@@ -17,6 +18,8 @@ typedef struct {
     int64_t poison_what;   // 0: a gradient and the loss are NaN, 1: only a gradient is infinite, 2: validation
     int64_t calls;
 } Toy;
+
+static void toy_prepare(Model* model, int training) { (void)model, (void)training; }
 
 static void toy_allocate(Model* model, int training) {
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "the parameters");
@@ -105,6 +108,10 @@ static void toy_options(OptionTable* table) {
          "milliseconds lost in each micro-batch of a validation"},
         {"toy", "poison-at", OPTION_INT, "0", "N", 0, 1e9, RESUME_RUN, "micro-batch that goes wrong"},
         {"toy", "poison-what", OPTION_INT, "0", "N", 0, 2, RESUME_RUN, "how"},
+        {"toy", "peak", OPTION_NUMBER, "1e9", "X", 0, 1e18, RESUME_RUN,
+         "FLOP/s that utilisation refers to, as a model on a GPU has them; 0: this machine's, as on the CPU; they take "
+         "a tenth of a second to measure"},
+        {"toy", "list-calls", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print the list of file_calls.h at the end"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
 }
@@ -131,6 +138,9 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
     model->memory[1].what = "gradients";
     model->memory[0].amount = model->memory[1].amount = (double)model->tensors.total * sizeof(real);
     model->memory_rows = 2;
+    model->peak_flops = options_number(options, "peak");
+    if (model->peak_flops > 0) { model->prepare = toy_prepare; }
+    if (options_given(options, "list-calls")) { file_calls_watch(options_text(options, "out")); }
     model->flops[0].what = "softmax";
     model->flops[0].amount = 6.0 * TOY_V;
     model->flops_rows = 1;
@@ -147,7 +157,9 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
 static int toy_trainer_main(int argc, char** argv) {
     static const char* const presets[] = {"toy", "toy-3", NULL};
     const ModelClass kind = {"toy_trainer", "toy", presets, toy_options, toy_create};
-    return trainer_main(argc, argv, &kind);
+    int code = trainer_main(argc, argv, &kind);
+    if (file_calls.root) { printf("%s", file_calls.list.data); }
+    return code;
 }
 
 #endif

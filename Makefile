@@ -1,5 +1,10 @@
 # ponder.c: `make` lists the targets. Needs make and a C compiler; everything else is optional.
 
+# Every train_X.cu is an architecture; what follows is written for any of them. MODEL names the one that `make
+# compare` and the checks of a single trainer take.
+ARCHITECTURES = pythia
+MODEL ?= pythia
+
 CC ?= cc
 B ?= build
 # Build on every core, unless -j was given.
@@ -27,7 +32,8 @@ LINK = $(CC) $(CFLAGS) $(OPENMP)
 
 help: ## list the targets
 	@echo "make TARGET [STEPS=n] [OUT=dir] [ARGS=\"--option ...\"]"
-	@grep -hE '^[a-z][a-z_-]*:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  %-24s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z][a-z_-]*(\$$\(1\)[a-z_]*)?:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/; s/\$$\(1\)/MODEL/g' | awk -F'\t' '{ printf "  %-24s %s\n", $$1, $$2 }'
+	@echo "MODEL is one of: $(ARCHITECTURES)"
 .PHONY: help
 
 # $(call program,name,source,flags): build/name from source, for every instruction set.
@@ -55,9 +61,11 @@ $(B)/include/modeling_ponder.h: modeling_ponder.py
 	@mkdir -p $(@D)
 	( echo 'static const char modeling_ponder_py[] ='; sed 's/\\/\\\\/g; s/"/\\"/g; s/^/    "/; s/$$/\\n"/' $<; echo '    ;' ) > $@.tmp && mv $@.tmp $@
 
-$(eval $(call program,train_pythia,train_pythia.cu,))
+# The trainer that a benchmark is built for (dev/architecture.h).
+of_trainer = -I. -DARCHITECTURE=$(1) -DTRAINER='"train_$(1).cu"'
+$(foreach a,$(ARCHITECTURES),$(eval $(call program,train_$(a),train_$(a).cu,)))
+$(foreach a,$(ARCHITECTURES),$(eval $(call program,bench_step_$(a),dev/bench_step.c,$(call of_trainer,$(a)))))
 $(eval $(call program,bench_cpu,dev/bench_cpu.c,))
-$(eval $(call program,bench_step,dev/bench_step.c,))
 $(eval $(call tool,bytes,data/bytes.c))
 $(eval $(call tool,compare,common/run/compare.c))
 
@@ -70,13 +78,10 @@ GPU_SM := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/de
 GPU_NEW := $(shell [ "$(or $(GPU_SM),0)" -ge 80 ] && echo 1)
 DEVICE ?= $(if $(and $(GPU_NEW),$(NVCC)),gpu,cpu)
 WHY_CPU = $(if $(GPU_SM),$(if $(GPU_NEW),there is a GPU but no nvcc,the GPU is older than compute capability 8.0),no GPU here)
-TRAINER = $(B)/train_pythia$(if $(filter gpu,$(DEVICE)),_cuda)
-say_trainer = @echo "trainer: $(TRAINER), on the $(if $(filter gpu,$(DEVICE)),GPU,CPU ($(if $(filter command% environment,$(origin DEVICE)),as asked,$(WHY_CPU))))"
+trainer = $(B)/train_$(1)$(if $(filter gpu,$(DEVICE)),_cuda)
+say_trainer = @echo "trainer: $(call trainer,$(1)), on the $(if $(filter gpu,$(DEVICE)),GPU,CPU ($(if $(filter command% environment,$(origin DEVICE)),as asked,$(WHY_CPU))))"
 
 # ---- the main job ----
-
-train_pythia: $(B)/train_pythia ## build the CPU trainer, build/train_pythia
-.PHONY: train_pythia
 
 DATA ?= data/headers
 data: $(DATA)/train.bin ## make the default corpus: this system's C headers, as bytes
@@ -89,45 +94,48 @@ $(DATA)/train.bin: | $(B)/bytes
 # learning rate, which is each row's own best.
 STEPS ?= 2000
 SEED ?= 42
-MAIN_MODEL = --model pythia-14m --layers 4 --width 64 --heads 2 --vocab 257
 MAIN_RUN = --train "$(DATA)/train.bin" --val "$(DATA)/val.bin" --seq 256 --batch 4 --steps $(STEPS) --seed $(SEED) \
     --val-every 100 --val-batches 40 --save-every 500 --sample-every 500 --resume
-ROW_ponder = --ponder 3 --lr 4e-3
-ROW_vanilla = --ponder 0 --lr 4e-3
-ROW_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
-# $(call main_job,row,directory)
-main_job = $(TRAINER) $(MAIN_MODEL) $(MAIN_RUN) $(ROW_$(1)) --out "$(2)" $(ARGS)
-
-train_pythia_ponder: $(TRAINER) $(B)/compare $(DATA)/train.bin ## THE MAIN JOB: train a pondering Pythia (S = 3)
-	$(say_trainer)
-	$(call main_job,ponder,$(or $(OUT),out/pythia_ponder))
-	@$(call plot,$(or $(OUT),out/pythia_ponder))
-train_pythia_vanilla: $(TRAINER) $(B)/compare $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
-	$(say_trainer)
-	$(call main_job,vanilla,$(or $(OUT),out/pythia_vanilla))
-	@$(call plot,$(or $(OUT),out/pythia_vanilla))
-train_pythia_fair: $(TRAINER) $(B)/compare $(DATA)/train.bin ## the baseline with pondering's initialisation and scaling
-	$(say_trainer)
-	$(call main_job,fair,$(or $(OUT),out/pythia_fair))
-	@$(call plot,$(or $(OUT),out/pythia_fair))
-.PHONY: train_pythia_ponder train_pythia_vanilla train_pythia_fair
-
+TITLE_pythia = Pythia
+MAIN_pythia = --model pythia-14m --layers 4 --width 64 --heads 2 --vocab 257
+ROW_pythia_ponder = --ponder 3 --lr 4e-3
+ROW_pythia_vanilla = --ponder 0 --lr 4e-3
+ROW_pythia_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
+# $(call main_job,architecture,row,directory)
+main_job = $(call trainer,$(1)) $(MAIN_$(1)) $(MAIN_RUN) $(ROW_$(1)_$(2)) --out "$(3)" $(ARGS)
 plot = $(B)/compare --svg "$(1)/curves.svg" "$(notdir $(1))=$(1)" >/dev/null && echo "curves     $(1)/curves.svg"
+# $(call row,architecture,row): one of the three as a target of its own
+define row
+	$$(call say_trainer,$(1))
+	$$(call main_job,$(1),$(2),$$(or $$(OUT),out/$(1)_$(2)))
+	@$$(call plot,$$(or $$(OUT),out/$(1)_$(2)))
+endef
+define jobs
+train_$(1): $(B)/train_$(1) ## build the CPU trainer, build/train_MODEL
+train_$(1)_ponder: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## THE MAIN JOB (MODEL=pythia): train a pondering model (S = 3)
+$(call row,$(1),ponder)
+train_$(1)_vanilla: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
+$(call row,$(1),vanilla)
+train_$(1)_fair: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## the baseline with pondering's initialisation and scaling
+$(call row,$(1),fair)
+.PHONY: train_$(1) train_$(1)_ponder train_$(1)_vanilla train_$(1)_fair
+endef
+$(foreach a,$(ARCHITECTURES),$(eval $(call jobs,$(a))))
 
 COMPARE = $(or $(OUT),out)
-compare: $(TRAINER) $(B)/compare $(DATA)/train.bin ## train all three on the same data, steps and seed; table and picture
-	$(say_trainer)
-	$(call main_job,vanilla,$(COMPARE)/pythia_vanilla)
-	$(call main_job,fair,$(COMPARE)/pythia_fair)
-	$(call main_job,ponder,$(COMPARE)/pythia_ponder)
-	$(B)/compare --svg "$(COMPARE)/compare.svg" --table "$(COMPARE)/compare.md" --title "Pythia on C headers" \
-	    "pondering=$(COMPARE)/pythia_ponder" "vanilla=$(COMPARE)/pythia_vanilla" "fair vanilla=$(COMPARE)/pythia_fair"
+compare: $(call trainer,$(MODEL)) $(B)/compare $(DATA)/train.bin ## train all three on the same data, steps and seed; table and picture
+	$(call say_trainer,$(MODEL))
+	$(call main_job,$(MODEL),vanilla,$(COMPARE)/$(MODEL)_vanilla)
+	$(call main_job,$(MODEL),fair,$(COMPARE)/$(MODEL)_fair)
+	$(call main_job,$(MODEL),ponder,$(COMPARE)/$(MODEL)_ponder)
+	$(B)/compare --svg "$(COMPARE)/compare.svg" --table "$(COMPARE)/compare.md" --title "$(TITLE_$(MODEL)) on C headers" \
+	    "pondering=$(COMPARE)/$(MODEL)_ponder" "vanilla=$(COMPARE)/$(MODEL)_vanilla" "fair vanilla=$(COMPARE)/$(MODEL)_fair"
 .PHONY: compare
 
 # ---- tests ----
 
 # Tests of arithmetic run in the best instruction set of this machine; that all give the same bits
-# is seen in build/train_pythia, which holds every one, and by hashes in the portable tests.
+# is seen in the trainers, which hold every one, and by hashes in the portable tests.
 HAS = $(shell grep -qsw $(1) /proc/cpuinfo && echo 1)
 NATIVE := $(if $(filter avx2,$(ISAS)),$(if $(call HAS,avx512bw),avx512,$(if $(call HAS,fma),avx2,portable)),portable)
 # $(call test,name,source,flags,instruction set)
@@ -140,12 +148,13 @@ $(eval $(call test,test_portable,test_common.c,-DARITHMETIC,portable))
 $(eval $(call test,test_common_double,test_common.c,-DARITHMETIC -DREAL=double,portable))
 $(eval $(call test,test_ponder,test_ponder.c,-DMIX_ROWS=8,$(NATIVE)))
 $(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double,portable))
-$(eval $(call test,test_pythia,test_pythia.c,,$(NATIVE)))
-$(eval $(call test,test_pythia_double,test_pythia.c,-DMIX_ROWS=8 -DREAL=double,portable))
+$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a),test_$(a).c,,$(NATIVE))))
+$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a)_double,test_$(a).c,-DMIX_ROWS=8 -DREAL=double,portable)))
 TESTS = $(addprefix $(B)/,test_common test_portable test_common_double test_ponder test_ponder_double \
-    test_pythia_double test_pythia)
+    $(ARCHITECTURES:%=test_%_double) $(ARCHITECTURES:%=test_%))
+TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)
 
-test: $(TESTS) $(B)/train_pythia $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
+test: $(TESTS) $(TRAINERS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
 	@dev/run_tests.sh $(TESTS)
 	@echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
@@ -156,7 +165,7 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 
 # ---- CUDA ----
 #
-# make gpu: build/train_pythia_cuda (bf16) and build/train_pythia_cuda_fp32, by nvcc. The same source under
+# make gpu: build/train_X_cuda (bf16) and build/train_X_cuda_fp32, by nvcc. The same source under
 # the emulator of dev/emulate, with g++ alone: make emu.
 
 # Architectures to build for: GPU_ARCH="80 90"; else the GPU's own if nvcc knows it; else these two, and
@@ -180,35 +189,36 @@ $(B)/$(1): $(2) $(B)/include/modeling_ponder.h | need_nvcc
 endef
 need_nvcc:
 	@[ -x "$(NVCC)" ] || { echo "error: no nvcc found (CUDA Toolkit 12.4 or later); give its path as NVCC=..., or build" \
-	    "the CPU program with make train_pythia, or run the CUDA source under the emulator with make emu" >&2; exit 1; }
+	    "the CPU program with make train_$(MODEL), or run the CUDA source under the emulator with make emu" >&2; exit 1; }
 	@echo "nvcc $$("$(NVCC)" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') at $(NVCC);" \
 	    "$(if $(GPU_SM),GPU of compute capability $(GPU_SM),no GPU here)," \
 	    "building for $(foreach a,$(GPU_ARCHS),sm_$(a))$(if $(GPU_ARCH),, and PTX of compute_80)"
 .PHONY: need_nvcc
 
-GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder gpu_pythia
-$(eval $(call cuda,train_pythia_cuda,train_pythia.cu,))
-$(eval $(call cuda,train_pythia_cuda_fp32,train_pythia.cu,-DFP32))
+GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder $(ARCHITECTURES:%=gpu_%)
+$(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda,train_$(a).cu,)))
+$(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda_fp32,train_$(a).cu,-DFP32)))
 $(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t),dev/tests/$(t).cu,-DTESTING -DBUILD_DIR='\"$(B)\"')))
 $(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t)_fp32,dev/tests/$(t).cu,-DTESTING -DFP32 -DBUILD_DIR='\"$(B)\"')))
-$(eval $(call cuda,bench_gpu,dev/bench_gpu.cu,-DTESTING))
-$(eval $(call cuda,bench_step_cuda,dev/bench_step.cu,-DTESTING))
+$(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_gpu_$(a),dev/bench_gpu.cu,$(call of_trainer,$(a)))))
+$(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_step_$(a)_cuda,dev/bench_step.cu,$(call of_trainer,$(a)))))
 
-gpu: $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32 ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
+GPU_TRAINERS = $(foreach t,$(TRAINERS),$(t)_cuda $(t)_cuda_fp32)
+gpu: $(GPU_TRAINERS) ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
 gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) ## build the tests of the GPU half
-gpu-bench: $(B)/bench_gpu $(B)/bench_step_cuda ## build its benchmarks
+gpu-bench: $(foreach a,$(ARCHITECTURES),$(B)/bench_gpu_$(a) $(B)/bench_step_$(a)_cuda) ## build its benchmarks
 gpu-check: gpu gpu-tests gpu-bench $(B)/bytes ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh
 # A micro model with the default corpus; on a GPU a longer row, under the emulator what it does in seconds.
 COMPARED = $(if $(filter gpu,$(DEVICE)),cuda,emu)
-COMPARED_MODEL = --model pythia-14m --layers 2 --width 64 --heads 2 --vocab 257 --ponder 3 --train "$(DATA)/train.bin" \
-    $(if $(filter gpu,$(DEVICE)),--seq 512 --batch 4,--seq 64 --batch 2) --compare-cpu
-compare-gpu: $(B)/train_pythia_$(COMPARED) $(B)/train_pythia_$(COMPARED)_fp32 $(DATA)/train.bin ## GPU (or emulator) against CPU, tensor by tensor
-	$(B)/train_pythia_$(COMPARED)_fp32 $(COMPARED_MODEL) $(ARGS)
-	$(B)/train_pythia_$(COMPARED) $(COMPARED_MODEL) $(ARGS)
+COMPARED_pythia = --model pythia-14m --layers 2 --width 64 --heads 2 --vocab 257 --ponder 3
+COMPARED_RUN = --train "$(DATA)/train.bin" $(if $(filter gpu,$(DEVICE)),--seq 512 --batch 4,--seq 64 --batch 2) --compare-cpu
+compare-gpu: $(foreach t,$(TRAINERS),$(t)_$(COMPARED) $(t)_$(COMPARED)_fp32) $(DATA)/train.bin ## GPU (or emulator) against CPU, tensor by tensor
+	$(foreach a,$(ARCHITECTURES),$(foreach p,_fp32 ,$(B)/train_$(a)_$(COMPARED)$(p) $(COMPARED_$(a)) $(COMPARED_RUN) $(ARGS) &&) \
+	    $(B)/train_$(a)_$(COMPARED) $(COMPARED_$(a)) $(COMPARED_RUN) $(ARGS) &&) true
 .PHONY: compare-gpu
 kernels-table: gpu $(B)/gpu_attention ## registers, spills, shared memory and occupancy of every kernel
-	dev/kernels_table.sh -s $(B)/gpu_attention $(B)/train_pythia_cuda $(B)/train_pythia_cuda_fp32
+	dev/kernels_table.sh -s $(B)/gpu_attention $(GPU_TRAINERS)
 .PHONY: gpu gpu-tests gpu-bench gpu-check kernels-table
 
 # ---- the emulator ----
@@ -242,30 +252,30 @@ $(1): $(2) $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B
 	$$(EMU_$(3)) $$(EMU_FLAGS) $(4) -DBUILD_DIR='"$(B)"' -c -MF $$@.d -MT $$@ -o $$@.o $$<
 	$$(or $$(EMU_LINK_$(3)),$$(EMU_$(3))) -o $$@ $$@.o $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $$(LIBS)
 endef
-$(eval $(call emu,$(B)/train_pythia_emu,train_pythia.cu,plain,$(HOST_ISA)))
-$(eval $(call emu,$(B)/train_pythia_emu_fp32,train_pythia.cu,plain,$(HOST_ISA) -DFP32))
+$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu,train_$(a).cu,plain,$(HOST_ISA))))
+$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu_fp32,train_$(a).cu,plain,$(HOST_ISA) -DFP32)))
 $(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t),dev/tests/$(t).cu,plain,-DTESTING $(HOST_ISA))))
 $(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t)_fp32,dev/tests/$(t).cu,plain,-DTESTING -DFP32 $(HOST_ISA))))
 $(foreach v,race asan ubsan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention gpu_ponder, \
     $(eval $(call emu,$(B)/emu/$(t)_$(v),dev/tests/$(t).cu,$(v),-DTESTING))))
 $(foreach v,race asan ubsan msan,$(eval $(call emu,$(B)/emu/test_emulate_$(v),dev/emulate/test_emulate.cpp,$(v),-DTESTING)))
-$(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,-O2 -DTESTING $(HOST_ISA)))
-$(eval $(call emu,$(B)/emu/bench_step,dev/bench_step.cu,plain,-O2 -DTESTING $(HOST_ISA)))
+$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_gpu_$(a),dev/bench_gpu.cu,plain,-O2 $(call of_trainer,$(a)) $(HOST_ISA))))
+$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_step_$(a),dev/bench_step.cu,plain,-O2 $(call of_trainer,$(a)) $(HOST_ISA))))
 
-emu: $(B)/train_pythia_emu $(B)/train_pythia_emu_fp32 ## build the CUDA source under the emulator: no GPU, no toolkit
+emu: $(foreach t,$(TRAINERS),$(t)_emu $(t)_emu_fp32) ## build the CUDA source under the emulator: no GPU, no toolkit
 
 # What runs in which build, the longest first. Late copies find a missing wait, seeds an order that was luck.
 ifneq ($(filter test-emu test-all,$(MAKECMDGOALS)),)
 CLANGXX_FOUND := $(shell echo 'int main(){}' | $(CLANGXX) -fsanitize=memory -x c++ -o /dev/null - 2>/dev/null && echo 1)
 endif
 E = $(B)/emu
-EMU_TESTS = $(E)/gpu_pythia $(E)/gpu_pythia_fp32 $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race \
+EMU_TESTS = $(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a) $(E)/gpu_$(a)_fp32) $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race \
     $(E)/gpu_attention_asan $(E)/gpu_layers_asan $(E)/gpu_ponder_asan $(E)/gpu_matmul_asan $(E)/gpu_attention \
     $(E)/gpu_attention_fp32 $(E)/gpu_layers_ubsan $(E)/gpu_attention_ubsan $(E)/gpu_ponder_ubsan $(E)/gpu_layers_fp32 \
     $(E)/gpu_ponder $(E)/gpu_ponder_fp32 $(E)/gpu_matmul_fp32 $(E)/test_emulate_race $(E)/test_emulate_asan \
     $(E)/test_emulate_ubsan \
     $(if $(CLANGXX_FOUND),$(E)/gpu_layers_msan $(E)/gpu_ponder_msan $(E)/gpu_attention_msan $(E)/test_emulate_msan)
-EMU_LATE = %/gpu_attention %/gpu_layers_ubsan %/gpu_attention_ubsan %/gpu_matmul_asan %/gpu_ponder %/gpu_pythia_fp32
+EMU_LATE = %/gpu_attention %/gpu_layers_ubsan %/gpu_attention_ubsan %/gpu_matmul_asan %/gpu_ponder $(foreach a,$(ARCHITECTURES),%/gpu_$(a)_fp32)
 EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
 test-emu: $(EMU_TESTS) emu $(B)/bytes ## every CUDA kernel and the whole model under the emulator, by the C half (8 minutes)
 	@ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(shell nproc 2>/dev/null || echo 1)) dev/run_tests.sh \
@@ -280,20 +290,21 @@ venv: ## the Python environment of the checks against PyTorch, build/venv (560 M
 test-all: test test-sanitize test-fuzz test-emu test-transformers ## all that this machine can (network); gpu-check is apart
 test-fuzz: $(B)/fuzz ## 20 seconds of damaged files for every parser, under the sanitizers
 	$(B)/fuzz 20
-test-transformers: $(B)/train_pythia venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
+test-transformers: $(TRAINERS) venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
 	$(PYTHON) dev/ref/check_fixtures.py
-	$(PYTHON) dev/check_transformers.py --fixtures --binary $(B)/train_pythia
-	PYTHONPATH=$(VENV)/transformers-old $(PYTHON) dev/check_transformers.py --fixtures --binary $(B)/train_pythia
+	$(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
+	PYTHONPATH=$(VENV)/transformers-old $(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
 $(B)/fuzz: dev/fuzz.c | $(B)
 	$(CC) -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover -DFUZZ_MAIN -MMD -MP -o $@ $< $(LIBS)
 fixtures: venv ## make dev/fixtures anew with our PyTorch twin
 	$(PYTHON) dev/ref/make_fixtures.py
 .PHONY: venv test-all test-fuzz test-transformers fixtures
 
-bench-cpu: $(B)/bench_cpu $(B)/bench_step ## speed beside this machine's limits, and PyTorch's where build/venv has it
+# Whole steps on the CPU, each PRESET/S/B/T: pythia-160m has the shape of GPT-2 124M.
+STEPS_pythia = pythia-160m/0/4/64 pythia-70m/3/2/256
+bench-cpu: $(B)/bench_cpu $(ARCHITECTURES:%=$(B)/bench_step_%) ## speed beside this machine's limits, and PyTorch's where build/venv has it
 	$(B)/bench_cpu
-	$(B)/bench_step pythia-160m 0 4 64
-	$(B)/bench_step pythia-70m 3 2 256
+	$(foreach a,$(ARCHITECTURES),$(foreach c,$(STEPS_$(a)),$(B)/bench_step_$(a) $(subst /, ,$(c)) &&)) true
 	@if [ -x $(VENV)/bin/python ]; then $(PYTHON) dev/bench_torch.py; \
 	    else echo "PyTorch beside it: dev/setup_venv.sh first"; fi
 .PHONY: bench-cpu

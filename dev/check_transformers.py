@@ -230,7 +230,7 @@ def check_trained(binary, options):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--binary")
+    parser.add_argument("--binary", action="append", default=[])
     parser.add_argument("--fixtures", nargs="*")
     parser.add_argument("--checkpoint")
     parser.add_argument("--dump")
@@ -240,9 +240,9 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cases = []
-    if arguments.binary:
-        binary = os.path.abspath(arguments.binary)
-        cases += [(name, lambda options=options: check_trained(binary, options)) for name, options in TRAINED.items()]
+    for binary in map(os.path.abspath, arguments.binary):
+        cases += [(f"{os.path.basename(binary)}: {name}", lambda binary=binary, options=options: check_trained(binary, options))
+                  for name, options in TRAINED.items()]
     if arguments.fixtures is not None:
         shared = os.environ.get("PONDER_SHARED", HERE + "/../../shared")
         directories = arguments.fixtures or sorted(glob.glob(HERE + "/fixtures/*/")) + sorted(glob.glob(shared + "/fixtures/*/"))

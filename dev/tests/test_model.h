@@ -13,6 +13,12 @@
 
 #include <dirent.h>
 
+// "pythia" for train_pythia.cu; the preset that micro models are made from.
+#define TEST_STRING_(x) #x
+#define TEST_STRING(x) TEST_STRING_(x)
+#define TEST_NAME TEST_STRING(TEST_ARCHITECTURE)
+#define TEST_PRESET (TEST_ARCHITECTURE.presets[0].name)
+
 // Called before every model, if not NULL.
 static void (*test_fresh)(void);
 static PonderClass test_class;

@@ -48,14 +48,15 @@ static void compare_put(const char* path, const char* text) {
         mkdir(full, 0777);
         *slash = '/';
     }
-    compare_write_file(full, text);
+    compare_write(full, text);
     free(full);
 }
 
 static char* compare_get(const char* name) {
     char* path = format_string("%s/%s", compare_root, name);
     size_t size = 0;
-    char* text = compare_read_file(path, &size, "Expected a file that was just written");
+    char* text = read_fully(path, &size);
+    if (text == NULL) { die("%s was not written", path); }
     free(path);
     return text;
 }
@@ -165,13 +166,21 @@ static void test_compare_table(void) {
                    "2.000e+09     20.0\n"
                    "wide    1,234,567     20   2,000           1.0000         1.4427  3.0000 2.0000 1.0000  "
                    "8.000e+09     20.0\n");
-    compare_expect(output, "2.000e+09    2.0000  wide                     5          4.5000     +2.5000\n");
+    compare_expect(
+        output, "the run that used less, at its end      FLOPs  its loss  the other run  at its step  its loss there  "
+                "difference\n"
+                "plain                               2.000e+09    2.0000  wide                     5          4.5000  "
+                "   +2.5000\n");
     CHECK(strstr(output, "At equal tokens") == NULL, "runs of one length need no table at equal tokens:\n%s", output);
     free(output);
     char* table = compare_get("table.md");
     compare_expect(table, "| run   | parameters |");
     compare_expect(table, "|\n| ----- | ---------: |");
     compare_expect(table, "| wide  |  1,234,567 |    20 |  2,000 |          1.0000 |");
+    compare_expect(table,
+                   "| ---------------------------------- | --------: | -------: | ------------- | ----------: |");
+    compare_expect(table,
+                   "| plain                              | 2.000e+09 |   2.0000 | wide          |           5 |");
     free(table);
     compare_teardown();
 }
@@ -192,8 +201,11 @@ static void test_compare_seeds(void) {
     compare_expect(output, "5.2500 (5.0000..5.5000)     +3.1500");
     free(output);
     char* svg = compare_get("out.svg");
-    compare_expect(svg, "Band: lowest to highest");
-    compare_expect(svg, "fill-opacity");
+    compare_expect(svg, "line: mean of the seeds, band: lowest to highest");
+    // After a tenth of its steps the highest of "other" is at 6 - 0.2 (6 - 5) = 5.8, the lowest of all ends at 1. With
+    // 6 percent at either end from 0.712 to 6.088: 330 pixels for 5.376. "many" ends at 2.5 to 1.8, on average 2.1.
+    compare_expect(svg, "band\" d=\"M0.0 5.4L200.0 128.2L400.0 220.2L400.0 263.2L200.0 128.2L0.0 5.4z\"");
+    compare_expect(svg, "stroke-width=\"2.2\" d=\"M0.0 5.4L200.0 128.2L400.0 244.8\"");
     free(svg);
     compare_teardown();
 }
@@ -220,7 +232,7 @@ static void test_compare_uneven(void) {
     free(output);
     // The same two as seeds of a row: they share steps 0 and 10; one has no losses of passes.
     CompareCall seeds = {1, {"both=@whole,@torn"}};
-    expect_death("different passes", compare_call, &seeds, "both|passes");
+    expect_death("different passes", compare_call, &seeds, "torn/metrics.jsonl line 1|0 passes, but 1 before");
     compare_put_run("whole2", 6, 5, 2, 1e6, 1);
     compare_put_metrics("whole2", "{\"step\": 0, \"val_loss\": 6, \"val_loss_pass\": [6]}\n"
                                   "{\"step\": 10, \"val_loss\": 5, \"val_loss_pass\": [5]}\n"
@@ -229,6 +241,15 @@ static void test_compare_uneven(void) {
     output = compare_output(cut);
     compare_expect(output, "both: its runs end at different steps; they are compared at step 10");
     compare_expect(output, "4.5000 (4.0000..5.0000)");
+    free(output);
+    // Thinned: 700 tokens and 0.7 seconds at step 7, then 100 tokens a step.
+    compare_put_checkpoint("thin", 20, "1234567", "1e6", 257);
+    compare_put_metrics("thin", "{\"step\": 7, \"tokens\": 700, \"loss\": 3, \"ms\": 700}\n"
+                                "{\"step\": 10, \"val_loss\": 3.5}\n");
+    CompareCall thin = {1, {"thin=@thin"}};
+    output = compare_output(thin);
+    compare_expect(output, "thin   1,234,567     10   1,000           3.5000         5.0494                  -  "
+                           "1.000e+09      0.7\n");
     free(output);
     compare_teardown();
 }
@@ -298,7 +319,7 @@ static void test_compare_escaping(void) {
     compare_put_run("a", 6, 4, 2, 1e6, 1);
     CompareCall call = {8,
                         {"a<b>&\"'|\\_*`=@a", "new\nline\x01\xff\xc3\xa9=@a", "--svg", "@out.svg", "--table",
-                         "@table.md", "--title", "<&>\"title\x02\""}};
+                         "@table.md", "--title=<&>=\"title\x02\"", "--x=steps,flops"}};
     char* output = compare_output(call);
     compare_expect(output, "a<b>&\"'|\\_*`");
     compare_expect(output, "new?line??\xc3\xa9");
@@ -311,116 +332,156 @@ static void test_compare_escaping(void) {
     free(table);
     char* svg = compare_get("out.svg");
     compare_check_xml(svg);
-    compare_expect(svg, ">a&lt;b&gt;&amp;&quot;&#39;|");
-    compare_expect(svg, "&lt;&amp;&gt;&quot;title?&quot;");
+    compare_expect(svg, ">a&lt;b&gt;&amp;\"'|\\_*` 2.000<");
+    compare_expect(svg, ">&lt;&amp;&gt;=\"title?\"<");
     compare_expect(svg, "@media (prefers-color-scheme: dark)");
     compare_expect(svg, "At equal steps");
     compare_expect(svg, "At equal compute");
-    compare_expect(svg, "loss (nats per byte)");
-    compare_expect(svg, "optimiser steps (100 tokens each)");
+    compare_expect(svg, ">Validation loss in nats per byte<");
+    compare_expect(svg, ">optimiser steps<");
     free(svg);
     compare_teardown();
 }
 
-// No label covers another or leaves the picture, even when all lines end in one place.
-static void test_compare_labels(void) {
+// The picture of a run that goes 6, 4, 2 at steps 0, 10, 20 beside one of four times the FLOPs that goes 6, 3, 1.
+// Losses from 1 to the 5.6 of the first after a tenth of its steps; with 6 percent of that at either end from 0.724 to
+// 5.876: 330 pixels for 5.152.
+static void test_compare_picture(void) {
     compare_setup();
-    CompareCall call = {2, {"--svg", "@out.svg"}};
-    char* arguments[COMPARE_MAX_ROWS] = {0};
-    for (int i = 0; i < 8; i++) {
-        char* run = format_string("r%d", i);
-        compare_put_run(run, 6, 4 + 0.01 * i, 2 + 0.001 * (i % 3), i == 7 ? 9e6 : 1e6 * (1 + 0.3 * i), 1);
-        arguments[i] = format_string("a rather long name %d=@r%d", i, i);
-        call.arguments[call.count++] = arguments[i];
-        free(run);
-    }
+    compare_put_run("plain", 6, 4, 2, 1e6, 1);
+    compare_put_run("wide", 6, 3, 1, 4e6, 3);
+    CompareCall call = {5, {"plain=@plain", "wide=@wide", "--svg=@out.svg", "--title", "Two runs"}};
     free(compare_output(call));
     char* svg = compare_get("out.svg");
-    double left[64], right[64], y[64], width = 0;
-    int n = 0;
-    CHECK(sscanf(strstr(svg, "viewBox=\"0 0 "), "viewBox=\"0 0 %lf", &width) == 1, "no viewBox in:\n%s", svg);
-    for (const char* s = svg; (s = strstr(s, "halo\" ")) != NULL && n < 64; s++, n++) {
-        char text[200];
-        int found = sscanf(strstr(s, " x="), " x=\"%lf\" y=\"%lf\">%199[^<]", &left[n], &y[n], text);
-        CHECK(found == 3, "not a label: %.100s", s);
-        if (found != 3) { break; }
-        // Real fonts are narrower than the estimate that the layout uses; 0.54 em is DejaVu Sans here.
-        right[n] = left[n] + 0.54 * SVG_TEXT * (double)strlen(text);
-        CHECK(left[n] >= 0 && right[n] <= width, "label %s: %.0f..%.0f leaves the picture", text, left[n], right[n]);
-        for (int i = 0; i < n; i++) {
-            CHECK(left[i] >= right[n] || right[i] <= left[n] || fabs(y[i] - y[n]) >= 12, "label %s covers label %d",
-                  text, i);
-        }
-    }
-    CHECK(n == 16, "%d labels, expected 8 in each of 2 panels", n);
+    compare_expect(svg, ">Two runs<");
+    char* panel[] = {strstr(svg, ">At equal steps<"), strstr(svg, ">At equal compute<")};
+    CHECK(panel[0] && panel[1] && panel[0] < panel[1], "no panels at equal steps and compute in:\n%s", svg);
+    if (!panel[0] || !panel[1]) { return; }
+    compare_expect(panel[1], "d=\"M0.0 -7.9L50.0 120.2L100.0 248.3\"/></svg>\n<circle cx=\"100.0\" cy=\"248.3\"");
+    compare_expect(panel[1], "d=\"M0.0 -7.9L200.0 184.2L400.0 312.3\"/></svg>\n<circle cx=\"400.0\" cy=\"312.3\"");
+    compare_expect(panel[1], "d=\"M100.0 248.3H403l7 0.0\"");  // its label stands level with the end of the line
+    compare_expect(panel[1], "y=\"252.3\">plain 2.000<");
+    compare_expect(panel[1], ">training compute (GFLOP)<");  // 8 GFLOP, in ticks of 2
+    compare_expect(panel[1], "d=\"M300.0 0.0v330\"/>\n<text class=\"c2 middle\" x=\"300.0\" y=\"348.0\">6<");
+    panel[1][0] = 0;
+    compare_expect(panel[0], "d=\"M0.0 -7.9L200.0 120.2L400.0 248.3\"/>");
+    compare_expect(panel[0], "d=\"M0.0 -7.9L200.0 184.2L400.0 312.3\"/>");
+    compare_expect(panel[0], "d=\"M100.0 0.0v330\"/>\n<text class=\"c2 middle\" x=\"100.0\" y=\"348.0\">5<");
+    compare_expect(panel[0], "d=\"M0.0 56.1h400\"/>\n<text class=\"c2 end\" x=\"-8.0\" y=\"60.1\">5<");
     free(svg);
-    for (int i = 0; i < 8; i++) { free(arguments[i]); }
     compare_teardown();
 }
 
+// Labels stand apart and in the order of the losses, inside the picture, outside the plots and in their own panel.
+static void compare_check_labels(const char* svg, int rows) {
+    double width = 0, left[2], y[COMPARE_MAX_ROWS], loss[COMPARE_MAX_ROWS];
+    const char *s = strstr(svg, "viewBox=\"0 0 "), *panels[3] = {NULL, NULL, svg + strlen(svg)};
+    CHECK(s && sscanf(s, "viewBox=\"0 0 %lf", &width) == 1, "no viewBox in:\n%s", svg);
+    for (int a = 0; a < 2; a++) {
+        s = panels[a] = strstr(a ? panels[0] + 1 : svg, "<g transform=\"translate(");
+        CHECK(s && sscanf(s, "<g transform=\"translate(%lf 92)", &left[a]) == 1, "no panel %d in:\n%s", a, svg);
+        if (!s) { return; }
+    }
+    for (int a = 0; a < 2; a++) {
+        int n = 0;
+        for (s = panels[a]; (s = strstr(s, "\"label\"")) != NULL && s < panels[a + 1] && n < COMPARE_MAX_ROWS; s++) {
+            char text[200];
+            double x = 0, limit = a ? width : left[1] - SVG_LEFT;
+            int found = sscanf(s, "\"label\" x=\"%lf\" y=\"%lf\">%199[^<]", &x, &y[n], text);
+            CHECK(found == 3 && strrchr(text, ' '), "not a label: %.100s", s);
+            if (found != 3 || !strrchr(text, ' ')) { return; }
+            loss[n] = atof(strrchr(text, ' '));
+            // 0.58 em is what a letter of these names takes in DejaVu Sans, which is wide.
+            double right = left[a] + x + 0.58 * 12 * (double)strlen(text);
+            CHECK(x > SVG_WIDTH && right <= limit, "label %s: %.0f to %.0f, limit %.0f", text, left[a] + x, right,
+                  limit);
+            CHECK(y[n] >= 0 && y[n] <= SVG_HEIGHT + 4, "label %s is at %.1f", text, y[n]);
+            for (int i = 0; i < n; i++) {
+                // Coordinates have one decimal.
+                CHECK(fabs(y[i] - y[n]) >= SVG_LINE - 0.11, "label %s is %.1f from label %d", text, y[n] - y[i], i);
+                CHECK((loss[i] - loss[n]) * (y[n] - y[i]) >= 0, "label %s, at %.1f, is not in order", text, y[n]);
+            }
+            n++;
+        }
+        CHECK(n == rows, "%d labels in panel %d, expected %d", n, a, rows);
+    }
+}
+
+// Lines that end close together, sixteen in one place (at the bottom of the plot), far apart, at its top.
+static void test_compare_labels(void) {
+    compare_setup();
+    for (int kind = 0; kind < 4; kind++) {
+        int rows = kind == 1 ? COMPARE_MAX_ROWS : 5, runs = kind == 0 ? 3 : kind == 1 ? 1 : kind == 2 ? 5 : 2;
+        for (int i = 0; i < runs; i++) {
+            char* run = format_string("r%d", i);
+            double end = 2 + (kind == 0 ? 0.001 * i : kind == 2 ? 0.5 * (i * 2 % 5) : 1.9 * i);
+            compare_put_run(run, 6, 4 + 0.01 * i, end, 1e6 * (1 + 0.3 * i), 1);
+            free(run);
+        }
+        CompareCall call = {2, {"--svg", "@out.svg"}};
+        char* arguments[COMPARE_MAX_ROWS] = {0};
+        for (int i = 0; i < rows; i++) {
+            arguments[i] = format_string("a rather long name %d=@r%d", i, i % runs);
+            call.arguments[call.count++] = arguments[i];
+        }
+        free(compare_output(call));
+        char* svg = compare_get("out.svg");
+        compare_check_xml(svg);
+        compare_check_labels(svg, rows);
+        free(svg);
+        for (int i = 0; i < rows; i++) { free(arguments[i]); }
+    }
+    compare_teardown();
+}
+
+// Of the colour that starts at '#'.
 static double compare_luminance(const char* colour) {
     double weight[] = {0.2126, 0.7152, 0.0722}, sum = 0;
     for (int i = 0; i < 3; i++) {
         unsigned value = 0;
-        CHECK(sscanf(colour + 1 + 2 * i, "%2x", &value) == 1, "not a colour: %s", colour);
+        CHECK(sscanf(colour + 1 + 2 * i, "%2x", &value) == 1, "not a colour: %.9s", colour);
         double c = value / 255.0;
         sum += weight[i] * (c <= 0.04045 ? c / 12.92 : pow((c + 0.055) / 1.055, 2.4));
     }
     return sum;
 }
 
-// Text is drawn in the colours of the lines, so they need the contrast of text (WCAG: 4.5 : 1).
+// Text is drawn in the colours of the lines, so they need the contrast of text (WCAG: 4.5 : 1), by day and by night.
 static void test_compare_contrast(void) {
-    for (int i = 0; i < COMPARE_COLOURS; i++) {
-        double light = 1.05 / (compare_luminance(compare_light[i]) + 0.05);
-        double dark = (compare_luminance(compare_dark[i]) + 0.05) / (compare_luminance("#0d1117") + 0.05);
-        CHECK(light >= 4.5, "%s on white: %.2f", compare_light[i], light);
-        CHECK(dark >= 4.5, "%s on the dark background: %.2f", compare_dark[i], dark);
+    const char* styles[] = {svg_style, strstr(svg_style, "@media (prefers-color-scheme: dark)")};
+    for (int dark = 0; dark < 2; dark++) {
+        double ground = 0;
+        for (int k = 0; k < SVG_ROW + SVG_ROWS; k++) {
+            char* name = format_string(".c%d{color:#", k);
+            const char* rule = styles[dark] ? strstr(styles[dark], name) : NULL;
+            CHECK(rule && (dark || rule < styles[1]), "no rule %s for %s", name, dark ? "night" : "day");
+            double light = rule ? compare_luminance(strchr(rule, '#')) : 0;
+            if (k == 0) { ground = light; }
+            double contrast = (fmax(light, ground) + 0.05) / (fmin(light, ground) + 0.05);
+            CHECK(k == 0 || k == 3 || contrast >= 4.5, "%s by %s: %.2f", name, dark ? "night" : "day", contrast);
+            free(name);
+        }
+        CHECK(dark ? ground < 0.05 : ground > 0.9, "a background of luminance %.2f by %s", ground,
+              dark ? "night" : "day");
     }
 }
 
-static void test_compare_ticks(void) {
+static void test_compare_numbers(void) {
     static const struct {
-        double lo, hi;
+        double span;
         int most;
-        double first, step;
-        int count, decimals;
-    } cases[] = {{0, 1600, 5, 0, 500, 4, 0},       {0, 1, 5, 0, 0.2, 6, 1},
-                 {0.75, 2.57, 10, 0.8, 0.2, 9, 1}, {0, 7.2e13, 6, 0, 2e13, 4, 0},
-                 {-0.3, 0.31, 4, -0.2, 0.2, 3, 1}, {0, 20, 5, 0, 5, 5, 0},
-                 {1.1, 1.1, 5, 1.2, 0.2, 0, 1},    {2.781, 2.794, 5, 2.785, 0.005, 2, 3}};
+        double step;
+    } cases[] = {{1600, 5, 500}, {1, 5, 0.2},  {1.82, 10, 0.2},   {7.2e13, 6, 2e13}, {0.61, 4, 0.2},
+                 {20, 5, 5},     {1, 10, 0.1}, {0.013, 5, 0.005}, {2e9, 2, 1e9},     {6, 1, 10}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        CompareTicks t = compare_nice_ticks(cases[i].lo, cases[i].hi, cases[i].most);
-        int good = fabs(t.step - cases[i].step) <= 1e-9 * cases[i].step && t.count == cases[i].count &&
-                   t.decimals == cases[i].decimals && fabs(t.first - cases[i].first) <= 1e-9 * (1 + fabs(t.first));
-        CHECK(good, "case %zu: first %g step %g count %d decimals %d", i, t.first, t.step, t.count, t.decimals);
+        double step = svg_tick(cases[i].span, cases[i].most);
+        CHECK(fabs(step - cases[i].step) <= 1e-9 * cases[i].step, "case %zu: a tick of %g", i, step);
     }
-    double unit = 0;
-    char* name = compare_axis_name(AXIS_FLOPS, 7.2e13, 0, &unit);
-    CHECK(unit == 1e12 && strcmp(name, "training compute (TFLOP)") == 0, "%s, unit %g", name, unit);
-    free(name);
-    name = compare_axis_name(AXIS_SECONDS, 960, 0, &unit);
-    CHECK(unit == 60 && strcmp(name, "training time (minutes)") == 0, "%s, unit %g", name, unit);
-    free(name);
-    char* grouped[] = {compare_grouped(0), compare_grouped(999), compare_grouped(1000), compare_grouped(-123456)};
-    static const char* const expected[] = {"0", "999", "1,000", "-123,456"};
-    for (int i = 0; i < 4; i++) {
-        CHECK(strcmp(grouped[i], expected[i]) == 0, "%s, expected %s", grouped[i], expected[i]);
-        free(grouped[i]);
-    }
-}
-
-// A falling line stays where it is under smoothing, up to its last point.
-static void test_compare_smoothing(void) {
-    CompareCurve curve = compare_curve_new(1001);
-    for (int i = 0; i <= 1000; i++) { curve.mean[i] = 5 - 0.003 * i + (i % 2 ? 0.1 : -0.1); }
-    compare_smooth(&curve);
-    CHECK(curve.count == 985, "%d points left, expected 985", curve.count);
-    for (int i = 4; i < curve.count; i++) {
-        double error = fabs(curve.mean[i] - (5 - 0.003 * i));
-        CHECK(error < 0.0125, "point %d is off by %g", i, error);
-    }
-    free(curve.memory);
+    StringBuilder sb = {0};
+    double numbers[] = {0, 999, 1000, -123456, 1234567};
+    for (int i = 0; i < 5; i++) { compare_whole(&sb, numbers[i]); }
+    CHECK(strcmp(sb.data, "\t0\t999\t1,000\t-123,456\t1,234,567") == 0, "%s", sb.data);
+    free(sb.data);
 }
 
 static void test_compare_bad_input(void) {
@@ -445,6 +506,10 @@ static void test_compare_bad_input(void) {
         {"passes2", "{\"step\": 0, \"val_loss\": 6, \"val_loss_pass\": 6}\n", "line 1|val_loss_pass|array"},
         {"twice", "{\"step\": 5, \"val_loss\": 6}\n{\"step\": 5, \"val_loss\": 6}\n",
          "line 2|step 5 comes after step 5"},
+        {"fewer", "{\"step\": 0, \"val_loss\": 6, \"val_loss_pass\": [6, 6]}\n{\"step\": 5, \"val_loss\": 6}\n",
+         "line 2|0 passes, but 2 before"},
+        {"negative", "{\"step\": -1, \"val_loss\": 6}\n", "line 1|\"step\" that is 0 or more"},
+        {"timeless", "{\"step\": 1, \"tokens\": 1, \"loss\": 6, \"ms\": -1}\n", "line 1|\"ms\""},
         {"twice2", "{\"step\": 2, \"tokens\": 1, \"loss\": 6}\n{\"step\": 1, \"tokens\": 1, \"loss\": 6}\n",
          "line 2|step 1 comes after step 2"},
         {"list", "[1, 2]\n", "line 1|object"},
@@ -468,10 +533,10 @@ static void test_compare_bad_input(void) {
     static const struct {
         const char *state, *words;
     } states[] = {{"{", "trainer_state.json"},
-                  {"[]", "trainer_state.json|object"},
-                  {"{\"step\": 1, \"tokens\": 1}", "trainer_state.json|flops_per_token"},
+                  {"[]", "trainer_state.json|parameters"},
+                  {"{\"step\": 1, \"tokens\": 1, \"parameters\": 5}", "trainer_state.json|flops_per_token"},
                   {"{\"step\": 1, \"tokens\": 1, \"parameters\": 0, \"flops_per_token\": 1}", "parameters"},
-                  {"{\"parameters\": 5, \"flops_per_token\": 1}", "\"step\""},
+                  {"{\"tokens\": 1, \"parameters\": 5, \"flops_per_token\": 1}", "\"step\""},
                   {"{\"step\": 1, \"tokens\": -1, \"parameters\": 5, \"flops_per_token\": 1}", "\"tokens\""}};
     for (size_t i = 0; i < sizeof states / sizeof states[0]; i++) {
         compare_put("state/step_00000020/trainer_state.json", states[i].state);
@@ -496,6 +561,7 @@ static void test_compare_bad_input(void) {
         {{2, {"x=@good", "--svg"}}, "--svg needs a value"},
         {{2, {"x=@good", "--x=loss"}}, "--x|'loss'|seconds"},
         {{2, {"x=@good", "--x=steps,"}}, "--x"},
+        {{2, {"x=@good", "--x=steps,steps,steps,steps,steps"}}, "--x|up to 4"},
         {{3, {"x=@good", "--svg", "@no/such/file"}}, "no/such/file|cannot write"},
         {{3, {"x=@good", "--svg", "/dev/full"}}, "/dev/full|cannot write|No space"},
         {{3, {"x=@good", "--table", "/dev/full"}}, "/dev/full|cannot write|No space"},
@@ -512,7 +578,8 @@ static void test_compare_bad_input(void) {
     }
     CompareCall help = {1, {"--help"}};
     char* output = compare_output(help);
-    compare_expect(output, "usage: compare");
+    static const char* const words[] = {"usage: compare", "--svg FILE", "--table FILE", "--title TEXT", "--x AXES"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) { compare_expect(output, words[i]); }
     free(output);
     compare_teardown();
 }
@@ -523,10 +590,10 @@ static void compare_tests(void) {
     RUN(test_compare_uneven);
     RUN(test_compare_single_point);
     RUN(test_compare_escaping);
+    RUN(test_compare_picture);
     RUN(test_compare_labels);
     RUN(test_compare_contrast);
-    RUN(test_compare_ticks);
-    RUN(test_compare_smoothing);
+    RUN(test_compare_numbers);
     RUN(test_compare_bad_input);
 }
 

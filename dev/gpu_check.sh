@@ -52,10 +52,10 @@ wanted() { case " $parts " in *" $1 "*) return 0 ;; esac; return 1; }
 # ---- where everything is ----
 
 if [ -n "$emulator" ]; then
-    tests=$B/emu trainer=$B/train_pythia_emu kernels=$B/emu/bench_gpu steps=$B/emu/bench_step
+    tests=$B/emu trainers=emu benchmarks=$B/emu/bench built=
     export OMP_WAIT_POLICY=passive
 else
-    tests=$B trainer=$B/train_pythia_cuda kernels=$B/bench_gpu steps=$B/bench_step_cuda
+    tests=$B trainers=cuda benchmarks=$B/bench built=_cuda
     if ! { nvidia-smi -L 2>/dev/null | grep -q GPU || [ -e /dev/nvidia0 ] || [ -e /dev/dxg ]; }; then
         echo "gpu_check: no GPU here (nvidia-smi lists none and there is no /dev/nvidia0): nothing was checked" >&2
         echo "gpu_check: dev/gpu_check.sh --emulator runs the same on the CPU, shortened" >&2
@@ -63,7 +63,11 @@ else
     fi
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,power.limit --format=csv,noheader 2>/dev/null
 fi
-programs="gpu_matmul gpu_layers gpu_attention gpu_ponder gpu_pythia"
+# The list of architectures, and the micro model of each, are the Makefile's.
+architectures=$(sed -n 's/^ARCHITECTURES = //p' Makefile)
+programs="gpu_matmul gpu_layers gpu_attention gpu_ponder"
+for a in $architectures; do programs="$programs gpu_$a"; done
+whole() { case " $architectures " in *" ${1#gpu_} "*) return 0 ;; esac; return 1; } # a test program of a whole model
 
 # ---- one part ----
 
@@ -157,7 +161,7 @@ short() {
     gpu_layers) echo test_copies ;;
     gpu_attention) echo test_ledger ;;
     gpu_ponder) echo test_sort_tokens ;;
-    gpu_pythia) echo test_ledger ;;
+    *) echo test_ledger ;;
     esac
 }
 run_tests() {
@@ -166,7 +170,7 @@ run_tests() {
         for suffix in "" _fp32; do
             have "$p$suffix" "$tests/$p$suffix" || continue
             # shellcheck disable=SC2046
-            part "$p$suffix" $([ "$p" = gpu_pythia ] && echo 180 || echo 90) "$tests/$p$suffix" $([ -n "$emulator" ] && short "$p") || continue
+            part "$p$suffix" $(whole "$p" && echo 180 || echo 90) "$tests/$p$suffix" $([ -n "$emulator" ] && short "$p") || continue
             result=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -n 1)
             [ "$status" != 0 ] || [ -n "$result" ] || status="0, but without a result"
             row "$p$suffix" "$(verdict)" "$seconds" "$(why "$result")"
@@ -191,23 +195,23 @@ make_shard() {
 }
 shard=$work/bytes.bin
 make_shard >"$shard"
-micro="--compare-cpu --train $shard --out $work/run --model pythia-14m --vocab 257 --layers 2 --width 64 --heads 2 --ponder 3
-    --batch 2 --seq 32"
+common="--compare-cpu --train $shard --out $work/run"
 # Heads of 64 and rows of logits that are no multiple of anything: the tensor cores' kernels, several tiles.
-small="--compare-cpu --train $shard --out $work/run --model pythia-14m --vocab 5003 --layers 3 --width 256 --heads 4 --ponder 2
-    --batch 2 --seq 192"
+small="--vocab 5003 --layers 3 --width 256 --heads 4 --ponder 2 --batch 2 --seq 192"
 run_compare() {
-    local suffix size options
-    for suffix in _fp32 ""; do
-        for size in micro small; do
-            [ -z "$emulator" ] || [ $size = micro ] || continue
-            options=$micro
-            [ $size = micro ] || options=$small
-            have "compare_$size$suffix" "$trainer$suffix" || continue
-            # shellcheck disable=SC2086
-            part "compare_$size$suffix" 40 "$trainer$suffix" $options || continue
-            row "compare_$size$suffix" "$(verdict)" "$seconds" "$(why "$(grep -E '[0-9]+ tensors' "$log" | tail -n 1)")"
-            show
+    local a suffix size micro
+    for a in $architectures; do
+        micro=$(sed -n "s/^COMPARED_$a = //p" Makefile)
+        for suffix in _fp32 ""; do
+            for size in micro small; do
+                [ -z "$emulator" ] || [ $size = micro ] || continue
+                have "compare_${a}_$size$suffix" "$B/train_${a}_$trainers$suffix" || continue
+                # shellcheck disable=SC2046,SC2086
+                part "compare_${a}_$size$suffix" 40 "$B/train_${a}_$trainers$suffix" $common $micro \
+                    $([ $size = micro ] && echo --batch 2 --seq 32 || echo $small) || continue
+                row "compare_${a}_$size$suffix" "$(verdict)" "$seconds" "$(why "$(grep -E '[0-9]+ tensors' "$log" | tail -n 1)")"
+                show
+            done
         done
     done
 }
@@ -215,6 +219,7 @@ run_compare() {
 # ---- benchmarks ----
 
 run_kernels() {
+    local kernels=${benchmarks}_gpu_${architectures%% *} # the kernels are the same for all
     have kernels "$kernels" || return
     if [ -n "$emulator" ]; then
         part kernels 120 "$kernels" --quick attention layers || return
@@ -233,10 +238,11 @@ tiny="--layers 1 --width 32 --heads 1 --vocab 257"
 ours=$work/ours # MODEL S TOKENS/S MEMORY
 : >"$ours"
 run_steps() {
-    local case model S must name
-    have steps "$steps" || return
+    local case model S must name steps
     for case in $step_cases; do
         IFS=: read -r model S must <<<"$case"
+        steps=${benchmarks}_step_${model%%-*}$built # presets begin with their architecture's name
+        have steps "$steps" || continue
         name="step_${model}_s$S"
         if [ -n "$emulator" ]; then
             # shellcheck disable=SC2086

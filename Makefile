@@ -153,6 +153,8 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a)_double,test_$(a).c,-DM
 TESTS = $(addprefix $(B)/,test_common test_portable test_common_double test_ponder test_ponder_double \
     $(ARCHITECTURES:%=test_%_double) $(ARCHITECTURES:%=test_%))
 TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)
+trainers: $(TRAINERS) ## build the CPU trainers of all architectures
+.PHONY: trainers
 
 test: $(TESTS) $(TRAINERS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
 	@dev/run_tests.sh $(TESTS)

@@ -123,9 +123,14 @@ if wanted tests || wanted sanitize; then
     for p in $programs; do needed="$needed $tests/$p $tests/${p}_fp32"; done
 fi
 if wanted tests && [ -z "$emulator" ]; then needed="$needed $B/bytes"; fi
-if wanted tests || wanted compare || wanted sanitize; then needed="$needed $trainer ${trainer}_fp32"; fi
+kernels=${benchmarks}_gpu_${architectures%% *} # the kernels are the same for all
 if wanted kernels; then needed="$needed $kernels"; fi
-if wanted steps; then needed="$needed $steps"; fi
+for a in $architectures; do
+    if wanted tests || wanted compare || wanted sanitize; then
+        needed="$needed $B/train_${a}_$trainers $B/train_${a}_${trainers}_fp32"
+    fi
+    if wanted steps; then needed="$needed ${benchmarks}_step_$a$built"; fi
+done
 missing=
 for p in $needed; do [ -x "$p" ] || missing="$missing $p"; done
 [ -z "$build" ] || missing=$needed
@@ -198,17 +203,17 @@ make_shard >"$shard"
 common="--compare-cpu --train $shard --out $work/run"
 # Heads of 64 and rows of logits that are no multiple of anything: the tensor cores' kernels, several tiles.
 small="--vocab 5003 --layers 3 --width 256 --heads 4 --ponder 2 --batch 2 --seq 192"
+micro_of() { echo "$common $(sed -n "s/^COMPARED_$1 = //p" Makefile) --batch 2 --seq 32"; }
 run_compare() {
-    local a suffix size micro
+    local a suffix size
     for a in $architectures; do
-        micro=$(sed -n "s/^COMPARED_$a = //p" Makefile)
         for suffix in _fp32 ""; do
             for size in micro small; do
                 [ -z "$emulator" ] || [ $size = micro ] || continue
                 have "compare_${a}_$size$suffix" "$B/train_${a}_$trainers$suffix" || continue
                 # shellcheck disable=SC2046,SC2086
-                part "compare_${a}_$size$suffix" 40 "$B/train_${a}_$trainers$suffix" $common $micro \
-                    $([ $size = micro ] && echo --batch 2 --seq 32 || echo $small) || continue
+                part "compare_${a}_$size$suffix" 40 "$B/train_${a}_$trainers$suffix" $(micro_of $a) \
+                    $([ $size = micro ] || echo $small) || continue
                 row "compare_${a}_$size$suffix" "$(verdict)" "$seconds" "$(why "$(grep -E '[0-9]+ tensors' "$log" | tail -n 1)")"
                 show
             done
@@ -219,7 +224,6 @@ run_compare() {
 # ---- benchmarks ----
 
 run_kernels() {
-    local kernels=${benchmarks}_gpu_${architectures%% *} # the kernels are the same for all
     have kernels "$kernels" || return
     if [ -n "$emulator" ]; then
         part kernels 120 "$kernels" --quick attention layers || return
@@ -305,12 +309,12 @@ run_sanitize() {
         return
     fi
     for tool in memcheck racecheck initcheck synccheck; do
-        for what in "gpu_layers test_norm_backward" "gpu_attention test_same_bits" "gpu_ponder test_mix_softmax" trainer; do
+        for what in "gpu_layers test_norm_backward" "gpu_attention test_same_bits" "gpu_ponder test_mix_softmax" $architectures; do
             name=${tool}_${what%% *}
-            if [ "$what" = trainer ]; then
-                have "$name" "$trainer" || continue
-                # shellcheck disable=SC2086
-                part "$name" 30 "$sanitizer" --tool $tool --error-exitcode 99 "$trainer" $micro || continue
+            if [ "$what" = "${what% *}" ]; then
+                have "$name" "$B/train_${what}_cuda" || continue
+                # shellcheck disable=SC2046,SC2086
+                part "$name" 30 "$sanitizer" --tool $tool --error-exitcode 99 "$B/train_${what}_cuda" $(micro_of $what) || continue
             else
                 have "$name" "$tests/${what%% *}" || continue
                 # shellcheck disable=SC2086

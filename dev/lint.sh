@@ -101,6 +101,11 @@ for cc in gcc clang; do
         case $f in
         test_*) extra="-DTESTING -DBUILD_DIR='\"$B\"'" ;;
         common/run/dispatch.c) extra=-DHAVE_portable ;;
+        dev/bench_step.c) # built for a trainer: here for the first
+            set -- $trainers
+            name=${1#train_}
+            extra="-I. -DARCHITECTURE=${name%.cu} -DTRAINER='\"$1\"'"
+            ;;
         esac
         c="$cc -x c -std=gnu11 $rules $extra"
         case $f in
@@ -195,7 +200,7 @@ done | sort -u | check "at most three #if GPU a file, none inside a function or 
 
 {
     # common/ itself includes neither of its folders; files/ includes common/ and files/; run/ includes all three.
-    strip 1 $(files '^common/') | grep -E ':[ \t]*#[ \t]*include[ \t]*"' | while IFS= read -r line; do
+    strip 1 $(files '^common/.*\.(c|h|cuh)$') | grep -E ':[ \t]*#[ \t]*include[ \t]*"' | while IFS= read -r line; do
         name=$(printf '%s\n' "$line" | sed 's/.*include[ \t]*"//; s/".*//')
         from=${line%%:*}
         [ "$name" = emulate_ptx.h ] && continue  # the emulator's half of ptx.cuh, in dev/emulate
@@ -212,7 +217,7 @@ done | sort -u | check "at most three #if GPU a file, none inside a function or 
     [ -n "$trainers" ] && strip 1 $trainers | grep -E '#[ \t]*include[ \t]*"' | grep -Ev 'include "(ponder\.cuh|modeling_ponder\.h|common/([a-z]+/)?[a-z_]+\.(h|cuh))"' |
         sed 's/$/   (a trainer includes only ponder.cuh and common\/)/'
     # (Tokenizer files are named after the model that brought them up, so tokenizer.h may say gpt2.)
-    strip 1 $(files '^common/') | sed -E 's/PONDER_[A-Z0-9_]+//g; s/ponder\.c([^u]|$)/\1/g; s/^(common\/files\/tokenizer\.h:.*)gpt2/\1/' |
+    strip 1 $(files '^common/.*\.(c|h|cuh)$') | sed -E 's/PONDER_[A-Z0-9_]+//g; s/ponder\.c([^u]|$)/\1/g; s/^(common\/files\/tokenizer\.h:.*)gpt2/\1/' |
         grep -iE '^[^:]*:[0-9]*:.*(ponder|neox|llama|gpt2|pythia)' |
         sed 's/$/   (common\/ knows no architecture and no pondering)/'
     # Configuration [1], the tensor table [2] and main [8] wire a trainer up; layers and passes know nothing.

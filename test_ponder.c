@@ -272,6 +272,29 @@ static void test_micro_batches(void) {
     compare_reals("gradients of two micro-batches", two->grads, one->grads, one->tensors.total, 1e-6);
 }
 
+// Fewer rows and shorter ones than there is room for: losses of every pass, to the bit (they are added in one order).
+static void test_evaluate_fewer(void) {
+    enum { SHORT = 4 };
+    Model* model = toy_model(cases[4], 6, 32, 0, 1);
+    int inputs[TOY_N], targets[TOY_N], few_inputs[TOY_B * SHORT], few_targets[TOY_B * SHORT];
+    toy_tokens(inputs, targets, 32);
+    double all[8] = {0}, rows[8] = {0}, masked[8] = {0}, few[8] = {0};
+    model->evaluate(model, inputs, targets, TOY_B, TOY_T, all);
+    for (int b = 0; b < TOY_B; b++) {
+        model->evaluate(model, inputs + b * TOY_T, targets + b * TOY_T, 1, TOY_T, rows);
+        for (int t = 0; t < SHORT; t++) {
+            few_inputs[b * SHORT + t] = inputs[b * TOY_T + t], few_targets[b * SHORT + t] = targets[b * TOY_T + t];
+        }
+        for (int t = SHORT; t < TOY_T; t++) { targets[b * TOY_T + t] = -1; }
+    }
+    model->evaluate(model, inputs, targets, TOY_B, TOY_T, masked);
+    model->evaluate(model, few_inputs, few_targets, TOY_B, SHORT, few);
+    for (int s = 0; s < model->passes; s++) {
+        CHECK(rows[s] == all[s], "pass %d: %.17g row by row, %.17g at once", s, rows[s], all[s]);
+        CHECK(few[s] == masked[s], "pass %d: %.17g of short rows, %.17g of long ones masked", s, few[s], masked[s]);
+    }
+}
+
 static void test_ignored_targets(void) {
     Model* model = toy_model(cases[3], 6, 19, 1, 1);
     int inputs[TOY_N], targets[TOY_N];
@@ -338,6 +361,34 @@ static void test_nan_is_named(void) {
     model->train(model, inputs, targets, TOY_B, TOY_T, 1);
     name = model_first_nonfinite(model, TOY_B, TOY_T);
     CHECK(name && strcmp(name, "pass 0, layer 0: u") == 0, "named: %s", name ? name : "nothing");
+}
+
+// What is not finite is named where it arises: hidden states (layers are looked at only in training), the mix, a
+// gradient.
+static void test_nonfinite_places(void) {
+    int inputs[TOY_N], targets[TOY_N];
+    toy_tokens(inputs, targets, 19);
+    real huge = sizeof(real) == 4 ? (real)3e38 : (real)1.7e308;
+    for (int i = 0; i < 3; i++) {
+        const char* const names[] = {"pass 0: hidden states", "pass 0: vocabulary mix", "gradient of embed"};
+        Model* model = toy_model(cases[3], 6, 19, 0, i > 0);
+        double sums[8] = {0};
+        if (i == 0) {
+            for (size_t k = 0; k < model->tensors.list[1].size; k++) {
+                model->params[model->tensors.list[1].offset + k] = huge;
+            }
+            model->evaluate(model, inputs, targets, TOY_B, TOY_T, sums);
+        } else if (i == 1) {  // tokens that only the mix meets
+            for (int n = 0; n < TOY_N; n++) { inputs[n] %= 2; }
+            for (size_t k = 2 * 6; k < 19 * 6; k++) { model->params[model->tensors.list[0].offset + k] = huge; }
+            model->train(model, inputs, targets, TOY_B, TOY_T, 1);
+        } else {
+            model->train(model, inputs, targets, TOY_B, TOY_T, (double)huge);
+        }
+        char* name = model->first_nonfinite(model, TOY_B, TOY_T);
+        CHECK(name && strcmp(name, names[i]) == 0, "named: %s, expected %s", name ? name : "nothing", names[i]);
+        free(name);
+    }
 }
 
 static void test_threads_same_bits(void) {
@@ -440,9 +491,11 @@ int MAIN(int argc, char** argv) {
     RUN(test_finite_differences);
     RUN(test_vanilla_is_plain);
     RUN(test_micro_batches);
+    RUN(test_evaluate_fewer);
     RUN(test_ignored_targets);
     RUN(test_top_k);
     RUN(test_nan_is_named);
+    RUN(test_nonfinite_places);
     RUN(test_threads_same_bits);
     RUN(test_config_json);
     return test_end();

@@ -385,7 +385,7 @@ static void test_nonfinite_places(void) {
         } else {
             model->train(model, inputs, targets, TOY_B, TOY_T, (double)huge);
         }
-        char* name = model->first_nonfinite(model, TOY_B, TOY_T);
+        char* name = model_first_nonfinite(model, TOY_B, TOY_T);
         CHECK(name && strcmp(name, names[i]) == 0, "named: %s, expected %s", name ? name : "nothing", names[i]);
         free(name);
     }

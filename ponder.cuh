@@ -153,6 +153,7 @@ static inline void ponder_add_options(OptionTable* options) {
          "passes whole; any N gives the same bits [default: whatever fits at the least cost]"},
     };
     options_add(options, gpu, GPU);
+    gpu_options(options);
 }
 
 // A size from config.json: the Hugging Face default where it is absent, an error where it is absurd.

@@ -78,6 +78,20 @@ static inline double trainer_peak_flops(const Trainer* t) {
 
 // ---- options ----
 
+// Options of every model that computes on a GPU: its add_options() calls this.
+static inline void gpu_options(OptionTable* table) {
+    const Option gpu[] = {
+        {"GPU", "graph", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
+         "1: capture the micro-batch in a CUDA graph after the first"},
+        {"GPU", "tune", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
+         "1: time cuBLASLt's algorithms for each shape before the first step and keep the choice in --out, so that a "
+         "resumed run gives the same bits; 0: take the library's first proposal"},
+        {"GPU", "compare-cpu", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
+         "run one micro-batch on GPU and CPU, compare tensor by tensor, and exit"},
+    };
+    options_add(table, gpu, GPU ? (int)(sizeof gpu / sizeof gpu[0]) : 0);
+}
+
 static inline void trainer_options(OptionTable* table, char* model_values, char* model_help,
                                    const char* default_model) {
     const double MANY = (double)INFINITY;
@@ -162,16 +176,6 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
              : "print memory and FLOPs of the run, and exit"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
-    const Option gpu[] = {
-        {"GPU", "graph", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
-         "1: capture the micro-batch in a CUDA graph after the first"},
-        {"GPU", "tune", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
-         "1: time cuBLASLt's algorithms for each shape before the first step and keep the choice in --out, so that a "
-         "resumed run gives the same bits; 0: take the library's first proposal"},
-        {"GPU", "compare-cpu", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
-         "run one micro-batch on GPU and CPU, compare tensor by tensor, and exit"},
-    };
-    options_add(table, gpu, GPU ? (int)(sizeof gpu / sizeof gpu[0]) : 0);
 }
 
 // 1 if this invocation only looks: it writes nothing into --out.

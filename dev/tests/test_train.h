@@ -15,8 +15,9 @@ static char toy_home[512];  // of this test program's runs: shards and OUT direc
 
 // ---- processes ----
 
-static int toy_file_limit;             // bytes; 0: none
-static const char* toy_threads = "1";  // more than one make starting slower
+static int toy_file_limit;                 // bytes; 0: none
+static const char* toy_threads = "1";      // more than one make starting slower
+static void (*toy_hangup)(int) = SIG_DFL;  // what SIGHUP does to it; SIG_IGN: as under nohup
 
 // Starts the toy trainer in toy_home with arguments separated by blanks; = *from is the reading end
 // of its output.
@@ -38,7 +39,8 @@ static pid_t toy_start(const char* line, int* from) {
             struct rlimit limit = {(rlim_t)toy_file_limit, (rlim_t)toy_file_limit};
             setrlimit(RLIMIT_FSIZE, &limit);
         }
-        signal(SIGHUP, SIG_DFL);  // a test that runs under nohup hands on that it is ignored
+        signal(SIGHUP, toy_hangup);  // these tests themselves may run under nohup,
+        signal(SIGPIPE, SIG_DFL);    // or under something that ignores SIGPIPE
         setenv("OMP_NUM_THREADS", toy_threads, 1);
         dup2(fds[1], 1);
         dup2(fds[1], 2);
@@ -403,6 +405,50 @@ static void test_sample_context(void) {
         n = sample_text(&s, &model, prompt, length, 20, 10, 0, &stop, out, &bad);
         CHECK(n == 10 - prompt[length - 1] && out[n - 1] == 10, "ends with the end of the text after %d tokens", n);
         CHECK(sample_text(&s, &model, prompt, length, 20, 10, 0, &stopped, out, &bad) == 0, "a signal ends a sample");
+    }
+    free(s.logits);
+    free(s.entries);
+    free(s.probabilities);
+    free(s.context);
+}
+
+// All logits equal: a sample shows nothing but its random numbers.
+static void toy_flat_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
+    (void)inputs, (void)B, (void)T, (void)last_only;
+    for (int v = 0; v < model->V; v++) { logits[v] = 0; }
+}
+
+// A sample depends on the seed, on the step, and on the number of the token, on each in all of its bits.
+static void test_sample_keys(void) {
+    enum { COUNT = 40, KEYS = 6 };
+    Model model;
+    memset(&model, 0, sizeof model);
+    model.V = 1000;
+    model.T = 8;
+    model.logits = toy_flat_logits;
+    Sampler s;
+    memset(&s, 0, sizeof s);
+    s.temperature = s.top_p = 1;
+    sampler_make(&s, &model);
+    static const struct {
+        uint64_t seed;
+        int64_t step;
+    } keys[KEYS] = {{42, 7}, {43, 7}, {42, 8}, {42 + ((uint64_t)1 << 40), 7}, {7, 42}, {42, 7 + (1 << 30)}};
+    const int prompt[] = {5};
+    const volatile sig_atomic_t stop = 0;
+    int out[KEYS][COUNT], again[COUNT], bad = 1;
+    for (int k = 0; k < KEYS; k++) {
+        s.seed = keys[k].seed;
+        CHECK(sample_text(&s, &model, prompt, 1, COUNT, -1, keys[k].step, &stop, out[k], &bad) == COUNT, "length");
+        sample_text(&s, &model, prompt, 1, COUNT, -1, keys[k].step, &stop, again, &bad);
+        CHECK(memcmp(out[k], again, sizeof again) == 0, "the same key says something else the second time");
+        for (int j = 0; j <= k; j++) {
+            for (int later = 0; later <= 1; later++) {  // or the other's tokens, one later
+                int same = 0;                           // by chance 1 of 1000
+                for (int i = 1; i < COUNT; i++) { same += out[k][i - later] == out[j][i] && (later || j != k); }
+                CHECK(same <= 2, "keys %d and %d: %d of %d tokens are the same", j, k, same, COUNT);
+            }
+        }
     }
     free(s.logits);
     free(s.entries);
@@ -1092,6 +1138,143 @@ static void test_train_samples(void) {
     toy_run(0, "<|endoftext|>", "--out sa5 --steps 0 --sample-tokens 5 --prompt=");
 }
 
+// The output of a run from its n-th sample on, to the end of that sample; the caller frees it.
+static char* toy_said(const char* output, int n) {
+    const char* at = output;
+    for (int i = 0; at && i < n; i++) { at = strstr(at + (i > 0), "---- continued ----\n"); }
+    const char* end = at ? strstr(at, "\n----\n") : NULL;
+    CHECK(end != NULL, "no sample %d in: %s", n, output);
+    return end ? format_string("%.*s", (int)(end - at), at) : format_string("no sample %d", n);
+}
+
+// From the same weights, which a rate of 0 leaves alone, --seed and the step say what is drawn.
+static void test_train_sample_keys(void) {
+    static const char* const seeds[] = {"5", "5", "6"};
+    char* said[3][2];
+    toy_run(0, "val_loss", "--out keys --steps 0");
+    for (int i = 0; i < 3; i++) {
+        char* line =
+            format_string("--train train.bin --seq 16 --batch 4 --model keys/step_00000000 --out keys%d --steps 2 "
+                          "--lr 0 --sample-every 1 --sample-tokens 40 --prompt the_c --seed %s",
+                          i, seeds[i]);
+        int from;
+        char* output = NULL;
+        pid_t pid = toy_start(line, &from);
+        CHECK(toy_wait(pid, from, &output) == 0, "%s: %s", line, output);
+        for (int k = 0; k < 2; k++) { said[i][k] = toy_said(output, k + 1); }
+        free(output);
+        free(line);
+    }
+    toy_same_file("keys0/step_00000002/model.safetensors", "keys2/step_00000002/model.safetensors");
+    for (int k = 0; k < 2; k++) {
+        CHECK(strcmp(said[0][k], said[1][k]) == 0, "one seed says: %s\nand: %s", said[0][k], said[1][k]);
+        CHECK(strcmp(said[0][k], said[2][k]) != 0, "two seeds say: %s", said[0][k]);
+    }
+    CHECK(strcmp(said[0][0], said[0][1]) != 0, "two steps say: %s", said[0][0]);
+    for (int i = 0; i < 6; i++) { free(said[i / 2][i % 2]); }
+}
+
+// A tokenizer whose end of text the model's vocabulary does not have: there is none then.
+static void test_train_end_beyond(void) {
+    toy_run(0, "<|endoftext|>", "--out end --steps 0 --sample-tokens 5 --prompt=");
+    size_t size = 0;
+    char* text = toy_read("end/step_00000000/generation_config.json", &size);
+    CHECK(text && strstr(text, "\"bos_token_id\": 256") && strstr(text, "\"eos_token_id\": 256"), "%s", text);
+    free(text);
+    text = toy_read("end/step_00000000/tokenizer.json", &size);
+    char* id = text ? strstr(text, "\"id\": 256") : NULL;
+    CHECK(id != NULL, "tokenizer.json");
+    if (id) {
+        id[strlen("\"id\": 25")] = '7';  // the toy has 257 tokens
+        toy_write("end/step_00000000/tokenizer.json", text, size);
+    }
+    free(text);
+    char* output = NULL;
+    int from;
+    pid_t pid = toy_start("--train train.bin --seq 16 --model end/step_00000000 --out end2 --steps 0 --sample-tokens 5 "
+                          "--prompt=",
+                          &from);
+    CHECK(toy_wait(pid, from, &output) == 0 && !strstr(output, "<|endoftext|>") &&
+              strstr(output, "prompt ----\n\\x00\n---- continued"),
+          "a sample begins with token 0: %s", output);
+    free(output);
+    text = toy_read("end2/step_00000000/generation_config.json", &size);
+    CHECK(text && strcmp(text, "{}\n") == 0, "generation_config.json: %s", text ? text : "none");
+    free(text);
+    toy_same_file("end/step_00000000/tokenizer.json", "end2/step_00000000/tokenizer.json");
+}
+
+// What a step's line says of its speed follows from its milliseconds.
+static void test_train_speed(void) {
+    for (int measured = 0; measured < 2; measured++) {
+        char* out = format_string("speed%d", measured);
+        char* line =
+            format_string("--out %s --steps 3 --total-batch 112 --sleep 10 --peak %s", out, measured ? "0" : "2e7");
+        toy_run(0, "tok/s|of peak", line);
+        double flops = 1542 / 2e7;  // of a token, in seconds at the peak; measured: of the first step
+        for (int step = 1; step <= 3; step++) {
+            double ms = toy_metric(out, step, "ms"), rate = toy_metric(out, step, "tokens_per_s"),
+                   share = toy_metric(out, step, "utilisation");
+            if (measured && step == 1) { flops = share / rate; }
+            // Each has 9 digits: 5e-9 of itself, two of them make a ratio, and the first step's ratio is another.
+            CHECK(fabs(rate * ms / 1000 / 112 - 1) <= 1e-8, "%.9g tokens/s in %.9g ms of 112 tokens", rate, ms);
+            CHECK(fabs(share / (rate * flops) - 1) <= 2e-8, "%.9g of the peak, %.9g tokens/s", share, rate);
+            CHECK(ms >= 20, "two micro-batches of 10 ms take %.9g ms", ms);
+        }
+        free(line);
+        free(out);
+    }
+}
+
+// The moments' rows of the memory table: each as large as the parameters, gaps included.
+static void test_memory_table(void) {
+    Model model;
+    memset(&model, 0, sizeof model);
+    tensor_add(&model.tensors, format_string("matrix"), 1001, 100000, INIT_ZEROS, 0);
+    tensor_add(&model.tensors, format_string("vector"), 1000001, 0, INIT_ZEROS, 0);
+    size_t numbers = model.tensors.total += 500000;  // gaps that are wide enough to be seen
+    model.memory[0].what = "parameters", model.memory[0].amount = 4.0 * (double)numbers;
+    model.memory[1].what = "activations", model.memory[1].amount = 5e6;
+    model.memory_rows = 2;
+    Trainer t;
+    memset(&t, 0, sizeof t);
+    t.model = &model;
+    t.step_rows = 1000;
+    t.T = 250;
+    for (int gpu = 0; gpu < 2; gpu++) {  // there the model has rows for its moments itself
+        if (gpu) { model.prepare = toy_prepare; }
+        char* text = NULL;
+        size_t size = 0;
+        FILE* file = open_memstream(&text, &size);
+        trainer_print_memory(&t, file);
+        fclose(file);
+        double family = 4e-6 * (double)numbers, tokens = 2 * 4e-6 * 1000 * 250,
+               all = (gpu ? 1 : 3) * family + 5 + tokens;
+        const struct {
+            const char* what;
+            double megabytes;
+        } rows[] = {{"parameters", family}, {"first moments", gpu ? 0 : family}, {"second moments", gpu ? 0 : family},
+                    {"activations", 5},     {"tokens of a step", tokens},        {"total", all}};
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            char* want = format_string("\n  %-32s %11.1f MB%s", rows[i].what, rows[i].megabytes, i == 5 ? "\n" : "");
+            if (i < 5) {
+                char* share = format_string(" %5.1f %%\n", 100 * rows[i].megabytes / all);
+                char* both = format_string("%s%s", want, share);
+                free(share);
+                free(want);
+                want = both;
+            }
+            int there = strstr(text, want) != NULL;
+            CHECK(there == (rows[i].megabytes > 0), "GPU %d: '%s' in:\n%s", gpu, want, text);
+            CHECK(there || !strstr(text, rows[i].what), "GPU %d: %s in:\n%s", gpu, rows[i].what, text);
+            free(want);
+        }
+        free(text);
+    }
+    for (int i = 0; i < 2; i++) { free(model.tensors.list[i].name); }
+    free(model.tensors.list);
+}
+
 static void train_tests(void) {
     // A checkpoint syncs each of its files: in memory that costs nothing.
     const char* base = getenv("TMPDIR");
@@ -1106,6 +1289,8 @@ static void train_tests(void) {
     RUN(test_metrics_cut);
     RUN(test_sampling);
     RUN(test_sample_context);
+    RUN(test_sample_keys);
+    RUN(test_memory_table);
     RUN(test_train_reference);
     RUN(test_train_validation);
     RUN(test_train_validation_rows);
@@ -1115,6 +1300,9 @@ static void train_tests(void) {
     RUN(test_train_dump);
     RUN(test_train_looks);
     RUN(test_train_samples);
+    RUN(test_train_sample_keys);
+    RUN(test_train_end_beyond);
+    RUN(test_train_speed);
     RUN(test_train_bad_options);
     RUN(test_train_resumes);
     RUN(test_train_signals);

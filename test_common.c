@@ -14,6 +14,7 @@
 #include "dev/tests/test_harness.h"
 #include "dev/tests/test_json.h"
 #include "dev/tests/test_options.h"
+#include "dev/tests/test_resume.h"
 #include "dev/tests/test_safetensors.h"
 #include "dev/tests/test_shards.h"
 #include "dev/tests/test_tokenizer.h"
@@ -42,6 +43,7 @@ int MAIN(int argc, char** argv) {
     tokenizer_tests();
     bytes_tests();
     compare_tests();
+    resume_tests();
     train_tests();
 #else
     test_begin(argc, argv);

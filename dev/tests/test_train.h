@@ -17,6 +17,7 @@ static char toy_home[512];  // of this test program's runs: shards and OUT direc
 
 static int toy_file_limit;                 // bytes; 0: none
 static const char* toy_threads = "1";      // more than one make starting slower
+static int toy_unheard;                    // 1: nobody holds the other end of its standard output
 static void (*toy_hangup)(int) = SIG_DFL;  // what SIGHUP does to it; SIG_IGN: as under nohup
 
 // Starts the toy trainer in toy_home with arguments separated by blanks; = *from is the reading end
@@ -31,6 +32,10 @@ static pid_t toy_start(const char* line, int* from) {
     fflush(stderr);
     int fds[2];
     if (pipe(fds) != 0) { die("pipe: %s", strerror(errno)); }
+    if (toy_unheard) {
+        close(fds[0]);
+        fds[0] = open("/dev/null", O_RDONLY);
+    }
     pid_t pid = fork();
     if (pid < 0) { die("fork: %s", strerror(errno)); }
     if (pid == 0) {
@@ -116,6 +121,18 @@ static void toy_write(const char* name, const char* text, size_t size) {
     char* error = write_file(path, text, size);
     if (error) { die("%s", error); }
     free(path);
+}
+
+// Replaces the first line of a file that begins so; `line` without its end.
+static void toy_change_line(const char* name, const char* begin, const char* line) {
+    size_t size = 0;
+    char* text = toy_read(name, &size);
+    char* at = text ? strstr(text, begin) : NULL;
+    if (!at) { die("%s has no line that begins with '%s'", name, begin); }
+    char* changed = format_string("%.*s%s%s", (int)(at - text), text, line, at + strcspn(at, "\n"));
+    toy_write(name, changed, strlen(changed));
+    free(changed);
+    free(text);
 }
 
 static int toy_exists(const char* name) {
@@ -911,6 +928,63 @@ static void test_train_signals(void) {
     free(seen.data);
 }
 
+// Under nohup a hang-up is ignored, and goes on being ignored.
+static void test_train_nohup(void) {
+    int from;
+    StringBuilder seen = {0};
+    toy_hangup = SIG_IGN;
+    pid_t pid = toy_start("--train train.bin --seq 16 --out nohup --steps 8 --sleep 15 --sample-tokens 0", &from);
+    toy_hangup = SIG_DFL;
+    toy_wait_for(from, "step 1 of 8", &seen);
+    kill(pid, SIGHUP);
+    char* output = NULL;
+    int code = toy_wait(pid, from, &output);
+    CHECK(code == 0 && toy_exists("nohup/step_00000008"), "a hang-up under nohup: exit code %d: %s", code, output);
+    free(output);
+    free(seen.data);
+}
+
+// A run whose output nobody reads any more, as after `| head`, goes on to its end all the same.
+static void test_train_closed_pipe(void) {
+    char* output = NULL;
+    int from;
+    toy_unheard = 1;
+    pid_t pid = toy_start("--train train.bin --val val.bin --seq 16 --batch 4 --out unheard --steps 3 --sample-every 1 "
+                          "--save-every 2",
+                          &from);
+    toy_unheard = 0;
+    int code = toy_wait(pid, from, &output);
+    CHECK(code == 0, "output into a closed pipe: exit code %d", code);
+    free(output);
+    toy_run(0, "val_loss", "--out heard --steps 3 --sample-every 1 --save-every 2");
+    toy_same_run("heard", "unheard", 3);
+}
+
+// A checkpoint of the loop: each of its files is synced, and the metrics before it.
+static void test_train_syncs(void) {
+    char* output = NULL;
+    int from;
+    pid_t pid = toy_start(
+        "--train train.bin --val val.bin --seq 16 --out syncs --steps 1 --sample-tokens 0 --list-calls", &from);
+    int code = toy_wait(pid, from, &output);
+    char* temporary = format_string(".tmp_step_00000001_%ld", (long)pid);
+    char* path = toy_path("syncs/step_00000001");
+    char* names = listing(path);
+    CHECK(code == 0 && strcmp(names, "config.json generation_config.json model.safetensors optimizer.safetensors "
+                                     "tokenizer.json tokenizer_config.json toy.py trainer_state.json ") == 0,
+          "exit code %d, the checkpoint has %s", code, names);
+    int more = file_calls_check_syncs(output, temporary, "step_00000001", names);
+    char* made = format_string("mkdir %s\n", temporary);
+    long metrics = file_calls_find(output, "sync metrics.jsonl\n");
+    CHECK(more == 1 && metrics >= 0 && metrics < file_calls_find(output, made),
+          "%d calls of fsync besides the checkpoint's, metrics at %ld: %s", more, metrics, output);
+    free(made);
+    free(names);
+    free(path);
+    free(temporary);
+    free(output);
+}
+
 static void test_train_killed(void) {
     toy_whole();
     int killed = 0;
@@ -963,6 +1037,45 @@ static void test_train_minutes(void) {
     toy_same_run("min", "min2", 3);
     toy_run(0, "val_loss", "--out min3 --max-minutes 9 --steps 3");
     toy_same_run("min3", "min2", 3);
+}
+
+// The numbers of trainer_state.json go on where they stood: seconds add up over invocations.
+static void test_train_goes_on(void) {
+    static const char state[] = "on/step_00000001/trainer_state.json";
+    toy_run(0, "after step 1 of 4",
+            "--out on --steps 4 --sleep 10 --max-minutes 0 --keep 0 --warmup-steps 3 --lr 0.8 "
+            "--schedule constant");
+    char* path = toy_path(state);
+    Json* json = json_read(path);
+    double seconds = json_get_number(json, "seconds", 0, path);
+    CHECK(seconds >= 0.01 && seconds < 3600, "a step of 10 ms takes %g s", seconds);
+    json_free(json);
+    free(path);
+    toy_change_line(state, "  \"seconds\"", "  \"seconds\": 5000.5,");
+    toy_run(0, "after step 2 of 4|warm-up 3 steps", "--out on --resume --sleep 10 --max-minutes 0");
+    // A warm-up given now in the other way counts from here on: 0.5 of 4 steps are 2.
+    toy_run(0, "after step 3 of 4|warm-up 2 steps", "--out on --resume --sleep 10 --max-minutes 0 --warmup-ratio 0.5");
+    toy_run(0, "warm-up 2 steps|on: 4 steps|1h23m in training steps", "--out on --resume --sleep 10");
+    double last = 5000.5;
+    for (int step = 1; step <= 4; step++) {
+        char* name = format_string("on/step_%08d/trainer_state.json", step);
+        path = toy_path(name);
+        json = json_read(path);
+        seconds = json_get_number(json, "seconds", 0, path);
+        CHECK(step == 1 || (seconds >= last + 0.01 && seconds < last + 3600), "%g s, then %g", last, seconds);
+        CHECK(json_get_int(json, "step", -1, path) == step && json_get_int(json, "tokens", -1, path) == 64 * step &&
+                  json_get_int(json, "position", -1, path) == 4 * step,
+              "%s", name);
+        last = seconds;
+        double lr = toy_metric("on", step, "lr"), want = 0.8 * (step == 1 ? 0 : step == 2 ? 1 / 3.0 : 1);
+        CHECK(fabs(lr - want) <= 1e-8, "step %d: lr %.9g, expected %.9g", step, lr, want);
+        json_free(json);
+        free(path);
+        free(name);
+    }
+    toy_run(0, "finished: step 4 of 4|1h23m in training steps", "--out on --resume");
+    toy_change_line("on/step_00000004/trainer_state.json", "  \"step\"", "  \"step\": 3,");
+    toy_run(1, "trainer_state.json|\"step\" to be that of the directory, found 3", "--out on --resume");
 }
 
 // ---- what must not change when a run goes on ----
@@ -1306,9 +1419,13 @@ static void train_tests(void) {
     RUN(test_train_bad_options);
     RUN(test_train_resumes);
     RUN(test_train_signals);
+    RUN(test_train_nohup);
+    RUN(test_train_closed_pipe);
+    RUN(test_train_syncs);
     RUN(test_train_killed);
     RUN(test_train_lock);
     RUN(test_train_minutes);
+    RUN(test_train_goes_on);
     RUN(test_train_changed);
     RUN(test_train_nonfinite);
     RUN(test_train_full_disk);

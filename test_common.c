@@ -16,6 +16,7 @@
 #include "dev/tests/test_json.h"
 #include "dev/tests/test_ledger.h"
 #include "dev/tests/test_options.h"
+#include "dev/tests/test_resume.h"
 #include "dev/tests/test_safetensors.h"
 #include "dev/tests/test_shards.h"
 #include "dev/tests/test_tokenizer.h"
@@ -57,6 +58,7 @@ int MAIN(int argc, char** argv) {
     tokenizer_tests();
     bytes_tests();
     compare_tests();
+    resume_tests();
     train_tests();
 #else
     test_begin(argc, argv);

@@ -6,7 +6,8 @@
 #ifndef PONDER_FILE_CALLS_H
 #define PONDER_FILE_CALLS_H
 
-#include "../../common/base.h"
+#include "../../common/files/file.h"
+#include "test.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -79,6 +80,19 @@ int rmdir(const char* path) {
 int mkdir(const char* path, mode_t mode) {
     if (file_calls_begin("mkdir", path, NULL)) { return -1; }
     return mkdirat(AT_FDCWD, path, mode);
+}
+
+// The names in a directory, sorted, each with a blank after it; the caller frees it.
+static int compare_names(const void* a, const void* b) { return strcmp(*(char* const*)a, *(char* const*)b); }
+static char* listing(const char* path) {
+    int count = 0;
+    char** names = directory_names(path, &count);
+    qsort(names, (size_t)count, sizeof(char*), compare_names);
+    StringBuilder sb = {0};
+    sb_append(&sb, "", 0);
+    for (int i = 0; i < count; i++) { sb_printf(&sb, "%s ", names[i]); }
+    directory_free_names(names);
+    return sb.data;
 }
 
 // Where the first line of a list stands that begins so, -1 if there is none. With a '\n' at its end: a whole line.

@@ -90,19 +90,6 @@ static void run_write(Run* run, int step, int tag, int keep) {
     checkpoint_write(run->out, step, &run->table, run->params, run->m, run->v, run_files, 3, keep);
 }
 
-// The names in a directory, sorted, each with a blank after it; the caller frees it.
-static int compare_names(const void* a, const void* b) { return strcmp(*(char* const*)a, *(char* const*)b); }
-static char* listing(const char* path) {
-    int count = 0;
-    char** names = directory_names(path, &count);
-    qsort(names, (size_t)count, sizeof(char*), compare_names);
-    StringBuilder sb = {0};
-    sb_append(&sb, "", 0);
-    for (int i = 0; i < count; i++) { sb_printf(&sb, "%s ", names[i]); }
-    directory_free_names(names);
-    return sb.data;
-}
-
 static void check_listing(const char* path, const char* want) {
     char* got = listing(path);
     CHECK(strcmp(got, want) == 0, "%s has %s, expected %s", path, got, want);

@@ -189,6 +189,10 @@ static void test_tokenizer_bpe(void) {
                      6);
     char piece[TOKENIZER_PIECE];
     CHECK(tokenizer_decode(tokenizer, 11, piece) == 4 && memcmp(piece, "<11>", 4) == 0, "an id without a piece");
+    tokenizer->V = 14;
+    CHECK(tokenizer_eot(tokenizer) == 13, "the last token of the vocabulary ends a text: %d", tokenizer_eot(tokenizer));
+    tokenizer->V = 13;
+    CHECK(tokenizer_eot(tokenizer) == -1, "one that the vocabulary does not have: %d", tokenizer_eot(tokenizer));
     tokenizer_close(tokenizer);
 
     // GPT-2's own two files, and the eos_token of tokenizer_config.json.

@@ -15,8 +15,10 @@ static char toy_home[512];  // of this test program's runs: shards and OUT direc
 
 // ---- processes ----
 
-static int toy_file_limit;             // bytes; 0: none
-static const char* toy_threads = "1";  // more than one make starting slower
+static int toy_file_limit;                 // bytes; 0: none
+static const char* toy_threads = "1";      // more than one make starting slower
+static int toy_unheard;                    // 1: nobody holds the other end of its standard output
+static void (*toy_hangup)(int) = SIG_DFL;  // what SIGHUP does to it; SIG_IGN: as under nohup
 
 // Starts the toy trainer in toy_home with arguments separated by blanks; = *from is the reading end
 // of its output.
@@ -30,6 +32,10 @@ static pid_t toy_start(const char* line, int* from) {
     fflush(stderr);
     int fds[2];
     if (pipe(fds) != 0) { die("pipe: %s", strerror(errno)); }
+    if (toy_unheard) {
+        close(fds[0]);
+        fds[0] = open("/dev/null", O_RDONLY);
+    }
     pid_t pid = fork();
     if (pid < 0) { die("fork: %s", strerror(errno)); }
     if (pid == 0) {
@@ -38,7 +44,8 @@ static pid_t toy_start(const char* line, int* from) {
             struct rlimit limit = {(rlim_t)toy_file_limit, (rlim_t)toy_file_limit};
             setrlimit(RLIMIT_FSIZE, &limit);
         }
-        signal(SIGHUP, SIG_DFL);  // a test that runs under nohup hands on that it is ignored
+        signal(SIGHUP, toy_hangup);  // these tests themselves may run under nohup,
+        signal(SIGPIPE, SIG_DFL);    // or under something that ignores SIGPIPE
         setenv("OMP_NUM_THREADS", toy_threads, 1);
         dup2(fds[1], 1);
         dup2(fds[1], 2);
@@ -114,6 +121,18 @@ static void toy_write(const char* name, const char* text, size_t size) {
     char* error = write_file(path, text, size);
     if (error) { die("%s", error); }
     free(path);
+}
+
+// Replaces the first line of a file that begins so; `line` without its end.
+static void toy_change_line(const char* name, const char* begin, const char* line) {
+    size_t size = 0;
+    char* text = toy_read(name, &size);
+    char* at = text ? strstr(text, begin) : NULL;
+    if (!at) { die("%s has no line that begins with '%s'", name, begin); }
+    char* changed = format_string("%.*s%s%s", (int)(at - text), text, line, at + strcspn(at, "\n"));
+    toy_write(name, changed, strlen(changed));
+    free(changed);
+    free(text);
 }
 
 static int toy_exists(const char* name) {
@@ -403,6 +422,50 @@ static void test_sample_context(void) {
         n = sample_text(&s, &model, prompt, length, 20, 10, 0, &stop, out, &bad);
         CHECK(n == 10 - prompt[length - 1] && out[n - 1] == 10, "ends with the end of the text after %d tokens", n);
         CHECK(sample_text(&s, &model, prompt, length, 20, 10, 0, &stopped, out, &bad) == 0, "a signal ends a sample");
+    }
+    free(s.logits);
+    free(s.entries);
+    free(s.probabilities);
+    free(s.context);
+}
+
+// All logits equal: a sample shows nothing but its random numbers.
+static void toy_flat_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
+    (void)inputs, (void)B, (void)T, (void)last_only;
+    for (int v = 0; v < model->V; v++) { logits[v] = 0; }
+}
+
+// A sample depends on the seed, on the step, and on the number of the token, on each in all of its bits.
+static void test_sample_keys(void) {
+    enum { COUNT = 40, KEYS = 6 };
+    Model model;
+    memset(&model, 0, sizeof model);
+    model.V = 1000;
+    model.T = 8;
+    model.logits = toy_flat_logits;
+    Sampler s;
+    memset(&s, 0, sizeof s);
+    s.temperature = s.top_p = 1;
+    sampler_make(&s, &model);
+    static const struct {
+        uint64_t seed;
+        int64_t step;
+    } keys[KEYS] = {{42, 7}, {43, 7}, {42, 8}, {42 + ((uint64_t)1 << 40), 7}, {7, 42}, {42, 7 + (1 << 30)}};
+    const int prompt[] = {5};
+    const volatile sig_atomic_t stop = 0;
+    int out[KEYS][COUNT], again[COUNT], bad = 1;
+    for (int k = 0; k < KEYS; k++) {
+        s.seed = keys[k].seed;
+        CHECK(sample_text(&s, &model, prompt, 1, COUNT, -1, keys[k].step, &stop, out[k], &bad) == COUNT, "length");
+        sample_text(&s, &model, prompt, 1, COUNT, -1, keys[k].step, &stop, again, &bad);
+        CHECK(memcmp(out[k], again, sizeof again) == 0, "the same key says something else the second time");
+        for (int j = 0; j <= k; j++) {
+            for (int later = 0; later <= 1; later++) {  // or the other's tokens, one later
+                int same = 0;                           // by chance 1 of 1000
+                for (int i = 1; i < COUNT; i++) { same += out[k][i - later] == out[j][i] && (later || j != k); }
+                CHECK(same <= 2, "keys %d and %d: %d of %d tokens are the same", j, k, same, COUNT);
+            }
+        }
     }
     free(s.logits);
     free(s.entries);
@@ -865,6 +928,63 @@ static void test_train_signals(void) {
     free(seen.data);
 }
 
+// Under nohup a hang-up is ignored, and goes on being ignored.
+static void test_train_nohup(void) {
+    int from;
+    StringBuilder seen = {0};
+    toy_hangup = SIG_IGN;
+    pid_t pid = toy_start("--train train.bin --seq 16 --out nohup --steps 8 --sleep 15 --sample-tokens 0", &from);
+    toy_hangup = SIG_DFL;
+    toy_wait_for(from, "step 1 of 8", &seen);
+    kill(pid, SIGHUP);
+    char* output = NULL;
+    int code = toy_wait(pid, from, &output);
+    CHECK(code == 0 && toy_exists("nohup/step_00000008"), "a hang-up under nohup: exit code %d: %s", code, output);
+    free(output);
+    free(seen.data);
+}
+
+// A run whose output nobody reads any more, as after `| head`, goes on to its end all the same.
+static void test_train_closed_pipe(void) {
+    char* output = NULL;
+    int from;
+    toy_unheard = 1;
+    pid_t pid = toy_start("--train train.bin --val val.bin --seq 16 --batch 4 --out unheard --steps 3 --sample-every 1 "
+                          "--save-every 2",
+                          &from);
+    toy_unheard = 0;
+    int code = toy_wait(pid, from, &output);
+    CHECK(code == 0, "output into a closed pipe: exit code %d", code);
+    free(output);
+    toy_run(0, "val_loss", "--out heard --steps 3 --sample-every 1 --save-every 2");
+    toy_same_run("heard", "unheard", 3);
+}
+
+// A checkpoint of the loop: each of its files is synced, and the metrics before it.
+static void test_train_syncs(void) {
+    char* output = NULL;
+    int from;
+    pid_t pid = toy_start(
+        "--train train.bin --val val.bin --seq 16 --out syncs --steps 1 --sample-tokens 0 --list-calls", &from);
+    int code = toy_wait(pid, from, &output);
+    char* temporary = format_string(".tmp_step_00000001_%ld", (long)pid);
+    char* path = toy_path("syncs/step_00000001");
+    char* names = listing(path);
+    CHECK(code == 0 && strcmp(names, "config.json generation_config.json model.safetensors optimizer.safetensors "
+                                     "tokenizer.json tokenizer_config.json toy.py trainer_state.json ") == 0,
+          "exit code %d, the checkpoint has %s", code, names);
+    int more = file_calls_check_syncs(output, temporary, "step_00000001", names);
+    char* made = format_string("mkdir %s\n", temporary);
+    long metrics = file_calls_find(output, "sync metrics.jsonl\n");
+    CHECK(more == 1 && metrics >= 0 && metrics < file_calls_find(output, made),
+          "%d calls of fsync besides the checkpoint's, metrics at %ld: %s", more, metrics, output);
+    free(made);
+    free(names);
+    free(path);
+    free(temporary);
+    free(output);
+}
+
 static void test_train_killed(void) {
     toy_whole();
     int killed = 0;
@@ -917,6 +1037,45 @@ static void test_train_minutes(void) {
     toy_same_run("min", "min2", 3);
     toy_run(0, "val_loss", "--out min3 --max-minutes 9 --steps 3");
     toy_same_run("min3", "min2", 3);
+}
+
+// The numbers of trainer_state.json go on where they stood: seconds add up over invocations.
+static void test_train_goes_on(void) {
+    static const char state[] = "on/step_00000001/trainer_state.json";
+    toy_run(0, "after step 1 of 4",
+            "--out on --steps 4 --sleep 10 --max-minutes 0 --keep 0 --warmup-steps 3 --lr 0.8 "
+            "--schedule constant");
+    char* path = toy_path(state);
+    Json* json = json_read(path);
+    double seconds = json_get_number(json, "seconds", 0, path);
+    CHECK(seconds >= 0.01 && seconds < 3600, "a step of 10 ms takes %g s", seconds);
+    json_free(json);
+    free(path);
+    toy_change_line(state, "  \"seconds\"", "  \"seconds\": 5000.5,");
+    toy_run(0, "after step 2 of 4|warm-up 3 steps", "--out on --resume --sleep 10 --max-minutes 0");
+    // A warm-up given now in the other way counts from here on: 0.5 of 4 steps are 2.
+    toy_run(0, "after step 3 of 4|warm-up 2 steps", "--out on --resume --sleep 10 --max-minutes 0 --warmup-ratio 0.5");
+    toy_run(0, "warm-up 2 steps|on: 4 steps|1h23m in training steps", "--out on --resume --sleep 10");
+    double last = 5000.5;
+    for (int step = 1; step <= 4; step++) {
+        char* name = format_string("on/step_%08d/trainer_state.json", step);
+        path = toy_path(name);
+        json = json_read(path);
+        seconds = json_get_number(json, "seconds", 0, path);
+        CHECK(step == 1 || (seconds >= last + 0.01 && seconds < last + 3600), "%g s, then %g", last, seconds);
+        CHECK(json_get_int(json, "step", -1, path) == step && json_get_int(json, "tokens", -1, path) == 64 * step &&
+                  json_get_int(json, "position", -1, path) == 4 * step,
+              "%s", name);
+        last = seconds;
+        double lr = toy_metric("on", step, "lr"), want = 0.8 * (step == 1 ? 0 : step == 2 ? 1 / 3.0 : 1);
+        CHECK(fabs(lr - want) <= 1e-8, "step %d: lr %.9g, expected %.9g", step, lr, want);
+        json_free(json);
+        free(path);
+        free(name);
+    }
+    toy_run(0, "finished: step 4 of 4|1h23m in training steps", "--out on --resume");
+    toy_change_line("on/step_00000004/trainer_state.json", "  \"step\"", "  \"step\": 3,");
+    toy_run(1, "trainer_state.json|\"step\" to be that of the directory, found 3", "--out on --resume");
 }
 
 // ---- what must not change when a run goes on ----
@@ -1092,6 +1251,143 @@ static void test_train_samples(void) {
     toy_run(0, "<|endoftext|>", "--out sa5 --steps 0 --sample-tokens 5 --prompt=");
 }
 
+// The output of a run from its n-th sample on, to the end of that sample; the caller frees it.
+static char* toy_said(const char* output, int n) {
+    const char* at = output;
+    for (int i = 0; at && i < n; i++) { at = strstr(at + (i > 0), "---- continued ----\n"); }
+    const char* end = at ? strstr(at, "\n----\n") : NULL;
+    CHECK(end != NULL, "no sample %d in: %s", n, output);
+    return end ? format_string("%.*s", (int)(end - at), at) : format_string("no sample %d", n);
+}
+
+// From the same weights, which a rate of 0 leaves alone, --seed and the step say what is drawn.
+static void test_train_sample_keys(void) {
+    static const char* const seeds[] = {"5", "5", "6"};
+    char* said[3][2];
+    toy_run(0, "val_loss", "--out keys --steps 0");
+    for (int i = 0; i < 3; i++) {
+        char* line =
+            format_string("--train train.bin --seq 16 --batch 4 --model keys/step_00000000 --out keys%d --steps 2 "
+                          "--lr 0 --sample-every 1 --sample-tokens 40 --prompt the_c --seed %s",
+                          i, seeds[i]);
+        int from;
+        char* output = NULL;
+        pid_t pid = toy_start(line, &from);
+        CHECK(toy_wait(pid, from, &output) == 0, "%s: %s", line, output);
+        for (int k = 0; k < 2; k++) { said[i][k] = toy_said(output, k + 1); }
+        free(output);
+        free(line);
+    }
+    toy_same_file("keys0/step_00000002/model.safetensors", "keys2/step_00000002/model.safetensors");
+    for (int k = 0; k < 2; k++) {
+        CHECK(strcmp(said[0][k], said[1][k]) == 0, "one seed says: %s\nand: %s", said[0][k], said[1][k]);
+        CHECK(strcmp(said[0][k], said[2][k]) != 0, "two seeds say: %s", said[0][k]);
+    }
+    CHECK(strcmp(said[0][0], said[0][1]) != 0, "two steps say: %s", said[0][0]);
+    for (int i = 0; i < 6; i++) { free(said[i / 2][i % 2]); }
+}
+
+// A tokenizer whose end of text the model's vocabulary does not have: there is none then.
+static void test_train_end_beyond(void) {
+    toy_run(0, "<|endoftext|>", "--out end --steps 0 --sample-tokens 5 --prompt=");
+    size_t size = 0;
+    char* text = toy_read("end/step_00000000/generation_config.json", &size);
+    CHECK(text && strstr(text, "\"bos_token_id\": 256") && strstr(text, "\"eos_token_id\": 256"), "%s", text);
+    free(text);
+    text = toy_read("end/step_00000000/tokenizer.json", &size);
+    char* id = text ? strstr(text, "\"id\": 256") : NULL;
+    CHECK(id != NULL, "tokenizer.json");
+    if (id) {
+        id[strlen("\"id\": 25")] = '7';  // the toy has 257 tokens
+        toy_write("end/step_00000000/tokenizer.json", text, size);
+    }
+    free(text);
+    char* output = NULL;
+    int from;
+    pid_t pid = toy_start("--train train.bin --seq 16 --model end/step_00000000 --out end2 --steps 0 --sample-tokens 5 "
+                          "--prompt=",
+                          &from);
+    CHECK(toy_wait(pid, from, &output) == 0 && !strstr(output, "<|endoftext|>") &&
+              strstr(output, "prompt ----\n\\x00\n---- continued"),
+          "a sample begins with token 0: %s", output);
+    free(output);
+    text = toy_read("end2/step_00000000/generation_config.json", &size);
+    CHECK(text && strcmp(text, "{}\n") == 0, "generation_config.json: %s", text ? text : "none");
+    free(text);
+    toy_same_file("end/step_00000000/tokenizer.json", "end2/step_00000000/tokenizer.json");
+}
+
+// What a step's line says of its speed follows from its milliseconds.
+static void test_train_speed(void) {
+    for (int measured = 0; measured < 2; measured++) {
+        char* out = format_string("speed%d", measured);
+        char* line =
+            format_string("--out %s --steps 3 --total-batch 112 --sleep 10 --peak %s", out, measured ? "0" : "2e7");
+        toy_run(0, "tok/s|of peak", line);
+        double flops = 1542 / 2e7;  // of a token, in seconds at the peak; measured: of the first step
+        for (int step = 1; step <= 3; step++) {
+            double ms = toy_metric(out, step, "ms"), rate = toy_metric(out, step, "tokens_per_s"),
+                   share = toy_metric(out, step, "utilisation");
+            if (measured && step == 1) { flops = share / rate; }
+            // Each has 9 digits: 5e-9 of itself, two of them make a ratio, and the first step's ratio is another.
+            CHECK(fabs(rate * ms / 1000 / 112 - 1) <= 1e-8, "%.9g tokens/s in %.9g ms of 112 tokens", rate, ms);
+            CHECK(fabs(share / (rate * flops) - 1) <= 2e-8, "%.9g of the peak, %.9g tokens/s", share, rate);
+            CHECK(ms >= 20, "two micro-batches of 10 ms take %.9g ms", ms);
+        }
+        free(line);
+        free(out);
+    }
+}
+
+// The moments' rows of the memory table: each as large as the parameters, gaps included.
+static void test_memory_table(void) {
+    Model model;
+    memset(&model, 0, sizeof model);
+    tensor_add(&model.tensors, format_string("matrix"), 1001, 100000, INIT_ZEROS, 0);
+    tensor_add(&model.tensors, format_string("vector"), 1000001, 0, INIT_ZEROS, 0);
+    size_t numbers = model.tensors.total += 500000;  // gaps that are wide enough to be seen
+    model.memory[0].what = "parameters", model.memory[0].amount = 4.0 * (double)numbers;
+    model.memory[1].what = "activations", model.memory[1].amount = 5e6;
+    model.memory_rows = 2;
+    Trainer t;
+    memset(&t, 0, sizeof t);
+    t.model = &model;
+    t.step_rows = 1000;
+    t.T = 250;
+    for (int gpu = 0; gpu < 2; gpu++) {  // there the model has rows for its moments itself
+        if (gpu) { model.prepare = toy_prepare; }
+        char* text = NULL;
+        size_t size = 0;
+        FILE* file = open_memstream(&text, &size);
+        trainer_print_memory(&t, file);
+        fclose(file);
+        double family = 4e-6 * (double)numbers, tokens = 2 * 4e-6 * 1000 * 250,
+               all = (gpu ? 1 : 3) * family + 5 + tokens;
+        const struct {
+            const char* what;
+            double megabytes;
+        } rows[] = {{"parameters", family}, {"first moments", gpu ? 0 : family}, {"second moments", gpu ? 0 : family},
+                    {"activations", 5},     {"tokens of a step", tokens},        {"total", all}};
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            char* want = format_string("\n  %-32s %11.1f MB%s", rows[i].what, rows[i].megabytes, i == 5 ? "\n" : "");
+            if (i < 5) {
+                char* share = format_string(" %5.1f %%\n", 100 * rows[i].megabytes / all);
+                char* both = format_string("%s%s", want, share);
+                free(share);
+                free(want);
+                want = both;
+            }
+            int there = strstr(text, want) != NULL;
+            CHECK(there == (rows[i].megabytes > 0), "GPU %d: '%s' in:\n%s", gpu, want, text);
+            CHECK(there || !strstr(text, rows[i].what), "GPU %d: %s in:\n%s", gpu, rows[i].what, text);
+            free(want);
+        }
+        free(text);
+    }
+    for (int i = 0; i < 2; i++) { free(model.tensors.list[i].name); }
+    free(model.tensors.list);
+}
+
 static void train_tests(void) {
     // A checkpoint syncs each of its files: in memory that costs nothing.
     const char* base = getenv("TMPDIR");
@@ -1106,6 +1402,8 @@ static void train_tests(void) {
     RUN(test_metrics_cut);
     RUN(test_sampling);
     RUN(test_sample_context);
+    RUN(test_sample_keys);
+    RUN(test_memory_table);
     RUN(test_train_reference);
     RUN(test_train_validation);
     RUN(test_train_validation_rows);
@@ -1115,12 +1413,19 @@ static void train_tests(void) {
     RUN(test_train_dump);
     RUN(test_train_looks);
     RUN(test_train_samples);
+    RUN(test_train_sample_keys);
+    RUN(test_train_end_beyond);
+    RUN(test_train_speed);
     RUN(test_train_bad_options);
     RUN(test_train_resumes);
     RUN(test_train_signals);
+    RUN(test_train_nohup);
+    RUN(test_train_closed_pipe);
+    RUN(test_train_syncs);
     RUN(test_train_killed);
     RUN(test_train_lock);
     RUN(test_train_minutes);
+    RUN(test_train_goes_on);
     RUN(test_train_changed);
     RUN(test_train_nonfinite);
     RUN(test_train_full_disk);

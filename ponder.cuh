@@ -181,10 +181,10 @@ static inline void ponder_override_sizes(const OptionTable* options, int (*usual
 // Command line, then config.json (an absent key means "off"), then the defaults of a preset
 // (config == NULL): three steps, scaled. Dies on values that make no model.
 static inline PonderConfig ponder_config(const OptionTable* options, const Json* config, const char* path) {
-    PonderConfig p;
-    memset(&p, 0, sizeof p);
-    p.steps = 3;
-    p.temperature = 1;
+    PonderConfig ponder;
+    memset(&ponder, 0, sizeof ponder);
+    ponder.steps = 3;
+    ponder.temperature = 1;
     int scaled = -1;  // not said
     if (config) {
         int ponders =
@@ -193,42 +193,46 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
         if (ponders && (steps < 0 || steps > 64)) {
             die("%s: pondering_steps is %lld, expected 0 to 64", path, (long long)steps);
         }
-        p.steps = ponders ? (int)steps : 0;
+        ponder.steps = ponders ? (int)steps : 0;
         scaled = json_get_bool(config, "scale_embeds", 0, path);
-        p.multiply_steps = json_get_bool(config, "mutiply_pondering_steps", 0, path);  // misspelt in the reference
-        p.temperature = json_get_number(config, "softmax_temperature", 1, path);
+        ponder.multiply_steps = json_get_bool(config, "mutiply_pondering_steps", 0, path);  // misspelt in the reference
+        ponder.temperature = json_get_number(config, "softmax_temperature", 1, path);
         int64_t top_k = json_get_int(config, "pondering_top_k", 0, path);
-        if (!(p.temperature >= 1e-3 && p.temperature <= 1e3)) {
-            die("%s: softmax_temperature is %g, expected 0.001 to 1000", path, p.temperature);
+        if (!(ponder.temperature >= 1e-3 && ponder.temperature <= 1e3)) {
+            die("%s: softmax_temperature is %g, expected 0.001 to 1000", path, ponder.temperature);
         }
         if (top_k < 0 || top_k > 1 << 30) {
             die("%s: pondering_top_k is %lld, expected 0 or more", path, (long long)top_k);
         }
-        p.top_k = (int)top_k;
-        if (p.steps == 0) { p.multiply_steps = 0; }  // has no meaning there; the reference writes it all the same
+        ponder.top_k = (int)top_k;
+        if (ponder.steps == 0) {
+            ponder.multiply_steps = 0;
+        }  // has no meaning there; the reference writes it all the same
     }
-    if (options_set(options, "ponder")) { p.steps = (int)options_int(options, "ponder"); }
+    if (options_set(options, "ponder")) { ponder.steps = (int)options_int(options, "ponder"); }
     if (options_set(options, "scale-embeds")) { scaled = (int)options_int(options, "scale-embeds"); }
-    if (options_set(options, "multiply-steps")) { p.multiply_steps = (int)options_int(options, "multiply-steps"); }
-    if (options_set(options, "ponder-temperature")) { p.temperature = options_number(options, "ponder-temperature"); }
-    if (options_set(options, "ponder-top-k")) { p.top_k = (int)options_int(options, "ponder-top-k"); }
-    p.scale_embeds = scaled >= 0 ? scaled : p.steps > 0;
-    p.ponder_init = p.steps > 0;
-    if (options_set(options, "init")) { p.ponder_init = strcmp(options_text(options, "init"), "ponder") == 0; }
-    if (p.multiply_steps && p.steps == 0) {
+    if (options_set(options, "multiply-steps")) { ponder.multiply_steps = (int)options_int(options, "multiply-steps"); }
+    if (options_set(options, "ponder-temperature")) {
+        ponder.temperature = options_number(options, "ponder-temperature");
+    }
+    if (options_set(options, "ponder-top-k")) { ponder.top_k = (int)options_int(options, "ponder-top-k"); }
+    ponder.scale_embeds = scaled >= 0 ? scaled : ponder.steps > 0;
+    ponder.ponder_init = ponder.steps > 0;
+    if (options_set(options, "init")) { ponder.ponder_init = strcmp(options_text(options, "init"), "ponder") == 0; }
+    if (ponder.multiply_steps && ponder.steps == 0) {
         die("--multiply-steps 1 with --ponder 0 would multiply the input by zero: expected at least one pondering "
             "step");
     }
-    return p;
+    return ponder;
 }
 
 // With S = 0 and no scaling the stock class loads the model; otherwise our own, so that nothing loads it as a
 // vanilla model.
-static inline int ponder_is_stock(const PonderConfig* p) { return p->steps == 0 && !p->scale_embeds; }
+static inline int ponder_is_stock(const PonderConfig* config) { return config->steps == 0 && !config->scale_embeds; }
 
 // Appends the keys that say which class loads the model and how it ponders.
-static inline void ponder_config_keys(const PonderConfig* p, const Architecture* a, StringBuilder* sb) {
-    if (ponder_is_stock(p)) {
+static inline void ponder_config_keys(const PonderConfig* config, const Architecture* a, StringBuilder* sb) {
+    if (ponder_is_stock(config)) {
         sb_printf(sb, "  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\"", a->stock_class, a->stock_type);
         return;
     }
@@ -236,10 +240,11 @@ static inline void ponder_config_keys(const PonderConfig* p, const Architecture*
               a->stock_type);
     sb_printf(sb, "  \"auto_map\": {\n    \"AutoConfig\": \"modeling_ponder.Ponder%s\",\n", a->stock_config);
     sb_printf(sb, "    \"AutoModelForCausalLM\": \"modeling_ponder.Ponder%s\"\n  },\n", a->stock_class);
-    sb_printf(sb, "  \"ponderinglm\": %s,\n  \"pondering_steps\": %d,\n", p->steps > 0 ? "true" : "false", p->steps);
-    sb_printf(sb, "  \"scale_embeds\": %s,\n", p->scale_embeds ? "true" : "false");
-    sb_printf(sb, "  \"mutiply_pondering_steps\": %s,\n", p->multiply_steps ? "true" : "false");
-    sb_printf(sb, "  \"softmax_temperature\": %.17g,\n  \"pondering_top_k\": %d", p->temperature, p->top_k);
+    sb_printf(sb, "  \"ponderinglm\": %s,\n  \"pondering_steps\": %d,\n", config->steps > 0 ? "true" : "false",
+              config->steps);
+    sb_printf(sb, "  \"scale_embeds\": %s,\n", config->scale_embeds ? "true" : "false");
+    sb_printf(sb, "  \"mutiply_pondering_steps\": %s,\n", config->multiply_steps ? "true" : "false");
+    sb_printf(sb, "  \"softmax_temperature\": %.17g,\n  \"pondering_top_k\": %d", config->temperature, config->top_k);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -495,21 +500,21 @@ static inline size_t ponder_stride(const Ponder* m) { return m->pass->N * (size_
 
 // All passes over inputs (B,T), forward; keep = 1 keeps what the backward needs.
 static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, int keep) {
-    const PonderConfig* p = &m->config;
+    const PonderConfig* config = &m->config;
     Pass* pass = m->pass;
     const real *w_in = pass->embed.w, *w_out = pass->head.w;
     size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V, N = (size_t)B * (size_t)T, stride = ponder_stride(m);
 
     embedding_forward(m->e, inputs, w_in, N, C, ponder_token_scale(m));
-    for (int s = 0; s <= p->steps; s++) {
+    for (int s = 0; s <= config->steps; s++) {
         real* e = m->e + (size_t)s * stride;
         real* h = m->h + (size_t)s * stride;
         pass->cpu.place = slots_places(&m->slots, pass->size.L, s, keep ? slots_of(&m->slots, s) : -1);
         m->architecture->forward(pass, h, e, B, T);
-        if (s == p->steps) { break; }
+        if (s == config->steps) { break; }
         real* mix = m->mix + (size_t)s * stride;
-        mix_forward(mix, m->z, m->heaps, h, w_out, w_in, N, C, V, ponder_scale(m), (real)p->temperature,
-                    (size_t)p->top_k);
+        mix_forward(mix, m->z, m->heaps, h, w_out, w_in, N, C, V, ponder_scale(m), (real)config->temperature,
+                    (size_t)config->top_k);
         real* next = e + stride;
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
         for (size_t i = 0; i < N * C; i++) { next[i] = e[i] + mix[i]; }
@@ -520,26 +525,26 @@ static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, in
 // over the passes into one set of weights.
 static inline double ponder_train(Model* model, const int* inputs, const int* targets, int B, int T, double scale) {
     Ponder* m = ponder_of(model);
-    const PonderConfig* p = &m->config;
+    const PonderConfig* config = &m->config;
     Pass* pass = m->pass;
     const real *w_in = pass->embed.w, *w_out = pass->head.w;
     real *dw_in = pass->embed.d, *dw_out = pass->head.d;
     size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V, N = (size_t)B * (size_t)T, stride = ponder_stride(m);
 
     ponder_forward(m, inputs, B, T, 1);
-    const real* last = m->h + (size_t)p->steps * stride;
+    const real* last = m->h + (size_t)config->steps * stride;
     head_forward_backward(m->losses, m->dh, dw_out, m->z, last, targets, w_out, N, C, V, (real)scale);
     double loss = 0;
     for (size_t n = 0; n < N; n++) { loss += (double)m->losses[n]; }
 
     memset(m->de, 0, N * C * sizeof(real));
-    for (int s = p->steps; s >= 0; s--) {
+    for (int s = config->steps; s >= 0; s--) {
         // Here de is the gradient by e[s+1] = e[s] + mix[s]: it is the gradient by mix[s], and it
         // is also where the gradient by e[s] starts from, to which the pass adds its own.
-        if (s < p->steps) {
+        if (s < config->steps) {
             const kept* dmix = stored_copy(m->dmix, m->de, N * C);
             mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, dmix, m->h + (size_t)s * stride, w_out, w_in, N,
-                         C, V, ponder_scale(m), (real)p->temperature, (size_t)p->top_k);
+                         C, V, ponder_scale(m), (real)config->temperature, (size_t)config->top_k);
         }
         pass->cpu.place = slots_places(&m->slots, pass->size.L, s, slots_of(&m->slots, s));
         m->architecture->backward(pass, m->de, m->dh, m->e + (size_t)s * stride, B, T);
@@ -1001,30 +1006,30 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
 // ---- the passes ----
 
 static inline void ponder_forward_cuda(Ponder* m, int B, int T, int keep) {
-    const PonderConfig* p = &m->config;
+    const PonderConfig* config = &m->config;
     const PonderCuda* c = m->cuda;
     Pass* pass = m->pass;
     size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V, N = (size_t)B * (size_t)T, stride = ponder_stride(m);
     size_t kept_p = c->p ? pass->N * round_up(V, PADDED_ROWS) : 0;  // from a step to the next
     ledger_part(PART_BLOCKS);
     embedding_forward_cuda(c->e, c->batch.tokens, pass->embed.master, N, C, ponder_token_scale(m));
-    for (int s = 0; s <= p->steps; s++) {
+    for (int s = 0; s <= config->steps; s++) {
         float* e = c->e + (size_t)s * stride;
         floatX* h = c->h + (size_t)s * stride;
         ledger_part(PART_BLOCKS);
         pass->gpu.place = slots_places(&c->slots, pass->size.L, s, keep ? slots_of(&c->slots, s) : -1);
         m->architecture->cuda->forward(pass, h, e, B, T);
-        if (s == p->steps) { break; }
+        if (s == config->steps) { break; }
         ledger_part(PART_MIX);
         mix_forward_cuda(e + stride, c->p ? c->p + (size_t)s * kept_p : c->z, e, h, pass->head.x, pass->embed.x, N, C,
-                         V, ponder_scale(m), (float)p->temperature, (size_t)p->top_k, c->rows, c->p != NULL);
+                         V, ponder_scale(m), (float)config->temperature, (size_t)config->top_k, c->rows, c->p != NULL);
     }
 }
 
 // One micro-batch whose tokens, targets, order and scale are on the GPU: everything that a graph captures.
 static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
     Ponder* m = ponder_of(model);
-    const PonderConfig* p = &m->config;
+    const PonderConfig* config = &m->config;
     const PonderCuda* c = m->cuda;
     Pass* pass = m->pass;
     size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V, N = (size_t)B * (size_t)T, stride = ponder_stride(m);
@@ -1033,17 +1038,17 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
 
     ponder_forward_cuda(m, B, T, 1);
     ledger_part(PART_HEAD);
-    head_forward_backward_cuda(c->batch.losses, c->dh, dw_out, c->z, c->h + (size_t)p->steps * stride,
+    head_forward_backward_cuda(c->batch.losses, c->dh, dw_out, c->z, c->h + (size_t)config->steps * stride,
                                c->batch.tokens + N, pass->head.x, N, C, V, c->batch.scale, c->rows);
     device_zero(c->de, N * C * sizeof(float));
-    for (int s = p->steps; s >= 0; s--) {
+    for (int s = config->steps; s >= 0; s--) {
         const float* e = c->e + (size_t)s * stride;
         floatX* h = c->h + (size_t)s * stride;
         ledger_part(PART_MIX);
-        if (s < p->steps) {
+        if (s < config->steps) {
             mix_backward_cuda(c->dh, dw_in, dw_out, c->p ? c->p + (size_t)s * kept_p : c->z, c->dz, c->dot, c->dmix,
                               c->de, e, e + stride, h, pass->head.x, pass->embed.x, N, C, V, ponder_scale(m),
-                              (float)p->temperature, (size_t)p->top_k, c->rows, c->p != NULL);
+                              (float)config->temperature, (size_t)config->top_k, c->rows, c->p != NULL);
         }
         ledger_part(PART_BLOCKS);
         int slot = slots_of(&c->slots, s), again = slot < 0;

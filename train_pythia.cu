@@ -280,27 +280,27 @@ typedef struct {
 static PythiaWork pythia_work(const Pass* pass, Arena* a, int training) {
     size_t N = pass->N, C = (size_t)pass->size.C, FF = (size_t)pass->size.FF, b = training ? N : 0;
     size_t angles = (size_t)pass->T * (size_t)(pythia_rotated((const Pythia*)pass) / 2);
-    PythiaWork w = {NULL};
-    w.ln = TAKE(a, kept, "norm", N * C);
-    w.act = TAKE(a, kept, "GELU", N * FF);
-    w.dact = TAKE(a, kept, "gradient of GELU", b * FF);
-    w.dqkv = TAKE(a, kept, "gradient of queries, keys and values", b * 3 * C);
-    w.datt = TAKE(a, kept, "gradient of attention", b * C);
-    w.dln = TAKE(a, kept, "gradient of a norm", b * C);
-    w.dx = TAKE(a, real, "gradient of the stream", b * C);
-    w.dxr = TAKE(a, kept, "gradient of the stream, rounded", b * C);
-    w.cosine = TAKE(a, real, "cosines", angles);
-    w.sine = TAKE(a, real, "sines", angles);
-    return w;
+    PythiaWork work = {NULL};
+    work.ln = TAKE(a, kept, "norm", N * C);
+    work.act = TAKE(a, kept, "GELU", N * FF);
+    work.dact = TAKE(a, kept, "gradient of GELU", b * FF);
+    work.dqkv = TAKE(a, kept, "gradient of queries, keys and values", b * 3 * C);
+    work.datt = TAKE(a, kept, "gradient of attention", b * C);
+    work.dln = TAKE(a, kept, "gradient of a norm", b * C);
+    work.dx = TAKE(a, real, "gradient of the stream", b * C);
+    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", b * C);
+    work.cosine = TAKE(a, real, "cosines", angles);
+    work.sine = TAKE(a, real, "sines", angles);
+    return work;
 }
 
 static void rotary_tables(real* cosine, real* sine, int T, int rotated, double base);
 
 // Lays out the work space; with memory under it, fills in what never changes.
 static void pythia_prepare(Pass* pass, Arena* a, int training) {
-    PythiaWork w = pythia_work(pass, a, training);
+    PythiaWork work = pythia_work(pass, a, training);
     const Pythia* m = (const Pythia*)pass;
-    if (a->base) { rotary_tables(w.cosine, w.sine, pass->T, pythia_rotated(m), m->rotary_base); }
+    if (a->base) { rotary_tables(work.cosine, work.sine, pass->T, pythia_rotated(m), m->rotary_base); }
 }
 
 // Both, where the caller of the pass has put them.
@@ -462,23 +462,23 @@ static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, rotated = (size_t)pythia_rotated(m);
     real eps = (real)size->eps;
-    PythiaWork w = pythia_at_work(pass);
+    PythiaWork work = pythia_at_work(pass);
     const real* x = e;
     for (int l = 0; l < size->L; l++) {
         const PythiaLayer* y = &m->layer[l];
         PythiaKept k = pythia_layer_kept(pass, l);
         layernorm_statistics(k.mean, k.rstd, x, N, C, eps);
-        layernorm_forward(w.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
-        matmul_forward(k.qkv, w.ln, y->qkvw.w, y->qkvb.w, N, C, 3 * C);
-        rotary_forward(k.qkv, w.cosine, w.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
+        layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
+        matmul_forward(k.qkv, work.ln, y->qkvw.w, y->qkvb.w, N, C, 3 * C);
+        rotary_forward(k.qkv, work.cosine, work.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
         attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C,
                           3 * HS, 3 * HS);
-        layernorm_forward(w.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);
-        matmul_forward(k.fc, w.ln, y->fcw.w, y->fcb.w, N, C, FF);
-        gelu_forward(w.act, k.fc, N * FF);
+        layernorm_forward(work.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);
+        matmul_forward(k.fc, work.ln, y->fcw.w, y->fcb.w, N, C, FF);
+        gelu_forward(work.act, k.fc, N * FF);
         memcpy(k.next, x, N * C * sizeof(real));
         matmul_forward_add(k.next, k.att, y->projw.w, y->projb.w, N, C, C);
-        matmul_forward_add(k.next, w.act, y->fcprojw.w, y->fcprojb.w, N, FF, C);
+        matmul_forward_add(k.next, work.act, y->fcprojw.w, y->fcprojb.w, N, FF, C);
         x = k.next;
     }
     PythiaKept k = pythia_layer_kept(pass, size->L);
@@ -496,42 +496,42 @@ static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e,
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, rotated = (size_t)pythia_rotated(m);
-    PythiaWork w = pythia_at_work(pass);
+    PythiaWork work = pythia_at_work(pass);
     PythiaKept last = pythia_layer_kept(pass, size->L);
     // dx starts from the final norm alone: de already holds the gradient that reaches e past this
     // pass, and that one must not go through the layers.
-    memset(w.dx, 0, N * C * sizeof(real));
-    layernorm_backward(w.dx, m->lnfw.d, m->lnfb.d, dh, pythia_layer_kept(pass, size->L - 1).next, m->lnfw.w, last.mean,
-                       last.rstd, N, C);
+    memset(work.dx, 0, N * C * sizeof(real));
+    layernorm_backward(work.dx, m->lnfw.d, m->lnfb.d, dh, pythia_layer_kept(pass, size->L - 1).next, m->lnfw.w,
+                       last.mean, last.rstd, N, C);
     for (int l = size->L - 1; l >= 0; l--) {
         const PythiaLayer* y = &m->layer[l];
         PythiaKept k = pythia_layer_kept(pass, l);
         const real* x = l > 0 ? pythia_layer_kept(pass, l - 1).next : e;
-        const kept* dout = stored_copy(w.dxr, w.dx, N * C);  // of both branches
+        const kept* dout = stored_copy(work.dxr, work.dx, N * C);  // of both branches
 
-        gelu_forward(w.act, k.fc, N * FF);
-        matmul_backward_input(w.dact, dout, y->fcprojw.w, N, FF, C);
-        matmul_backward_weight(y->fcprojw.d, y->fcprojb.d, dout, w.act, N, FF, C);
-        kept* dfc = w.dact;  // in place: dact is dead after this line
-        gelu_backward(dfc, w.dact, k.fc, N * FF);
-        layernorm_forward(w.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);
-        matmul_backward_weight(y->fcw.d, y->fcb.d, dfc, w.ln, N, C, FF);
+        gelu_forward(work.act, k.fc, N * FF);
+        matmul_backward_input(work.dact, dout, y->fcprojw.w, N, FF, C);
+        matmul_backward_weight(y->fcprojw.d, y->fcprojb.d, dout, work.act, N, FF, C);
+        kept* dfc = work.dact;  // in place: dact is dead after this line
+        gelu_backward(dfc, work.dact, k.fc, N * FF);
+        layernorm_forward(work.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);
+        matmul_backward_weight(y->fcw.d, y->fcb.d, dfc, work.ln, N, C, FF);
 
-        matmul_backward_input(w.datt, dout, y->projw.w, N, C, C);
+        matmul_backward_input(work.datt, dout, y->projw.w, N, C, C);
         matmul_backward_weight(y->projw.d, y->projb.d, dout, k.att, N, C, C);
-        attention_backward(w.dqkv, w.dqkv + HS, w.dqkv + 2 * HS, w.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS, k.att,
-                           k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
-        rotary_forward(w.dqkv, w.cosine, w.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
-        layernorm_forward(w.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
-        matmul_backward_weight(y->qkvw.d, y->qkvb.d, w.dqkv, w.ln, N, C, 3 * C);
+        attention_backward(work.dqkv, work.dqkv + HS, work.dqkv + 2 * HS, work.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS,
+                           k.att, k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
+        rotary_forward(work.dqkv, work.cosine, work.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
+        layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
+        matmul_backward_weight(y->qkvw.d, y->qkvb.d, work.dqkv, work.ln, N, C, 3 * C);
 
         // dx grows only now: both branches started from its old value.
-        matmul_backward_input(w.dln, dfc, y->fcw.w, N, C, FF);
-        layernorm_backward(w.dx, y->ln2w.d, y->ln2b.d, w.dln, x, y->ln2w.w, k.mean, k.rstd, N, C);
-        matmul_backward_input(w.dln, w.dqkv, y->qkvw.w, N, C, 3 * C);
-        layernorm_backward(w.dx, y->ln1w.d, y->ln1b.d, w.dln, x, y->ln1w.w, k.mean, k.rstd, N, C);
+        matmul_backward_input(work.dln, dfc, y->fcw.w, N, C, FF);
+        layernorm_backward(work.dx, y->ln2w.d, y->ln2b.d, work.dln, x, y->ln2w.w, k.mean, k.rstd, N, C);
+        matmul_backward_input(work.dln, work.dqkv, y->qkvw.w, N, C, 3 * C);
+        layernorm_backward(work.dx, y->ln1w.d, y->ln1b.d, work.dln, x, y->ln1w.w, k.mean, k.rstd, N, C);
     }
-    row_add(de, w.dx, N * C);
+    row_add(de, work.dx, N * C);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -600,35 +600,35 @@ static PythiaWorkCuda pythia_work_cuda(const Pass* pass, Arena* a, int training)
     size_t b = training ? N : 0, again = pass->gpu.again ? N : 0;
     size_t sums = max_size(column_sum_scratch(N, FF), column_sum_scratch(N, 3 * C));
     size_t angles = (size_t)pass->T * (size_t)(pythia_rotated((const Pythia*)pass) / 2);
-    PythiaWorkCuda w = {NULL};
-    w.out1 = TAKE(a, floatX, "attention's branch", N * C);
-    w.out2 = TAKE(a, floatX, "MLP's branch", N * C);
-    w.ln1 = TAKE(a, floatX, "first norm", again * C);
-    w.ln2 = TAKE(a, floatX, "second norm", again * C);
-    w.act = TAKE(a, floatX, "GELU", again * FF);
-    w.dact = TAKE(a, floatX, "gradient of GELU", b * FF);
-    w.dqkv = TAKE(a, floatX, "gradient of queries, keys and values", b * 3 * C);
-    w.datt = TAKE(a, floatX, "gradient of attention", b * C);
-    w.dln1 = TAKE(a, floatX, "gradient of the first norm", b * C);
-    w.dln2 = TAKE(a, floatX, "gradient of the second norm", b * C);
-    w.dx = TAKE(a, float, "gradient of the stream", b* C);
-    w.dxr = TAKE(a, floatX, "gradient of the stream, rounded", b * C);
-    w.delta = TAKE(a, float, "delta of attention", b*(size_t)pass->size.NH);
-    w.partial = TAKE(a, float, "sums over rows", training ? max_size(norm_backward_scratch(N, C), sums) : 0);
-    w.cosine = TAKE(a, float, "cosines", angles);
-    w.sine = TAKE(a, float, "sines", angles);
-    return w;
+    PythiaWorkCuda work = {NULL};
+    work.out1 = TAKE(a, floatX, "attention's branch", N * C);
+    work.out2 = TAKE(a, floatX, "MLP's branch", N * C);
+    work.ln1 = TAKE(a, floatX, "first norm", again * C);
+    work.ln2 = TAKE(a, floatX, "second norm", again * C);
+    work.act = TAKE(a, floatX, "GELU", again * FF);
+    work.dact = TAKE(a, floatX, "gradient of GELU", b * FF);
+    work.dqkv = TAKE(a, floatX, "gradient of queries, keys and values", b * 3 * C);
+    work.datt = TAKE(a, floatX, "gradient of attention", b * C);
+    work.dln1 = TAKE(a, floatX, "gradient of the first norm", b * C);
+    work.dln2 = TAKE(a, floatX, "gradient of the second norm", b * C);
+    work.dx = TAKE(a, float, "gradient of the stream", b* C);
+    work.dxr = TAKE(a, floatX, "gradient of the stream, rounded", b * C);
+    work.delta = TAKE(a, float, "delta of attention", b*(size_t)pass->size.NH);
+    work.partial = TAKE(a, float, "sums over rows", training ? max_size(norm_backward_scratch(N, C), sums) : 0);
+    work.cosine = TAKE(a, float, "cosines", angles);
+    work.sine = TAKE(a, float, "sines", angles);
+    return work;
 }
 
 static void pythia_prepare_cuda(Pass* pass, Arena* a, int training) {
-    PythiaWorkCuda w = pythia_work_cuda(pass, a, training);
+    PythiaWorkCuda work = pythia_work_cuda(pass, a, training);
     const Pythia* m = (const Pythia*)pass;
     size_t angles = (size_t)pass->T * (size_t)(pythia_rotated(m) / 2);
     if (!a->base) { return; }
     real* tables = (real*)xalloc(2 * angles, sizeof(real), "rotary tables");
     rotary_tables(tables, tables + angles, pass->T, pythia_rotated(m), m->rotary_base);
-    device_upload_now(w.cosine, tables, angles * sizeof(float));
-    device_upload_now(w.sine, tables + angles, angles * sizeof(float));
+    device_upload_now(work.cosine, tables, angles * sizeof(float));
+    device_upload_now(work.sine, tables + angles, angles * sizeof(float));
     free(tables);
 }
 
@@ -636,10 +636,10 @@ static PythiaWorkCuda pythia_at_work_cuda(const Pass* pass) {
     Arena a = arena_at(pass->gpu.work);
     return pythia_work_cuda(pass, &a, pass->gpu.training);
 }
-static PythiaKeptCuda pythia_layer_kept_cuda(const Pass* pass, const PythiaWorkCuda* w, int l) {
+static PythiaKeptCuda pythia_layer_kept_cuda(const Pass* pass, const PythiaWorkCuda* work, int l) {
     Arena a = arena_at(pass->gpu.place[l]);
     PythiaKeptCuda k = pythia_kept_cuda(pass, &a, l);
-    if (pass->gpu.again) { k.ln1 = w->ln1, k.ln2 = w->ln2, k.act = w->act; }
+    if (pass->gpu.again) { k.ln1 = work->ln1, k.ln2 = work->ln2, k.act = work->act; }
     return k;
 }
 
@@ -659,29 +659,29 @@ static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, in
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, rotated = (size_t)pythia_rotated(m);
     float eps = (float)size->eps;
-    PythiaWorkCuda w = pythia_at_work_cuda(pass);
+    PythiaWorkCuda work = pythia_at_work_cuda(pass);
     const float *x = e, *bias1 = NULL, *bias2 = NULL;
     const floatX *out1 = NULL, *out2 = NULL;
     float* next = NULL;  // where the sum goes
     for (int l = 0; l < size->L; l++) {
         const PythiaLayer* y = &m->layer[l];
-        PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &w, l);
+        PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &work, l);
         layernorms_forward_cuda(next, k.ln1, k.ln2, k.mean, k.rstd, x, out1, bias1, out2, bias2, y->ln1w.master,
                                 y->ln1b.master, y->ln2w.master, y->ln2b.master, N, C, eps);
         if (next) { x = next; }
         matmul_forward_cuda(k.qkv, k.ln1, y->qkvw.x, y->qkvb.x, N, C, 3 * C);
-        rotary_forward_cuda(k.qkv, w.cosine, w.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
+        rotary_forward_cuda(k.qkv, work.cosine, work.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
         attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, (size_t)B, (size_t)T, NH, NH, HS, 3 * C,
                                3 * HS, 3 * HS);
-        matmul_forward_cuda(w.out1, k.att, y->projw.x, NULL, N, C, C);
+        matmul_forward_cuda(work.out1, k.att, y->projw.x, NULL, N, C, C);
         matmul_forward_cuda(k.fc, k.ln2, y->fcw.x, NULL, N, C, FF);
         gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, 0);
-        matmul_forward_cuda(w.out2, k.act, y->fcprojw.x, NULL, N, FF, C);
-        out1 = w.out1, bias1 = y->projb.master;
-        out2 = w.out2, bias2 = y->fcprojb.master;
+        matmul_forward_cuda(work.out2, k.act, y->fcprojw.x, NULL, N, FF, C);
+        out1 = work.out1, bias1 = y->projb.master;
+        out2 = work.out2, bias2 = y->fcprojb.master;
         next = k.next;
     }
-    PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &w, size->L);
+    PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &work, size->L);
     layernorms_forward_cuda(next, h, NULL, k.mean, k.rstd, x, out1, bias1, out2, bias2, m->lnfw.master, m->lnfb.master,
                             NULL, NULL, N, C, eps);
 }
@@ -693,45 +693,48 @@ static void pythia_backward_cuda(Pass* pass, float* de, const floatX* dh, const 
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, rotated = (size_t)pythia_rotated(m);
-    PythiaWorkCuda w = pythia_at_work_cuda(pass);
-    PythiaKeptCuda last = pythia_layer_kept_cuda(pass, &w, size->L);
+    PythiaWorkCuda work = pythia_at_work_cuda(pass);
+    PythiaKeptCuda last = pythia_layer_kept_cuda(pass, &work, size->L);
     const PythiaLayer* before = &m->layer[size->L - 1];
     // dx starts from the final norm alone: de holds the gradient that reaches e past this pass.
-    layernorms_backward_cuda(
-        w.dx, w.dxr, m->lnfw.grad, m->lnfb.grad, NULL, NULL, before->projb.grad, before->fcprojb.grad, w.partial, dh,
-        NULL, pythia_layer_kept_cuda(pass, &w, size->L - 1).next, m->lnfw.master, NULL, last.mean, last.rstd, N, C, 0);
+    layernorms_backward_cuda(work.dx, work.dxr, m->lnfw.grad, m->lnfb.grad, NULL, NULL, before->projb.grad,
+                             before->fcprojb.grad, work.partial, dh, NULL,
+                             pythia_layer_kept_cuda(pass, &work, size->L - 1).next, m->lnfw.master, NULL, last.mean,
+                             last.rstd, N, C, 0);
     for (int l = size->L - 1; l >= 0; l--) {
         const PythiaLayer* y = &m->layer[l];
-        PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &w, l);
-        const float* x = l > 0 ? pythia_layer_kept_cuda(pass, &w, l - 1).next : e;
+        PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &work, l);
+        const float* x = l > 0 ? pythia_layer_kept_cuda(pass, &work, l - 1).next : e;
         if (pass->gpu.again) {
             gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, 0);
             layernorms_again_cuda(k.ln1, k.ln2, x, y->ln1w.master, y->ln1b.master, y->ln2w.master, y->ln2b.master,
                                   k.mean, k.rstd, N, C);
         }
-        matmul_backward_input_cuda(w.dact, w.dxr, y->fcprojw.x, N, FF, C);
-        matmul_backward_weight_cuda(y->fcprojw.grad, w.dxr, k.act, N, FF, C);
-        floatX* dfc = w.dact;  // in place: dact is dead after this line
-        gelu_backward_cuda(dfc, y->fcb.grad, w.partial, w.dact, k.fc, y->fcb.master, N, FF, 0);
+        matmul_backward_input_cuda(work.dact, work.dxr, y->fcprojw.x, N, FF, C);
+        matmul_backward_weight_cuda(y->fcprojw.grad, work.dxr, k.act, N, FF, C);
+        floatX* dfc = work.dact;  // in place: dact is dead after this line
+        gelu_backward_cuda(dfc, y->fcb.grad, work.partial, work.dact, k.fc, y->fcb.master, N, FF, 0);
         matmul_backward_weight_cuda(y->fcw.grad, dfc, k.ln2, N, C, FF);
 
-        matmul_backward_input_cuda(w.datt, w.dxr, y->projw.x, N, C, C);
-        matmul_backward_weight_cuda(y->projw.grad, w.dxr, k.att, N, C, C);
-        attention_backward_cuda(w.dqkv, w.dqkv + HS, w.dqkv + 2 * HS, w.delta, w.datt, k.qkv, k.qkv + HS,
+        matmul_backward_input_cuda(work.datt, work.dxr, y->projw.x, N, C, C);
+        matmul_backward_weight_cuda(y->projw.grad, work.dxr, k.att, N, C, C);
+        attention_backward_cuda(work.dqkv, work.dqkv + HS, work.dqkv + 2 * HS, work.delta, work.datt, k.qkv, k.qkv + HS,
                                 k.qkv + 2 * HS, k.att, k.lse, (size_t)B, (size_t)T, NH, NH, HS, 3 * C, 3 * HS, 3 * HS);
-        rotary_forward_cuda(w.dqkv, w.cosine, w.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
-        column_sum_cuda(y->qkvb.grad, NULL, w.partial, w.dqkv, N, 3 * C);
-        matmul_backward_weight_cuda(y->qkvw.grad, w.dqkv, k.ln1, N, C, 3 * C);
+        rotary_forward_cuda(work.dqkv, work.cosine, work.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS,
+                            -1);
+        column_sum_cuda(y->qkvb.grad, NULL, work.partial, work.dqkv, N, 3 * C);
+        matmul_backward_weight_cuda(y->qkvw.grad, work.dqkv, k.ln1, N, C, 3 * C);
 
         // dx grows only now: both branches started from its old value.
-        matmul_backward_input_cuda(w.dln2, dfc, y->fcw.x, N, C, FF);
-        matmul_backward_input_cuda(w.dln1, w.dqkv, y->qkvw.x, N, C, 3 * C);
+        matmul_backward_input_cuda(work.dln2, dfc, y->fcw.x, N, C, FF);
+        matmul_backward_input_cuda(work.dln1, work.dqkv, y->qkvw.x, N, C, 3 * C);
         before = l > 0 ? &m->layer[l - 1] : NULL;
-        layernorms_backward_cuda(w.dx, before ? w.dxr : NULL, y->ln1w.grad, y->ln1b.grad, y->ln2w.grad, y->ln2b.grad,
-                                 before ? before->projb.grad : NULL, before ? before->fcprojb.grad : NULL, w.partial,
-                                 w.dln1, w.dln2, x, y->ln1w.master, y->ln2w.master, k.mean, k.rstd, N, C, 1);
+        layernorms_backward_cuda(work.dx, before ? work.dxr : NULL, y->ln1w.grad, y->ln1b.grad, y->ln2w.grad,
+                                 y->ln2b.grad, before ? before->projb.grad : NULL, before ? before->fcprojb.grad : NULL,
+                                 work.partial, work.dln1, work.dln2, x, y->ln1w.master, y->ln2w.master, k.mean, k.rstd,
+                                 N, C, 1);
     }
-    add_cuda(de, w.dx, N * C);
+    add_cuda(de, work.dx, N * C);
 }
 
 static const PassCuda pythia_cuda = {pythia_keep_cuda, pythia_prepare_cuda, pythia_forward_cuda, pythia_backward_cuda};

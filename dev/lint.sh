@@ -324,7 +324,13 @@ if [ -f README.md ]; then
     } | check "options and make targets of the README exist"
 fi
 
-# ---- (k) C twins ----
+# ---- (k) the map of common/ ----
+
+for f in $(files '^common/.*\.(c|h|cuh)$'); do
+    grep -qF "](${f#common/})" common/README.md || echo "common/README.md: ${f#common/} is not on the map"
+done | check "common/README.md has every file of common/"
+
+# ---- (l) C twins ----
 
 twins() { # FILE: writes $tmp/twins/NAME/FILE
     awk -v dir="$tmp/twins" -v file="$1" '

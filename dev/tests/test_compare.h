@@ -391,8 +391,9 @@ static void test_compare_ticks(void) {
                  {1.1, 1.1, 5, 1.2, 0.2, 0, 1},    {2.781, 2.794, 5, 2.785, 0.005, 2, 3}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         CompareTicks t = compare_nice_ticks(cases[i].lo, cases[i].hi, cases[i].most);
-        int good = fabs(t.step - cases[i].step) <= 1e-9 * cases[i].step && t.count == cases[i].count &&
-                   t.decimals == cases[i].decimals && fabs(t.first - cases[i].first) <= 1e-9 * (1 + fabs(t.first));
+        // Measured: 2e-16 relative, roundings of multiples of 0.2.
+        int good = fabs(t.step - cases[i].step) <= 1e-14 * cases[i].step && t.count == cases[i].count &&
+                   t.decimals == cases[i].decimals && fabs(t.first - cases[i].first) <= 1e-14 * (1 + fabs(t.first));
         CHECK(good, "case %zu: first %g step %g count %d decimals %d", i, t.first, t.step, t.count, t.decimals);
     }
     double unit = 0;
@@ -418,6 +419,7 @@ static void test_compare_smoothing(void) {
     CHECK(curve.count == 985, "%d points left, expected 985", curve.count);
     for (int i = 4; i < curve.count; i++) {
         double error = fabs(curve.mean[i] - (5 - 0.003 * i));
+        // Measured: 0.0111, what is left of an up and down of 0.1 in a mean over nine points.
         CHECK(error < 0.0125, "point %d is off by %g", i, error);
     }
     free(curve.memory);

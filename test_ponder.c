@@ -114,7 +114,9 @@ static void toy_tokens(int* inputs, int* targets, int V) {
 }
 
 // ------------------------------------------------------------------------------------------------
-// The equations written out, a position at a time, in double: loss_sums[s] of every pass.
+// The equations written out, a position at a time, in double: loss_sums[s] of every pass. toy_gap: with
+// top-k, the least distance that the k-th largest logit of a mix has from the next.
+static double toy_gap;
 static void toy_reference(Model* model, const int* inputs, const int* targets, double* loss_sums) {
     Ponder* m = ponder_of(model);
     int C = m->pass->size.C, V = m->pass->size.V, S = m->config.steps;
@@ -125,6 +127,7 @@ static void toy_reference(Model* model, const int* inputs, const int* targets, d
     for (int n = 0; n < TOY_N; n++) {
         for (int i = 0; i < C; i++) { e[n * C + i] = c * a * (double)w_in[inputs[n] * C + i]; }
     }
+    toy_gap = INFINITY;
     for (int s = 0; s <= S; s++) {
         for (int n = 0; n < TOY_N; n++) {
             int t = n % TOY_T;
@@ -143,13 +146,17 @@ static void toy_reference(Model* model, const int* inputs, const int* targets, d
                 sum += exp(p[v]);
             }
             if (targets[n] >= 0) { loss_sums[s] += log(sum) - p[targets[n]]; }
+            double kth = 0, next = -INFINITY;
             sum = 0;
             for (int v = 0; v < V; v++) {
                 int rank = 0;  // how many come before v: larger ones, and equal ones with a lower id
                 for (int k = 0; k < V; k++) { rank += p[k] > p[v] || (p[k] == p[v] && k < v); }
+                if (rank == m->config.top_k - 1) { kth = p[v]; }
+                if (rank == m->config.top_k) { next = p[v]; }
                 p[V + v] = m->config.top_k && rank >= m->config.top_k ? 0 : exp(p[v] / m->config.temperature);
                 sum += p[V + v];
             }
+            if (m->config.top_k && s < S && kth - next < toy_gap) { toy_gap = kth - next; }
             for (int i = 0; i < C && s < S; i++) {
                 double mix = 0;
                 for (int v = 0; v < V; v++) { mix += p[V + v] / sum * a * (double)w_in[v * C + i]; }
@@ -172,9 +179,9 @@ static const PonderConfig cases[] = {
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
 
-// Measured: 3e-7 relative in float, 4e-15 in double.
+// Measured: 2.8e-8 relative in float, 4e-16 in double, of sums of 19 losses.
 static void test_losses_of_every_pass(void) {
-    double tolerance = sizeof(real) == 4 ? 3e-6 : 1e-13;
+    double tolerance = sizeof(real) == 4 ? 2e-7 : 5e-15;
     for (int i = 0; i < 2 * CASES; i++) {
         int V = i % 3 == 0 ? 19 : 32;
         Model* model = toy_model(cases[i / 2], 6, V, i % 2, 1);
@@ -194,7 +201,10 @@ static void test_losses_of_every_pass(void) {
     }
 }
 
-// Five-point differences of the reference loss, every parameter. Measured: 2e-10 of the largest.
+// Five-point differences of the reference loss, every parameter. Two steps of one parameter move toy_gap by less than
+// 0.0007 (measured over 40 seeds).
+#define TOY_STEP 2e-5
+#define TOY_GAP 0.01
 static void test_finite_differences(void) {
     if (sizeof(real) == 4) {
         test_skip("runs in the double build");
@@ -208,6 +218,15 @@ static void test_finite_differences(void) {
         int inputs[TOY_N], targets[TOY_N];
         toy_tokens(inputs, targets, V);
         targets[3] = -1;
+        // The loss jumps where a token enters or leaves the top k. So of the seeds from the first on (7, or
+        // PONDER_TEST_SEED), one is taken whose weights keep every choice away from that.
+        const char* first = getenv("PONDER_TEST_SEED");
+        uint64_t seed = first ? strtoull(first, NULL, 10) : 7;
+        for (toy_gap = 0; toy_gap < TOY_GAP; seed++) {
+            double sums[8] = {0};
+            tensor_init(&model->tensors, model->params, seed);
+            toy_reference(model, inputs, targets, sums);
+        }
         double scale = 0.37;
         model->train(model, inputs, targets, TOY_B, TOY_T, scale);
         for (int k = 0; k < model->tensors.count; k++) {
@@ -216,7 +235,7 @@ static void test_finite_differences(void) {
             for (size_t j = 0; j < t->size; j++) {
                 real* p = model->params + t->offset + j;
                 real old = *p;
-                double step = 2e-4, f[4];
+                double step = TOY_STEP, f[4];
                 const int at[4] = {-2, -1, 1, 2};
                 for (int q = 0; q < 4; q++) {
                     *p = old + (real)(at[q] * step);
@@ -230,7 +249,8 @@ static void test_finite_differences(void) {
             char* what = format_string("case %d (S=%d, top_k=%d), %s", i, config.steps, config.top_k, t->name);
             double* got = (double*)xalloc(t->size, sizeof(double), "gradients");
             for (size_t j = 0; j < t->size; j++) { got[j] = (double)model->grads[t->offset + j]; }
-            compare_doubles(what, got, want, t->size, 1e-6);
+            // Measured over 40 seeds: at most 7e-10, the rounding of the loss over the step.
+            compare_doubles(what, got, want, t->size, 5e-9);
             free(what);
             free(want);
             free(got);
@@ -254,7 +274,8 @@ static void test_vanilla_is_plain(void) {
     CHECK(memcmp(logits, got, sizeof got) == 0, "logits differ from the plain model's");
     model->logits(model, inputs, TOY_B, TOY_T, 1, last);
     for (int b = 0; b < TOY_B; b++) {
-        compare_reals("logits of the last position", last + b * 19, got + ((b + 1) * TOY_T - 1) * 19, 19, 1e-6);
+        CHECK(memcmp(last + b * 19, got + ((b + 1) * TOY_T - 1) * 19, 19 * sizeof(real)) == 0,
+              "logits of the last position, row %d", b);
     }
     CHECK(model->code_name == NULL, "a stock model needs no code");
 }
@@ -268,8 +289,11 @@ static void test_micro_batches(void) {
     double loss = one->train(one, inputs, targets, TOY_B, TOY_T, 0.25);
     double sum = two->train(two, inputs, targets, 1, TOY_T, 0.25);
     sum += two->train(two, inputs + TOY_T, targets + TOY_T, 2, TOY_T, 0.25);
-    CHECK(fabs(loss - sum) <= 1e-6 * loss, "loss %.9g in one, %.9g in two", loss, sum);
-    compare_reals("gradients of two micro-batches", two->grads, one->grads, one->tensors.total, 1e-6);
+    // The same losses, added in double in another order.
+    CHECK(fabs(loss - sum) <= 1e-15 * 21 * loss, "loss %.9g in one, %.9g in two", loss, sum);
+    // Measured: 3.7e-7 in float, 2e-16 in double: 21 rows are summed in other blocks.
+    compare_reals("gradients of two micro-batches", two->grads, one->grads, one->tensors.total,
+                  sizeof(real) == 4 ? 1e-6 : 2e-15);
 }
 
 // Fewer rows and shorter ones than there is room for: losses of every pass, to the bit (they are added in one order).

@@ -80,7 +80,9 @@ static uint64_t adamw_ten_steps(int check) {
                 moved = fmax(moved, fabs(q[j] - p0[j]));
                 CHECK(p[j] == p[j] && m[j] == m[j] && v[j] == v[j], "NaN at %zu", j);
             }
-            CHECK(worst_p <= 2e-6 && worst_m <= 2e-6 && worst_v <= 2e-6 && moved > 0.01,
+            // Measured: p 3.9e-7, m 6.6e-8, v 2.6e-8 in float (rounded every step, the reference not), 9e-16 in double.
+            double most = sizeof(real) == sizeof(float) ? 2e-6 : 1e-14;
+            CHECK(worst_p <= most && worst_m <= most / 4 && worst_v <= most / 4 && moved > 0.01,
                   "%s: p off by %g, m by %g, v by %g; moved %g", t->name, worst_p, worst_m, worst_v, moved);
             for (size_t j = t->offset + t->size; j < t->offset + round_up(t->size, 16); j++) {
                 CHECK(p[j] == 0 && m[j] == 0 && v[j] == 0, "%s: the gap behind it is no longer 0", t->name);
@@ -135,7 +137,8 @@ static void test_adamw_norm(void) {
         }
     }
     double norm = grad_norm(&table, g);
-    CHECK(fabs(norm - sqrt(want)) <= 1e-12 * norm, "norm %.17g, expected %.17g", norm, sqrt(want));
+    // Measured: 2.3e-14, two orders of adding some ten thousand squares in double.
+    CHECK(fabs(norm - sqrt(want)) <= 2e-13 * norm, "norm %.17g, expected %.17g", norm, sqrt(want));
     if (sizeof(real) == sizeof(float)) {
         uint64_t bits = double_bits(norm);
         CHECK(bits == 0x4054a97800791f61ull, "the bits of the norm are 0x%016llx", (unsigned long long)bits);
@@ -153,7 +156,8 @@ static void test_adamw_norm(void) {
             CHECK(isinf(got), "%s: an infinity is not seen in the norm (%g)", t->name, got);
             g[ends[e]] = (real)1e30;  // its square does not fit a float
             got = grad_norm(&table, g);
-            CHECK(fabs(got / 1e30 - 1) < 1e-6, "%s: norm of 1e30 is %g", t->name, got);
+            // Measured: 1.5e-8, the rounding of 1e30 to float, at most 6e-8.
+            CHECK(fabs(got / 1e30 - 1) < 6e-8, "%s: norm of 1e30 is %g", t->name, got);
             g[ends[e]] = old;
         }
     }
@@ -222,6 +226,7 @@ static void test_adamw_schedule(void) {
                                     0.0004027626311097629};
     CHECK(schedule_warmup(0.2, 10) == 2 && schedule_warmup(0.01, 101) == 2 && schedule_warmup(0, 10) == 0,
           "warmup steps");
+    // 1e-15 here: a few roundings of numbers of about 1. Measured: 0.
     for (int t = 0; t < 10; t++) {
         double got = schedule_lr("cosine", 0.003, 0.1, schedule_warmup(0.2, 10), 10, t);
         CHECK(fabs(got - want[t]) <= 1e-15, "cosine, step %d: %.17g, expected %.17g", t, got, want[t]);
@@ -235,6 +240,7 @@ static void test_adamw_schedule(void) {
     CHECK(schedule_lr("cosine", 2, 0, 1, 10, 0) == 0, "a single step of warmup starts at 0");
     CHECK(schedule_lr("linear", 2, 0, 10, 10, 9) == 1.8, "warmup alone");
     CHECK(power_integer(0.5, 10) == 1.0 / 1024 && power_integer(0.9, 0) == 1 && power_integer(0.9, 1) == 0.9, "powers");
+    // Measured: 1.1e-13, of 2 log2(12345) roundings that the squares after them double.
     CHECK(fabs(power_integer(0.999, 12345) / pow(0.999, 12345) - 1) < 1e-12, "large powers");
     CHECK(power_integer(0.9, 1000000000000) == 0, "huge powers");
 }

@@ -211,7 +211,8 @@ static void test_causal(void) {
     free(before);
 }
 
-// A shorter row gives the same logits: nothing depends on the room that was allocated.
+// A shorter row gives the same logits, to the bit: nothing depends on the room that was allocated, and each sum has an
+// order of its own.
 static void test_shorter_rows(void) {
     Model* model = small_model("--ponder 1", 3, 40);
     int inputs[40], targets[40];
@@ -221,7 +222,7 @@ static void test_shorter_rows(void) {
     model->logits(model, inputs, 1, 40, 0, all);
     for (int t = 1; t <= 40; t += 13) {
         model->logits(model, inputs, 1, t, 1, one);
-        compare_reals("logits of a shorter row", one, all + ((size_t)t - 1) * V, V, is_double() ? 1e-12 : 2e-6);
+        CHECK(memcmp(one, all + ((size_t)t - 1) * V, V * sizeof(real)) == 0, "%d positions: other last logits", t);
     }
     free(all);
 }

@@ -65,7 +65,9 @@ typedef struct {
     const char* arguments;  // options of the model
 } FixtureBounds;
 
-// What a correct fp32 implementation drifts, with a factor of 5 to 10.
+// What a correct fp32 implementation drifts, with room for a GPU's other order of adding. Measured on the CPU,
+// dev/fixtures and the reference's: loss 5.2e-7, norm 5.5e-7, logits 4.5e-7, gradients 5.3e-6 (of pondering models,
+// whose passes carry a rounding on), weights 7.0e-6, key biases 1.2e-3.
 static const FixtureBounds fixture_fp32 = {5e-6, 2e-6, 1e-5, 1e-5, 1e-4, 3e-3, ""};
 
 // The largest errors that were seen, to be printed beside the bounds.
@@ -203,7 +205,8 @@ static void check_fixture(const char* dir, FixtureBounds most) {
               loss, need_number(line, "loss"));
         CHECK(fabs(norm / need_number(line, "grad_norm") - 1) <= most.norm, "%s step %d: norm %.9g, expected %.9g", dir,
               step, norm, need_number(line, "grad_norm"));
-        CHECK(fabs(lr - need_number(line, "lr")) <= 1e-12, "%s step %d: lr %.12g, expected %.12g", dir, step, lr,
+        // Measured: 0; learning rates of 1e-3 with all digits.
+        CHECK(fabs(lr - need_number(line, "lr")) <= 1e-15, "%s step %d: lr %.12g, expected %.12g", dir, step, lr,
               need_number(line, "lr"));
         AdamwStep update = adamw_step(clip_scale(norm, clip), lr, need_number(o, "beta1"), need_number(o, "beta2"),
                                       need_number(o, "eps"), need_number(o, "weight_decay"), step + 1);

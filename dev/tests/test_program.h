@@ -207,6 +207,7 @@ static void test_start_from_a_directory(void) {
     double trained = last ? strtod(last + 23, NULL) : 0;
     const char* line = strstr(said, "\nval_loss ");
     double evaluated = line ? strtod(line + 10, NULL) : -1;
+    // Half a unit of the six digits that --eval-only prints, and the rounding of the nine of metrics.jsonl.
     CHECK(fabs(evaluated - trained) <= 6e-7, "evaluated %.9g, trained to %.9g\n%s", evaluated, trained, said);
     CHECK(strstr(said, "\nval_loss_pass 0 ") && strstr(said, "\nval_loss_pass 2 ") && strstr(said, "perplexity") &&
               strstr(said, "bits"),
@@ -308,11 +309,12 @@ static void test_command_line_fixture(void) {
         if (loss) {
             const Json* want = training->items[step - 1];
             steps++;
+            // Tolerances as fixture_fp32 has them; a learning rate of at most 0.01 with nine digits is off by 5e-12.
             CHECK(fabs(loss->number - json_get(want, "loss")->number) <= 5e-6, "step %d: loss %.9g", step,
                   loss->number);
             CHECK(fabs(json_get(json, "grad_norm")->number / json_get(want, "grad_norm")->number - 1) <= 2e-6,
                   "step %d: norm", step);
-            CHECK(fabs(json_get(json, "lr")->number - json_get(want, "lr")->number) <= 1e-11, "step %d: lr", step);
+            CHECK(fabs(json_get(json, "lr")->number - json_get(want, "lr")->number) <= 6e-12, "step %d: lr", step);
         } else {
             const Json* want =
                 json_get(json_get(expected, step == 0 ? "val_before" : "val_after"), "loss_of_each_pass");

@@ -68,9 +68,11 @@ static void test_random_quantile(void) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         double got = normal_quantile(cases[i][0]), want = cases[i][1];
+        // Measured: 0; the algorithm promises about 1e-15.
         CHECK(fabs(got - want) <= 2e-15 * fabs(want) + 1e-17, "quantile of %.17g: %.17g, want %.17g", cases[i][0], got,
               want);
     }
+    // Measured: 1.1e-16; a few roundings of numbers of about 1.
     CHECK(fabs(normal_tail(1.0) - 0.15865525393145707) < 4e-16, "tail at 1: %.17g", normal_tail(1.0));
     CHECK(fabs(normal_tail(2.0) - 0.02275013194817921) < 4e-16, "tail at 2: %.17g", normal_tail(2.0));
     CHECK(fabs(normal_tail(3.0) - normal_tail(3.0 + 1e-12)) < 1e-13, "constant and series disagree at 3");
@@ -103,7 +105,9 @@ static void test_random_distributions(void) {
     }
     CHECK(chi > 20 && chi < 95, "uniform: chi^2 of %d bins is %.1f", BINS, chi);  // mean 49, deviation 10
     CHECK(low > 0 && low < 1e-4 && high < 1 && high > 1 - 1e-4, "uniform: %g..%g", low, high);
-    CHECK(fabs(sum / N) < 0.01, "mean %g", sum / N);  // deviation 0.0022
+    // Between four and six deviations, which are 0.0022 of the mean, 0.0032 of the variance, 0.0087 and 0.022 of the
+    // third and fourth moments. The seed is fixed: the numbers measured use at most half of it.
+    CHECK(fabs(sum / N) < 0.01, "mean %g", sum / N);
     CHECK(fabs(sum2 / N - 1) < 0.015, "variance %g", sum2 / N);
     CHECK(fabs(sum3 / N) < 0.04, "third moment %g", sum3 / N);
     CHECK(fabs(sum4 / N - 3) < 0.12, "fourth moment %g", sum4 / N);

@@ -550,11 +550,13 @@ static void test_train_reference(void) {
         for (int i = 0; i < STEPS; i++) {
             double loss = toy_metric(out, i + 1, "loss"), norm = toy_metric(out, i + 1, "grad_norm"),
                    lr = toy_metric(out, i + 1, "lr");
-            CHECK(fabs(loss - losses[i]) <= 2e-6 * losses[i], "%s step %d: loss %.9g, expected %.9g", cases[c].schedule,
+            // The toy computes in float, the reference in double. Measured: loss 3.5e-8, norm 2e-7, weights 2.9e-7; the
+            // learning rate 4.3e-11, nine digits of at most 0.05.
+            CHECK(fabs(loss - losses[i]) <= 3e-7 * losses[i], "%s step %d: loss %.9g, expected %.9g", cases[c].schedule,
                   i + 1, loss, losses[i]);
-            CHECK(fabs(norm - norms[i]) <= 2e-5 * norms[i], "%s step %d: norm %.9g, expected %.9g", cases[c].schedule,
+            CHECK(fabs(norm - norms[i]) <= 2e-6 * norms[i], "%s step %d: norm %.9g, expected %.9g", cases[c].schedule,
                   i + 1, norm, norms[i]);
-            CHECK(fabs(lr - rates[i]) <= 1e-8 * 0.05, "%s step %d: lr %.9g, expected %.9g", cases[c].schedule, i + 1,
+            CHECK(fabs(lr - rates[i]) <= 1e-9 * 0.05, "%s step %d: lr %.9g, expected %.9g", cases[c].schedule, i + 1,
                   lr, rates[i]);
             CHECK(toy_metric(out, i + 1, "tokens") == 112.0 * (i + 1), "tokens of step %d", i + 1);
         }
@@ -562,7 +564,7 @@ static void test_train_reference(void) {
         float* end = toy_weights(name);
         float* want = (float*)xalloc(REF_N, sizeof(float), "weights");
         for (int i = 0; i < REF_N; i++) { want[i] = (float)w[i]; }
-        compare_floats(name, end, want, REF_N, 2e-5);
+        compare_floats(name, end, want, REF_N, 3e-6);
         free(name);
         free(out);
         free(start);
@@ -606,7 +608,8 @@ static void test_train_validation(void) {
     double of_pass[3];
     toy_validation("va/step_00000004", 12, 3, of_pass);
     double loss = toy_metric("va", 4, "val_loss");
-    CHECK(fabs(loss - of_pass[2]) <= 1e-8 * loss, "val_loss %.9g, expected %.9g", loss, of_pass[2]);
+    // Here and below: nine digits are printed. Measured: 7e-10.
+    CHECK(fabs(loss - of_pass[2]) <= 5e-9 * loss, "val_loss %.9g, expected %.9g", loss, of_pass[2]);
     char* words = format_string("val_loss %.6f|perplexity %.6g|bits_per_byte %.6f|val_loss_pass 0 %.6f|val_loss_pass 1 "
                                 "%.6f|val_loss_pass 2 %.6f",
                                 of_pass[2], exp(of_pass[2]), of_pass[2] / log(2.0), of_pass[0], of_pass[1], of_pass[2]);
@@ -680,10 +683,11 @@ static void test_train_accumulates(void) {
         char* out = format_string("acc%d", batches[i]);
         for (int step = 1; step <= 5; step++) {
             double a = toy_metric("acc12", step, "loss"), b = toy_metric(out, step, "loss");
-            CHECK(fabs(a - b) <= 1e-6 * a, "loss of step %d: %.9g in one batch, %.9g in batches of %d", step, a, b,
+            // Measured: 0. The toy's rows are added one after the other, in a batch as across batches; nine digits.
+            CHECK(fabs(a - b) <= 5e-9 * a, "loss of step %d: %.9g in one batch, %.9g in batches of %d", step, a, b,
                   batches[i]);
             a = toy_metric("acc12", step, "grad_norm"), b = toy_metric(out, step, "grad_norm");
-            CHECK(fabs(a - b) <= 1e-6 * a, "norm of step %d: %.9g in one batch, %.9g in batches of %d", step, a, b,
+            CHECK(fabs(a - b) <= 5e-9 * a, "norm of step %d: %.9g in one batch, %.9g in batches of %d", step, a, b,
                   batches[i]);
         }
         free(out);
@@ -738,15 +742,16 @@ static void test_train_dump(void) {
         }
     }
     for (int i = 0; i < REF_N; i++) { want[i] = (float)g[i]; }
-    compare_floats("dumped logits", z, want_z, 4 * REF_T * TOY_V, 1e-6);
-    compare_floats("dumped gradients", grads, want, REF_N, 1e-5);
+    // Measured: logits 0 (a table's numbers), gradients 3.4e-7, loss 4e-8, in float.
+    compare_floats("dumped logits", z, want_z, 4 * REF_T * TOY_V, 1e-7);
+    compare_floats("dumped gradients", grads, want, REF_N, 3e-6);
     path = toy_path("dumped/loss.safetensors");
     file = safetensors_open(path);
     float loss[1], of_pass[2];
     safetensors_read(file, safetensors_find(file, "loss"), loss);
     safetensors_read(file, safetensors_find(file, "loss_of_each_pass"), of_pass);
     safetensors_close(file);
-    CHECK(fabs((double)loss[0] - loss_sum / (7 * REF_T)) < 1e-5 && of_pass[1] == loss[0] && of_pass[0] != loss[0],
+    CHECK(fabs((double)loss[0] - loss_sum / (7 * REF_T)) < 5e-7 && of_pass[1] == loss[0] && of_pass[0] != loss[0],
           "loss %.9g of the step, whose gradients are dumped", (double)loss[0]);
     free(path);
     free(g);

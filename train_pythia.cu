@@ -535,13 +535,14 @@ static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e,
 }
 
 // ------------------------------------------------------------------------------------------------
-// [6] Kernels that only this architecture has: none. Its layers are in common/layers.cuh and
-//     common/attention.cuh, where the other architectures find theirs.
+// [6] Kernels that only this architecture has: none. Its layers are in common/layers.cuh, norms.cuh and
+//     attention.cuh, where the other architectures find theirs.
 // [7] One pass (CUDA)
 #if GPU
 
 #include "common/attention.cuh"
 #include "common/layers.cuh"
+#include "common/norms.cuh"
 
 // What a layer keeps on the GPU, as in [3]. ln1, ln2, act: only where they are not computed again.
 typedef struct {

@@ -1,4 +1,4 @@
-// gpu_layers.cu - tests of common/layers.cuh and common/adamw.cuh: every launcher against the same formula
+// gpu_layers.cu - tests of common/layers.cuh, norms.cuh and adamw.cuh: every launcher against the same formula
 // in double, or against the C half where the bits must be the C half's.
 //
 //     gpu_layers [part of a test's name]
@@ -16,6 +16,7 @@
 #include "../../common/adamw.cuh"
 #include "../../common/device.cuh"
 #include "../../common/layers.cuh"
+#include "../../common/norms.cuh"
 #include "gpu_arrays.h"
 
 // 45: where rows end, some threads have a next one in flight that is the first past the end.

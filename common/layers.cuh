@@ -104,7 +104,7 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
-// Rotates heads by their positions, in place, as rotary_forward of train_pythia.cu (Su et al., arXiv
+// Rotates heads by their positions, in place, as the C half does (Su et al., arXiv
 // 2104.09864): numbers i and i + rotated/2 of a head are a pair, i < rotated/2. Computed in fp32 and
 // rounded once. Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride, so that
 // q and k in qkv (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS, and a q (B,T,NH,HS)

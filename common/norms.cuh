@@ -156,7 +156,7 @@ static inline NormShape norm_shape(size_t C) {
 }
 
 // Residual additions and up to two LayerNorms of the sum (Ba et al., arXiv 1607.06450), which share its
-// statistics: Pythia's layer reads the stream once for both branches.
+// statistics: a parallel layer reads the stream once for both branches.
 //
 //     x_out (N,C) = x (N,C) + (a (N,C) + abias (C)) + (b (N,C) + bbias (C))
 //     mean, rstd (N) = of x_out's rows, rstd = 1/sqrt(variance + eps)
@@ -164,7 +164,7 @@ static inline NormShape norm_shape(size_t C) {
 //
 // All outputs "=". a == NULL: nothing is added and x_out not written. b, abias, bbias may be NULL, ln2
 // (with w2, b2) too. x_out must not be x. Per number at least: 4 bytes of x in, 2 each of a and b; 4 of
-// x_out out, 2 of each norm: 16 in Pythia's bf16 layer.
+// x_out out, 2 of each norm: 16 in a parallel layer in bf16.
 static inline void layernorms_forward_cuda(float* x_out, floatX* ln1, floatX* ln2, float* mean, float* rstd,
                                            const float* x, const floatX* a, const float* abias, const floatX* b,
                                            const float* bbias, const float* w1, const float* b1, const float* w2,
@@ -407,7 +407,7 @@ static inline size_t norm_backward_scratch(size_t N, size_t C) {
 //
 // x here is the forward's x_out (N,C). dout2 (with w2, dw2, db2), dxb and every weight gradient may be
 // NULL. With accumulate = 0, dx may be x. Weight gradients sum over passes and micro-batches. Per number
-// at least: x 4, dx 4, dout 2 each in; dx 4, dxb 2 out: 18 bytes in Pythia's bf16 layer.
+// at least: x 4, dx 4, dout 2 each in; dx 4, dxb 2 out: 18 bytes in a parallel layer in bf16.
 static inline void layernorms_backward_cuda(float* dx, floatX* dxb, float* dw1, float* db1, float* dw2, float* db2,
                                             float* dabias, float* dbbias, float* scratch, const floatX* dout1,
                                             const floatX* dout2, const float* x, const float* w1, const float* w2,

@@ -18,7 +18,7 @@
 // What a program trains, as main() hands it to trainer_main().
 typedef struct ModelClass ModelClass;
 struct ModelClass {
-    const char* program;         // "train_pythia"
+    const char* program;         // "train_X"
     const char* default_preset;  // of --model
     const char* const* presets;  // NULL-terminated, for help and errors
     // Adds the options that belong to the model.

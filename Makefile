@@ -112,7 +112,7 @@ define row
 endef
 define jobs
 train_$(1): $(B)/train_$(1) ## build the CPU trainer, build/train_MODEL
-train_$(1)_ponder: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## THE MAIN JOB (MODEL=pythia): train a pondering model (S = 3)
+train_$(1)_ponder: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## THE MAIN JOB: train a pondering model (S = 3)
 $(call row,$(1),ponder)
 train_$(1)_vanilla: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
 $(call row,$(1),vanilla)
@@ -211,6 +211,9 @@ gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) ## build the tests
 gpu-bench: $(foreach a,$(ARCHITECTURES),$(B)/bench_gpu_$(a) $(B)/bench_step_$(a)_cuda) ## build its benchmarks
 gpu-check: gpu gpu-tests gpu-bench $(B)/bytes ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh
+# Whole steps that gpu_check.sh times, each PRESET:S:SHARE, the share of P that is wanted; pythia-160m with S = 0 has
+# the shape of GPT-2 124M. Under the emulator the first preset alone, tiny.
+GPU_STEPS_pythia = pythia-160m:0:0.48 pythia-70m:3:0.48 pythia-160m:3:0.48 pythia-410m:3:0.55 pythia-1.4b:3:0.60
 # A micro model with the default corpus; on a GPU a longer row, under the emulator what it does in seconds.
 COMPARED = $(if $(filter gpu,$(DEVICE)),cuda,emu)
 COMPARED_pythia = --model pythia-14m --layers 2 --width 64 --heads 2 --vocab 257 --ponder 3

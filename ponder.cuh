@@ -24,8 +24,6 @@
 #define PONDER_CUH
 
 #include "common/arena.h"
-#include "common/base.h"
-#include "common/mathfun.h"
 #include "common/matmul.h"
 #include "common/model.h"
 #include "common/rows.h"
@@ -68,8 +66,8 @@ typedef struct {
 // What an architecture and its caller share; an architecture's own struct begins with it.
 typedef struct {
     Sizes size;
-    int B, T;            // most rows and positions of a micro-batch
-    size_t N;            // B*T
+    int T;               // most positions of a row
+    size_t N;            // of a micro-batch, rows times T
     Weight embed, head;  // (V,C) W_in and W_out; the same when tied
     PassMemory cpu, gpu;
 } Pass;
@@ -152,15 +150,8 @@ static inline void ponder_add_options(OptionTable* options) {
          "what the backward computes again to save memory: 0 nothing, 1 norms and activations, 1+k also the k earliest "
          "passes whole; any N gives the same bits [default: whatever fits at the least cost]"},
     };
-    options_add(options, gpu, GPU);
+    options_add(options, gpu, GPU ? 1 : 0);
     gpu_options(options);
-}
-
-// A size from config.json: the Hugging Face default where it is absent, an error where it is absurd.
-static inline int config_size(const Json* config, const char* key, int64_t fallback, int64_t most, const char* path) {
-    int64_t n = json_get_int(config, key, fallback, path);
-    if (n < 1 || n > most) { die("%s: %s is %lld, expected 1 to %lld", path, key, (long long)n, (long long)most); }
-    return (int)n;
 }
 
 // Options on the command line go before config.json and presets.
@@ -385,10 +376,12 @@ static inline void head_forward_backward(real* losses, real* dh, real* dw_out, r
 
 // Where passes keep their activations: a slot for each of the last ones, whose backward will want them first. A
 // pass without a slot keeps nothing: its layers work at two places in turn, in the memory of the slots, since a
-// layer's output must not overwrite its input.
+// layer's output must not overwrite its input. All layers have one layout: the CUDA pass finishes a layer where the
+// next one starts, and reads a place's output while it writes its other parts.
 typedef struct {
     int passes, count;  // S+1; how many of them have a slot
-    size_t slot, turn;  // bytes of a slot, of one of the two places
+    size_t slot_bytes;  // of a slot
+    size_t turn_bytes;  // of one of the two places
     size_t* offset;     // (L+1) of each layer, and of what follows the last, in a slot
     char** place;       // (L+1) what the pass is told
     int* holds;         // (S+1) which pass a slot holds, -1: none
@@ -404,29 +397,29 @@ static inline size_t slots_measure(Slots* slots, Pass* pass, void (*keep)(Pass*,
         slots->holds = (int*)xalloc((size_t)passes, sizeof(int), "places of layers");
     }
     slots->passes = passes, slots->count = count;
-    slots->turn = 0;
+    slots->turn_bytes = 0;
     Arena all = arena_at(NULL);
     for (int l = 0; l <= L; l++) {
         slots->offset[l] = all.used;
         keep(pass, &all, l);
-        if (l < L) { slots->turn = max_size(slots->turn, all.used - slots->offset[l]); }
+        if (l < L) { slots->turn_bytes = max_size(slots->turn_bytes, all.used - slots->offset[l]); }
     }
-    slots->slot = all.used;
+    slots->slot_bytes = all.used;
     for (int i = 0; i < passes; i++) { slots->holds[i] = -1; }
-    return max_size(mul_size((size_t)count, slots->slot, "activations"),
-                    2 * slots->turn + slots->slot - slots->offset[L]);
+    return max_size(mul_size((size_t)count, slots->slot_bytes, "activations"),
+                    2 * slots->turn_bytes + slots->slot_bytes - slots->offset[L]);
 }
 
 // The slot of pass s, below 0: none.
 static inline int slots_of(const Slots* slots, int s) { return s - (slots->passes - slots->count); }
 
-// Where the layers of pass s keep theirs, in this slot or (slot < 0) in none.
-static inline char** slots_places(const Slots* slots, int L, int s, int slot) {
+// Where the layers of pass s keep theirs, in this slot or (slot < 0) in none; notes what the slot then holds.
+static inline char** slots_enter(const Slots* slots, int L, int s, int slot) {
     for (int i = 0; i < slots->passes && slot < 0; i++) { slots->holds[i] = -1; }  // what was there is overwritten
     if (slot >= 0) { slots->holds[slot] = s; }
     for (int l = 0; l <= L; l++) {
-        size_t turn = l < L ? (size_t)(l % 2) * slots->turn : 2 * slots->turn;
-        slots->place[l] = slots->base + (slot < 0 ? turn : (size_t)slot * slots->slot + slots->offset[l]);
+        size_t at = l < L ? (size_t)(l % 2) * slots->turn_bytes : 2 * slots->turn_bytes;
+        slots->place[l] = slots->base + (slot < 0 ? at : (size_t)slot * slots->slot_bytes + slots->offset[l]);
     }
     return slots->place;
 }
@@ -438,7 +431,7 @@ static inline void slots_list(const Slots* slots, Places* places, Pass* pass, vo
         for (int l = 0; l <= pass->size.L && slots->holds[slot] == s; l++) {
             char at[64];
             snprintf(at, sizeof at, l < pass->size.L ? "pass %d, layer %d: " : "pass %d, final norm: ", s, l);
-            Arena arena = {slots->base + (size_t)slot * slots->slot + slots->offset[l], 0, places, at};
+            Arena arena = {slots->base + (size_t)slot * slots->slot_bytes + slots->offset[l], 0, places, at};
             int first = places->count;
             keep(pass, &arena, l);
             // Sizes are for N positions, of which n were used.
@@ -471,13 +464,13 @@ static inline Ponder* ponder_of(const Model* model) { return (Ponder*)model->sel
 // What lives from one pass to the others.
 static inline void ponder_passes(Ponder* m, Arena* a, int training) {
     size_t NC = mul_size(m->pass->N, (size_t)m->pass->size.C, "activations"), S = (size_t)m->config.steps;
-    size_t b = training ? NC : 0;
+    size_t NC_back = training ? NC : 0;
     m->e = TAKE(a, real, "inputs of passes", mul_size(S + 1, NC, "inputs of passes"));
     m->h = TAKE(a, real, "outputs of passes", mul_size(S + 1, NC, "outputs of passes"));
     m->mix = TAKE(a, real, "mixes", S * NC);
-    m->de = TAKE(a, real, "gradient of the input", b);
-    m->dmix = TAKE(a, kept, "gradient of the mix", b);
-    m->dh = TAKE(a, real, "gradient of the output", b);
+    m->de = TAKE(a, real, "gradient of the input", NC_back);
+    m->dmix = TAKE(a, kept, "gradient of the mix, rounded", GPU ? NC_back : 0);
+    m->dh = TAKE(a, real, "gradient of the output", NC_back);
     m->losses = TAKE(a, real, "losses", m->pass->N);
 }
 // What lives as long as a block of logits.
@@ -509,7 +502,7 @@ static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, in
     for (int s = 0; s <= config->steps; s++) {
         real* e = m->e + (size_t)s * stride;
         real* h = m->h + (size_t)s * stride;
-        pass->cpu.place = slots_places(&m->slots, pass->size.L, s, keep ? slots_of(&m->slots, s) : -1);
+        pass->cpu.place = slots_enter(&m->slots, pass->size.L, s, keep ? slots_of(&m->slots, s) : -1);
         m->architecture->forward(pass, h, e, B, T);
         if (s == config->steps) { break; }
         real* mix = m->mix + (size_t)s * stride;
@@ -546,7 +539,7 @@ static inline double ponder_train(Model* model, const int* inputs, const int* ta
             mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, dmix, m->h + (size_t)s * stride, w_out, w_in, N,
                          C, V, ponder_scale(m), (real)config->temperature, (size_t)config->top_k);
         }
-        pass->cpu.place = slots_places(&m->slots, pass->size.L, s, slots_of(&m->slots, s));
+        pass->cpu.place = slots_enter(&m->slots, pass->size.L, s, slots_of(&m->slots, s));
         m->architecture->backward(pass, m->de, m->dh, m->e + (size_t)s * stride, B, T);
     }
     embedding_backward(dw_in, inputs, m->de, N, C, ponder_token_scale(m));
@@ -709,7 +702,7 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     for (const Preset* p = a->presets; p->name && preset; p++) {
         if (strcmp(p->name, preset) == 0) { pass->size = p->size, path = preset; }
     }
-    pass->B = B, pass->T = T;
+    pass->T = T;
     a->read_config(pass, config, path);
     ponder_override_sizes(options, a->usual_ff, &pass->size);
     a->check(pass, path);
@@ -881,13 +874,14 @@ typedef struct PonderCuda {
 
 static inline void ponder_passes_cuda(Ponder* m, Arena* a, int training) {
     PonderCuda* c = m->cuda;
-    size_t N = m->pass->N, C = (size_t)m->pass->size.C, S = (size_t)m->config.steps, b = training ? N : 0;
-    c->e = TAKE(a, float, "inputs of passes", (S + 1) * N * C);
-    c->h = TAKE(a, floatX, "outputs of passes", (S + 1) * N * C);
-    c->de = TAKE(a, float, "gradient of the input", b* C);
-    c->dmix = TAKE(a, floatX, "gradient of the mix", b * C);
-    c->dh = TAKE(a, floatX, "gradient of the output", b * C);
-    c->dot = TAKE(a, float, "dots of the mix", b);
+    size_t N = m->pass->N, NC = N * (size_t)m->pass->size.C, S = (size_t)m->config.steps;
+    size_t NC_back = training ? NC : 0;
+    c->e = TAKE(a, float, "inputs of passes", (S + 1) * NC);
+    c->h = TAKE(a, floatX, "outputs of passes", (S + 1) * NC);
+    c->de = TAKE(a, float, "gradient of the input", NC_back);
+    c->dmix = TAKE(a, floatX, "gradient of the mix, rounded", NC_back);
+    c->dh = TAKE(a, floatX, "gradient of the output", NC_back);
+    c->dot = TAKE(a, float, "dots of the mix", training ? N : 0);
     batch_take(&c->batch, a, N);
 }
 static inline void ponder_blocks_cuda(Ponder* m, Arena* a, int training) {
@@ -928,11 +922,12 @@ static inline void ponder_lay_out_cuda(Ponder* m, Arena area[CUDA_AREAS], int tr
     m->architecture->cuda->prepare(pass, &area[CUDA_WORK], training);
 }
 
-// The plan of one setting for B rows.
+// The plan of one setting for B rows. It only measures, with the pointers of a model that has no memory yet.
 static inline Plan ponder_plan_of(Model* model, int training, int recompute, int keep_p, int B) {
     Ponder* m = ponder_of(model);
     Plan plan;
     Arena area[CUDA_AREAS];
+    if (m->cuda->e) { die("a plan is made before memory is taken"); }
     memset(&plan, 0, sizeof plan);
     memset(area, 0, sizeof area);
     plan.recompute = recompute;
@@ -1010,18 +1005,18 @@ static inline void ponder_forward_cuda(Ponder* m, int B, int T, int keep) {
     const PonderCuda* c = m->cuda;
     Pass* pass = m->pass;
     size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V, N = (size_t)B * (size_t)T, stride = ponder_stride(m);
-    size_t kept_p = c->p ? pass->N * round_up(V, PADDED_ROWS) : 0;  // from a step to the next
+    size_t p_stride = c->p ? pass->N * round_up(V, PADDED_ROWS) : 0;  // from a step to the next
     ledger_part(PART_BLOCKS);
     embedding_forward_cuda(c->e, c->batch.tokens, pass->embed.master, N, C, ponder_token_scale(m));
     for (int s = 0; s <= config->steps; s++) {
         float* e = c->e + (size_t)s * stride;
         floatX* h = c->h + (size_t)s * stride;
         ledger_part(PART_BLOCKS);
-        pass->gpu.place = slots_places(&c->slots, pass->size.L, s, keep ? slots_of(&c->slots, s) : -1);
+        pass->gpu.place = slots_enter(&c->slots, pass->size.L, s, keep ? slots_of(&c->slots, s) : -1);
         m->architecture->cuda->forward(pass, h, e, B, T);
         if (s == config->steps) { break; }
-        ledger_part(PART_MIX);
-        mix_forward_cuda(e + stride, c->p ? c->p + (size_t)s * kept_p : c->z, e, h, pass->head.x, pass->embed.x, N, C,
+        ledger_part(PART_BETWEEN);
+        mix_forward_cuda(e + stride, c->p ? c->p + (size_t)s * p_stride : c->z, e, h, pass->head.x, pass->embed.x, N, C,
                          V, ponder_scale(m), (float)config->temperature, (size_t)config->top_k, c->rows, c->p != NULL);
     }
 }
@@ -1033,7 +1028,7 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
     const PonderCuda* c = m->cuda;
     Pass* pass = m->pass;
     size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V, N = (size_t)B * (size_t)T, stride = ponder_stride(m);
-    size_t kept_p = c->p ? pass->N * round_up(V, PADDED_ROWS) : 0;
+    size_t p_stride = c->p ? pass->N * round_up(V, PADDED_ROWS) : 0;
     float *dw_in = pass->embed.grad, *dw_out = pass->head.grad;
 
     ponder_forward_cuda(m, B, T, 1);
@@ -1044,15 +1039,15 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
     for (int s = config->steps; s >= 0; s--) {
         const float* e = c->e + (size_t)s * stride;
         floatX* h = c->h + (size_t)s * stride;
-        ledger_part(PART_MIX);
+        ledger_part(PART_BETWEEN);
         if (s < config->steps) {
-            mix_backward_cuda(c->dh, dw_in, dw_out, c->p ? c->p + (size_t)s * kept_p : c->z, c->dz, c->dot, c->dmix,
+            mix_backward_cuda(c->dh, dw_in, dw_out, c->p ? c->p + (size_t)s * p_stride : c->z, c->dz, c->dot, c->dmix,
                               c->de, e, e + stride, h, pass->head.x, pass->embed.x, N, C, V, ponder_scale(m),
                               (float)config->temperature, (size_t)config->top_k, c->rows, c->p != NULL);
         }
         ledger_part(PART_BLOCKS);
         int slot = slots_of(&c->slots, s), again = slot < 0;
-        pass->gpu.place = slots_places(&c->slots, pass->size.L, s, again ? 0 : slot);
+        pass->gpu.place = slots_enter(&c->slots, pass->size.L, s, again ? 0 : slot);
         if (again) { m->architecture->cuda->forward(pass, h, e, B, T); }  // h comes out as it was
         m->architecture->cuda->backward(pass, c->de, c->dh, e, B, T);
     }
@@ -1064,11 +1059,15 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
 
 static inline double ponder_train_cuda(Model* model, const int* inputs, const int* targets, int B, int T,
                                        double scale) {
-    PonderCuda* c = ponder_of(model)->cuda;
+    Ponder* m = ponder_of(model);
+    PonderCuda* c = m->cuda;
     size_t N = (size_t)B * (size_t)T;
     batch_upload(&c->batch, inputs, targets, N, (size_t)model->V, 1);
     batch_upload_scale(&c->batch, scale);
     graph_run(&c->graph, model, B, T);
+    for (int s = m->config.steps; s >= 0; s--) {  // a graph tells the slots nothing: this is what its backward left
+        slots_enter(&c->slots, m->pass->size.L, s, slots_of(&c->slots, s) < 0 ? 0 : slots_of(&c->slots, s));
+    }
     return batch_loss(&c->batch, N);
 }
 
@@ -1172,6 +1171,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     if (options_given(options, "compare-cpu") && c->asked < 0) { c->asked = 0; }
     c->graph.on = options_int(options, "graph") != 0;
     c->tune = options_int(options, "tune") != 0;
+    ledger_part_names[PART_BETWEEN] = "vocabulary mix";
     if (c->asked > m->config.steps + 1) {
         die("--recompute %d: with --ponder %d it is at most %d (norms, activations and %d of the %d passes)", c->asked,
             m->config.steps, m->config.steps + 1, m->config.steps, m->config.steps + 1);

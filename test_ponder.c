@@ -99,7 +99,7 @@ enum { TOY_B = 3, TOY_T = 7, TOY_N = TOY_B * TOY_T };
 static Model* toy_model(PonderConfig config, int C, int V, int tied, int training) {
     Pass* pass = (Pass*)xalloc(1, sizeof(Toy), "toy");
     pass->size.L = 1, pass->size.C = C, pass->size.NH = 1, pass->size.HS = C, pass->size.V = V, pass->size.tie = tied;
-    pass->B = TOY_B, pass->T = TOY_T;
+    pass->T = TOY_T;
     Model* model = ponder_model(&toy, pass, config, TOY_B, TOY_T);
     model->allocate(model, training);
     tensor_init(&model->tensors, model->params, 7);
@@ -267,7 +267,7 @@ static void test_vanilla_is_plain(void) {
     real e[TOY_N * 6], h[TOY_N * 6], logits[TOY_N * 19], got[TOY_N * 19], last[TOY_B * 19];
     const real* w_in = m->pass->embed.w;
     for (int n = 0; n < TOY_N; n++) { memcpy(e + n * 6, w_in + inputs[n] * 6, 6 * sizeof(real)); }
-    m->pass->cpu.place = slots_places(&m->slots, 1, 0, -1);
+    m->pass->cpu.place = slots_enter(&m->slots, 1, 0, -1);
     toy_forward(m->pass, h, e, TOY_B, TOY_T);
     matmul_forward(logits, h, m->pass->head.w, NULL, TOY_N, 6, 19);
     model->logits(model, inputs, TOY_B, TOY_T, 0, got);

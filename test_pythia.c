@@ -1,6 +1,7 @@
 // test_pythia.c - train_pythia.cu: its layers, its configurations, and what every architecture is tested for.
 #include "train_pythia.cu"
 #define TEST_ARCHITECTURE pythia
+#define TEST_KEY_BIAS "query_key_value.bias"
 #include "dev/tests/test_architecture.h"
 #include "dev/tests/test_program.h"
 

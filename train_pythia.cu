@@ -120,12 +120,12 @@ static void pythia_read_config(Pass* pass, const Json* config, const char* path)
     size->eps = 1e-5;
     if (!config) { return; }
     pythia_refuse(config, path);
-    size->L = config_size(config, "num_hidden_layers", 44, 1000, path);
-    size->C = config_size(config, "hidden_size", 6144, 1 << 20, path);
-    size->NH = config_size(config, "num_attention_heads", 64, 1 << 16, path);
-    size->FF = config_size(config, "intermediate_size", 24576, 1 << 22, path);
-    size->V = config_size(config, "vocab_size", 50432, 1 << 24, path);
-    size->P = config_size(config, "max_position_embeddings", 2048, 1 << 30, path);
+    size->L = json_get_size(config, "num_hidden_layers", 44, 1000, path);
+    size->C = json_get_size(config, "hidden_size", 6144, 1 << 20, path);
+    size->NH = json_get_size(config, "num_attention_heads", 64, 1 << 16, path);
+    size->FF = json_get_size(config, "intermediate_size", 24576, 1 << 22, path);
+    size->V = json_get_size(config, "vocab_size", 50432, 1 << 24, path);
+    size->P = json_get_size(config, "max_position_embeddings", 2048, 1 << 30, path);
     size->eps = json_get_number(config, "layer_norm_eps", 1e-5, path);
     size->tie = json_get_bool(config, "tie_word_embeddings", 0, path);
     m->rotary_pct = pythia_rotary(config, "rotary_pct", "partial_rotary_factor", 0.25, path);
@@ -249,16 +249,16 @@ typedef struct {
 } PythiaKept;
 
 static PythiaKept pythia_kept(const Pass* pass, Arena* a, int l) {
-    size_t N = pass->N, C = (size_t)pass->size.C;
+    size_t N = pass->N, NC = N * (size_t)pass->size.C;
     PythiaKept k = {NULL};
     k.mean = TAKE(a, real, "mean of the input", N);
     k.rstd = TAKE(a, real, "1 / deviation of the input", N);
     if (l == pass->size.L) { return k; }
-    k.qkv = TAKE(a, kept, "queries, keys and values", N * 3 * C);
+    k.qkv = TAKE(a, kept, "queries, keys and values", 3 * NC);
     k.lse = TAKE(a, real, "log-sum-exp of the scores", N * (size_t)pass->size.NH);
-    k.att = TAKE(a, kept, "attention output", N * C);
+    k.att = TAKE(a, kept, "attention output", NC);
     k.fc = TAKE(a, kept, "MLP before GELU", N * (size_t)pass->size.FF);
-    k.next = TAKE(a, real, "output", N * C);
+    k.next = TAKE(a, real, "output", NC);
     return k;
 }
 static void pythia_keep(Pass* pass, Arena* a, int l) { pythia_kept(pass, a, l); }
@@ -272,29 +272,45 @@ typedef struct {
     kept* datt;    // (N,C)
     kept* dln;     // (N,C)
     real* dx;      // (N,C) gradient by the residual stream
-    kept* dxr;     // (N,C) the same, rounded: what products read
+    kept* dxr;     // (N,C) the same, rounded, what products read: where this half stands beside a GPU, else NULL
     real* cosine;  // (T, rotated/2) of the angles
     real* sine;    // (T, rotated/2)
 } PythiaWork;
 
 static PythiaWork pythia_work(const Pass* pass, Arena* a, int training) {
-    size_t N = pass->N, C = (size_t)pass->size.C, FF = (size_t)pass->size.FF, b = training ? N : 0;
+    size_t C = (size_t)pass->size.C, FF = (size_t)pass->size.FF, N = pass->N, N_back = training ? N : 0;
     size_t angles = (size_t)pass->T * (size_t)(pythia_rotated((const Pythia*)pass) / 2);
     PythiaWork work = {NULL};
     work.ln = TAKE(a, kept, "norm", N * C);
     work.act = TAKE(a, kept, "GELU", N * FF);
-    work.dact = TAKE(a, kept, "gradient of GELU", b * FF);
-    work.dqkv = TAKE(a, kept, "gradient of queries, keys and values", b * 3 * C);
-    work.datt = TAKE(a, kept, "gradient of attention", b * C);
-    work.dln = TAKE(a, kept, "gradient of a norm", b * C);
-    work.dx = TAKE(a, real, "gradient of the stream", b * C);
-    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", b * C);
+    work.dact = TAKE(a, kept, "gradient of GELU", N_back * FF);
+    work.dqkv = TAKE(a, kept, "gradient of queries, keys and values", N_back * 3 * C);
+    work.datt = TAKE(a, kept, "gradient of attention", N_back * C);
+    work.dln = TAKE(a, kept, "gradient of a norm", N_back * C);
+    work.dx = TAKE(a, real, "gradient of the stream", N_back * C);
+    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", GPU ? N_back * C : 0);
     work.cosine = TAKE(a, real, "cosines", angles);
     work.sine = TAKE(a, real, "sines", angles);
     return work;
 }
 
-static void rotary_tables(real* cosine, real* sine, int T, int rotated, double base);
+// twin: rotary-tables
+// Angles of position t: t / base^(2i/rotated), i = 0 .. rotated/2-1; Su et al., arXiv 2104.09864.
+// Frequencies and angles are rounded to float like the reference's: at position 2048 the rounding
+// alone turns a pair by 1e-4, and models were trained with it.
+static void rotary_tables(real* cosine, real* sine, int T, int rotated, double base) {
+    int half = rotated / 2;
+    for (int i = 0; i < half; i++) {
+        float exponent = (float)(2 * i) / (float)rotated;
+        float frequency = 1.0f / (float)pow_d(base, (double)exponent);
+        for (int t = 0; t < T; t++) {
+            float angle = (float)t * frequency;
+            cosine[(size_t)t * (size_t)half + (size_t)i] = (real)cos_d((double)angle);
+            sine[(size_t)t * (size_t)half + (size_t)i] = (real)sin_d((double)angle);
+        }
+    }
+}
+// end twin
 
 // Lays out the work space; with memory under it, fills in what never changes.
 static void pythia_prepare(Pass* pass, Arena* a, int training) {
@@ -304,11 +320,11 @@ static void pythia_prepare(Pass* pass, Arena* a, int training) {
 }
 
 // Both, where the caller of the pass has put them.
-static PythiaKept pythia_layer_kept(const Pass* pass, int l) {
+static PythiaKept pythia_kept_at(const Pass* pass, int l) {
     Arena a = arena_at(pass->cpu.place[l]);
     return pythia_kept(pass, &a, l);
 }
-static PythiaWork pythia_at_work(const Pass* pass) {
+static PythiaWork pythia_work_at(const Pass* pass) {
     Arena a = arena_at(pass->cpu.work);
     return pythia_work(pass, &a, pass->cpu.training);
 }
@@ -383,22 +399,7 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
 }
 // end twin
 
-// Angles of position t: t / base^(2i/rotated), i = 0 .. rotated/2-1; Su et al., arXiv 2104.09864.
-// Frequencies and angles are rounded to float like the reference's: at position 2048 the rounding
-// alone turns a pair by 1e-4, and models were trained with it.
-static void rotary_tables(real* cosine, real* sine, int T, int rotated, double base) {
-    int half = rotated / 2;
-    for (int i = 0; i < half; i++) {
-        float exponent = (float)(2 * i) / (float)rotated;
-        float frequency = 1.0f / (float)pow_d(base, (double)exponent);
-        for (int t = 0; t < T; t++) {
-            float angle = (float)t * frequency;
-            cosine[(size_t)t * (size_t)half + (size_t)i] = (real)cos_d((double)angle);
-            sine[(size_t)t * (size_t)half + (size_t)i] = (real)sin_d((double)angle);
-        }
-    }
-}
-
+// twin: rotary
 // Rotates heads by their positions, in place: the first `rotated` numbers of a head are pairs (i, i + rotated/2).
 // Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride: q and k in qkv
 // (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS; v has no position. cosine, sine
@@ -424,6 +425,7 @@ static void rotary_forward(real* x, const real* cosine, const real* sine, size_t
         }
     }
 }
+// end twin
 
 // out = x * Phi(x), Phi the normal distribution function; Hendrycks & Gimpel, arXiv 1606.08415.
 static void gelu_forward(real* out, const real* inp, size_t n) {
@@ -462,11 +464,11 @@ static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, rotated = (size_t)pythia_rotated(m);
     real eps = (real)size->eps;
-    PythiaWork work = pythia_at_work(pass);
+    PythiaWork work = pythia_work_at(pass);
     const real* x = e;
     for (int l = 0; l < size->L; l++) {
         const PythiaLayer* y = &m->layer[l];
-        PythiaKept k = pythia_layer_kept(pass, l);
+        PythiaKept k = pythia_kept_at(pass, l);
         layernorm_statistics(k.mean, k.rstd, x, N, C, eps);
         layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
         matmul_forward(k.qkv, work.ln, y->qkvw.w, y->qkvb.w, N, C, 3 * C);
@@ -481,7 +483,7 @@ static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
         matmul_forward_add(k.next, work.act, y->fcprojw.w, y->fcprojb.w, N, FF, C);
         x = k.next;
     }
-    PythiaKept k = pythia_layer_kept(pass, size->L);
+    PythiaKept k = pythia_kept_at(pass, size->L);
     layernorm_statistics(k.mean, k.rstd, x, N, C, eps);
     layernorm_forward(h, x, m->lnfw.w, m->lnfb.w, k.mean, k.rstd, N, C);
 }
@@ -496,17 +498,17 @@ static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e,
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, rotated = (size_t)pythia_rotated(m);
-    PythiaWork work = pythia_at_work(pass);
-    PythiaKept last = pythia_layer_kept(pass, size->L);
+    PythiaWork work = pythia_work_at(pass);
+    PythiaKept last = pythia_kept_at(pass, size->L);
     // dx starts from the final norm alone: de already holds the gradient that reaches e past this
     // pass, and that one must not go through the layers.
     memset(work.dx, 0, N * C * sizeof(real));
-    layernorm_backward(work.dx, m->lnfw.d, m->lnfb.d, dh, pythia_layer_kept(pass, size->L - 1).next, m->lnfw.w,
-                       last.mean, last.rstd, N, C);
+    layernorm_backward(work.dx, m->lnfw.d, m->lnfb.d, dh, pythia_kept_at(pass, size->L - 1).next, m->lnfw.w, last.mean,
+                       last.rstd, N, C);
     for (int l = size->L - 1; l >= 0; l--) {
         const PythiaLayer* y = &m->layer[l];
-        PythiaKept k = pythia_layer_kept(pass, l);
-        const real* x = l > 0 ? pythia_layer_kept(pass, l - 1).next : e;
+        PythiaKept k = pythia_kept_at(pass, l);
+        const real* x = l > 0 ? pythia_kept_at(pass, l - 1).next : e;
         const kept* dout = stored_copy(work.dxr, work.dx, N * C);  // of both branches
 
         gelu_forward(work.act, k.fc, N * FF);
@@ -559,24 +561,27 @@ typedef struct {
 } PythiaKeptCuda;
 
 static PythiaKeptCuda pythia_kept_cuda(const Pass* pass, Arena* a, int l) {
-    size_t N = pass->N, C = (size_t)pass->size.C, FF = (size_t)pass->size.FF, all = pass->gpu.again ? 0 : N;
+    size_t N = pass->N, NC = N * (size_t)pass->size.C, FF = (size_t)pass->size.FF, scores = N * (size_t)pass->size.NH;
+    size_t C_all = pass->gpu.again ? 0 : NC;  // what is computed again is not kept
     PythiaKeptCuda k = {NULL};
     k.mean = TAKE(a, float, "mean of the input", N);
     k.rstd = TAKE(a, float, "1 / deviation of the input", N);
     if (l == pass->size.L) { return k; }
-    k.qkv = TAKE(a, floatX, "queries, keys and values", N * 3 * C);
-    k.lse = TAKE(a, float, "log-sum-exp of the scores", N*(size_t)pass->size.NH);
-    k.att = TAKE(a, floatX, "attention output", N * C);
+    k.qkv = TAKE(a, floatX, "queries, keys and values", 3 * NC);
+    k.lse = TAKE(a, float, "log-sum-exp of the scores", scores);
+    k.att = TAKE(a, floatX, "attention output", NC);
     k.fc = TAKE(a, floatX, "MLP before GELU", N * FF);
     arena_lacks(a, ((const Pythia*)pass)->layer[l].fcb.master, FF);
-    k.next = TAKE(a, float, "output", N* C);
-    k.ln1 = TAKE(a, floatX, "first norm", all * C);
-    k.ln2 = TAKE(a, floatX, "second norm", all * C);
-    k.act = TAKE(a, floatX, "MLP after GELU", all * FF);
+    k.next = TAKE(a, float, "output", NC);
+    k.ln1 = TAKE(a, floatX, "first norm", C_all);
+    k.ln2 = TAKE(a, floatX, "second norm", C_all);
+    k.act = TAKE(a, floatX, "MLP after GELU", pass->gpu.again ? 0 : N * FF);
     return k;
 }
 static void pythia_keep_cuda(Pass* pass, Arena* a, int l) { pythia_kept_cuda(pass, a, l); }
 
+// What a layer at work needs. out1 and out2 in the forward, dx and dxr in the backward go on to the next layer, the
+// tables stay; the rest is dead when it returns.
 typedef struct {
     floatX* out1;    // (N,C) attention's projection, without bias
     floatX* out2;    // (N,C) the MLP's
@@ -597,24 +602,24 @@ typedef struct {
 } PythiaWorkCuda;
 
 static PythiaWorkCuda pythia_work_cuda(const Pass* pass, Arena* a, int training) {
-    size_t N = pass->N, C = (size_t)pass->size.C, FF = (size_t)pass->size.FF;
-    size_t b = training ? N : 0, again = pass->gpu.again ? N : 0;
+    size_t C = (size_t)pass->size.C, FF = (size_t)pass->size.FF, NH = (size_t)pass->size.NH, N = pass->N;
+    size_t N_back = training ? N : 0, N_again = pass->gpu.again ? N : 0, NC_back = N_back * C, scores = N_back * NH;
     size_t sums = max_size(column_sum_scratch(N, FF), column_sum_scratch(N, 3 * C));
     size_t angles = (size_t)pass->T * (size_t)(pythia_rotated((const Pythia*)pass) / 2);
     PythiaWorkCuda work = {NULL};
     work.out1 = TAKE(a, floatX, "attention's branch", N * C);
     work.out2 = TAKE(a, floatX, "MLP's branch", N * C);
-    work.ln1 = TAKE(a, floatX, "first norm", again * C);
-    work.ln2 = TAKE(a, floatX, "second norm", again * C);
-    work.act = TAKE(a, floatX, "GELU", again * FF);
-    work.dact = TAKE(a, floatX, "gradient of GELU", b * FF);
-    work.dqkv = TAKE(a, floatX, "gradient of queries, keys and values", b * 3 * C);
-    work.datt = TAKE(a, floatX, "gradient of attention", b * C);
-    work.dln1 = TAKE(a, floatX, "gradient of the first norm", b * C);
-    work.dln2 = TAKE(a, floatX, "gradient of the second norm", b * C);
-    work.dx = TAKE(a, float, "gradient of the stream", b* C);
-    work.dxr = TAKE(a, floatX, "gradient of the stream, rounded", b * C);
-    work.delta = TAKE(a, float, "delta of attention", b*(size_t)pass->size.NH);
+    work.ln1 = TAKE(a, floatX, "first norm", N_again * C);
+    work.ln2 = TAKE(a, floatX, "second norm", N_again * C);
+    work.act = TAKE(a, floatX, "GELU", N_again * FF);
+    work.dact = TAKE(a, floatX, "gradient of GELU", N_back * FF);
+    work.dqkv = TAKE(a, floatX, "gradient of queries, keys and values", 3 * NC_back);
+    work.datt = TAKE(a, floatX, "gradient of attention", NC_back);
+    work.dln1 = TAKE(a, floatX, "gradient of the first norm", NC_back);
+    work.dln2 = TAKE(a, floatX, "gradient of the second norm", NC_back);
+    work.dx = TAKE(a, float, "gradient of the stream", NC_back);
+    work.dxr = TAKE(a, floatX, "gradient of the stream, rounded", NC_back);
+    work.delta = TAKE(a, float, "delta of attention", scores);
     work.partial = TAKE(a, float, "sums over rows", training ? max_size(norm_backward_scratch(N, C), sums) : 0);
     work.cosine = TAKE(a, float, "cosines", angles);
     work.sine = TAKE(a, float, "sines", angles);
@@ -633,11 +638,11 @@ static void pythia_prepare_cuda(Pass* pass, Arena* a, int training) {
     free(tables);
 }
 
-static PythiaWorkCuda pythia_at_work_cuda(const Pass* pass) {
+static PythiaWorkCuda pythia_work_at_cuda(const Pass* pass) {
     Arena a = arena_at(pass->gpu.work);
     return pythia_work_cuda(pass, &a, pass->gpu.training);
 }
-static PythiaKeptCuda pythia_layer_kept_cuda(const Pass* pass, const PythiaWorkCuda* work, int l) {
+static PythiaKeptCuda pythia_kept_at_cuda(const Pass* pass, const PythiaWorkCuda* work, int l) {
     Arena a = arena_at(pass->gpu.place[l]);
     PythiaKeptCuda k = pythia_kept_cuda(pass, &a, l);
     if (pass->gpu.again) { k.ln1 = work->ln1, k.ln2 = work->ln2, k.act = work->act; }
@@ -660,13 +665,13 @@ static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, in
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, rotated = (size_t)pythia_rotated(m);
     float eps = (float)size->eps;
-    PythiaWorkCuda work = pythia_at_work_cuda(pass);
+    PythiaWorkCuda work = pythia_work_at_cuda(pass);
     const float *x = e, *bias1 = NULL, *bias2 = NULL;
     const floatX *out1 = NULL, *out2 = NULL;
     float* next = NULL;  // where the sum goes
     for (int l = 0; l < size->L; l++) {
         const PythiaLayer* y = &m->layer[l];
-        PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &work, l);
+        PythiaKeptCuda k = pythia_kept_at_cuda(pass, &work, l);
         layernorms_forward_cuda(next, k.ln1, k.ln2, k.mean, k.rstd, x, out1, bias1, out2, bias2, y->ln1w.master,
                                 y->ln1b.master, y->ln2w.master, y->ln2b.master, N, C, eps);
         if (next) { x = next; }
@@ -676,13 +681,13 @@ static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, in
                                3 * HS, 3 * HS);
         matmul_forward_cuda(work.out1, k.att, y->projw.x, NULL, N, C, C);
         matmul_forward_cuda(k.fc, k.ln2, y->fcw.x, NULL, N, C, FF);
-        gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, 0);
+        gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, GELU_ERF);
         matmul_forward_cuda(work.out2, k.act, y->fcprojw.x, NULL, N, FF, C);
         out1 = work.out1, bias1 = y->projb.master;
         out2 = work.out2, bias2 = y->fcprojb.master;
         next = k.next;
     }
-    PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &work, size->L);
+    PythiaKeptCuda k = pythia_kept_at_cuda(pass, &work, size->L);
     layernorms_forward_cuda(next, h, NULL, k.mean, k.rstd, x, out1, bias1, out2, bias2, m->lnfw.master, m->lnfb.master,
                             NULL, NULL, N, C, eps);
 }
@@ -694,27 +699,27 @@ static void pythia_backward_cuda(Pass* pass, float* de, const floatX* dh, const 
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, rotated = (size_t)pythia_rotated(m);
-    PythiaWorkCuda work = pythia_at_work_cuda(pass);
-    PythiaKeptCuda last = pythia_layer_kept_cuda(pass, &work, size->L);
+    PythiaWorkCuda work = pythia_work_at_cuda(pass);
+    PythiaKeptCuda last = pythia_kept_at_cuda(pass, &work, size->L);
     const PythiaLayer* before = &m->layer[size->L - 1];
     // dx starts from the final norm alone: de holds the gradient that reaches e past this pass.
     layernorms_backward_cuda(work.dx, work.dxr, m->lnfw.grad, m->lnfb.grad, NULL, NULL, before->projb.grad,
                              before->fcprojb.grad, work.partial, dh, NULL,
-                             pythia_layer_kept_cuda(pass, &work, size->L - 1).next, m->lnfw.master, NULL, last.mean,
+                             pythia_kept_at_cuda(pass, &work, size->L - 1).next, m->lnfw.master, NULL, last.mean,
                              last.rstd, N, C, 0);
     for (int l = size->L - 1; l >= 0; l--) {
         const PythiaLayer* y = &m->layer[l];
-        PythiaKeptCuda k = pythia_layer_kept_cuda(pass, &work, l);
-        const float* x = l > 0 ? pythia_layer_kept_cuda(pass, &work, l - 1).next : e;
+        PythiaKeptCuda k = pythia_kept_at_cuda(pass, &work, l);
+        const float* x = l > 0 ? pythia_kept_at_cuda(pass, &work, l - 1).next : e;
         if (pass->gpu.again) {
-            gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, 0);
+            gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, GELU_ERF);
             layernorms_again_cuda(k.ln1, k.ln2, x, y->ln1w.master, y->ln1b.master, y->ln2w.master, y->ln2b.master,
                                   k.mean, k.rstd, N, C);
         }
         matmul_backward_input_cuda(work.dact, work.dxr, y->fcprojw.x, N, FF, C);
         matmul_backward_weight_cuda(y->fcprojw.grad, work.dxr, k.act, N, FF, C);
         floatX* dfc = work.dact;  // in place: dact is dead after this line
-        gelu_backward_cuda(dfc, y->fcb.grad, work.partial, work.dact, k.fc, y->fcb.master, N, FF, 0);
+        gelu_backward_cuda(dfc, y->fcb.grad, work.partial, work.dact, k.fc, y->fcb.master, N, FF, GELU_ERF);
         matmul_backward_weight_cuda(y->fcw.grad, dfc, k.ln2, N, C, FF);
 
         matmul_backward_input_cuda(work.datt, work.dxr, y->projw.x, N, C, C);

@@ -17,8 +17,8 @@ typedef struct {
     char* name;
     void* at;
     size_t count, number;  // numbers in it, bytes of one
-    const void*
-        lacks;  // (lacks_count) floats still to be added to each of its rows: a bias that another half has added
+    // A bias that the other half has added already: floats, to be added to each of its rows.
+    const void* lacks;   // (lacks_count)
     size_t lacks_count;  // 0: nothing is lacking
 } Place;
 

@@ -40,7 +40,8 @@ typedef struct {
 typedef struct {
     Compared* list;
     int count, room;
-    int at;  // of the naive run, which fills in what the first run took
+    int at;     // of the naive run, which fills in what the first run took
+    int alone;  // tensors of the C half that the GPU does not have
 } Comparison;
 
 // Prints a row; 1 if it is within its tolerance.
@@ -78,8 +79,8 @@ static inline int comparison_judge(const Compared* row) {
 // How compare_halves() judges; a test looks over its shoulder.
 static int (*comparison_verdict)(const Compared* row) = comparison_judge;
 
-// One half of a model: what allocates, computes and lists (Model has the meanings). forward: of one micro-batch,
-// keeping what the backward needs.
+// One half of a model: what allocates, computes and lists (Model has the meanings). allocate: of the C half; the GPU's
+// memory is there already. forward: of one micro-batch, keeping what the backward needs.
 typedef struct {
     void (*allocate)(Model* model, int training);
     void (*forward)(Model* model, const int* inputs, const int* targets, int B, int T);
@@ -97,7 +98,10 @@ static inline void comparison_take(Comparison* k, const Places* cpu, const Place
         if (losses != after || strncmp(c->name, LIST_PARAMETER, strlen(LIST_PARAMETER)) == 0) { continue; }
         int j = 0;
         while (j < gpu->count && strcmp(gpu->list[j].name, c->name) != 0) { j++; }
-        if (j == gpu->count) { continue; }
+        if (j == gpu->count) {  // what the GPU computes again, or has only as a sum with something else
+            if (!naive) { k->alone++; }
+            continue;
+        }
         if (gpu->list[j].count != c->count || c->number != sizeof(real)) {
             die("%s: the C half lists %zu numbers, the CUDA half %zu", c->name, c->count, gpu->list[j].count);
         }
@@ -151,7 +155,7 @@ static inline int compare_halves(Model* model, const Half* cpu, const Half* gpu,
     double scale = 1.0 / (double)count, naive_loss = 0;
     size_t n = model->tensors.total;
     real* params = model->params;
-    cpu->allocate(model, 1);  // the C half's own memory
+    cpu->allocate(model, 1);  // replaces params and grads by the C half's own
     memcpy(model->params, params, n * sizeof(real));
     free(params);
     if (sizeof(floatX) == 2) {
@@ -181,6 +185,7 @@ static inline int compare_halves(Model* model, const Half* cpu, const Half* gpu,
     }
     printf("loss: CPU %.9g, GPU %.9g", loss * scale, got * scale);
     if (sizeof(floatX) == 2) { printf(", CPU rounding to bf16 %.9g", naive_loss * scale); }
+    if (k.alone) { printf("\n%d tensors of the C half have no counterpart on the GPU", k.alone); }
     printf("\n%d tensors, %d differ%s%s\n", k.count, differ, first ? "; the first: " : "", first ? first : "");
     return differ ? 1 : 0;
 }

@@ -1,6 +1,6 @@
 // device.cuh - the GPU: which one, its memory, its stream.
 //
-// Memory is planned before it is taken (ponder.cuh); device_alloc() hands it out once, before the first step, and
+// Memory is planned before it is taken (plan.cuh); device_alloc() hands it out once, before the first step, and
 // in a dry run only adds it up. Nothing is allocated inside a step.
 #ifndef PONDER_DEVICE_CUH
 #define PONDER_DEVICE_CUH

@@ -214,6 +214,8 @@ static inline void column_sum_cuda(float* dbias, float* also, float* scratch, co
     column_finish_cuda(targets, scratch, cut.chunks, 1, C);
 }
 
+enum { GELU_ERF, GELU_TANH };  // tanh_form below
+
 // x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel, arXiv 1606.08415); tanh_form: their
 // approximation of it, which GPT-2 was trained with.
 template <int tanh_form> static __device__ __forceinline__ float gelu_value(float x) {

@@ -10,8 +10,9 @@
 #include "base.h"
 
 // Parts of a step, in the order of the table.
-enum { PART_BLOCKS, PART_ATTENTION, PART_MIX, PART_HEAD, PART_OPTIMISER, PARTS };
-static const char* const ledger_part_names[PARTS] = {"blocks", "attention", "vocabulary mix", "loss head", "optimiser"};
+enum { PART_BLOCKS, PART_ATTENTION, PART_BETWEEN, PART_HEAD, PART_OPTIMISER, PARTS };
+// What stands between the passes over the blocks is the model's to name.
+static const char* ledger_part_names[PARTS] = {"blocks", "attention", "between", "loss head", "optimiser"};
 
 // A card's limits. P and C as shared by all our ratios: P of products (bf16 in, fp32 sums), C bytes
 // read plus written per second.

@@ -498,7 +498,7 @@ static inline void matmul_forward(real* out, const real* inp, const real* weight
 }
 
 // out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a branch that ends in the residual stream, which is never
-// rounded. Where products are stored as bf16, this one is before it is added.
+// rounded; bias may be NULL. Where products are stored as bf16, this one is before it is added.
 static inline void matmul_forward_add(real* out, const real* inp, const real* weight, const real* bias, size_t N,
                                       size_t IC, size_t OC) {
     if (!stored_as_bf16) {
@@ -508,7 +508,7 @@ static inline void matmul_forward_add(real* out, const real* inp, const real* we
     real* product =
         (real*)xalloc(mul_size(N, OC, "a product"), sizeof(real), "a product");  // only ever to compare with
     matmul_forward(product, inp, weight, NULL, N, IC, OC);
-    for (size_t i = 0; i < N * OC; i++) { out[i] += product[i] + bias[i % OC]; }
+    for (size_t i = 0; i < N * OC; i++) { out[i] += product[i] + (bias ? bias[i % OC] : 0); }
     free(product);
 }
 

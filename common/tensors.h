@@ -19,7 +19,7 @@ typedef enum {
     INIT_ZEROS,
     INIT_ONES,
     INIT_NORMAL,     // normal, mean 0, standard deviation std
-    INIT_TRUNCATED,  // the same, cut at 3 std (PonderLM's initialisation)
+    INIT_TRUNCATED,  // the same, cut at 3 std
 } Init;
 
 // A tensor as the layers see it: where its numbers are, and the gradient into which they sum. Layers hold these,

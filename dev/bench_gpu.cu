@@ -308,11 +308,11 @@ static void run_cross_entropy(Area* a) {
     const int* targets = area_ints(a, shape.rows, (int)shape.V);
     cross_entropy_rows_cuda(losses, z, targets, scale, shape.rows, shape.V, shape.Vp);
 }
-static void run_mix_softmax(Area* a) {
+static void run_softmax_rows(Area* a) {
     floatX* p = area_x(a, shape.rows * shape.Vp);
     softmax_rows_cuda(p, shape.rows, shape.V, shape.Vp, 0);
 }
-static void run_mix_softmax_backward(Area* a) {
+static void run_softmax_rows_backward(Area* a) {
     floatX* dz = area_x(a, shape.rows * shape.Vp);
     const floatX* p = area_x(a, shape.rows * shape.Vp);
     const float* dot = area_floats(a, shape.rows);
@@ -354,8 +354,8 @@ static void bench_optimiser(void) {
     snprintf(title, sizeof title, "passes over %zu x %zu logits", shape.rows, shape.V);
     print_head(title);
     bench_row("cross-entropy pass", "cross-entropy, gradient", run_cross_entropy, 'C', 0, 0.85, 0.92);
-    bench_row("softmax of the mix", "softmax of the mix, forward", run_mix_softmax, 'C', 0, 0, 0);
-    bench_row("softmax of the mix", "softmax of the mix, backward", run_mix_softmax_backward, 'C', 0, 0, 0);
+    bench_row("softmax of the mix", "softmax of the mix, forward", run_softmax_rows, 'C', 0, 0, 0);
+    bench_row("softmax of the mix", "softmax of the mix, backward", run_softmax_rows_backward, 'C', 0, 0, 0);
     bench_row("gradient and dot of the mix", "gradient and dot of the mix", run_mix_dot, 'C', 0, 0, 0);
 }
 
@@ -385,13 +385,13 @@ static void run_head_both(Area* a) {
 static void run_layer_forward(Area* a) {
     (void)a;
     const PonderCuda* c = whole->cuda;
-    whole->pass->gpu.place = slots_places(&c->slots, whole->pass->size.L, 0, 0);
+    whole->pass->gpu.place = slots_enter(&c->slots, whole->pass->size.L, 0, 0);
     ARCHITECTURE.cuda->forward(whole->pass, c->h, c->e, (int)shape.B, (int)shape.T);
 }
 static void run_layer_backward(Area* a) {
     (void)a;
     const PonderCuda* c = whole->cuda;
-    whole->pass->gpu.place = slots_places(&c->slots, whole->pass->size.L, 0, 0);
+    whole->pass->gpu.place = slots_enter(&c->slots, whole->pass->size.L, 0, 0);
     ARCHITECTURE.cuda->backward(whole->pass, c->de, c->dh, c->e, (int)shape.B, (int)shape.T);
 }
 

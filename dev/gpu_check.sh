@@ -235,10 +235,14 @@ run_kernels() {
     show
 }
 
-# What is wanted of whole steps with S = 3 (share of P), and the sizes; pythia-160m with S = 0 is GPT-2 124M's.
-step_cases="pythia-160m:0:0.48 pythia-70m:3:0.48 pythia-160m:3:0.48 pythia-410m:3:0.55 pythia-1.4b:3:0.60"
+# PRESET:S:SHARE, the share of P that is wanted: the Makefile's.
+step_cases=
+for a in $architectures; do step_cases="$step_cases $(sed -n "s/^GPU_STEPS_$a = //p" Makefile)"; done
 tiny="--layers 1 --width 32 --heads 1 --vocab 257"
-[ -z "$emulator" ] || step_cases="pythia-14m:1:0"
+if [ -n "$emulator" ]; then
+    set -- $step_cases
+    step_cases="${1%%:*}:1:0"
+fi
 ours=$work/ours # MODEL S TOKENS/S MEMORY
 : >"$ours"
 run_steps() {
@@ -272,7 +276,7 @@ run_torch() {
     for case in $step_cases; do
         IFS=: read -r model S must <<<"$case"
         name="torch_${model}_s$S"
-        [ "$model" != pythia-1.4b ] || continue # compiling and running it takes what is left of the time
+        case $model in *-1.4b) continue ;; esac # compiling and running it takes what is left of the time
         if [ -n "$emulator" ]; then
             # shellcheck disable=SC2086
             part "$name" 90 "$python" -B dev/bench_torch.py --model "$model" --ponder "$S" --batch 1 --seq 16 --steps 1 --compile none $tiny || continue
@@ -309,7 +313,7 @@ run_sanitize() {
         return
     fi
     for tool in memcheck racecheck initcheck synccheck; do
-        for what in "gpu_layers test_norm_backward" "gpu_attention test_same_bits" "gpu_ponder test_mix_softmax" $architectures; do
+        for what in "gpu_layers test_norm_backward" "gpu_attention test_same_bits" "gpu_ponder test_softmax_rows" $architectures; do
             name=${tool}_${what%% *}
             if [ "$what" = "${what% *}" ]; then
                 have "$name" "$B/train_${what}_cuda" || continue

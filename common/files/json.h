@@ -608,6 +608,13 @@ static inline void json_append_string(StringBuilder* sb, const char* s, size_t n
     sb_append(sb, "\"", 1);
 }
 
+// A size: the fallback where it is absent, an error where it is not 1 to `most`.
+static inline int json_get_size(const Json* config, const char* key, int64_t fallback, int64_t most, const char* path) {
+    int64_t n = json_get_int(config, key, fallback, path);
+    if (n < 1 || n > most) { die("%s: %s is %lld, expected 1 to %lld", path, key, (long long)n, (long long)most); }
+    return (int)n;
+}
+
 // 1 if two values are the same; the order of an object's keys does not count. A NULL is the same as nothing.
 static inline int json_same(const Json* a, const Json* b) {
     if (!a || !b || a->type != b->type) { return 0; }

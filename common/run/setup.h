@@ -82,7 +82,7 @@ static inline double trainer_peak_flops(const Trainer* t) {
 static inline void gpu_options(OptionTable* table) {
     const Option gpu[] = {
         {"GPU", "graph", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
-         "1: capture the micro-batch in a CUDA graph after the first"},
+         "1: capture the micro-batch in a CUDA graph, once one of its shape has run"},
         {"GPU", "tune", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
          "1: time cuBLASLt's algorithms for each shape before the first step and keep the choice in --out, so that a "
          "resumed run gives the same bits; 0: take the library's first proposal"},

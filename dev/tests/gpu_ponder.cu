@@ -235,7 +235,7 @@ static struct {
     int first_kind;
 } sm;
 
-static void mix_softmax_case(void) {
+static void softmax_rows_case(void) {
     const size_t N = sm.N, V = sm.V, Vp = sm.Vp;
     float* z = make_logits(N, V, Vp, sm.first_kind);
     floatX* p = array_x("p", IN_PLACE, z, N * Vp);
@@ -266,22 +266,23 @@ static void mix_softmax_case(void) {
     agree_each("p", real_numbers, want, scale, N * V, 2e-6);
 }
 
-static void mix_softmax_run(size_t N, size_t V, size_t Vp, size_t k, int first_kind) {
+static void softmax_rows_run(size_t N, size_t V, size_t Vp, size_t k, int first_kind) {
     sm.N = N, sm.V = V, sm.Vp = Vp, sm.k = k, sm.first_kind = first_kind;
-    run_case(mix_softmax_case, 0, "mix softmax N %zu V %zu Vp %zu, top %zu, kinds from %d", N, V, Vp, k, first_kind);
+    run_case(softmax_rows_case, 0, "softmax of rows N %zu V %zu Vp %zu, top %zu, kinds from %d", N, V, Vp, k,
+             first_kind);
 }
 
 // Vocabularies: one pack and less, one row of packs of a block, more, without padding, and a padding of
 // several packs.
 static const size_t some_vocabularies[] = {1, 5, 64, 257, 1000, 4096, 4097, 8200};
 enum { VOCABULARIES = 8 };
-static void test_mix_softmax(void) {
+static void test_softmax_rows(void) {
     for (int i = 0; i < VOCABULARIES; i++) {
         const size_t V = some_vocabularies[i], Vp = round_up(V, 64);
-        mix_softmax_run(ROW_KINDS, V, Vp, 0, 0);
-        mix_softmax_run(1, V, Vp, 0, i % ROW_KINDS);
+        softmax_rows_run(ROW_KINDS, V, Vp, 0, 0);
+        softmax_rows_run(1, V, Vp, 0, i % ROW_KINDS);
     }
-    mix_softmax_run(3, 130, 512, 0, 0);
+    softmax_rows_run(3, 130, 512, 0, 0);
     measures_print();
 }
 
@@ -291,20 +292,20 @@ static void test_mix_top_k(void) {
         const size_t some_k[] = {1, 2, 7, V / 2, V - 1, V, V + 1, (size_t)1 << 30};
         for (int j = 0; j < 8; j++) {
             if (some_k[j] == 0 || (V > 1000 && j % 3 != i % 3)) { continue; }
-            mix_softmax_run(ROW_KINDS, V, Vp, some_k[j], 0);
+            softmax_rows_run(ROW_KINDS, V, Vp, some_k[j], 0);
         }
     }
-    mix_softmax_run(3, 130, 512, 100, ROW_STEPS);
+    softmax_rows_run(3, 130, 512, 100, ROW_STEPS);
     measures_print();
 }
 
 // The cut through a group of ties, everywhere near the ends of the stretches that a thread counts.
 static void test_mix_top_k_cuts(void) {
     for (size_t k = 1; k < 8; k++) {
-        mix_softmax_run(1, 700, 704, k, ROW_EQUAL);
-        mix_softmax_run(1, 700, 704, 700 - k, ROW_EQUAL);
-        mix_softmax_run(1, 70, 128, 10 * k - 1, ROW_EQUAL);
-        mix_softmax_run(1, 520, 576, 16 * k + k, ROW_STEPS);
+        softmax_rows_run(1, 700, 704, k, ROW_EQUAL);
+        softmax_rows_run(1, 700, 704, 700 - k, ROW_EQUAL);
+        softmax_rows_run(1, 70, 128, 10 * k - 1, ROW_EQUAL);
+        softmax_rows_run(1, 520, 576, 16 * k + k, ROW_STEPS);
     }
     measures_print();
 }
@@ -316,7 +317,7 @@ static struct {
     float what;
     size_t every;  // also at every so many places, 0: only there
 } sn;
-static void mix_softmax_nan_case(void) {
+static void softmax_rows_nan_case(void) {
     enum { N = 3 };
     const size_t V = sn.V, Vp = round_up(V, 64);
     float* z = make_logits(N, V, Vp, ROW_NORMAL);
@@ -333,7 +334,7 @@ static void mix_softmax_nan_case(void) {
     all_zero("padding", got, N, Vp, V, Vp);
     free(got);
 }
-static void test_mix_softmax_nan(void) {
+static void test_softmax_rows_nan(void) {
     static const size_t vocabularies[] = {257, 4200};
     static const float what[] = {NAN, -NAN, INFINITY};  // as bits, -NaN is the least of all
     for (int i = 0; i < 2; i++) {
@@ -344,7 +345,7 @@ static void test_mix_softmax_nan(void) {
                     if (i == 1 && (place + j + kind) % 3) { continue; }
                     sn.V = V, sn.k = some_k[j], sn.where = places[place], sn.what = what[kind];
                     sn.every = place == 2 ? 2 : 0;
-                    run_case(mix_softmax_nan_case, 0, "mix softmax V %zu, top %zu, %g at %zu%s", V, sn.k,
+                    run_case(softmax_rows_nan_case, 0, "softmax of rows V %zu, top %zu, %g at %zu%s", V, sn.k,
                              (double)sn.what, sn.where, sn.every ? " and elsewhere" : "");
                 }
             }
@@ -352,7 +353,7 @@ static void test_mix_softmax_nan(void) {
     }
     // Nothing to choose from is an error too, and must be seen.
     sn.V = 70, sn.k = 0, sn.where = 0, sn.what = -INFINITY, sn.every = 1;
-    run_case(mix_softmax_nan_case, 0, "mix softmax of -infinity alone");
+    run_case(softmax_rows_nan_case, 0, "softmax of rows of -infinity alone");
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -406,7 +407,7 @@ static struct {
     size_t N, V, Vp, nan_row;
     float temperature;
 } sb;
-static void mix_softmax_backward_case(void) {
+static void softmax_rows_backward_case(void) {
     const size_t N = sb.N, V = sb.V, Vp = sb.Vp;
     float *dp = random_x(N * Vp, 0.3, 2), *p = zeros(N * Vp), *dot = random_floats(N, 0.1, 1);
     for (size_t r = 0; r < N; r++) {
@@ -444,22 +445,22 @@ static void mix_softmax_backward_case(void) {
     }
     agree_each("dz", got, want, scale, N * Vp, 5e-7);
 }
-static void mix_softmax_backward_run(size_t N, size_t V, float temperature, size_t nan_row) {
+static void softmax_rows_backward_run(size_t N, size_t V, float temperature, size_t nan_row) {
     sb.N = N, sb.V = V, sb.Vp = round_up(V, 64), sb.temperature = temperature, sb.nan_row = nan_row;
-    run_case(mix_softmax_backward_case, 4, "mix softmax backward N %zu V %zu, temperature %g%s", N, V,
+    run_case(softmax_rows_backward_case, 4, "softmax of rows backward N %zu V %zu, temperature %g%s", N, V,
              (double)temperature, nan_row < N ? ", NaN" : "");
 }
-static void test_mix_softmax_backward(void) {
+static void test_softmax_rows_backward(void) {
     static const size_t vocabularies[] = {1, 5, 257, 1024, 1025, 2048, 2100, 8200};
     static const float temperatures[] = {1, 0.5f, 3, 1e-3f, 1e3f};
     for (int i = 0; i < 8; i++) {
         for (int r = 0; r < ROWS; r++) {
             if (i > 4 && r == 2) { continue; }
-            mix_softmax_backward_run(some_rows[r], vocabularies[i], temperatures[(i + r) % 5], SIZE_MAX);
+            softmax_rows_backward_run(some_rows[r], vocabularies[i], temperatures[(i + r) % 5], SIZE_MAX);
         }
     }
-    for (int t = 0; t < 5; t++) { mix_softmax_backward_run(3, 70, temperatures[t], SIZE_MAX); }
-    mix_softmax_backward_run(3, 70, 1, 1);
+    for (int t = 0; t < 5; t++) { softmax_rows_backward_run(3, 70, temperatures[t], SIZE_MAX); }
+    softmax_rows_backward_run(3, 70, 1, 1);
     measures_print();
 }
 
@@ -471,7 +472,7 @@ static struct {
     int backward;
     float scale;
 } hd;
-static void head_loss_case(void) {
+static void cross_entropy_rows_case(void) {
     const size_t N = hd.N, V = hd.V, Vp = hd.Vp;
     float *z = make_logits(N, V, Vp, 0), *scale = zeros(1);
     int* targets = host_ints(N);
@@ -523,7 +524,7 @@ static void head_loss_case(void) {
     }
     agree_each("dz", got, dz, dz_size, N * Vp, 2e-6);
 }
-static void test_head_loss(void) {
+static void test_cross_entropy_rows(void) {
     for (int i = 0; i < VOCABULARIES; i++) {
         const size_t V = some_vocabularies[i];
         for (int r = 0; r < ROWS; r++) {
@@ -531,13 +532,13 @@ static void test_head_loss(void) {
                 if (V > 1000 && r != 1 + i % 2) { continue; }
                 hd.N = some_rows[r], hd.V = V, hd.Vp = round_up(V, 64), hd.backward = backward;
                 hd.scale = r == 0 ? 1 : 1.0f / 4096;
-                run_case(head_loss_case, 1 | 4 | 8, "head loss N %zu V %zu%s", hd.N, V,
+                run_case(cross_entropy_rows_case, 1 | 4 | 8, "cross-entropy of rows N %zu V %zu%s", hd.N, V,
                          backward ? ", with gradient" : "");
             }
         }
     }
     hd.N = 3, hd.V = 130, hd.Vp = 512, hd.backward = 1;
-    run_case(head_loss_case, 0, "head loss, V 130 Vp 512");
+    run_case(cross_entropy_rows_case, 0, "cross-entropy of rows, V 130 Vp 512");
     measures_print();
 }
 
@@ -546,7 +547,7 @@ static struct {
     int ignored, backward;
     size_t where;
 } hn;
-static void head_loss_nan_case(void) {
+static void cross_entropy_rows_nan_case(void) {
     enum { N = 3, V = 4200, Vp = 4224 };
     float *z = make_logits(N, V, Vp, ROW_NORMAL), *scale = zeros(1);
     int* targets = host_ints(N);
@@ -570,13 +571,13 @@ static void head_loss_nan_case(void) {
     CHECK(in_row == (hn.ignored ? 0u : (size_t)V) && all == in_row, "%s: %zu NaN in its row, %zu in all", case_name,
           in_row, all);
 }
-static void test_head_loss_nan(void) {
+static void test_cross_entropy_rows_nan(void) {
     static const size_t places[] = {0, 7, 2100, 4199};
     for (int place = 0; place < 4; place++) {
         for (int k = 0; k < 8; k++) {
             if (place % 2 && k % 2) { continue; }
             hn.where = places[place], hn.what = k & 1 ? INFINITY : NAN, hn.ignored = k >> 1 & 1, hn.backward = k >> 2;
-            run_case(head_loss_nan_case, 0, "head loss, %g at %zu%s%s", (double)hn.what, hn.where,
+            run_case(cross_entropy_rows_nan_case, 0, "cross-entropy of rows, %g at %zu%s%s", (double)hn.what, hn.where,
                      hn.ignored ? ", target ignored" : "", hn.backward ? ", with gradient" : "");
         }
     }
@@ -790,15 +791,15 @@ static void test_ledger(void) {
     embedding_backward_cuda(f, t, t, f, n, c, 1);
     row[rows++] = {"embedding backward", N * C * 12, booked_bytes()};
     softmax_rows_cuda(x, n, vp - 7, vp, 0);
-    row[rows++] = {"mix softmax", N * Vp * 2 * X, booked_bytes()};
+    row[rows++] = {"softmax of rows", N * Vp * 2 * X, booked_bytes()};
     mix_dot_cuda(x, f, f, f, f, n, c);
     row[rows++] = {"mix dot", N * C * (12 + X), booked_bytes()};
     softmax_rows_backward_cuda(x, x, f, n, vp, 1);
-    row[rows++] = {"mix softmax backward", N * Vp * 3 * X, booked_bytes()};
+    row[rows++] = {"softmax of rows backward", N * Vp * 3 * X, booked_bytes()};
     cross_entropy_rows_cuda(f, x, t, NULL, n, vp - 7, vp);
-    row[rows++] = {"head loss", N * Vp * X, booked_bytes()};
+    row[rows++] = {"cross-entropy of rows", N * Vp * X, booked_bytes()};
     cross_entropy_rows_cuda(f, x, t, f, n, vp - 7, vp);
-    row[rows++] = {"head loss and gradient", N * Vp * 2 * X, booked_bytes()};
+    row[rows++] = {"cross-entropy of rows and gradient", N * Vp * 2 * X, booked_bytes()};
     ledger = before;
     for (int i = 0; i < rows; i++) {
         double share = row[i].got / row[i].want;
@@ -815,14 +816,14 @@ int main(int argc, char** argv) {
     printf("gpu_ponder: %s, on %s\n", PRECISION, device.name);
     RUN(test_sort_tokens);
     RUN(test_embedding);
-    RUN(test_mix_softmax);
+    RUN(test_softmax_rows);
     RUN(test_mix_top_k);
     RUN(test_mix_top_k_cuts);
-    RUN(test_mix_softmax_nan);
+    RUN(test_softmax_rows_nan);
     RUN(test_mix_dot);
-    RUN(test_mix_softmax_backward);
-    RUN(test_head_loss);
-    RUN(test_head_loss_nan);
+    RUN(test_softmax_rows_backward);
+    RUN(test_cross_entropy_rows);
+    RUN(test_cross_entropy_rows_nan);
     RUN(test_mix_and_head);
     RUN(test_mix_rows);
     RUN(test_ledger);

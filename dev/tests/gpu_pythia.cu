@@ -1,6 +1,7 @@
 // gpu_pythia.cu - the CUDA half of train_pythia.cu: what every architecture is tested for, with Pythia's own names.
 #include "../../train_pythia.cu"
 #define TEST_ARCHITECTURE pythia
+#define TEST_KEY_BIAS "query_key_value.bias"
 
 // With S = 3 and 16,384 tokens: fits an H200 with nothing but norms computed again; fits 24 GB.
 static const char* const large_preset = "pythia-1.4b";

@@ -779,7 +779,7 @@ static __global__ void __launch_bounds__(128)
 }
 static inline void mix_dot_cuda(floatX* dmix, float* dot, const float* de, const float* e, const float* next, size_t N,
                                 size_t C) {
-    work(3.0 * (double)N * (double)C, (double)N * (double)C * (12.0 + sizeof(floatX)));
+    states(3.0 * (double)N * (double)C, (double)N * (double)C * (12.0 + sizeof(floatX)));
     launch(mix_dot_kernel, (unsigned)N, 128, 0, device.stream, dmix, dot, de, e, next, C, C % PACK == 0);
 }
 

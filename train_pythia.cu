@@ -472,8 +472,8 @@ static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
         layernorm_statistics(k.mean, k.rstd, x, N, C, eps);
         layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
         matmul_forward(k.qkv, work.ln, y->qkvw.w, y->qkvb.w, N, C, 3 * C);
-        rotary_forward(k.qkv, work.cosine, work.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
-        attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, (int)NH, (int)NH, (int)HS, 3 * C,
+        rotary_forward(k.qkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
+        attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, size->NH, size->NH, size->HS, 3 * C,
                           3 * HS, 3 * HS);
         layernorm_forward(work.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);
         matmul_forward(k.fc, work.ln, y->fcw.w, y->fcb.w, N, C, FF);
@@ -522,8 +522,8 @@ static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e,
         matmul_backward_input(work.datt, dout, y->projw.w, N, C, C);
         matmul_backward_weight(y->projw.d, y->projb.d, dout, k.att, N, C, C);
         attention_backward(work.dqkv, work.dqkv + HS, work.dqkv + 2 * HS, work.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS,
-                           k.att, k.lse, B, T, (int)NH, (int)NH, (int)HS, 3 * C, 3 * HS, 3 * HS);
-        rotary_forward(work.dqkv, work.cosine, work.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
+                           k.att, k.lse, B, T, size->NH, size->NH, size->HS, 3 * C, 3 * HS, 3 * HS);
+        rotary_forward(work.dqkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
         layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
         matmul_backward_weight(y->qkvw.d, y->qkvb.d, work.dqkv, work.ln, N, C, 3 * C);
 
@@ -676,9 +676,9 @@ static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, in
                                 y->ln1b.master, y->ln2w.master, y->ln2b.master, N, C, eps);
         if (next) { x = next; }
         matmul_forward_cuda(k.qkv, k.ln1, y->qkvw.x, y->qkvb.x, N, C, 3 * C);
-        rotary_forward_cuda(k.qkv, work.cosine, work.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
-        attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, (size_t)B, (size_t)T, NH, NH, HS, 3 * C,
-                               3 * HS, 3 * HS);
+        rotary_forward_cuda(k.qkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
+        attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, NH, NH, HS, 3 * C, 3 * HS,
+                               3 * HS);
         matmul_forward_cuda(work.out1, k.att, y->projw.x, NULL, N, C, C);
         matmul_forward_cuda(k.fc, k.ln2, y->fcw.x, NULL, N, C, FF);
         gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, GELU_ERF);
@@ -725,9 +725,8 @@ static void pythia_backward_cuda(Pass* pass, float* de, const floatX* dh, const 
         matmul_backward_input_cuda(work.datt, work.dxr, y->projw.x, N, C, C);
         matmul_backward_weight_cuda(y->projw.grad, work.dxr, k.att, N, C, C);
         attention_backward_cuda(work.dqkv, work.dqkv + HS, work.dqkv + 2 * HS, work.delta, work.datt, k.qkv, k.qkv + HS,
-                                k.qkv + 2 * HS, k.att, k.lse, (size_t)B, (size_t)T, NH, NH, HS, 3 * C, 3 * HS, 3 * HS);
-        rotary_forward_cuda(work.dqkv, work.cosine, work.sine, (size_t)B, (size_t)T, NH, 2, rotated, 3 * C, 3 * HS, HS,
-                            -1);
+                                k.qkv + 2 * HS, k.att, k.lse, B, T, NH, NH, HS, 3 * C, 3 * HS, 3 * HS);
+        rotary_forward_cuda(work.dqkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
         column_sum_cuda(y->qkvb.grad, NULL, work.partial, work.dqkv, N, 3 * C);
         matmul_backward_weight_cuda(y->qkvw.grad, work.dqkv, k.ln1, N, C, 3 * C);
 

@@ -85,10 +85,10 @@ static __global__ void __launch_bounds__(NORM_TILE_THREADS)
 static inline void grad_norm_cuda(double* squares, double* scratch, const float* grads, size_t n) {
     size_t blocks = grad_norm_scratch(n);
     int aligned = (uintptr_t)grads % 16 == 0;
-    work(2.0 * (double)n, 4.0 * (double)n + 8.0 * (double)blocks);
+    states(2.0 * (double)n, 4.0 * (double)n + 8.0 * (double)blocks);
     launch(grad_norm_kernel, dim3((unsigned)blocks), dim3(NORM_TILE_THREADS), 0, device.stream, scratch, grads, n,
            aligned);
-    work((double)blocks, 8.0 * (double)blocks + 8);
+    states((double)blocks, 8.0 * (double)blocks + 8);
     launch(grad_norm_finish_kernel, dim3(1), dim3(NORM_TILE_THREADS), 0, device.stream, squares, (const double*)scratch,
            blocks);
 }
@@ -215,8 +215,8 @@ static inline void adamw_update_cuda(float* params, floatX* params_x, float* m, 
     static_assert(ALIGNMENT / sizeof(float) % QUAD == 0 && ADAMW_SPAN % QUAD == 0, "spans begin with a whole quad");
     int aligned = ((uintptr_t)params | (uintptr_t)params_x | (uintptr_t)m | (uintptr_t)v | (uintptr_t)grads) % 16 == 0;
     if ((const void*)params_x == (const void*)params) { params_x = NULL; }
-    work(16.0 * (double)plan->numbers, (28.0 + (params_x ? (double)sizeof(floatX) : 0.0)) * (double)plan->numbers +
-                                           (double)sizeof(AdamwSpan) * (double)plan->count);
+    states(16.0 * (double)plan->numbers, (28.0 + (params_x ? (double)sizeof(floatX) : 0.0)) * (double)plan->numbers +
+                                             (double)sizeof(AdamwSpan) * (double)plan->count);
     launch(adamw_update_kernel, dim3((unsigned)plan->count), dim3(ADAMW_THREADS), 0, device.stream, params, params_x, m,
            v, grads, plan->device, *step, aligned);
 }

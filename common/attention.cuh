@@ -228,7 +228,7 @@ static inline void attention_delta_cuda(float* delta, const floatX* dout, const 
     const int whole = HS % PACK == 0 && ((uintptr_t)dout | (uintptr_t)out) % 16 == 0;
     unsigned lanes = 1;
     while (lanes < WARP && (size_t)lanes * PACK < HS) { lanes *= 2; }
-    work(2.0 * (double)(B * NH * T) * (double)HS, (double)(B * NH * T) * (2.0 * (double)HS * sizeof(floatX) + 4.0));
+    states(2.0 * (double)(B * NH * T) * (double)HS, (double)(B * NH * T) * (2.0 * (double)HS * sizeof(floatX) + 4.0));
     launch(attention_delta_kernel, attention_grid(B, T, NH, DELTA_THREADS / lanes), dim3(lanes, DELTA_THREADS / lanes),
            0, device.stream, delta, dout, out, (unsigned)T, (int)HS, whole);
 }
@@ -278,7 +278,7 @@ static inline void attention_forward_plain_cuda(floatX* out, float* lse, const f
                                                 const floatX* v, size_t B, size_t T, size_t NH, size_t NKV, size_t HS,
                                                 size_t row, size_t q_head, size_t kv_head) {
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
-    work(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));
+    states(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));
     launch(attention_forward_plain_kernel, attention_grid(B, T, NH, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP),
            plain_forward_bytes(HS), device.stream, out, lse, q, k, v, shape);
 }
@@ -290,10 +290,10 @@ static inline void attention_backward_plain_cuda(floatX* dq, floatX* dk, floatX*
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
     const size_t shared = plain_backward_bytes(HS);
     attention_delta_cuda(delta, dout, out, B, T, NH, HS);
-    work(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
+    states(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
     launch(attention_backward_plain_kernel<KEYS>, attention_grid(B, T, NKV, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP),
            shared, device.stream, dk, dv, delta, dout, q, k, v, lse, shape);
-    work(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
+    states(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
     launch(attention_backward_plain_kernel<QUERIES>, attention_grid(B, T, NH, PLAIN_ROWS), dim3(PLAIN_ROWS * WARP),
            shared, device.stream, dq, (floatX*)NULL, delta, dout, q, k, v, lse, shape);
 }
@@ -1137,10 +1137,10 @@ static inline void attention_backward_class(floatX* dq, floatX* dk, floatX* dv, 
     typedef BackwardTiles<HSC, KEYS> ForKeys;
     typedef BackwardTiles<HSC, QUERIES> ForQueries;
     const size_t T = (size_t)shape.T, NH = (size_t)shape.NH, HS = (size_t)shape.HS;
-    work_product(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
+    states_product(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
     launch((attention_backward_kernel<HSC, KEYS>), attention_grid(B, T, NKV, ForKeys::rows), dim3(ForKeys::threads),
            ForKeys::bytes, device.stream, dk, dv, delta, dout, q, k, v, lse, shape);
-    work_product(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
+    states_product(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
     launch((attention_backward_kernel<HSC, QUERIES>), attention_grid(B, T, NH, ForQueries::rows),
            dim3(ForQueries::threads), ForQueries::bytes, device.stream, dq, (floatX*)NULL, delta, dout, q, k, v, lse,
            shape);
@@ -1192,7 +1192,7 @@ static inline void attention_forward_cuda(floatX* out, float* lse, const floatX*
     if (!attention_whole(NH, HS, row, q_head, kv_head, (uintptr_t)out | (uintptr_t)q | (uintptr_t)k | (uintptr_t)v)) {
         attention_forward_plain_cuda(out, lse, q, k, v, B, T, NH, NKV, HS, row, q_head, kv_head);
     } else {
-        work_product(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));  // s, out
+        states_product(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));  // s, out
 #define CASE(HSC) attention_forward_class<HSC>(out, lse, q, k, v, B, shape)
         FOR_TILE_CLASS(HS, CASE);
 #undef CASE

@@ -39,7 +39,7 @@ static inline void cuda_check(cudaError_t error, const char* expression, const c
 }
 
 // launch(kernel, grid, block, shared_bytes, stream, args...): books the launch and, unless this is a dry
-// run, executes it. A kernel with several compile-time sizes goes in parentheses. work() comes first.
+// run, executes it. A kernel with several compile-time sizes goes in parentheses. states() comes first.
 #ifdef __CUDACC__
 #define launch(kernel, grid, block, shared_bytes, stream, ...)                                                   \
     do {                                                                                                         \

@@ -123,11 +123,11 @@ static inline void device_free_all(void) {
 }
 
 static inline void device_zero(void* p, size_t bytes) {
-    work(0, (double)bytes);
+    states(0, (double)bytes);
     if (ledger_launch("zero", 0)) { CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, device.stream)); }
 }
 static inline void device_copy(void* to, const void* from, size_t bytes) {
-    work(0, 2.0 * (double)bytes);
+    states(0, 2.0 * (double)bytes);
     if (ledger_launch("copy", 0)) {
         CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device.stream));
     }

@@ -67,8 +67,8 @@ static inline void column_finish_cuda(ColumnTargets targets, const float* partia
                                       size_t C) {
     int wanted = targets.also ? 1 : 0;
     for (size_t k = 0; k < sums; k++) { wanted += targets.to[k] ? 1 : 0; }
-    work((double)chunks * (double)sums * (double)C,
-         4.0 * (double)C * ((double)chunks * (double)sums + 2.0 * (double)wanted));
+    states((double)chunks * (double)sums * (double)C,
+           4.0 * (double)C * ((double)chunks * (double)sums + 2.0 * (double)wanted));
     launch(column_finish_kernel, dim3((unsigned)div_up(C, FINISH_COLUMNS), (unsigned)sums),
            dim3(FINISH_COLUMNS, FINISH_GROUPS), 0, device.stream, targets, partial, chunks, C);
 }
@@ -119,7 +119,7 @@ static inline void rotary_forward_cuda(floatX* x, const float* cosine, const flo
     unsigned across = 8;
     while (across < 256 && across < items) { across *= 2; }
     double pairs = (double)N * (double)heads * (double)parts * (double)half;
-    work(7.0 * pairs, 4.0 * (double)sizeof(floatX) * pairs + 8.0 * (double)T * (double)half);
+    states(7.0 * pairs, 4.0 * (double)sizeof(floatX) * pairs + 8.0 * (double)T * (double)half);
     launch(rotary_forward_kernel, dim3((unsigned)div_up(N, 256 / across)), dim3(across, 256 / across), 0, device.stream,
            x, cosine, sine, N, T, (unsigned)heads, (unsigned)parts, (unsigned)half, row_stride, head_stride,
            part_stride, (float)direction, whole);
@@ -207,7 +207,8 @@ template <class number>
 static inline void column_sum_cuda(float* dbias, float* also, float* scratch, const number* dout, size_t N, size_t C) {
     ColumnCut cut = column_cut(N, C, SUM_BLOCKS);
     int whole = rows_whole(C, address_bits(dout));
-    work((double)N * (double)C, (double)sizeof(number) * (double)N * (double)C + 4.0 * (double)cut.chunks * (double)C);
+    states((double)N * (double)C,
+           (double)sizeof(number) * (double)N * (double)C + 4.0 * (double)cut.chunks * (double)C);
     launch(column_sum_kernel<number>, dim3(cut.tiles, cut.chunks), dim3(WARP, COLUMN_WARPS), 0, device.stream, scratch,
            dout, N, C, cut.rows, whole);
     ColumnTargets targets = {{dbias, NULL, NULL, NULL, NULL}, also};
@@ -274,7 +275,7 @@ static inline void gelu_forward_cuda(floatX* out, const floatX* inp, const float
     ColumnCut cut = column_cut(N, C, PLAIN_BLOCKS);
     int whole = rows_whole(C, address_bits(out) | address_bits(inp) | address_bits(bias));
     const dim3 grid(cut.tiles, cut.chunks), block(WARP, COLUMN_WARPS);
-    work(30.0 * (double)N * (double)C, 2.0 * (double)sizeof(floatX) * (double)N * (double)C + 4.0 * (double)C);
+    states(30.0 * (double)N * (double)C, 2.0 * (double)sizeof(floatX) * (double)N * (double)C + 4.0 * (double)C);
     if (tanh_form) {
         launch(gelu_forward_kernel<1>, grid, block, 0, device.stream, out, inp, bias, N, C, cut.rows, whole);
     } else {
@@ -330,8 +331,8 @@ static inline void gelu_backward_cuda(floatX* dinp, float* dbias, float* scratch
     int whole = rows_whole(C, address_bits(dinp) | address_bits(dout) | address_bits(inp) | address_bits(bias));
     const dim3 grid(cut.tiles, cut.chunks), block(WARP, COLUMN_WARPS);
     float* partial = dbias ? scratch : NULL;
-    work(45.0 * (double)N * (double)C, 3.0 * (double)sizeof(floatX) * (double)N * (double)C + 4.0 * (double)C +
-                                           (dbias ? 4.0 * (double)cut.chunks * (double)C : 0.0));
+    states(45.0 * (double)N * (double)C, 3.0 * (double)sizeof(floatX) * (double)N * (double)C + 4.0 * (double)C +
+                                             (dbias ? 4.0 * (double)cut.chunks * (double)C : 0.0));
     if (tanh_form) {
         launch(gelu_backward_kernel<1>, grid, block, 0, device.stream, dinp, partial, dout, inp, bias, N, C, cut.rows,
                whole);
@@ -362,7 +363,7 @@ static __global__ void __launch_bounds__(256)
 // out (n) = inp (n), rounded to nearest: the products' copy of the master weights, or of dx.
 static inline void copy_rounded_cuda(floatX* out, const float* inp, size_t n) {
     int aligned = (address_bits(out) | address_bits(inp)) % 16 == 0;
-    work(0, (4.0 + (double)sizeof(floatX)) * (double)n);
+    states(0, (4.0 + (double)sizeof(floatX)) * (double)n);
     launch(copy_rounded_kernel, dim3((unsigned)div_up(n, 256 * PACK)), dim3(256), 0, device.stream, out, inp, n,
            aligned);
 }
@@ -382,7 +383,7 @@ static __global__ void __launch_bounds__(256)
 // out (n) += inp (n): de += dx where a pass ends.
 static inline void add_cuda(float* out, const float* inp, size_t n) {
     int aligned = (address_bits(out) | address_bits(inp)) % 16 == 0;
-    work((double)n, 12.0 * (double)n);
+    states((double)n, 12.0 * (double)n);
     launch(add_kernel, dim3((unsigned)div_up(n, 256 * 4)), dim3(256), 0, device.stream, out, inp, n, aligned);
 }
 

@@ -1,7 +1,7 @@
 // ledger.h - what a step does on a GPU, kernel by kernel: launches, FLOPs, bytes, and the time that
 // the machine's limits allow.
 //
-// Every launcher says what its next kernel does with work(); launch() and matmul_any_cuda() book it.
+// Every launcher says what its next kernel does with states(); launch() and matmul_any_cuda() book it.
 // A dry run books without executing, so that `--plan=h100` needs no GPU; a real run can book too.
 // The same numbers stand behind the plan, the ratios of the benchmarks and the run's utilisation.
 #ifndef PONDER_LEDGER_H
@@ -12,7 +12,8 @@
 // Parts of a step, in the order of the table.
 enum { PART_BLOCKS, PART_ATTENTION, PART_BETWEEN, PART_HEAD, PART_OPTIMISER, PARTS };
 // What stands between the passes over the blocks is the model's to name.
-static const char* ledger_part_names[PARTS] = {"blocks", "attention", "between", "loss head", "optimiser"};
+__attribute__((unused)) static const char* ledger_part_names[PARTS] = {"blocks", "attention", "between", "loss head",
+                                                                       "optimiser"};
 
 // A card's limits. P and C as shared by all our ratios: P of products (bf16 in, fp32 sums), C bytes
 // read plus written per second.
@@ -71,7 +72,7 @@ typedef struct {
     int dry;      // 1: book, execute nothing
     int booking;  // 1: book
     int part;     // of what comes next
-    int stated;   // 1 after work(), 2 after work_product(), until the launch takes it
+    int stated;   // 1 after states(), 2 after states_product(), until the launch takes it
     double flops, bytes;
     LedgerRow row[LEDGER_ROWS];
     int rows;
@@ -86,15 +87,15 @@ static inline int ledger_part(int part) {
 }
 
 // What the next launch does: its FLOPs, and the bytes that it must read and write at least.
-static inline void work(double flops, double bytes) {
+static inline void states(double flops, double bytes) {
     ledger.stated = 1;
     ledger.flops = flops;
     ledger.bytes = bytes;
 }
 
 // The same for a kernel whose FLOPs run on the tensor cores in the bf16 program.
-static inline void work_product(double flops, double bytes) {
-    work(flops, bytes);
+static inline void states_product(double flops, double bytes) {
+    states(flops, bytes);
     ledger.stated = 2;
 }
 

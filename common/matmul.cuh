@@ -160,9 +160,9 @@ static inline void matmul_any_cuda(const char* what, int trans_a, int trans_b, s
                                    float alpha, const floatX* A, size_t lda, const floatX* B, size_t ldb, float beta,
                                    void* out, int out_float, size_t ldo, const void* from, const floatX* bias) {
     size_t number = out_float ? sizeof(float) : sizeof(floatX);
-    work(2.0 * (double)M * (double)N * (double)K,
-         ((double)M * (double)K + (double)K * (double)N) * (double)sizeof(floatX) +
-             (double)M * (double)N * (double)number * (beta != 0 ? 2 : 1));
+    states(2.0 * (double)M * (double)N * (double)K,
+           ((double)M * (double)K + (double)K * (double)N) * (double)sizeof(floatX) +
+               (double)M * (double)N * (double)number * (beta != 0 ? 2 : 1));
     if (!ledger_launch(what, 1)) { return; }
     MatmulShape shape;
     memset(&shape, 0, sizeof shape);  // its padding too: shapes are compared as bytes

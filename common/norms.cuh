@@ -176,9 +176,9 @@ static inline void layernorms_forward_cuda(float* x_out, floatX* ln1, floatX* ln
                                   address_bits(w1) | address_bits(b1) | address_bits(w2) | address_bits(b2));
     NormShape shape = norm_shape(C);
     const dim3 grid((unsigned)div_up(N, shape.rows)), block(shape.warps * WARP, shape.rows);
-    work((double)N * (double)C * (4 + 2 * branches + 3 * norms),
-         (double)N * (double)C * (4.0 * (branches ? 2 : 1) + (double)sizeof(floatX) * (branches + norms)) +
-             8.0 * (double)N + 4.0 * (double)C * (branches + 2 * norms));
+    states((double)N * (double)C * (4 + 2 * branches + 3 * norms),
+           (double)N * (double)C * (4.0 * (branches ? 2 : 1) + (double)sizeof(floatX) * (branches + norms)) +
+               8.0 * (double)N + 4.0 * (double)C * (branches + 2 * norms));
 #define NORM_FORWARD(packs, branches, whole)                                                                          \
     launch((layernorms_forward_kernel<packs, branches, whole>), grid, block, 0, device.stream, x_out, ln1, ln2, mean, \
            rstd, x, a, abias, b, bbias, w1, b1, w2, b2, N, (unsigned)C, eps)
@@ -229,8 +229,8 @@ static inline void layernorms_again_cuda(floatX* ln1, floatX* ln2, const float* 
     int whole = rows_whole(C, address_bits(ln1) | address_bits(ln2) | address_bits(x) | address_bits(w1) |
                                   address_bits(b1) | address_bits(w2) | address_bits(b2));
     NormShape shape = norm_shape(C);
-    work((double)N * (double)C * 3 * norms,
-         (double)N * (double)C * (4.0 + (double)sizeof(floatX) * norms) + 8.0 * (double)N + 8.0 * (double)C * norms);
+    states((double)N * (double)C * 3 * norms,
+           (double)N * (double)C * (4.0 + (double)sizeof(floatX) * norms) + 8.0 * (double)N + 8.0 * (double)C * norms);
     const dim3 grid((unsigned)div_up(N, shape.rows)), block(shape.warps * WARP, shape.rows);
     if (whole) {
         launch(layernorms_again_kernel<1>, grid, block, 0, device.stream, ln1, ln2, x, w1, b1, w2, b2, mean, rstd, N,
@@ -420,9 +420,9 @@ static inline void layernorms_backward_cuda(float* dx, floatX* dxb, float* dw1, 
     int wide = warps > NORM_WARPS;
     if (wide) { warps = NORM_WARPS; }
     const dim3 grid((unsigned)chunks), block(warps * WARP, warps < NORM_SHARED_WARPS ? NORM_SHARED_WARPS / warps : 1);
-    work((double)N * (double)C * (10 + 6 * norms),
-         (double)N * (double)C * (4.0 * (accumulate ? 3 : 2) + (double)sizeof(floatX) * (norms + (dxb ? 1 : 0))) +
-             8.0 * (double)N + 4.0 * (double)C * ((double)norms + (double)chunks * (double)sums));
+    states((double)N * (double)C * (10 + 6 * norms),
+           (double)N * (double)C * (4.0 * (accumulate ? 3 : 2) + (double)sizeof(floatX) * (norms + (dxb ? 1 : 0))) +
+               8.0 * (double)N + 4.0 * (double)C * ((double)norms + (double)chunks * (double)sums));
 #define NORM_BACKWARD(norms, wide, whole)                                                                            \
     launch((layernorms_backward_kernel<norms, wide, whole>), grid, block, 0, device.stream, dx, dxb, scratch, dout1, \
            dout2, x, w1, w2, mean, rstd, N, (unsigned)C, rows, accumulate)

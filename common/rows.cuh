@@ -23,7 +23,7 @@ static __global__ void __launch_bounds__(256) embedding_forward_kernel(float* e,
 }
 static inline void embedding_forward_cuda(float* e, const int* tokens, const float* table, size_t N, size_t C,
                                           float scale) {
-    work((double)(N * C), 8.0 * (double)N * (double)C);
+    states((double)(N * C), 8.0 * (double)N * (double)C);
     launch(embedding_forward_kernel, (unsigned)div_up(N * div_up(C, PACK), 256), 256, 0, device.stream, e, tokens,
            table, N, C, scale, C % PACK == 0);
 }
@@ -60,7 +60,7 @@ static __global__ void __launch_bounds__(8 * WARP)
 static inline void embedding_backward_cuda(float* dtable, const int* tokens, const int* order, const float* de,
                                            size_t N, size_t C, float scale) {
     dim3 grid((unsigned)div_up(N, 8), (unsigned)div_up(C, EMBED_COLUMNS));
-    work(2.0 * (double)N * (double)C, 12.0 * (double)N * (double)C);
+    states(2.0 * (double)N * (double)C, 12.0 * (double)N * (double)C);
     launch(embedding_backward_kernel, grid, 8 * WARP, 0, device.stream, dtable, tokens, order, de, N, C, scale);
 }
 
@@ -185,7 +185,7 @@ static __global__ void __launch_bounds__(LOGIT_THREADS)
 }
 static inline void softmax_rows_cuda(floatX* p, size_t rows, size_t V, size_t Vp, size_t top_k) {
     if (top_k >= V) { top_k = 0; }  // all of them: nothing to select
-    work(5.0 * (double)rows * (double)V, 2.0 * (double)rows * (double)Vp * sizeof(floatX));
+    states(5.0 * (double)rows * (double)V, 2.0 * (double)rows * (double)Vp * sizeof(floatX));
     launch(softmax_rows_kernel, (unsigned)rows, LOGIT_THREADS, 0, device.stream, p, V, Vp, top_k);
 }
 
@@ -203,7 +203,7 @@ static __global__ void __launch_bounds__(256)
 static inline void softmax_rows_backward_cuda(floatX* dz, const floatX* p, const float* dot, size_t rows, size_t Vp,
                                               float temperature) {
     dim3 grid((unsigned)rows, (unsigned)div_up(Vp, 256 * PACK));
-    work(3.0 * (double)rows * (double)Vp, 3.0 * (double)rows * (double)Vp * sizeof(floatX));
+    states(3.0 * (double)rows * (double)Vp, 3.0 * (double)rows * (double)Vp * sizeof(floatX));
     launch(softmax_rows_backward_kernel, grid, 256, 0, device.stream, dz, p, dot, Vp, 1 / temperature);
 }
 
@@ -243,7 +243,7 @@ static __global__ void __launch_bounds__(LOGIT_THREADS)
 }
 static inline void cross_entropy_rows_cuda(float* losses, floatX* z, const int* targets, const float* scale,
                                            size_t rows, size_t V, size_t Vp) {
-    work(5.0 * (double)rows * (double)V, (scale ? 2.0 : 1.0) * (double)rows * (double)Vp * sizeof(floatX));
+    states(5.0 * (double)rows * (double)V, (scale ? 2.0 : 1.0) * (double)rows * (double)Vp * sizeof(floatX));
     launch(cross_entropy_rows_kernel, (unsigned)rows, LOGIT_THREADS, 0, device.stream, losses, z, targets, scale, V,
            Vp);
 }

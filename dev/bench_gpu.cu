@@ -12,6 +12,8 @@
 // more than the formula asks: the backward of attention counts as 5/2 of its forward (its two kernels
 // compute the scores twice), the mix and the loss head as the model's 12 V C and 6 V C a token.
 //
+// The layers are timed as Pythia has them: fused q, k and v, a quarter of each head rotated.
+//
 // Nothing is asserted about times: the exit status is 1 only when something could not run.
 #include "architecture.h"
 

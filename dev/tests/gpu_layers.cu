@@ -936,7 +936,7 @@ static void test_ledger_device(void) {
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     device_open();
-    ledger.booking = 1;  // a launch that work() does not precede dies
+    ledger.booking = 1;  // a launch that states() does not precede dies
     printf("gpu_layers: %s, on %s\n", PRECISION, device.name);
     RUN(test_norm_forward);
     RUN(test_norm_eps);

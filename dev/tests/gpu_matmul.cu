@@ -570,7 +570,7 @@ static void test_choices_unwritable(void) {
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     device_open();
-    ledger.booking = 1;  // a product that work() does not precede dies
+    ledger.booking = 1;  // a product that states() does not precede dies
     printf("gpu_matmul: %s, on %s\n", PRECISION, device.name);
     RUN(test_products);
     RUN(test_long_sums);

@@ -812,7 +812,7 @@ static void test_ledger(void) {
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     device_open();
-    ledger.booking = 1;  // a launch that work() does not precede dies
+    ledger.booking = 1;  // a launch that states() does not precede dies
     printf("gpu_ponder: %s, on %s\n", PRECISION, device.name);
     RUN(test_sort_tokens);
     RUN(test_embedding);

@@ -68,7 +68,7 @@ static void test_ledger_seconds(void) {
 static void ledger_unstated(void* nothing) {
     (void)nothing;
     ledger.booking = 1;
-    work(1, 1);
+    states(1, 1);
     ledger_launch("stated_kernel", 0);
     ledger_launch("silent_kernel", 0);
 }
@@ -78,31 +78,31 @@ static void ledger_too_many(void* nothing) {
     for (int i = 0; i <= LEDGER_ROWS; i++) {
         char name[32];
         snprintf(name, sizeof name, "kernel_%d", i);
-        work(1, 1);
+        states(1, 1);
         ledger_launch(name, 0);
     }
 }
 
 // Launches of one name in one part are one row, which sums; what is booked runs, unless the run is dry.
 static void test_ledger_booking(void) {
-    expect_death("a launch without work()", ledger_unstated, NULL, "ledger|silent_kernel|does not say");
+    expect_death("a launch without states()", ledger_unstated, NULL, "ledger|silent_kernel|does not say");
     expect_death("too many kinds", ledger_too_many, NULL, "ledger|512");
     Ledger before = ledger;
     memset(&ledger, 0, sizeof ledger);
     CHECK(ledger_launch("unbooked", 0) == 1 && ledger.rows == 0, "a run that does not book: %d rows", ledger.rows);
     ledger.booking = 1;
-    work(10, 1);
+    states(10, 1);
     CHECK(ledger_launch("a_kernel", 0) == 1, "a booked launch is not executed");
-    work_product(20, 2);
+    states_product(20, 2);
     ledger_launch("(b_kernel<1, 2>)", 0);
-    work(5, 3);
+    states(5, 3);
     ledger_launch("a_kernel", 0);
     CHECK(ledger_part(PART_HEAD) == PART_BLOCKS, "the part before");
-    work(7, 4);
+    states(7, 4);
     ledger_launch("a_kernel", 1);
     CHECK(ledger_part(PART_BLOCKS) == PART_HEAD, "the part before");
     ledger.dry = 1;
-    work(1, 1);
+    states(1, 1);
     CHECK(ledger_launch("a_kernel", 0) == 0, "a dry run executes");
     static const LedgerRow want[] = {
         {"a_kernel", PART_BLOCKS, 0, 3, 16, 5},

@@ -112,6 +112,20 @@ typedef struct {
 #define MATMUL_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+// The first columns of a tile, whose sums are lines (rows, MATMUL_NR), into c. A function of its own, since
+// compiling a copy of it in each of the tiles takes most of the time of a build.
+__attribute__((noinline)) static void matmul_store_part(float* __restrict__ c, size_t ldc,
+                                                        const float* __restrict__ lines, int rows, size_t columns,
+                                                        MatmulStore store) {
+    for (int i = 0; i < rows; i++, c += ldc, lines += MATMUL_NR) {
+        for (size_t j = 0; j < columns; j++) {
+            float block = store.alpha * lines[j];
+            if (store.bias) { block = block + store.bias[j]; }
+            c[j] = store.add ? c[j] + block : block;
+        }
+    }
+}
+
 // A tile of C: rows x (vectors * VL), of which the first `columns` columns exist. a is a panel of A
 // (kc, MATMUL_AP), b one of B (kc, MATMUL_NR). rows and vectors are constants where this is called,
 // so that all of `sum` lies in registers.
@@ -148,18 +162,13 @@ __attribute__((always_inline)) static inline void matmul_tile(int rows, int vect
             }
         }
     } else {
-        float line[MATMUL_NR] = {0};
+        float lines[MATMUL_MR * MATMUL_NR];
         MATMUL_UNROLL
         for (int i = 0; i < rows; i++) {
-            float* ci = c + (size_t)i * ldc;
             MATMUL_UNROLL
-            for (int v = 0; v < vectors; v++) { vf_store(line + v * VL, sum[i][v]); }
-            for (size_t j = 0; j < columns; j++) {
-                float block = store.alpha * line[j];
-                if (store.bias) { block = block + store.bias[j]; }
-                ci[j] = store.add ? ci[j] + block : block;
-            }
+            for (int v = 0; v < vectors; v++) { vf_store(lines + i * MATMUL_NR + v * VL, sum[i][v]); }
         }
+        matmul_store_part(c, ldc, lines, rows, columns, store);
     }
 }
 

@@ -10,6 +10,7 @@
 #include "dev/tests/test_math.h"
 #include "dev/tests/test_random.h"
 #ifndef ARITHMETIC
+#include "dev/tests/test_arena.h"
 #include "dev/tests/test_bytes.h"
 #include "dev/tests/test_checkpoint.h"
 #include "dev/tests/test_harness.h"
@@ -49,6 +50,7 @@ int MAIN(int argc, char** argv) {
     test_begin(argc, argv);
     // Tests that fork come first: a forked child must not meet a parallel region of its parent's.
     harness_tests();
+    arena_tests();
     options_tests();
     json_tests();
     ledger_tests();

@@ -7,9 +7,10 @@ MODEL ?= pythia
 
 CC ?= cc
 B ?= build
+PROCESSORS := $(shell nproc 2>/dev/null || echo 1)
 # Build on every core, unless -j was given.
 ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
-MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+MAKEFLAGS += -j$(PROCESSORS)
 endif
 CFLAGS ?= -O3
 WARN = -Wall -Wextra -Wno-missing-field-initializers -Wno-unused-function $(if $(WERROR),-Werror)
@@ -134,8 +135,10 @@ compare: $(call trainer,$(MODEL)) $(B)/compare $(DATA)/train.bin ## train all th
 
 # ---- tests ----
 
-# Tests of arithmetic run in the best instruction set of this machine; that all give the same bits
-# is seen in the trainers, which hold every one, and by hashes in the portable tests.
+# Tests of arithmetic are compiled as the trainers are, in the best instruction set of this machine; that all
+# give the same bits is seen in the trainers, which hold every one, and by hashes in the portable tests. The
+# other tests take half the time at -O1, and what they test is also in the trainers that they run.
+LESS := $(if $(filter -O3,$(CFLAGS)),-O1)
 HAS = $(shell grep -qsw $(1) /proc/cpuinfo && echo 1)
 NATIVE := $(if $(filter avx2,$(ISAS)),$(if $(call HAS,avx512bw),avx512,$(if $(call HAS,fma),avx2,portable)),portable)
 # $(call test,name,source,flags,instruction set)
@@ -143,21 +146,22 @@ define test
 $(B)/$(1): $(2) $(B)/include/modeling_ponder.h
 	$$(COMPILE) $$(ISA_$(4)) -g1 -DTESTING -DMAIN=main -DBUILD_DIR='"$(B)"' $(3) -o $$@ $$< $$(LIBS)
 endef
-$(eval $(call test,test_common,test_common.c,,$(NATIVE)))
-$(eval $(call test,test_portable,test_common.c,-DARITHMETIC,portable))
-$(eval $(call test,test_common_double,test_common.c,-DARITHMETIC -DREAL=double,portable))
-$(eval $(call test,test_ponder,test_ponder.c,-DMIX_ROWS=8,$(NATIVE)))
-$(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double,portable))
-$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a),test_$(a).c,,$(NATIVE))))
-$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a)_double,test_$(a).c,-DMIX_ROWS=8 -DREAL=double,portable)))
-TESTS = $(addprefix $(B)/,test_common test_portable test_common_double test_ponder test_ponder_double \
-    $(ARCHITECTURES:%=test_%_double) $(ARCHITECTURES:%=test_%))
+$(eval $(call test,test_arithmetic,test_common.c,-DARITHMETIC=1,$(NATIVE)))
+$(eval $(call test,test_portable,test_common.c,-DARITHMETIC=1,portable))
+$(eval $(call test,test_common,test_common.c,-DARITHMETIC=0 $(LESS),$(NATIVE)))
+$(eval $(call test,test_common_double,test_common.c,-DARITHMETIC=1 -DREAL=double $(LESS),portable))
+$(eval $(call test,test_ponder,test_ponder.c,-DMIX_ROWS=8 $(LESS),$(NATIVE)))
+$(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double $(LESS),portable))
+$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a),test_$(a).c,$(LESS),$(NATIVE))))
+$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a)_double,test_$(a).c,-DMIX_ROWS=8 -DREAL=double $(LESS),portable)))
+TESTS = $(addprefix $(B)/,$(ARCHITECTURES:%=test_%) test_common $(ARCHITECTURES:%=test_%_double) test_portable \
+    test_arithmetic test_ponder test_ponder_double test_common_double)
 TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)
 trainers: $(TRAINERS) ## build the CPU trainers of all architectures
 .PHONY: trainers
 
-test: $(TESTS) $(TRAINERS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
-	@dev/run_tests.sh $(TESTS)
+test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (one minute)
+	@JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS)
 	@echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
 test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -270,7 +274,7 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_step_$(a),dev/benc
 emu: $(foreach t,$(TRAINERS),$(t)_emu $(t)_emu_fp32) ## build the CUDA source under the emulator: no GPU, no toolkit
 
 # What runs in which build, the longest first. Late copies find a missing wait, seeds an order that was luck.
-ifneq ($(filter test-emu test-all,$(MAKECMDGOALS)),)
+ifneq ($(filter test-emu,$(MAKECMDGOALS)),)
 CLANGXX_FOUND := $(shell echo 'int main(){}' | $(CLANGXX) -fsanitize=memory -x c++ -o /dev/null - 2>/dev/null && echo 1)
 endif
 E = $(B)/emu
@@ -283,7 +287,7 @@ EMU_TESTS = $(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a) $(E)/gpu_$(a)_fp32) $(E)/
 EMU_LATE = %/gpu_attention %/gpu_layers_ubsan %/gpu_attention_ubsan %/gpu_matmul_asan %/gpu_ponder $(foreach a,$(ARCHITECTURES),%/gpu_$(a)_fp32)
 EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
 test-emu: $(EMU_TESTS) emu $(B)/bytes ## every CUDA kernel and the whole model under the emulator, by the C half (8 minutes)
-	@ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(shell nproc 2>/dev/null || echo 1)) dev/run_tests.sh \
+	@ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh \
 	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)")
 	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
 .PHONY: emu test-emu
@@ -292,7 +296,8 @@ VENV = build/venv
 PYTHON = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python
 venv: ## the Python environment of the checks against PyTorch, build/venv (560 MB from the network)
 	dev/setup_venv.sh
-test-all: test test-sanitize test-fuzz test-emu test-transformers ## all that this machine can (network); gpu-check is apart
+test-all: ## all that this machine can (network), and the total; gpu-check is apart
+	@MAKE="$(MAKE)" dev/run_parts.sh $(B)/parts test test-sanitize test-fuzz test-emu test-transformers
 test-fuzz: $(B)/fuzz ## 20 seconds of damaged files for every parser, under the sanitizers
 	$(B)/fuzz 20
 test-transformers: $(TRAINERS) venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures

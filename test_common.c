@@ -1,15 +1,23 @@
 // test_common.c - the files of common/, the data and comparison tools: one header of tests each.
 //
-// With -DARITHMETIC only the tests of arithmetic, many of which hold a hash of their results: the
+// With -DARITHMETIC=1 only the tests of arithmetic, many of which hold a hash of their results: the
 // Makefile builds those for the portable instruction set as well. With -DREAL=double the plain versions are all there
-// is: then only what judges them runs, finite differences of attention above all.
+// is: then only what judges them runs, finite differences of attention above all. With -DARITHMETIC=0 all the others.
+#ifndef ARITHMETIC
+#define ARITHMETIC 1
+#define OTHERS 1
+#else
+#define OTHERS !ARITHMETIC
+#endif
 #include "dev/tests/test.h"
+#if ARITHMETIC
 #include "dev/tests/test_matmul.h"  // first: it puts a scheduler into common/matmul.h
 #include "dev/tests/test_adamw.h"
 #include "dev/tests/test_attention.h"
 #include "dev/tests/test_math.h"
 #include "dev/tests/test_random.h"
-#ifndef ARITHMETIC
+#endif
+#if OTHERS
 #include "dev/tests/test_arena.h"
 #include "dev/tests/test_bytes.h"
 #include "dev/tests/test_checkpoint.h"
@@ -19,6 +27,7 @@
 #include "dev/tests/test_options.h"
 #include "dev/tests/test_resume.h"
 #include "dev/tests/test_safetensors.h"
+#include "dev/tests/test_sample.h"
 #include "dev/tests/test_shards.h"
 #include "dev/tests/test_tokenizer.h"
 #include "dev/tests/test_train.h"
@@ -30,6 +39,7 @@
 #pragma pop_macro("MAIN")
 #endif
 
+#if ARITHMETIC
 static void double_tests(void) {
     RUN(test_math_special);
     RUN(test_gemm_reference);
@@ -41,13 +51,16 @@ static void double_tests(void) {
     RUN(test_attention_causal_backward);
     RUN(test_adamw_update);
 }
+#endif
 
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
-#ifndef ARITHMETIC
+#if OTHERS
     // The tests of the training loop run this program again as a trainer of a toy model.
     if (argc > 1 && strcmp(argv[1], "--toy-trainer") == 0) { return toy_trainer_main(argc - 1, argv + 1); }
+#endif
     test_begin(argc, argv);
+#if OTHERS
     // Tests that fork come first: a forked child must not meet a parallel region of its parent's.
     harness_tests();
     arena_tests();
@@ -61,18 +74,19 @@ int MAIN(int argc, char** argv) {
     bytes_tests();
     compare_tests();
     resume_tests();
+    sample_tests();
     train_tests();
-#else
-    test_begin(argc, argv);
+#endif
+#if ARITHMETIC
     if (sizeof(real) == sizeof(double)) {
         double_tests();
         return test_end();
     }
-#endif
     random_tests();
     math_tests();
     matmul_tests();
     attention_tests();
     adamw_tests();
+#endif
     return test_end();
 }

@@ -7,6 +7,7 @@
 #define PONDER_TEST_PROGRAM_H
 
 #include "test.h"
+#include "../../common/files/file.h"
 #include "../../common/files/json.h"
 #include "../../common/files/safetensors.h"
 
@@ -278,28 +279,28 @@ static void test_command_lines(void) {
     }
 }
 
-// A fixture of dev/fixtures through the command line: what the loop writes to
-// metrics.jsonl and --dump is what PyTorch computed.
-static void test_command_line_fixture(void) {
-    program_setup();
-    const char* fixture = "dev/fixtures/" TEST_NAME "-s3-accumulate";
+// A fixture through the command line: what the loop writes to metrics.jsonl and --dump is what PyTorch computed.
+static void check_command_line_fixture(const char* fixture) {
     char* path = format_string("%s/expected.json", fixture);
     Json* expected = json_read(path);
     const Json* o = json_get(expected, "options");
     char* common = format_string(
         TRAIN
         " --model %s --train %s/train.bin --val %s/val.bin --seq %d --batch %d --total-batch %d --steps 10 --lr %.17g "
-        "--warmup-ratio %.17g --weight-decay %.17g --eps %.17g --clip %.17g --val-batches %d --val-every 0 --shuffle 0 "
-        "--sample-tokens 0",
+        "--schedule %s --min-lr-ratio %.17g --warmup-ratio %.17g --weight-decay %.17g --beta1 %.17g --beta2 %.17g "
+        "--eps %.17g "
+        "--clip %.17g --val-batches %d --val-every 0 --shuffle 0 --sample-tokens 0",
         fixture, fixture, fixture, (int)json_get(o, "seq")->number, (int)json_get(o, "batch")->number,
-        (int)json_get(o, "total_batch")->number, json_get(o, "lr")->number, json_get(o, "warmup_ratio")->number,
-        json_get(o, "weight_decay")->number, json_get(o, "eps")->number, json_get(o, "clip")->number,
-        (int)json_get(o, "val_batches")->number);
-    char* command = format_string("%s --out %s/fixture", common, program_folder);
+        (int)json_get(o, "total_batch")->number, json_get(o, "lr")->number, json_get(o, "schedule")->string,
+        json_get(o, "min_lr_ratio")->number, json_get(o, "warmup_ratio")->number, json_get(o, "weight_decay")->number,
+        json_get(o, "beta1")->number, json_get(o, "beta2")->number, json_get(o, "eps")->number,
+        json_get(o, "clip")->number, (int)json_get(o, "val_batches")->number);
+    const char* name = strrchr(fixture, '/') + 1;
+    char* command = format_string("%s --out %s/%s", common, program_folder, name);
     must(command);
     free(command);
     const Json* training = json_get(expected, "training");
-    FILE* f = fopen((free(path), path = format_string("%s/fixture/metrics.jsonl", program_folder)), "r");
+    FILE* f = fopen((free(path), path = format_string("%s/%s/metrics.jsonl", program_folder, name)), "r");
     char line[4096];
     int steps = 0;
     while (f && fgets(line, sizeof line, f)) {
@@ -310,30 +311,32 @@ static void test_command_line_fixture(void) {
             const Json* want = training->items[step - 1];
             steps++;
             // Tolerances as fixture_fp32 has them; a learning rate of at most 0.01 with nine digits is off by 5e-12.
-            CHECK(fabs(loss->number - json_get(want, "loss")->number) <= 5e-6, "step %d: loss %.9g", step,
+            CHECK(fabs(loss->number - json_get(want, "loss")->number) <= 5e-6, "%s step %d: loss %.9g", name, step,
                   loss->number);
             CHECK(fabs(json_get(json, "grad_norm")->number / json_get(want, "grad_norm")->number - 1) <= 2e-6,
-                  "step %d: norm", step);
-            CHECK(fabs(json_get(json, "lr")->number - json_get(want, "lr")->number) <= 6e-12, "step %d: lr", step);
+                  "%s step %d: norm", name, step);
+            CHECK(fabs(json_get(json, "lr")->number - json_get(want, "lr")->number) <= 6e-12, "%s step %d: lr", name,
+                  step);
         } else {
             const Json* want =
                 json_get(json_get(expected, step == 0 ? "val_before" : "val_after"), "loss_of_each_pass");
             const Json* got = json_get(json, "val_loss_pass");
-            CHECK(got->count == want->count, "passes");
+            CHECK(got->count == want->count, "%s: passes", name);
             for (int s = 0; s < got->count && s < want->count; s++) {
-                CHECK(fabs(got->items[s]->number - want->items[s]->number) <= 5e-6, "step %d pass %d: %.9g", step, s,
-                      got->items[s]->number);
+                CHECK(fabs(got->items[s]->number - want->items[s]->number) <= 5e-6, "%s step %d pass %d: %.9g", name,
+                      step, s, got->items[s]->number);
             }
         }
         json_free(json);
     }
     if (f) { fclose(f); }
-    CHECK(steps == 10, "%d steps in metrics.jsonl", steps);
-    command = format_string("%s --dump %s/dump", common, program_folder);
+    CHECK(steps == 10, "%s: %d steps in metrics.jsonl", name, steps);
+    command = format_string("%s --dump %s/%s_dump", common, program_folder, name);
     must(command);
     const char* const files[] = {"logits.safetensors", "grads.safetensors"};
     for (int i = 0; i < 2; i++) {
-        char *a = format_string("%s/dump/%s", program_folder, files[i]), *b = format_string("%s/%s", fixture, files[i]);
+        char* a = format_string("%s/%s_dump/%s", program_folder, name, files[i]);
+        char* b = format_string("%s/%s", fixture, files[i]);
         SafeFile *got = safetensors_open(a), *want = safetensors_open(b);
         CHECK(got->count == want->count, "%s: %d tensors, expected %d", files[i], got->count, want->count);
         for (int k = 0; k < want->count; k++) {
@@ -359,13 +362,28 @@ static void test_command_line_fixture(void) {
     json_free(expected);
 }
 
+static void test_command_line_fixtures(void) {
+    program_setup();
+    int count = 0, found = 0;
+    char** names = directory_names("dev/fixtures", &count);
+    for (int i = 0; i < count; i++) {
+        if (strncmp(names[i], TEST_NAME "-", strlen(TEST_NAME "-")) != 0) { continue; }
+        char* fixture = format_string("dev/fixtures/%s", names[i]);
+        check_command_line_fixture(fixture);
+        free(fixture);
+        found++;
+    }
+    directory_free_names(names);
+    CHECK(found >= 4, "%d fixtures in dev/fixtures, expected at least 4", found);
+}
+
 static void program_tests(void) {
     RUN(test_command_lines);
     RUN(test_same_bits_everywhere);
     RUN(test_resume_is_exact);
     RUN(test_start_from_a_directory);
     RUN(test_a_nan_stops_the_run);
-    RUN(test_command_line_fixture);
+    RUN(test_command_line_fixtures);
     program_cleanup();
 }
 

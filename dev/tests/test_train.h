@@ -1,4 +1,4 @@
-// test_train.h - tests of common/train.h and what it stands on (setup.h, resume.h, log.h, sample.h).
+// test_train.h - tests of common/run/train.h and what it stands on (setup.h, log.h).
 //
 // The loop runs as processes of its own, on the toy model of toy_trainer.h, so that it can be
 // killed, signalled, starved of disk and resumed. The main() of this program must begin with
@@ -324,153 +324,6 @@ static void test_metrics_cut(void) {
         expect_death("a foreign metrics.jsonl", toy_open_foreign, (void*)"cut", "metrics.jsonl|not a metric of ours");
     }
     free(dir);
-}
-
-static void test_sampling(void) {
-    enum { V = 7 };
-    real logits[V] = {1, 3, 2, 3, -1, 0, 2};
-    SampleEntry entries[V];
-    double probabilities[V];
-    Sampler s;
-    memset(&s, 0, sizeof s);
-    s.logits = logits;
-    s.entries = entries;
-    s.probabilities = probabilities;
-    s.temperature = 1;
-    s.top_p = 1;
-    enum { DRAWS = 20000 };
-    static const struct {
-        double temperature;
-        int64_t top_k;
-        double top_p;
-        int allowed[V];
-    } cases[] =
-        {
-            {1, 0, 1, {1, 1, 1, 1, 1, 1, 1}},
-            {0.5, 0, 1, {1, 1, 1, 1, 1, 1, 1}},
-            {0, 0, 1, {0, 1, 0, 0, 0, 0, 0}},
-            {1, 1, 1, {0, 1, 0, 0, 0, 0, 0}},
-            {1, 3, 1, {0, 1, 1, 1, 0, 0, 0}},
-            {1, 4, 1, {0, 1, 1, 1, 0, 0, 1}},
-            {1, 99, 1, {1, 1, 1, 1, 1, 1, 1}},
-            {1, 0, 0.3, {0, 1, 0, 0, 0, 0, 0}},  // the largest probability alone is 0.333
-            {1, 0, 0.5, {0, 1, 0, 1, 0, 0, 0}},
-            {1, 0, 0.7, {0, 1, 1, 1, 0, 0, 0}},
-            {1, 2, 0.999, {0, 1, 0, 1, 0, 0, 0}},
-            {1, 2, 0.5, {0, 1, 0, 0, 0, 0, 0}},  // exactly the share is enough
-            {1, 0, 1e-9, {0, 1, 0, 0, 0, 0, 0}},
-        };
-    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        s.temperature = cases[c].temperature;
-        s.top_k = cases[c].top_k;
-        s.top_p = cases[c].top_p;
-        double want[V], total = 0;
-        int got[V] = {0};
-        for (int v = 0; v < V; v++) {
-            double temperature = cases[c].temperature > 0 ? cases[c].temperature : 1;
-            total += want[v] = cases[c].allowed[v] ? exp((double)logits[v] / temperature) : 0;
-        }
-        for (int i = 0; i < DRAWS; i++) {
-            int v =
-                sample_token(&s, V, ((double)i + 0.5) / DRAWS);  // every quantile once: shares are exact to 1 / DRAWS
-            CHECK(v >= 0 && v < V, "case %zu draws %d", c, v);
-            got[v < 0 ? 0 : v]++;
-        }
-        for (int v = 0; v < V; v++) {
-            CHECK(fabs((double)got[v] / DRAWS - want[v] / total) < 2.0 / DRAWS,
-                  "case %zu: token %d has the share %g, expected %g", c, v, (double)got[v] / DRAWS, want[v] / total);
-        }
-    }
-    logits[4] = (real)NAN;
-    CHECK(sample_token(&s, V, 0.5) == -1, "NaN is seen");
-    logits[4] = (real)-INFINITY;
-    CHECK(sample_token(&s, V, 0.5) == -1, "so is an infinity");
-}
-
-// A model for sample_text: after a context it says its length, then the token's successor.
-static int toy_longest;
-static void toy_count_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
-    CHECK(B == 1 && last_only == 1 && T >= 1 && T <= model->T, "B %d, T %d", B, T);
-    if (T > toy_longest) { toy_longest = T; }
-    for (int v = 0; v < model->V; v++) { logits[v] = v == (inputs[T - 1] + 1) % model->V ? 1 : 0; }
-    for (int t = 1; t < T; t++) {
-        CHECK(inputs[t] == (inputs[t - 1] + 1) % model->V, "the context is not in order at %d", t);
-    }
-}
-
-static void test_sample_context(void) {
-    Model model;
-    memset(&model, 0, sizeof model);
-    model.V = 11;
-    model.T = 4;
-    model.logits = toy_count_logits;
-    Sampler s;
-    memset(&s, 0, sizeof s);
-    s.top_p = 1;  // temperature 0
-    sampler_make(&s, &model);
-    const int prompt[] = {2, 3, 4, 5, 6, 7};
-    int out[20], bad = 1;
-    const volatile sig_atomic_t stop = 0, stopped = 15;
-    for (size_t length = 1; length <= 6; length++) {
-        toy_longest = 0;
-        int n = sample_text(&s, &model, prompt, length, 20, -1, 0, &stop, out, &bad);
-        CHECK(n == 20 && !bad, "%d tokens", n);
-        for (int i = 0; i < 20; i++) {
-            CHECK(out[i] == (prompt[length - 1] + 1 + i) % 11, "token %d is %d", i, out[i]);
-        }
-        CHECK(toy_longest == 4, "the context grew to %d", toy_longest);
-        n = sample_text(&s, &model, prompt, length, 20, 10, 0, &stop, out, &bad);
-        CHECK(n == 10 - prompt[length - 1] && out[n - 1] == 10, "ends with the end of the text after %d tokens", n);
-        CHECK(sample_text(&s, &model, prompt, length, 20, 10, 0, &stopped, out, &bad) == 0, "a signal ends a sample");
-    }
-    free(s.logits);
-    free(s.entries);
-    free(s.probabilities);
-    free(s.context);
-}
-
-// All logits equal: a sample shows nothing but its random numbers.
-static void toy_flat_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
-    (void)inputs, (void)B, (void)T, (void)last_only;
-    for (int v = 0; v < model->V; v++) { logits[v] = 0; }
-}
-
-// A sample depends on the seed, on the step, and on the number of the token, on each in all of its bits.
-static void test_sample_keys(void) {
-    enum { COUNT = 40, KEYS = 6 };
-    Model model;
-    memset(&model, 0, sizeof model);
-    model.V = 1000;
-    model.T = 8;
-    model.logits = toy_flat_logits;
-    Sampler s;
-    memset(&s, 0, sizeof s);
-    s.temperature = s.top_p = 1;
-    sampler_make(&s, &model);
-    static const struct {
-        uint64_t seed;
-        int64_t step;
-    } keys[KEYS] = {{42, 7}, {43, 7}, {42, 8}, {42 + ((uint64_t)1 << 40), 7}, {7, 42}, {42, 7 + (1 << 30)}};
-    const int prompt[] = {5};
-    const volatile sig_atomic_t stop = 0;
-    int out[KEYS][COUNT], again[COUNT], bad = 1;
-    for (int k = 0; k < KEYS; k++) {
-        s.seed = keys[k].seed;
-        CHECK(sample_text(&s, &model, prompt, 1, COUNT, -1, keys[k].step, &stop, out[k], &bad) == COUNT, "length");
-        sample_text(&s, &model, prompt, 1, COUNT, -1, keys[k].step, &stop, again, &bad);
-        CHECK(memcmp(out[k], again, sizeof again) == 0, "the same key says something else the second time");
-        for (int j = 0; j <= k; j++) {
-            for (int later = 0; later <= 1; later++) {  // or the other's tokens, one later
-                int same = 0;                           // by chance 1 of 1000
-                for (int i = 1; i < COUNT; i++) { same += out[k][i - later] == out[j][i] && (later || j != k); }
-                CHECK(same <= 2, "keys %d and %d: %d of %d tokens are the same", j, k, same, COUNT);
-            }
-        }
-    }
-    free(s.logits);
-    free(s.entries);
-    free(s.probabilities);
-    free(s.context);
 }
 
 // ---- the loop against the formulas ----
@@ -1405,9 +1258,6 @@ static void train_tests(void) {
     toy_shard("val.bin", 700, 2);
     RUN(test_log_formats);
     RUN(test_metrics_cut);
-    RUN(test_sampling);
-    RUN(test_sample_context);
-    RUN(test_sample_keys);
     RUN(test_memory_table);
     RUN(test_train_reference);
     RUN(test_train_validation);

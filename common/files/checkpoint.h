@@ -439,7 +439,9 @@ static inline void weights_read(const char* dir, const TensorTable* table, float
     const SafeTensor** found =
         (const SafeTensor**)xalloc((size_t)table->count, sizeof(SafeTensor*), "a list of tensors");
     const SafeFile** files = (const SafeFile**)xalloc((size_t)table->count, sizeof(SafeFile*), "a list of tensors");
-    NameList missing = {0}, extra = {0};
+    NameList missing, extra;
+    memset(&missing, 0, sizeof missing);
+    memset(&extra, 0, sizeof extra);
     for (int i = 0; i < table->count; i++) { found[i] = weights_take(&w, table->list[i].name, &files[i]); }
     for (int i = 0; i < table->count; i++) {
         // Checkpoints of a base model without its head (AutoModel; the public GPT-2 is one) leave
@@ -480,7 +482,8 @@ static inline void weights_read(const char* dir, const TensorTable* table, float
 static inline void optimizer_read(const char* dir, const TensorTable* table, float* m, float* v) {
     char* path = format_string("%s/optimizer.safetensors", dir);
     SafeFile* file = safetensors_open(path);
-    NameList missing = {0};
+    NameList missing;
+    memset(&missing, 0, sizeof missing);
     for (int pass = 0; pass < 2; pass++) {  // first look, then read
         for (int i = 0; i < 2 * table->count; i++) {
             const Tensor* t = &table->list[i / 2];

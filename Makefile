@@ -160,7 +160,7 @@ TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)
 trainers: $(TRAINERS) ## build the CPU trainers of all architectures
 .PHONY: trainers
 
-test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (one minute)
+test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (one to two minutes)
 	@JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS)
 	@echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2

@@ -1,4 +1,4 @@
-// test_checkpoint.h - tests of common/checkpoint.h: whole or not at all, whatever happens.
+// test_checkpoint.h - tests of common/files/checkpoint.h: whole or not at all, whatever happens.
 #ifndef PONDER_TEST_CHECKPOINT_H
 #define PONDER_TEST_CHECKPOINT_H
 

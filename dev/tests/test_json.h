@@ -1,4 +1,4 @@
-// test_json.h - tests of common/json.h: what is read, what is refused and with which words.
+// test_json.h - tests of common/files/json.h: what is read, what is refused and with which words.
 #ifndef PONDER_TEST_JSON_H
 #define PONDER_TEST_JSON_H
 

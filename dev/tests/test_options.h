@@ -1,4 +1,4 @@
-// test_options.h - tests of common/options.h.
+// test_options.h - tests of common/run/options.h.
 #ifndef PONDER_TEST_OPTIONS_H
 #define PONDER_TEST_OPTIONS_H
 

@@ -1,4 +1,4 @@
-// test_safetensors.h - tests of common/safetensors.h: round trips, narrow dtypes, every kind of broken file.
+// test_safetensors.h - tests of common/files/safetensors.h: round trips, narrow dtypes, every kind of broken file.
 #ifndef PONDER_TEST_SAFETENSORS_H
 #define PONDER_TEST_SAFETENSORS_H
 

@@ -1,4 +1,4 @@
-// test_shards.h - tests of common/shards.h: rows, streams, and every kind of broken shard.
+// test_shards.h - tests of common/files/shards.h: rows, streams, and every kind of broken shard.
 #ifndef PONDER_TEST_SHARDS_H
 #define PONDER_TEST_SHARDS_H
 

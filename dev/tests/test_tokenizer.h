@@ -1,4 +1,4 @@
-// test_tokenizer.h - tests of common/tokenizer.h and words.h: bytes, BPE, files, broken tokenizers.
+// test_tokenizer.h - tests of common/files/tokenizer.h and words.h: bytes, BPE, files, broken tokenizers.
 #ifndef PONDER_TEST_TOKENIZER_H
 #define PONDER_TEST_TOKENIZER_H
 

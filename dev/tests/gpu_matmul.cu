@@ -405,15 +405,16 @@ static void file_write(const char* path, const char* text) {
     if (!f || fputs(text, f) < 0 || fclose(f) != 0) { die("%s could not be written", path); }
 }
 
-static char choices_directory[64], choices_path[128];
+static char *choices_directory, *choices_path;
 static void choices_place(void) {
-    snprintf(choices_directory, sizeof choices_directory, "/tmp/gpu_matmul_XXXXXX");
-    if (!mkdtemp(choices_directory)) { die("%s could not be made", choices_directory); }
-    snprintf(choices_path, sizeof choices_path, "%s/matmul.txt", choices_directory);
+    choices_directory = test_directory("matmul");
+    choices_path = format_string("%s/matmul.txt", choices_directory);
 }
 static void choices_remove(void) {
     unlink(choices_path);
     if (rmdir(choices_directory) != 0) { CHECK(0, "%s holds more than the file of choices", choices_directory); }
+    free(choices_directory);
+    free(choices_path);
 }
 
 // The bytes of a product of a fixed shape, with the choice that is there. The caller frees.

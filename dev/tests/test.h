@@ -79,6 +79,14 @@ static inline void test_catch_crashes(void) {
 
 // ---- running tests ----
 
+// A fresh directory in TMPDIR (unset or empty: in /tmp), malloc'd; `name` says whose it is. The caller removes it.
+static inline char* test_directory(const char* name) {
+    const char* parent = getenv("TMPDIR");
+    char* path = format_string("%s/ponder_%s_XXXXXX", parent && *parent ? parent : "/tmp", name);
+    if (mkdtemp(path) == NULL) { die("%s: %s", path, strerror(errno)); }
+    return path;
+}
+
 static inline void test_skip(const char* why) { test_state.skip_why = why; }
 
 static inline void run_test(const char* name, void (*test)(void)) {

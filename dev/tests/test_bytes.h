@@ -7,12 +7,11 @@
 
 #include <sys/resource.h>
 
-static char bytes_dir[512];
+static char* bytes_dir;
 
 static inline void bytes_dir_make(void) {
-    const char* tmp = getenv("TMPDIR");
-    snprintf(bytes_dir, sizeof bytes_dir, "%s/ponder_bytes_XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (mkdtemp(bytes_dir) == NULL) { die("%s: %s", bytes_dir, strerror(errno)); }
+    free(bytes_dir);  // of the test before
+    bytes_dir = test_directory("bytes");
 }
 
 static char bytes_path_buffer[4][1024];

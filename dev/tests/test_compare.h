@@ -2,6 +2,7 @@
 #ifndef PONDER_TEST_COMPARE_H
 #define PONDER_TEST_COMPARE_H
 
+#include "../../common/files/file.h"
 #include "test.h"
 
 #undef MAIN
@@ -13,30 +14,10 @@
 
 static char* compare_root;  // of the running test
 
-static void compare_setup(void) {
-    const char* tmp = getenv("TMPDIR");
-    compare_root = format_string("%s/compare.XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (mkdtemp(compare_root) == NULL) { die("%s: %s", compare_root, strerror(errno)); }
-}
-
-static void compare_remove(const char* path) {
-    DIR* dir = opendir(path);
-    if (dir == NULL) {
-        unlink(path);
-        return;
-    }
-    for (struct dirent* entry; (entry = readdir(dir)) != NULL;) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) { continue; }
-        char* child = format_string("%s/%s", path, entry->d_name);
-        compare_remove(child);
-        free(child);
-    }
-    closedir(dir);
-    rmdir(path);
-}
+static void compare_setup(void) { compare_root = test_directory("compare"); }
 
 static void compare_teardown(void) {
-    compare_remove(compare_root);
+    directory_remove_tree(compare_root);
     free(compare_root);
     compare_root = NULL;
 }
@@ -490,7 +471,7 @@ static void test_compare_bad_input(void) {
     compare_put_run("other", 6, 4, 2, 2e6, 1);
     compare_put_run("bare", 6, 4, 2, 1e6, 1);
     char* bare = format_string("%s/bare/step_00000020", compare_root);
-    compare_remove(bare);
+    directory_remove_tree(bare);
     free(bare);
     compare_put("empty/note", "");
     static const struct {

@@ -323,8 +323,7 @@ static void test_json_get(void) {
 }
 
 static void test_json_files(void) {
-    char directory[] = "/tmp/ponder_json_XXXXXX";
-    CHECK(mkdtemp(directory) != NULL, "mkdtemp: %s", strerror(errno));
+    char* directory = test_directory("json");
     char* path = format_string("%s/a.json", directory);
     expect_death("missing", json_read_child, path, "a.json: could not be opened: No such file or directory");
     expect_death("directory", json_read_child, directory, "could not be read: Is a directory");
@@ -340,6 +339,7 @@ static void test_json_files(void) {
     expect_death("large", json_read_child, path, "a.json: 536.9 MB of JSON is more than the 512 MB");
     unlink(path);
     rmdir(directory);
+    free(directory);
     free(path);
 }
 

@@ -18,7 +18,7 @@
 #define BUILD_DIR "build"
 #endif
 
-static char program_folder[256];  // of this run, removed at the end
+static char* program_folder;  // of this run, removed at the end
 
 // Runs a shell command; returns all it wrote, stderr included (the caller frees it), and its exit
 // status as the shell has it.
@@ -84,10 +84,8 @@ static int same_file(const char* a, const char* b) {
 // A tiny corpus and the arguments of a tiny model, once.
 static const char* program_setup(void) {
     static char arguments[1024];
-    if (program_folder[0]) { return arguments; }
-    const char* tmp = getenv("TMPDIR");
-    snprintf(program_folder, sizeof program_folder, "%s/ponder-program-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (!mkdtemp(program_folder)) { die("%s: %s", program_folder, strerror(errno)); }
+    if (program_folder) { return arguments; }
+    program_folder = test_directory("program");
     char* command =
         format_string(BUILD_DIR "/bytes --out-train %s/train.bin --out-val %s/val.bin ponder.cuh train_" TEST_NAME
                                 ".cu test_ponder.c test_" TEST_NAME ".c README.md Makefile",
@@ -103,7 +101,7 @@ static const char* program_setup(void) {
 }
 
 static void program_cleanup(void) {
-    if (program_folder[0]) { shell(NULL, "rm -rf %s", program_folder); }
+    if (program_folder) { shell(NULL, "rm -rf %s", program_folder); }
 }
 
 #define TRAIN BUILD_DIR "/train_" TEST_NAME

@@ -8,12 +8,7 @@
 #include <float.h>
 
 // A fresh directory; files_done removes it with the files in it (one level).
-static char* files_begin(void) {
-    const char* parent = getenv("TMPDIR");
-    char* directory = format_string("%s/ponder_test_XXXXXX", parent && *parent ? parent : "/tmp");
-    if (!mkdtemp(directory)) { die("%s: mkdtemp: %s", directory, strerror(errno)); }
-    return directory;
-}
+static char* files_begin(void) { return test_directory("files"); }
 
 static char* files_join(const char* directory, const char* name) { return format_string("%s/%s", directory, name); }
 

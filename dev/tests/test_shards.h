@@ -7,12 +7,11 @@
 
 // ---- a directory of files that goes away again ----
 
-static char shards_dir[512];
+static char* shards_dir;
 
 static inline void shards_dir_make(void) {
-    const char* tmp = getenv("TMPDIR");
-    snprintf(shards_dir, sizeof shards_dir, "%s/ponder_shards_XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (mkdtemp(shards_dir) == NULL) { die("%s: %s", shards_dir, strerror(errno)); }
+    free(shards_dir);  // of the test before
+    shards_dir = test_directory("shards");
 }
 
 // Removes the directory and the files in it.

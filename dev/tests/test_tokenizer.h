@@ -5,12 +5,11 @@
 #include "../../common/files/tokenizer.h"
 #include "test.h"
 
-static char tokenizer_dir[512];
+static char* tokenizer_dir;
 
 static inline void tokenizer_dir_make(void) {
-    const char* tmp = getenv("TMPDIR");
-    snprintf(tokenizer_dir, sizeof tokenizer_dir, "%s/ponder_tokenizer_XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (mkdtemp(tokenizer_dir) == NULL) { die("%s: %s", tokenizer_dir, strerror(errno)); }
+    free(tokenizer_dir);  // of the test before
+    tokenizer_dir = test_directory("tokenizer");
 }
 
 static inline void tokenizer_put(const char* name, const char* text, size_t size) {

@@ -40,6 +40,7 @@ struct Json {
 
 struct JsonKey {
     const char* key;
+    size_t length;
     int item;
     size_t position;  // of the key in the text, for the message about a second one
 };
@@ -305,10 +306,16 @@ static inline void json_number(JsonParser* p, Json* value) {
     }
 }
 
+// The order of two texts of known length, byte by byte: below 0, 0 or above.
+static inline int json_order(const char* a, size_t a_size, const char* b, size_t b_size) {
+    int order = memcmp(a, b, min_size(a_size, b_size));
+    return order ? order : (a_size > b_size) - (a_size < b_size);
+}
+
 static inline int json_compare_keys(const void* a, const void* b) {
     const JsonKey* x = (const JsonKey*)a;
     const JsonKey* y = (const JsonKey*)b;
-    int order = strcmp(x->key, y->key);
+    int order = json_order(x->key, x->length, y->key, y->length);
     return order ? order : (x->item > y->item) - (x->item < y->item);
 }
 
@@ -371,6 +378,7 @@ static inline void json_container(JsonParser* p, Json* value, JsonType type) {
                     json_die(p, key.position, "expected a key without \\u0000, found one inside");
                 }
                 key.key = json_copy(p, p->scratch.data, p->scratch.size);
+                key.length = p->scratch.size;
                 json_skip_space(p);
                 if (p->at >= p->size || p->text[p->at] != ':') { json_unexpected(p, "':' after a key"); }
                 p->at++;
@@ -496,14 +504,16 @@ static inline void json_free(Json* root) {
     }
 }
 
-// The value of a key; NULL if `object` is NULL, is not an object, or has no such key.
-static inline const Json* json_get(const Json* object, const char* key) {
+// The value of a key of known length, which may come from anywhere and hold NULs; NULL if `object` is NULL, is not an
+// object, or has no such key.
+static inline const Json* json_get_sized(const Json* object, const char* key, size_t length) {
     if (object == NULL || object->type != JSON_OBJECT) { return NULL; }
     int low = 0, high = object->count;
     while (low < high) {
         int middle = low + (high - low) / 2;
-        int order = strcmp(object->index[middle].key, key);
-        if (order == 0) { return object->items[object->index[middle].item]; }
+        const JsonKey* found = &object->index[middle];
+        int order = json_order(found->key, found->length, key, length);
+        if (order == 0) { return object->items[found->item]; }
         if (order < 0) {
             low = middle + 1;
         } else {
@@ -513,12 +523,72 @@ static inline const Json* json_get(const Json* object, const char* key) {
     return NULL;
 }
 
+static inline const Json* json_get(const Json* object, const char* key) {
+    return json_get_sized(object, key, strlen(key));
+}
+
+// 1 if the value is this string: all of it, also what comes after a NUL.
+static inline int json_is(const Json* value, const char* text) {
+    return value && value->type == JSON_STRING && value->length == strlen(text) &&
+           memcmp(value->string, text, value->length) == 0;
+}
+
+// Appends n bytes of text as a JSON string, quotes included. Bytes that are not UTF-8 (a sample can
+// end inside a character) become U+FFFD, since a JSON file must be UTF-8 as a whole.
+static inline void json_append_string(StringBuilder* sb, const char* s, size_t n) {
+    sb_append(sb, "\"", 1);
+    for (size_t i = 0; i < n;) {
+        unsigned char c = (unsigned char)s[i];
+        size_t length = json_utf8_length(s + i, n - i);
+        if (length == 0) {
+            sb_append(sb, "\xef\xbf\xbd", 3);
+            i++;
+        } else if (c == '"' || c == '\\') {
+            sb_append(sb, "\\", 1);
+            sb_append(sb, s + i++, 1);
+        } else if (c == '\n') {
+            sb_append(sb, "\\n", 2);
+            i++;
+        } else if (c == '\t') {
+            sb_append(sb, "\\t", 2);
+            i++;
+        } else if (c < 0x20 || c == 0x7f) {
+            sb_printf(sb, "\\u%04x", c);
+            i++;
+        } else {
+            sb_append(sb, s + i, length);
+            i += length;
+        }
+    }
+    sb_append(sb, "\"", 1);
+}
+
+// Text of known length for a message: quoted, at most 40 bytes of it, and on one line, whatever it holds. The caller
+// frees it.
+static inline char* json_shown(const char* text, size_t size) {
+    size_t n = 0;
+    while (n < size) {  // no character is cut
+        size_t length = max_size(json_utf8_length(text + n, size - n), 1);
+        if (n + length > 40) { break; }
+        n += length;
+    }
+    StringBuilder sb = {0};
+    json_append_string(&sb, text, n);
+    if (n < size) { sb_printf(&sb, "..."); }
+    return sb.data;
+}
+
 // What a value is, for messages: numbers and short strings as they stand, else the type.
 static inline char* json_describe(const Json* value) {
     switch (value->type) {
         case JSON_BOOL: return format_string("%s", value->boolean ? "true" : "false");
         case JSON_NUMBER: return format_string("%.40s", value->literal);
-        case JSON_STRING: return format_string("the string \"%.40s\"", value->string);
+        case JSON_STRING: {
+            char* shown = json_shown(value->string, value->length);
+            char* text = format_string("the string %s", shown);
+            free(shown);
+            return text;
+        }
         default: return format_string("%s", json_type_name(value->type));
     }
 }
@@ -576,36 +646,6 @@ static inline const char* json_get_string(const Json* object, const char* key, c
     if (value->type != JSON_STRING) { json_die_value(value, key, "a string", path); }
     if (strlen(value->string) != value->length) { json_die_value(value, key, "a string without \\u0000", path); }
     return value->string;
-}
-
-// Appends n bytes of text as a JSON string, quotes included. Bytes that are not UTF-8 (a sample can
-// end inside a character) become U+FFFD, since a JSON file must be UTF-8 as a whole.
-static inline void json_append_string(StringBuilder* sb, const char* s, size_t n) {
-    sb_append(sb, "\"", 1);
-    for (size_t i = 0; i < n;) {
-        unsigned char c = (unsigned char)s[i];
-        size_t length = json_utf8_length(s + i, n - i);
-        if (length == 0) {
-            sb_append(sb, "\xef\xbf\xbd", 3);
-            i++;
-        } else if (c == '"' || c == '\\') {
-            sb_append(sb, "\\", 1);
-            sb_append(sb, s + i++, 1);
-        } else if (c == '\n') {
-            sb_append(sb, "\\n", 2);
-            i++;
-        } else if (c == '\t') {
-            sb_append(sb, "\\t", 2);
-            i++;
-        } else if (c < 0x20) {
-            sb_printf(sb, "\\u%04x", c);
-            i++;
-        } else {
-            sb_append(sb, s + i, length);
-            i += length;
-        }
-    }
-    sb_append(sb, "\"", 1);
 }
 
 // A size: the fallback where it is absent, an error where it is not 1 to `most`.

@@ -156,6 +156,7 @@ static inline void tokenizer_read_vocab(Tokenizer* tokenizer, const Json* vocab,
     for (int i = 0; i < vocab->count; i++) {
         const Json* item = vocab->items[i];
         const char* text = vocab->type == JSON_OBJECT ? vocab->keys[i] : NULL;
+        size_t size = text ? strlen(text) : 0;  // a key has no NUL
         int64_t id = i;
         if (vocab->type == JSON_OBJECT) {
             id = json_get_int(vocab, text, -1, tokenizer->source);
@@ -169,8 +170,9 @@ static inline void tokenizer_read_vocab(Tokenizer* tokenizer, const Json* vocab,
                     i);
             }
             text = item->items[0]->string;
+            size = item->items[0]->length;
         }
-        tokenizer_set_piece(tokenizer, id, text, strlen(text), capacity);
+        tokenizer_set_piece(tokenizer, id, text, size, capacity);
     }
 }
 
@@ -192,20 +194,24 @@ static inline void tokenizer_make_merges(Tokenizer* tokenizer, size_t count) {
     for (size_t i = 0; i < tokenizer->merge_capacity; i++) { tokenizer->merges[i].left = -1; }
 }
 
-// Adds the merge of rank `rank`, of two pieces written in the alphabet.
+// Adds the merge of rank `rank`, of two pieces written in the alphabet. They are whatever bytes the file holds, NULs
+// too, so they are handled by their sizes alone.
 static inline void tokenizer_add_merge(Tokenizer* tokenizer, const Json* vocab, const char* left, size_t left_size,
                                        const char* right, size_t right_size, uint32_t rank) {
-    char* both = format_string("%.*s%.*s", (int)left_size, left, (int)right_size, right);
-    char* first = format_string("%.*s", (int)left_size, left);
-    const char* second = both + left_size;
+    StringBuilder both = {0};
+    sb_append(&both, left, left_size);
+    sb_append(&both, right, right_size);
+    const char* texts[3] = {left, right, both.data};
+    size_t sizes[3] = {left_size, right_size, both.size};
     int ids[3];
-    const char* names[3] = {first, second, both};
     for (int i = 0; i < 3; i++) {
-        ids[i] = (int)json_get_int(vocab, names[i], -1, tokenizer->source);
-        if (ids[i] < 0) {
-            die("%s: merge %u of '%.40s' and '%.40s' needs '%.80s', which is not in the vocabulary", tokenizer->source,
-                rank, first, second, names[i]);
+        const Json* id = json_get_sized(vocab, texts[i], sizes[i]);
+        int64_t number = -1;
+        if (!id || !json_whole(id, &number) || number < 0 || number >= TOKENIZER_MAX) {
+            die("%s: merge %u of %s and %s needs %s, which is not in the vocabulary", tokenizer->source, rank,
+                json_shown(left, left_size), json_shown(right, right_size), json_shown(texts[i], sizes[i]));
         }
+        ids[i] = (int)number;
     }
     TokenizerMerge* merge = tokenizer_find_merge(tokenizer, ids[0], ids[1]);
     if (merge->left < 0) {  // of a merge that stands there twice the first counts
@@ -214,8 +220,7 @@ static inline void tokenizer_add_merge(Tokenizer* tokenizer, const Json* vocab, 
         merge->merged = ids[2];
         merge->rank = rank;
     }
-    free(both);
-    free(first);
+    free(both.data);
 }
 
 // A merge written as "left right": neither has a space, since the alphabet has none.
@@ -224,8 +229,8 @@ static inline void tokenizer_add_merge_line(Tokenizer* tokenizer, const Json* vo
     const char* space = (const char*)memchr(line, ' ', size);
     size_t left = space ? (size_t)(space - line) : 0;
     if (left == 0 || left + 1 >= size) {
-        die("%s: expected two pieces with a space between in merge %u, found '%.*s'", tokenizer->source, rank,
-            (int)min_size(size, 40), line);
+        die("%s: expected two pieces with a space between in merge %u, found %s", tokenizer->source, rank,
+            json_shown(line, size));
     }
     tokenizer_add_merge(tokenizer, vocab, line, left, space + 1, size - left - 1, rank);
 }
@@ -290,8 +295,7 @@ static inline void tokenizer_read_added(Tokenizer* tokenizer, const Json* added,
 }
 
 static inline int tokenizer_is_type(const Json* object, const char* type) {
-    const Json* found = json_get(object, "type");
-    return found && found->type == JSON_STRING && strcmp(found->string, type) == 0;
+    return json_is(json_get(object, "type"), type);
 }
 
 // Finds out what of a tokenizer.json the encoder does not do.
@@ -410,19 +414,22 @@ static inline void tokenizer_read_gpt2(Tokenizer* tokenizer, const char* vocab_t
 static inline int tokenizer_find_eot(const Tokenizer* tokenizer, const char* dir, const char* config,
                                      size_t config_size) {
     const char* names[4] = {NULL, "<|endoftext|>", "<|end_of_text|>", "</s>"};
+    size_t size = 0;  // of the first
     Json* root = NULL;
     if (config) {
         char* path = format_string("%s/tokenizer_config.json", dir);
         root = json_parse(config, config_size, path);
         const Json* eos = root->type == JSON_OBJECT ? json_get(root, "eos_token") : NULL;
         if (eos && eos->type == JSON_OBJECT) { eos = json_get(eos, "content"); }
-        if (eos && eos->type == JSON_STRING) { names[0] = eos->string; }
+        if (eos && eos->type == JSON_STRING) { names[0] = eos->string, size = eos->length; }
         free(path);
     }
     int found = -1;
     for (int n = 0; n < 4 && found < 0; n++) {
+        if (n > 0) { size = strlen(names[n]); }
         for (int i = 0; names[n] && i < tokenizer->count && found < 0; i++) {
-            if (tokenizer->pieces[i].text && strcmp(tokenizer->pieces[i].text, names[n]) == 0) { found = i; }
+            const TokenizerPiece* piece = &tokenizer->pieces[i];
+            if (piece->text && piece->size == size && memcmp(piece->text, names[n], size) == 0) { found = i; }
         }
     }
     if (root) { json_free(root); }

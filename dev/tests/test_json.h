@@ -322,6 +322,30 @@ static void test_json_get(void) {
     }
 }
 
+// Texts of known length: their NULs count, and messages show them on one line.
+static void test_json_sized(void) {
+    const char* text = "{\"ab\": 1, \"a\": 2, \"abc\": 3, \"s\": \"x\\u0000y\"}";
+    Json* j = json_parse(text, strlen(text), "FILE");
+    static const char key[] = "ab\0c";
+    CHECK(json_get_sized(j, key, 4) == NULL, "a key with a NUL is found");
+    CHECK(json_get_sized(j, key, 2) == json_get(j, "ab") && json_get(j, "ab")->number == 1, "ab");
+    CHECK(json_get_sized(j, key, 1) == json_get(j, "a") && json_get(j, "a")->number == 2, "a");
+    CHECK(json_get(j, "abc")->number == 3 && json_get_sized(j, key, 0) == NULL, "abc and nothing");
+    CHECK(!json_is(json_get(j, "s"), "x") && !json_is(json_get(j, "a"), "2") && !json_is(NULL, ""), "no such string");
+    char* shown = json_describe(json_get(j, "s"));
+    CHECK(strcmp(shown, "the string \"x\\u0000y\"") == 0, "shown as %s", shown);
+    free(shown);
+    json_free(j);
+    // 39 letters and a character of two bytes are one byte too many: it is left out whole.
+    static const char letters[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\xc3\xa9";
+    shown = json_shown(letters, 41);
+    CHECK(strlen(shown) == 39 + 5 && strstr(shown, "a\"...") != NULL, "shown as %s", shown);
+    free(shown);
+    shown = json_shown("a\n\x7f\xff", 4);
+    CHECK(strcmp(shown, "\"a\\n\\u007f\xef\xbf\xbd\"") == 0, "shown as %s", shown);
+    free(shown);
+}
+
 static void test_json_files(void) {
     char* directory = test_directory("json");
     char* path = format_string("%s/a.json", directory);
@@ -352,6 +376,7 @@ static void json_tests(void) {
     RUN(test_json_depth);
     RUN(test_json_large_object);
     RUN(test_json_get);
+    RUN(test_json_sized);
     RUN(test_json_files);
 }
 

@@ -260,9 +260,9 @@ static void test_tokenizer_bad(void) {
         "<mask>",
         "0x64|no token",
         "token 5|vocabulary of 5",
-        "merge 0|found 'ab'",
-        "merge 0|found 'a '",
-        "merge 0|'ac'",
+        "merge 0|found \"ab\"",
+        "merge 0|found \"a \"",
+        "merge 0|\"ac\"",
         "merge 0|a number",
         "ids from 0|-2",
         "ids from 0|2000000000",
@@ -342,12 +342,52 @@ static void test_tokenizer_public(void) {
     if (!found) { test_skip("no public tokenizers in PONDER_SHARED (default ../shared)"); }
 }
 
+// Text whose length is known may hold a NUL: nothing of it is lost, and nothing is read behind it.
+static void test_tokenizer_nul(void) {
+    tokenizer_dir_make();
+    static const char vocab[] = "{\"a\": 0, \"b\": 1, \"ab\": 2}";
+    TokenizerCase plain = {NULL, NULL, NULL, NULL, "a", 300};
+    tokenizer_put("vocab.json", vocab, sizeof vocab - 1);
+    static const struct {
+        const char *merges, *words;
+        size_t size;
+    } cases[] = {
+        {"a\0x b\n", "merge 0 of \"a\\u0000x\" and \"b\" needs \"a\\u0000x\"", 6},
+        {"a b\0x\n", "merge 0 of \"a\" and \"b\\u0000x\" needs \"b\\u0000x\"", 6},
+        {"a b\na\0\n", "in merge 1, found \"a\\u0000\"", 7},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tokenizer_put("merges.txt", cases[i].merges, cases[i].size);
+        expect_death(cases[i].words, tokenizer_case_run, &plain, cases[i].words);
+    }
+    tokenizer_drop("vocab.json");
+    tokenizer_drop("merges.txt");
+    // A piece that holds one is shown whole. A type that only begins like a known one is another.
+    static const char unigram[] =
+        "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"x\\u0000y\", 0], [\"</s>\", 0]]}, "
+        "\"decoder\": {\"type\": \"ByteLevel\\u0000\"}}";
+    static const char config[] = "{\"eos_token\": \"x\"}";
+    tokenizer_put("tokenizer.json", unigram, sizeof unigram - 1);
+    tokenizer_put("tokenizer_config.json", config, sizeof config - 1);
+    Tokenizer* tokenizer = tokenizer_open(tokenizer_dir, 300);
+    char piece[TOKENIZER_PIECE];
+    CHECK(tokenizer_decode(tokenizer, 0, piece) == 3 && memcmp(piece, "x\0y", 3) == 0, "a piece with a NUL");
+    CHECK(tokenizer_eot(tokenizer) == 1, "end of text is token %d: \"x\" is the start of another",
+          tokenizer_eot(tokenizer));
+    CHECK(strstr(tokenizer->refusal, "not a byte-level BPE") != NULL, "refusal: %s", tokenizer->refusal);
+    tokenizer_close(tokenizer);
+    tokenizer_drop("tokenizer.json");
+    tokenizer_drop("tokenizer_config.json");
+    CHECK(rmdir(tokenizer_dir) == 0, "%s: %s", tokenizer_dir, strerror(errno));
+}
+
 static void tokenizer_tests(void) {
     RUN(test_tokenizer_bytes);
     RUN(test_tokenizer_byte_files);
     RUN(test_tokenizer_words);
     RUN(test_tokenizer_bpe);
     RUN(test_tokenizer_bad);
+    RUN(test_tokenizer_nul);
     RUN(test_tokenizer_public);
 }
 

@@ -298,14 +298,28 @@ venv: ## the Python environment of the checks against PyTorch, build/venv (560 M
 	dev/setup_venv.sh
 test-all: ## all that this machine can (network), and the total; gpu-check is apart
 	@MAKE="$(MAKE)" dev/run_parts.sh $(B)/parts test test-sanitize test-fuzz test-emu test-transformers
-test-fuzz: $(B)/fuzz ## 20 seconds of damaged files for every parser, under the sanitizers
-	$(B)/fuzz 20
+# Guided by coverage, each parser by itself, where clang has libFuzzer; else blindly, all of them at once.
+FUZZ_SECONDS ?= 20
+CLANG ?= clang
+ifneq ($(filter test-fuzz,$(MAKECMDGOALS)),)
+FUZZER := $(shell echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | $(CLANG) -fsanitize=fuzzer -x c -o /dev/null - 2>/dev/null && echo fuzz_guided || echo fuzz)
+endif
+FUZZ_FLAGS = -x c -std=gnu11 -g -O1 -fno-sanitize-recover=all -Wno-unknown-pragmas -I$(B)/include -MMD -MP
+# $(call fuzz,architecture)
+define fuzz
+$(B)/fuzz_$(1): dev/fuzz.c $(B)/include/modeling_ponder.h
+	$$(CC) $$(FUZZ_FLAGS) -fsanitize=address,undefined -DFUZZ_MAIN $$(call of_trainer,$(1)) -o $$@ $$< $$(LIBS)
+$(B)/fuzz_guided_$(1): dev/fuzz.c $(B)/include/modeling_ponder.h
+	$$(CLANG) $$(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $$(call of_trainer,$(1)) -o $$@ $$< $$(LIBS)
+endef
+$(foreach a,$(ARCHITECTURES),$(eval $(call fuzz,$(a))))
+test-fuzz: $(ARCHITECTURES:%=$(B)/$(FUZZER)_%) ## damaged files for every parser, FUZZ_SECONDS=20 each, under the sanitizers
+	@$(if $(filter fuzz,$(FUZZER)),echo "blindly: coverage guides it where clang has libFuzzer" >&2)
+	@B="$(B)" JOBS=$(or $(JOBS),$(PROCESSORS)) dev/fuzz.sh $(FUZZ_SECONDS) $^
 test-transformers: $(TRAINERS) venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
 	$(PYTHON) dev/ref/check_fixtures.py
 	$(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
 	PYTHONPATH=$(VENV)/transformers-old $(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
-$(B)/fuzz: dev/fuzz.c | $(B)
-	$(CC) -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover -DFUZZ_MAIN -MMD -MP -o $@ $< $(LIBS)
 fixtures: venv ## make dev/fixtures anew with our PyTorch twin
 	$(PYTHON) dev/ref/make_fixtures.py
 .PHONY: venv test-all test-fuzz test-transformers fixtures

@@ -1,17 +1,15 @@
-// fuzz.c - throws damaged input at every parser of a file: JSON, safetensors, the index of sharded
-// weights, token shards, tokenizer.json.
+// fuzz.c - throws damaged input at every parser of a file, and at the command line: JSON, safetensors, the index of
+// sharded weights, token shards, tokenizers, config.json, trainer_state.json, metrics.jsonl, options.
 //
 // Whatever the bytes, a parser returns or dies with a message; what must not happen is found by the
-// sanitizers, by the checks below, or as a hang. Two ways to run it:
+// sanitizers, by the checks below, or as a hang. dev/fuzz.sh builds and runs it, in one of two ways:
 //
-//     cc -g -O1 -fsanitize=address,undefined -fno-sanitize-recover -DFUZZ_MAIN -o build/fuzz dev/fuzz.c -lm
-//     build/fuzz SECONDS [SEED [ITERATION]]     own mutations of the seeds below; a finding names seed
-//                                               and iteration, which make the same input again
+//     with clang's libFuzzer     guided by coverage, from the small files of dev/fuzz/PARSER:
+//                                build/fuzz_guided --parser=NAME -max_total_time=60 DIRECTORY dev/fuzz/NAME
+//     with any compiler          blindly: build/fuzz SECONDS [SEED [ITERATION]]; a finding names seed and iteration,
+//                                which make the same input again
 //
-//     clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover -o build/fuzz dev/fuzz.c -lm
-//     build/fuzz -detect_leaks=0 -close_fd_mask=2 CORPUS_DIR     libFuzzer, guided by coverage
-//
-// The first byte of an input chooses the parser.
+// Without --parser the first byte of an input chooses the parser.
 #include <setjmp.h>
 #include <signal.h>
 #include <stddef.h>
@@ -19,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 // die() jumps back here, so everything it leaves behind is given back by hand: memory is taken
 // through the functions below, which remember it.
@@ -56,17 +55,34 @@ static int fuzz_memalign(void** out, size_t alignment, size_t bytes) {
     return error;
 }
 
+// A file that was open when die() was called.
+static FILE* fuzz_file;
+static FILE* fuzz_fopen(const char* path, const char* mode) { return fuzz_file = fopen(path, mode); }
+static int fuzz_fclose(FILE* file) {
+    if (file == fuzz_file) { fuzz_file = NULL; }
+    return fclose(file);
+}
+
 #define DIE_EXIT(code) fuzz_exit(code)
+#define fopen(path, mode) fuzz_fopen(path, mode)
+#define fclose(file) fuzz_fclose(file)
 #define posix_memalign(out, alignment, bytes) fuzz_memalign(out, alignment, bytes)
 #define malloc(bytes) fuzz_remember(malloc(bytes))
 #define free(p) fuzz_free(p)
 
-#include "../common/base.h"
-#include "../common/files/checkpoint.h"
-#include "../common/files/json.h"
-#include "../common/files/safetensors.h"
-#include "../common/files/shards.h"
-#include "../common/files/tokenizer.h"
+// The trainer whose config.json is read: make names each in turn.
+#ifndef TRAINER
+#define TRAINER "../train_pythia.cu"
+#define ARCHITECTURE pythia
+#endif
+#include "architecture.h"
+#undef MAIN
+#define MAIN compare_main
+#include "../common/run/compare.c"
+
+// What an input leaves behind is freed below; what lives as long as the program is no leak.
+const char* __asan_default_options(void);
+const char* __asan_default_options(void) { return "detect_leaks=0"; }
 
 // A finding that no sanitizer would see.
 #define FUZZ_CHECK(condition)                                                              \
@@ -196,26 +212,26 @@ static void fuzz_shards(const uint8_t* data, size_t size) {
     shards_close(shards);
 }
 
-// tokenizer.json alone, or, of an input with a NUL byte, vocab.json before it and merges.txt after it.
-static void fuzz_tokenizer(const uint8_t* data, size_t size) {
+// A tokenizer.json; or, with `pair`, vocab.json up to the first NUL byte and merges.txt after it.
+static void fuzz_tokenizer(const uint8_t* data, size_t size, int pair) {
     static const char* const names[] = {"tokenizer.json", "vocab.json", "merges.txt"};
     for (int i = 0; i < 3; i++) {
         char* path = fuzz_path(names[i]);
         unlink(path);
         free(path);
     }
-    const uint8_t* nul = (const uint8_t*)memchr(data, 0, size);
+    const uint8_t* nul = pair ? (const uint8_t*)memchr(data, 0, size) : NULL;
     size_t first = nul ? (size_t)(nul - data) : size;
-    fuzz_write(nul ? "vocab.json" : "tokenizer.json", data, first);
-    if (nul) { fuzz_write("merges.txt", nul + 1, size - first - 1); }
+    fuzz_write(pair ? "vocab.json" : "tokenizer.json", data, first);
+    if (pair) { fuzz_write("merges.txt", data + first + !!nul, size - first - !!nul); }
     enum { V = 300 };
     Tokenizer* tokenizer = tokenizer_open(fuzz_directory, V);
-    char out[256];
+    char out[TOKENIZER_PIECE];
     for (int id = -1; id <= V; id++) { FUZZ_CHECK(tokenizer_decode(tokenizer, id, out) <= sizeof out); }
     FUZZ_CHECK(tokenizer_eot(tokenizer) < V);
-    CheckpointFile files[8];
+    CheckpointFile files[TOKENIZER_FILES];
     int n = tokenizer_files(tokenizer, files);
-    FUZZ_CHECK(n >= 0 && n <= 8);
+    FUZZ_CHECK(n >= 0 && n <= TOKENIZER_FILES);
     const char* text = " ab a\xc3\xa9<|endoftext|>b";
     int ids[64];
     n = tokenizer_encode(tokenizer, text, strlen(text), ids);
@@ -224,7 +240,121 @@ static void fuzz_tokenizer(const uint8_t* data, size_t size) {
     tokenizer_close(tokenizer);
 }
 
-enum { FUZZ_JSON, FUZZ_SAFETENSORS, FUZZ_INDEX, FUZZ_SHARDS, FUZZ_TOKENIZER, FUZZ_TARGETS };
+// The options of a trainer, with their defaults.
+static OptionTable fuzz_options(void) {
+    OptionTable options = {0};
+    trainer_options(&options, format_string("NAME|DIR"), format_string("a model"), "pythia-14m");
+    architecture_options(&options);
+    return options;
+}
+
+// A config.json that a model is made from: what that model writes must make the same model again.
+static void fuzz_config(const uint8_t* data, size_t size) {
+    Json* config = json_parse((const char*)data, size, "config.json");
+    if (config->type != JSON_OBJECT) { die("no object"); }  // as the program does
+    OptionTable options = fuzz_options();
+    const ModelClass* kind = &architecture_class.kind;
+    Model* model = kind->create(kind, &options, NULL, config, "config.json", 1, 8);
+    char* text = model->config_json(model);
+    fuzz_phase = 1;
+    Json* written = json_parse(text, strlen(text), "what was written");
+    Model* again = kind->create(kind, &options, NULL, written, "what was written", 1, 8);
+    FUZZ_CHECK(strcmp(text, again->config_json(again)) == 0);
+    FUZZ_CHECK(again->tensors.count == model->tensors.count && again->tensors.total == model->tensors.total);
+}
+
+// A trainer_state.json: numbers and options; what is written of them must be read as the same.
+static void fuzz_state(const uint8_t* data, size_t size) {
+    OptionTable options = fuzz_options();
+    StringBuilder said = {0};
+    Json* json = json_parse((const char*)data, size, "FILE");
+    TrainerState state = state_read(json, "FILE");
+    state_restore_options(json, "FILE", &options, &said);
+    char* text = state_text(&state, &options);
+    fuzz_phase = 1;
+    Json* written = json_parse(text, strlen(text), "what was written");
+    TrainerState again = state_read(written, "what was written");
+    FUZZ_CHECK(again.step == state.step && again.position == state.position && again.shards == state.shards);
+    OptionTable same = fuzz_options();
+    state_restore_options(written, "what was written", &same, &said);
+    for (int i = 0; i < options.count; i++) {
+        const Option *a = &options.rows[i], *b = &same.rows[i];
+        FUZZ_CHECK(a->set == b->set && (!a->set || strcmp(a->text, b->text) == 0));
+    }
+}
+
+// A metrics.jsonl, as build/compare reads it and as a resumed run cuts it.
+static void fuzz_metrics(const uint8_t* data, size_t size) {
+    static const char config[] = "{\"vocab_size\": 257}";
+    static const char state[] = "{\"parameters\": 100, \"flops_per_token\": 600, \"tokens\": 80, \"step\": 5}";
+    char* whole = fuzz_path("step_00000005");
+    if (access(whole, F_OK) != 0) {
+        static const char* const empty[] = {"model", "optimizer"};
+        if (mkdir(whole, 0700) != 0) { abort(); }
+        fuzz_write("step_00000005/config.json", config, strlen(config));
+        fuzz_write("step_00000005/trainer_state.json", state, strlen(state));
+        for (int i = 0; i < 2; i++) { fuzz_write(format_string("step_00000005/%s.safetensors", empty[i]), "", 0); }
+    }
+    fuzz_write("metrics.jsonl", data, size);
+    // The checkpoint may end up before lines, between them or behind them; the last byte says where.
+    Metrics metrics;
+    metrics_open(&metrics, fuzz_directory, size ? data[size - 1] % 16 : 0);
+    metrics_validation(&metrics, 900000000000000, 1.5, (const double[]){2.5, 1.5}, 2);
+    close(metrics.fd);
+    CompareRow row = {0};
+    row.name = format_string("row");
+    row.dir[row.seeds++] = fuzz_directory;
+    compare_read_row(&row);
+    FUZZ_CHECK(row.points > 0 && row.end[AT_LOSS] - row.end[AT_LOSS] == 0);
+    free(compare_tables(&row, 1, NULL));
+}
+
+// A command line: a word a line.
+static void fuzz_command(const uint8_t* data, size_t size) {
+    OptionTable options = fuzz_options();
+    enum { MOST = 32 };
+    char* arguments[MOST + 1] = {format_string("train")};
+    int n = 1;
+    for (size_t at = 0; at < size && n < MOST; n++) {
+        const char* end = (const char*)memchr(data + at, '\n', size - at);
+        size_t length = end ? (size_t)(end - (const char*)data) - at : size - at;
+        arguments[n] = (char*)xalloc(length + 1, 1, "an argument");
+        memcpy(arguments[n], data + at, length);
+        at += length + 1;
+    }
+    options_parse(&options, n, arguments);
+    fuzz_phase = 1;
+    for (int i = 0; i < options.count; i++) {
+        const Option* o = &options.rows[i];
+        if (!o->set) { continue; }
+        if (o->type == OPTION_INT) { FUZZ_CHECK((double)o->integer >= o->min && (double)o->integer <= o->max); }
+        if (o->type == OPTION_NUMBER) { FUZZ_CHECK(o->number >= o->min && o->number <= o->max); }
+    }
+    // A state that holds them gives them back.
+    TrainerState state = {0};
+    state.val_step = -1;
+    char* text = state_text(&state, &options);
+    Json* written = json_parse(text, strlen(text), "what was written");
+    (void)state_read(written, "what was written");
+}
+
+// Their order is that of the first byte of an input that says nothing else.
+enum {
+    FUZZ_JSON,
+    FUZZ_SAFETENSORS,
+    FUZZ_INDEX,
+    FUZZ_SHARDS,
+    FUZZ_TOKENIZER,
+    FUZZ_CONFIG,
+    FUZZ_STATE,
+    FUZZ_METRICS,
+    FUZZ_OPTIONS,
+    FUZZ_MERGES,
+    FUZZ_TARGETS
+};
+static const char* const fuzz_names[FUZZ_TARGETS] = {"json",   "safetensors", "index",   "shards",  "tokenizer",
+                                                     "config", "state",       "metrics", "options", "merges"};
+static int fuzz_only = -1;  // the one that --parser names
 
 static void fuzz_target(int target, const uint8_t* data, size_t size) {
     switch (target) {
@@ -232,7 +362,12 @@ static void fuzz_target(int target, const uint8_t* data, size_t size) {
         case FUZZ_SAFETENSORS: fuzz_safetensors(data, size); break;
         case FUZZ_INDEX: fuzz_index(data, size); break;
         case FUZZ_SHARDS: fuzz_shards(data, size); break;
-        default: fuzz_tokenizer(data, size); break;
+        case FUZZ_TOKENIZER: fuzz_tokenizer(data, size, 0); break;
+        case FUZZ_CONFIG: fuzz_config(data, size); break;
+        case FUZZ_STATE: fuzz_state(data, size); break;
+        case FUZZ_METRICS: fuzz_metrics(data, size); break;
+        case FUZZ_OPTIONS: fuzz_command(data, size); break;
+        default: fuzz_tokenizer(data, size, 1); break;
     }
 }
 
@@ -252,30 +387,35 @@ static void fuzz_begin(void) {
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (fuzz_directory == NULL) { fuzz_begin(); }
-    if (size == 0) { return 0; }
+    int target = fuzz_only;
+    if (target < 0) {
+        if (size == 0) { return 0; }
+        target = data[0] % FUZZ_TARGETS;
+        data++, size--;
+    }
     int lowest = dup(fuzz_report);  // the first free file descriptor
     close(lowest);
     // Exactly as long as the input, so that reading past its end is found.
     uint8_t* copy = (uint8_t*)malloc(size);
-    memcpy(copy, data + 1, size - 1);
+    if (size) { memcpy(copy, data, size); }
     fuzz_phase = 0;
     if (setjmp(fuzz_back) == 0) {
-        fuzz_target(data[0] % FUZZ_TARGETS, copy, size - 1);
+        fuzz_target(target, copy, size);
     } else {
         FUZZ_CHECK(fuzz_phase == 0);
     }
+    if (fuzz_file) { fuzz_fclose(fuzz_file); }
     for (int fd = lowest; fd < lowest + 8; fd++) { close(fd); }
     while (fuzz_live_count) { fuzz_free(fuzz_live[fuzz_live_count - 1]); }
     return 0;
 }
 
 // ---- own mutations ----
-#ifdef FUZZ_MAIN
 
-static uint64_t fuzz_state;
+static uint64_t fuzz_random_state;
 static uint32_t fuzz_random(uint32_t n) {  // 0..n-1
-    fuzz_state += 0x9e3779b97f4a7c15u;
-    uint64_t z = fuzz_state;
+    fuzz_random_state += 0x9e3779b97f4a7c15u;
+    uint64_t z = fuzz_random_state;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return (uint32_t)((z ^ z >> 31) >> 11) % n;
@@ -333,6 +473,16 @@ static const char* const fuzz_words[] = {
     "\"id\"",
     "\"content\"",
     "\"special\"",
+    "\"step\"",
+    "\"val_loss\"",
+    "\"val_loss_pass\"",
+    "\"options\"",
+    "\"eos_token_id\"",
+    "\"rope_parameters\"",
+    "\"num_hidden_layers\"",
+    "--steps",
+    "--model",
+    "=",
     "\xff",
     "\xc3\xa9",
     "\xed\xa0\x80",
@@ -353,9 +503,9 @@ static void fuzz_replace(FuzzInput* in, size_t at, size_t removed, const void* b
     in->size += n - removed;
 }
 
+// One change, anywhere.
 static void fuzz_mutate(FuzzInput* in) {
-    size_t at = 1 + fuzz_random((uint32_t)in->size);  // the first byte, the target, stays
-    if (at > in->size) { at = in->size; }
+    size_t at = fuzz_random((uint32_t)in->size + 1);
     size_t left = in->size - at, some = fuzz_random((uint32_t)min_size(left, 40) + 1);
     uint8_t piece[64];
     const char* word = fuzz_words[fuzz_random(sizeof fuzz_words / sizeof fuzz_words[0])];
@@ -379,82 +529,83 @@ static void fuzz_mutate(FuzzInput* in) {
         case 6: in->size = at; break;
         case 7:
             memcpy(piece, in->bytes + at, some);
-            fuzz_replace(in, 1 + fuzz_random((uint32_t)in->size), 0, piece, some);
+            fuzz_replace(in, fuzz_random((uint32_t)in->size + 1), 0, piece, some);
             break;
         default:  // a whole number in one of the first places: lengths, magic numbers, counts
             if (in->size > 32) {
                 const uint32_t numbers[] = {0, 1, 0x7fffffff, 0x80000000, 0xffffffff, (uint32_t)in->size, 256, 7};
                 uint32_t number = numbers[fuzz_random(8)] + fuzz_random(3) - 1;
-                memcpy(in->bytes + 1 + 4 * fuzz_random(4), &number, 4);
+                memcpy(in->bytes + 4 * fuzz_random(4), &number, 4);
             }
     }
-    if (in->size < 1) { in->size = 1; }
 }
 
-// A whole, valid file for the target, as the start of a mutation; variants make more of them.
-static void fuzz_seed(FuzzInput* in, int target) {
-    static const char* const json[] = {"{\"hidden_size\":512,\"rope\":{\"base\":1e4,\"x\":[1,-2.5,true,false,null]},"
-                                       "\"s\":\"\\u20ac\\ud83d\\ude00\\n\xc3\xa9\",\"\":{}}",
-                                       "[[[[1,2],[3]],{}],\"a\\\"b\",0.125e-3,[],9223372036854775807]"};
-    static const char* const index[] = {
-        "{\"metadata\":{\"total_size\":36},\"weight_map\":{\"net.w\":\"1.safetensors\",\"net.b\":\"2.safetensors\"}}"};
-    static const char* const headers[] = {
-        "{\"__metadata__\":{\"format\":\"pt\"},\"net.w\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
-        "\"net.b\":{\"dtype\":\"F16\",\"shape\":[3],\"data_offsets\":[24,30]}}  ",
-        "{\"w\":{\"dtype\":\"BF16\",\"shape\":[2,3],\"data_offsets\":[0,12]},\"b\":{\"dtype\":\"F64\",\"shape\":[3],"
-        "\"data_offsets\":[12,36]},"
-        "\"i\":{\"dtype\":\"I64\",\"shape\":[0,7],\"data_offsets\":[36,36]}}"};
-    StringBuilder sb = {0};
-    char byte = (char)target;
-    sb_append(&sb, &byte, 1);
-    if (target == FUZZ_JSON) {
-        sb_printf(&sb, "%s", json[fuzz_random(2)]);
-    } else if (target == FUZZ_INDEX) {
-        sb_printf(&sb, "%s", index[0]);
-    } else if (target == FUZZ_SAFETENSORS) {
-        int which = (int)fuzz_random(2);
-        uint64_t length = strlen(headers[which]);
-        sb_append(&sb, (const char*)&length, 8);
-        sb_printf(&sb, "%s", headers[which]);
-        for (int i = 0; i < (which ? 36 : 30); i++) { sb_append(&sb, "\x3c", 1); }
-    } else if (target == FUZZ_SHARDS) {
-        int width = fuzz_random(2) ? 2 : 4;
-        uint32_t tokens = 1 + fuzz_random(12);
-        unsigned char header[SHARD_HEADER_BYTES];
-        shard_header(header, width, tokens);
-        sb_append(&sb, (const char*)header, sizeof header);
-        for (uint32_t i = 0; i < tokens; i++) {
-            uint32_t token = fuzz_random(257);
-            sb_append(&sb, (const char*)&token, (size_t)width);
-        }
+#ifndef FUZZ_MAIN
+
+size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t most);
+size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t most, unsigned seed);
+int LLVMFuzzerInitialize(int* argc, char*** argv);
+
+// libFuzzer's mutations and ours by turns. A header of safetensors mostly has the length that is written before it:
+// one that is cut off at a wrong place is found soon enough.
+size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t most, unsigned seed) {
+    fuzz_random_state = seed;
+    if (fuzz_random(2)) {
+        size = LLVMFuzzerMutate(data, size, most);
     } else {
-        // Byte-level BPE with a few merges and a special token; a unigram model, which is only shown.
-        const char* vocab = "{\"a\":0,\"b\":1,\"\xc4\xa0\":2,\"\\u00c3\":3,\"ab\":4,\"\xc4\xa0"
-                            "ab\":5,\"\\u00a9\":7";
-        uint32_t kind = fuzz_random(4);
-        if (kind == 0) {
-            sb_printf(&sb, "%s,\"<|endoftext|>\":8}", vocab);
-            sb_append(&sb, "", 1);  // a NUL
-            sb_printf(&sb, "#version: 0.2\na b\n\xc4\xa0 ab\n");
-        } else if (kind == 1) {
-            sb_printf(&sb,
-                      "{\"added_tokens\":[],\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"<unk>\",0.0],"
-                      "[\"\xe2\x96\x81"
-                      "ab\",-1.5],[\"<0x0A>\",-2]]},\"decoder\":{\"type\":\"Metaspace\"}}");
-        } else {
-            sb_printf(
-                &sb,
-                "{\"version\":\"1.0\",\"added_tokens\":[{\"id\":6,\"content\":\"<|endoftext|>\",\"special\":true}],"
-                "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
-                "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"unk_token\":null,\"vocab\":");
-            sb_printf(&sb, "%s}", vocab);
-            sb_printf(&sb, ",\"merges\":[%s]}}",
-                      kind == 2 ? "\"a b\",\"\xc4\xa0 ab\"" : "[\"a\",\"b\"],[\"\xc4\xa0\",\"ab\"]");
+        FuzzInput in = {data, size, most};
+        fuzz_mutate(&in);
+        size = in.size;
+    }
+    if (fuzz_only == FUZZ_SAFETENSORS && size > 8 && fuzz_random(8)) {
+        uint64_t length = size - 8;
+        const uint8_t* end = (const uint8_t*)memchr(data + 8, '\n', size - 8);  // the seeds end their headers so
+        if (end) { length = (uint64_t)(end + 1 - data - 8); }
+        memcpy(data, &length, 8);
+    }
+    return size;
+}
+
+// --parser=NAME gives every input to one parser.
+int LLVMFuzzerInitialize(int* argc, char*** argv) {
+    for (int i = 1; i < *argc; i++) {
+        const char* name = strncmp((*argv)[i], "--parser=", 9) == 0 ? (*argv)[i] + 9 : NULL;
+        if (!name) { continue; }
+        for (int t = 0; t < FUZZ_TARGETS; t++) {
+            if (strcmp(name, fuzz_names[t]) == 0) { fuzz_only = t; }
+        }
+        if (fuzz_only < 0) {
+            fprintf(stderr, "fuzz: there is no parser '%s'\n", name);
+            exit(1);
         }
     }
-    in->size = min_size(sb.size, in->capacity);
-    memcpy(in->bytes, sb.data, in->size);
-    free(sb.data);
+    return 0;
+}
+
+#else
+
+// ---- without guidance ----
+
+enum { FUZZ_SEEDS = 64, FUZZ_MOST = 8192 };
+static char* fuzz_seed_text[FUZZ_TARGETS][FUZZ_SEEDS];  // the files of dev/fuzz, read once
+static size_t fuzz_seed_size[FUZZ_TARGETS][FUZZ_SEEDS];
+static int fuzz_seeds[FUZZ_TARGETS];
+
+static void fuzz_read_seeds(void) {
+    for (int target = 0; target < FUZZ_TARGETS; target++) {
+        char* directory = format_string("dev/fuzz/%s", fuzz_names[target]);
+        int count = 0;
+        char** names = directory_names(directory, &count);
+        if (count == 0) {
+            die("%s: expected files to start from, found none; run this at the top of the project", directory);
+        }
+        for (int i = 0; i < count && i < FUZZ_SEEDS; i++) {
+            fuzz_seed_text[target][i] =
+                read_fully(format_string("%s/%s", directory, names[i]), &fuzz_seed_size[target][i]);
+            fuzz_seeds[target]++;
+        }
+    }
+    fuzz_live_count = 0;  // these stay
 }
 
 static unsigned long long fuzz_run_seed, fuzz_iteration;
@@ -486,14 +637,23 @@ int main(int argc, char** argv) {
     if (__sanitizer_set_report_fd) { __sanitizer_set_report_fd((void*)(intptr_t)fuzz_report); }
     if (__sanitizer_set_death_callback) { __sanitizer_set_death_callback(fuzz_finding); }
     signal(SIGABRT, fuzz_aborted);
-    static uint8_t bytes[4096];
+    if (setjmp(fuzz_back) == 0) {
+        fuzz_read_seeds();
+    } else {
+        dprintf(fuzz_report, "fuzz: dev/fuzz/ could not be read; run this at the top of the project\n");
+        return 1;
+    }
+    static uint8_t bytes[FUZZ_MOST];
     FuzzInput in = {bytes, 0, sizeof bytes};
     unsigned long long runs[FUZZ_TARGETS] = {0};
     double start = now_seconds(), slowest = 0;
+    const unsigned long long first = fuzz_iteration;
     do {
-        fuzz_state = fuzz_run_seed * 0x2545f4914f6cdd1du + fuzz_iteration * 0x9e3779b9u;
-        int target = (int)(fuzz_iteration % FUZZ_TARGETS);
-        fuzz_seed(&in, target);
+        fuzz_random_state = fuzz_run_seed * 0x2545f4914f6cdd1du + fuzz_iteration * 0x9e3779b9u;
+        int target = fuzz_only = (int)(fuzz_iteration % FUZZ_TARGETS);
+        int seed = (int)fuzz_random((uint32_t)fuzz_seeds[target]);
+        in.size = min_size(fuzz_seed_size[target][seed], in.capacity);
+        memcpy(in.bytes, fuzz_seed_text[target][seed], in.size);
         uint32_t times = fuzz_random(6);  // sometimes none: the seeds themselves must pass
         for (uint32_t i = 0; i < times; i++) { fuzz_mutate(&in); }
         fuzz_input_started = now_seconds();
@@ -508,9 +668,9 @@ int main(int argc, char** argv) {
         runs[target]++;
         fuzz_iteration++;
     } while (now_seconds() - start < seconds);
-    printf("fuzz: %llu inputs, no finding (json %llu, safetensors %llu, index %llu, shards %llu, tokenizer %llu; the "
-           "slowest took %.0f ms)\n",
-           runs[0] + runs[1] + runs[2] + runs[3] + runs[4], runs[0], runs[1], runs[2], runs[3], runs[4], slowest * 1e3);
+    printf("fuzz: no finding in %llu inputs (", fuzz_iteration - first);
+    for (int t = 0; t < FUZZ_TARGETS; t++) { printf("%s%s %llu", t ? ", " : "", fuzz_names[t], runs[t]); }
+    printf("; the slowest took %.0f ms)\n", slowest * 1e3);
     return 0;
 }
 #endif

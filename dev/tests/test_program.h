@@ -286,6 +286,7 @@ static void test_threads_of_a_run(void) {
         test_skip("no /proc here");
         return;
     }
+    program_setup();
     const char* const runs[][2] = {{"", "2 threads waiting briefly"},
                                    {"OMP_WAIT_POLICY=active", "2 threads waiting as OMP_WAIT_POLICY says"}};
     for (int i = 0; i < 2; i++) {

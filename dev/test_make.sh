@@ -3,7 +3,7 @@
 # wrong values: in a copy of the files, with the programs of BUILD (build). The last line is
 # `N passed, N failed, N skipped`, the exit status the verdict.
 cd "$(dirname "$0")/.." || exit 1
-unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE DATA OUT ARGS B CC STEPS SEED
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE DATA OUT ARGS B CC CFLAGS NVCC MODEL STEPS SEED
 export LC_ALL=C
 build=$(cd "${1:-build}" && pwd) || exit 1
 model=${2:-pythia}
@@ -15,7 +15,7 @@ tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 copy="$tmp/a copy" # everything works where the path has blanks
 mkdir -p "$copy/build" "$tmp/tools"
-tar -cf - --exclude=./build --exclude=./out --exclude=./.git --exclude='./data/*/' . | tar -xf - -C "$copy" || exit 1
+tar -cf - --exclude=./build --exclude=./out --exclude=./.git --exclude='./data/*/*' . | tar -xf - -C "$copy" || exit 1
 for program in "train_$model" bytes compare; do ln -s "$build/$program" "$copy/build/$program"; done
 cd "$copy" || exit 1
 build/bytes --out-train small/train.bin --out-val small/val.bin README.md ponder.cuh Makefile >"$tmp/log" 2>&1 || cat "$tmp/log"

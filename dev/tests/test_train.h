@@ -1196,6 +1196,18 @@ static void test_train_speed(void) {
         free(line);
         free(out);
     }
+    // A peak that a step exceeds was none: it is read again, without a validation too.
+    int from;
+    char* output = NULL;
+    pid_t pid = toy_start("--train train.bin --seq 16 --batch 4 --sample-tokens 0 --out speed2 --steps 2 --peak 0 "
+                          "--false-peak 1",
+                          &from);
+    CHECK(toy_wait(pid, from, &output) == 0 && strstr(output, "peak"), "%s", output);
+    free(output);
+    for (int step = 1; step <= 2; step++) {
+        double share = toy_metric("speed2", step, "utilisation");
+        CHECK(share >= 0 && share <= 1, "%.9g of the peak", share);
+    }
 }
 
 // The moments' rows of the memory table: each as large as the parameters, gaps included.

@@ -3,7 +3,7 @@
 # wrong values: in a copy of the files, with the programs of BUILD (build). The last line is
 # `N passed, N failed, N skipped`, the exit status the verdict.
 cd "$(dirname "$0")/.." || exit 1
-unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE DATA OUT ARGS B CC CFLAGS NVCC MODEL STEPS SEED
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE DATA OUT ARGS B CC CFLAGS NVCC MODEL STEPS SEED CUDA_VISIBLE_DEVICES
 export LC_ALL=C
 build=$(cd "${1:-build}" && pwd) || exit 1
 model=${2:-pythia}

@@ -7,6 +7,10 @@ MODEL ?= pythia
 
 CC ?= cc
 B ?= build
+# Paths. make takes one with a blank for two, where it is a target; in recipes they stand between double quotes.
+$(foreach v,B DATA,$(if $(word 2,$($(v))),$(error $(v)=$($(v)): expected a path without blanks)))
+$(foreach v,B DATA OUT,$(foreach c," ` \ $$,$(if $(findstring $(c),$($(v))),$(error $(v)=$($(v)): expected a path without \
+    quotes, backslashes and dollar signs))))
 PROCESSORS := $(shell nproc 2>/dev/null || echo 1)
 # Build on every core, unless -j was given.
 ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
@@ -74,21 +78,35 @@ $(eval $(call tool,compare,common/run/compare.c))
 
 NVCC ?= $(firstword $(wildcard $(shell command -v nvcc 2>/dev/null) /usr/local/cuda/bin/nvcc))
 # Compute capability of the first GPU, 90 for 9.0; empty where there is none.
-GPU_SM := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -dc 0-9)
+# An nvidia-smi that fails, or that says anything else, knows of no GPU.
+GPU_SM := $(shell said=$$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null) && \
+    echo "$$said" | sed -n '1s/^\([1-9][0-9]*\)\.\([0-9]\)$$/\1\2/p')
 # The main job computes on the GPU where there is one and nvcc to build for it; DEVICE=cpu or gpu says otherwise.
 GPU_NEW := $(shell [ "$(or $(GPU_SM),0)" -ge 80 ] && echo 1)
 DEVICE ?= $(if $(and $(GPU_NEW),$(NVCC)),gpu,cpu)
-WHY_CPU = $(if $(GPU_SM),$(if $(GPU_NEW),there is a GPU but no nvcc,the GPU is older than compute capability 8.0),no GPU here)
+ifeq ($(filter-out cpu gpu,$(DEVICE))$(words $(DEVICE)),1)
+else
+$(error DEVICE=$(DEVICE): expected cpu or gpu, or none: then the main job computes on the GPU where there is one)
+endif
+WHY_CPU = $(if $(GPU_SM),$(if $(GPU_NEW),there is a GPU but no nvcc,the GPU is older than compute capability 8.0),$(NO_GPU))
+NO_GPU = $(if $(shell command -v nvidia-smi 2>/dev/null),nvidia-smi finds no GPU,no GPU here)
 trainer = $(B)/train_$(1)$(if $(filter gpu,$(DEVICE)),_cuda)
 say_trainer = @echo "trainer: $(call trainer,$(1)), on the $(if $(filter gpu,$(DEVICE)),GPU,CPU ($(if $(filter command% environment,$(origin DEVICE)),as asked,$(WHY_CPU))))"
 
 # ---- the main job ----
 
+# train.bin stands for both shards: it is made again where val.bin is missing. Not in a directory of the user's, where
+# the other one would be overwritten.
 DATA ?= data/headers
+NO_VAL := $(if $(wildcard $(DATA)/val.bin),,no_val)
+HALF := $(if $(filter file,$(origin DATA)),,$(filter 1,$(words $(wildcard $(DATA)/train.bin $(DATA)/val.bin))))
 data: $(DATA)/train.bin ## make the default corpus: this system's C headers, as bytes
-$(DATA)/train.bin: | $(B)/bytes
+$(DATA)/train.bin: $(NO_VAL) | $(B)/bytes
+	$(if $(HALF),$(error DATA=$(DATA): expected train.bin and val.bin there, or neither, found $(wildcard $(DATA)/*.bin); \
+	    make both with build/bytes --out-train $(DATA)/train.bin --out-val $(DATA)/val.bin FILE|DIR...))
 	$(B)/bytes --compiler "$(CC)" --out-train $(DATA)/train.bin --out-val $(DATA)/val.bin
-.PHONY: data
+no_val:
+.PHONY: data no_val
 
 # The model and the run of the main job: chosen by the sweep that dev/LOG.md records. All three
 # rows of the comparison share everything but the options that make them what they are, and the
@@ -104,7 +122,9 @@ ROW_pythia_vanilla = --ponder 0 --lr 4e-3
 ROW_pythia_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
 # $(call main_job,architecture,row,directory)
 main_job = $(call trainer,$(1)) $(MAIN_$(1)) $(MAIN_RUN) $(ROW_$(1)_$(2)) --out "$(3)" $(ARGS)
-plot = $(B)/compare --svg "$(1)/curves.svg" "$(notdir $(1))=$(1)" >/dev/null && echo "curves     $(1)/curves.svg"
+# build/compare takes NAME=DIR,DIR: it is called in the directory, whose name may hold what separates them.
+plot = name=$$(basename -- "$(1)" | sed "s/[=,]/ /g; s/^-/ -/") && compare=$$(cd "$(B)" && pwd)/compare && (cd -- "$(1)" && \
+    "$$compare" --svg curves.svg "$$name=." >/dev/null) && echo "curves     $(1)/curves.svg"
 # $(call row,architecture,row): one of the three as a target of its own
 define row
 	$$(call say_trainer,$(1))
@@ -161,7 +181,7 @@ trainers: $(TRAINERS) ## build the CPU trainers of all architectures
 .PHONY: trainers
 
 test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (one to two minutes)
-	@JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS)
+	@JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS) "dev/test_make.sh $(B) $(MODEL)"
 	@echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
 test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -324,11 +344,13 @@ fixtures: venv ## make dev/fixtures anew with our PyTorch twin
 	$(PYTHON) dev/ref/make_fixtures.py
 .PHONY: venv test-all test-fuzz test-transformers fixtures
 
-# Whole steps on the CPU, each PRESET/S/B/T: pythia-160m has the shape of GPT-2 124M.
+# Whole steps on the CPU, each PRESET/S/B/T: pythia-160m has the shape of GPT-2 124M. Then a step of the main job, alone
+# and with a busy process on every processor beside it.
 STEPS_pythia = pythia-160m/0/4/64 pythia-70m/3/2/256
 bench-cpu: $(B)/bench_cpu $(ARCHITECTURES:%=$(B)/bench_step_%) ## speed beside this machine's limits, and PyTorch's where build/venv has it
 	$(B)/bench_cpu
 	$(foreach a,$(ARCHITECTURES),$(foreach c,$(STEPS_$(a)),$(B)/bench_step_$(a) $(subst /, ,$(c)) &&)) true
+	$(foreach a,$(ARCHITECTURES),$(B)/bench_step_$(a) --busy $(filter-out --model,$(MAIN_$(a))) 3 4 256 &&) true
 	@if [ -x $(VENV)/bin/python ]; then $(PYTHON) dev/bench_torch.py; \
 	    else echo "PyTorch beside it: dev/setup_venv.sh first"; fi
 .PHONY: bench-cpu

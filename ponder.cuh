@@ -30,6 +30,11 @@
 #include "common/run/train.h"
 #include "common/tensors.h"
 
+#ifdef __has_include
+#if !__has_include("modeling_ponder.h")
+#error "modeling_ponder.h is not there yet: make writes it, into build/include; `make train_pythia` compiles all of it"
+#endif
+#endif
 #include "modeling_ponder.h"  // modeling_ponder.py as a string, made by make
 
 // Rows of logits that exist at a time. Each block adds to the weight gradients (V,C), so a block

@@ -29,6 +29,7 @@
 #include "dev/tests/test_safetensors.h"
 #include "dev/tests/test_sample.h"
 #include "dev/tests/test_shards.h"
+#include "dev/tests/test_threads.h"
 #include "dev/tests/test_tokenizer.h"
 #include "dev/tests/test_train.h"
 // This one includes a whole program, whose main gets another name.
@@ -58,6 +59,7 @@ int MAIN(int argc, char** argv) {
 #if OTHERS
     // The tests of the training loop run this program again as a trainer of a toy model.
     if (argc > 1 && strcmp(argv[1], "--toy-trainer") == 0) { return toy_trainer_main(argc - 1, argv + 1); }
+    if (argc > 1 && strcmp(argv[1], "--threads") == 0) { return threads_report_main(argc, argv); }
 #endif
     test_begin(argc, argv);
 #if OTHERS
@@ -75,6 +77,7 @@ int MAIN(int argc, char** argv) {
     compare_tests();
     resume_tests();
     sample_tests();
+    threads_tests();
     train_tests();
 #endif
 #if ARITHMETIC

@@ -57,43 +57,79 @@ __attribute__((noinline)) static void machine_fma_rounds(size_t rounds, volatile
     x[0] = s[0];
 }
 
-// Seconds for `rounds` on each thread: from when all have begun to when all are done.
-static inline double machine_time_fma(size_t rounds) {
-    double start = 0, end = 0;
-#pragma omp parallel
-    {
-        volatile float x[1] = {0.25f};
-        machine_fma_rounds(rounds / 8 + 1, x);
-        x[0] = 0.25f;
-#pragma omp barrier
-#pragma omp master
-        start = now_seconds();
-        machine_fma_rounds(rounds, x);
-#pragma omp barrier
-#pragma omp master
-        end = now_seconds();
+// The best readings of a limit, falling. Other programs only make a reading smaller, each by another amount: the limit is
+// known when the best readings agree.
+enum { MACHINE_READINGS = 4 };
+typedef struct {
+    double best[MACHINE_READINGS];
+} MachineLimit;
+
+static inline void machine_reading(MachineLimit* limit, double reading) {
+    for (int i = 0; i < MACHINE_READINGS; i++) {
+        if (reading > limit->best[i]) {
+            double smaller = limit->best[i];
+            limit->best[i] = reading;
+            reading = smaller;
+        }
     }
-    return end - start;
 }
 
-// Peak of single-precision fused multiply-adds with all threads, in FLOP/s (two for each): the best
-// of a few runs, about 0.1 s, measured once.
+// 0: not known, the best readings differ by more than 5 %.
+static inline double machine_known(const MachineLimit* limit) {
+    return limit->best[MACHINE_READINGS - 1] >= 0.95 * limit->best[0] ? limit->best[0] : 0;
+}
+
+// Seconds of rounds on this thread.
+static inline double machine_time_fma(size_t rounds) {
+    volatile float x[1] = {0.25f};
+    double start = now_seconds();
+    machine_fma_rounds(rounds, x);
+    return now_seconds() - start;
+}
+
+static MachineLimit machine_peak;  // FLOP/s of all threads
+
+// Reads the peak (again). All threads compute side by side, for 10 ms and until each one's best readings agree, at most
+// for `most` seconds. A reading is one thread's, and takes a quarter of a millisecond: so some lie between the turns of
+// other programs, which nobody gives all threads at the same time. The peak is the sum over the threads.
+static inline void machine_measure_peak(double most) {
+    static size_t rounds;
+    if (rounds == 0) {
+        for (rounds = 1000; machine_time_fma(rounds) < 1.25e-4;) { rounds *= 2; }
+    }
+    double share = 1;  // of a processor for each thread
+#ifdef _OPENMP
+    share = fmin(1, (double)omp_get_num_procs() / thread_count());
+#endif
+    MachineLimit sum = {{0}};
+    int agreed = 0;
+#pragma omp parallel
+    {
+        MachineLimit mine = {{0}};
+        int all = 1, agrees = 0;
+#ifdef _OPENMP
+        all = omp_get_num_threads();
+#endif
+        double begin = now_seconds(), spent = 0;
+        while (spent < most && __atomic_load_n(&agreed, __ATOMIC_RELAXED) < all) {
+            machine_reading(&mine, share * 2 * VL * 14 * (double)rounds / machine_time_fma(rounds));
+            spent = now_seconds() - begin;
+            if (!agrees && spent >= 0.01 && machine_known(&mine) > 0) {
+                agrees = 1;
+                __atomic_fetch_add(&agreed, 1, __ATOMIC_RELAXED);
+            }
+        }
+#pragma omp critical
+        for (int i = 0; i < MACHINE_READINGS; i++) { sum.best[i] += mine.best[i]; }
+    }
+    for (int i = 0; i < MACHINE_READINGS; i++) { machine_reading(&machine_peak, sum.best[i]); }
+}
+
+// Peak of single-precision fused multiply-adds with all threads, in FLOP/s (two for each): the best of the readings so
+// far, the first of which are taken here; 0 while they do not agree, because other programs disturb them.
 static inline double machine_peak_flops(void) {
-    static double peak;
-    if (peak > 0) { return peak; }
-    size_t rounds = 1000;  // to begin with; then as many as take one thread 8 ms
-    for (double seconds = 0; seconds < 4e-3; rounds *= 2) {
-        volatile float x[1] = {0.25f};
-        double start = now_seconds();
-        machine_fma_rounds(rounds, x);
-        seconds = now_seconds() - start;
-    }
-    for (int i = 0; i < 8; i++) {
-        double seconds = machine_time_fma(rounds);
-        double flops = 2.0 * VL * 14 * (double)rounds * thread_count() / seconds;
-        if (flops > peak) { peak = flops; }
-    }
-    return peak;
+    if (machine_peak.best[0] == 0) { machine_measure_peak(0.3); }
+    return machine_known(&machine_peak);
 }
 
 // Bandwidth of copying memory too large for the caches, all threads: bytes read plus bytes written

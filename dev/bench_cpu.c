@@ -38,7 +38,15 @@ static double best_seconds(void (*f)(void*), void* argument) {
     return best;
 }
 
-static void print_rate(double flops) { printf("  %7.1f  %4.2f P", flops * 1e-9, flops / machine_peak_flops()); }
+static void print_rate(double flops) {
+    double peak = machine_peak_flops();
+    printf("  %7.1f  ", flops * 1e-9);
+    if (peak > 0) {
+        printf("%4.2f P", flops / peak);
+    } else {
+        printf("   - P");
+    }
+}
 
 // ---------------------------------------------------------------------------------------------
 
@@ -206,12 +214,18 @@ int MAIN(int argc, char** argv) {
         }
     }
     printf("%s, %s, %d thread%s\n", machine_name(), machine_isa(), thread_count(), thread_count() == 1 ? "" : "s");
-    printf("P = %.1f GFLOP/s (fused multiply-add peak), C = %.1f GB/s (copy bandwidth)\n\n",
-           machine_peak_flops() * 1e-9, machine_copy_bandwidth() * 1e-9);
+    machine_measure_peak(5);
+    if (machine_peak_flops() > 0) {
+        printf("P = %.1f GFLOP/s (fused multiply-add peak), ", machine_peak_flops() * 1e-9);
+    } else {
+        printf("P not known (fused multiply-add peak: other programs disturb its readings), ");
+    }
+    printf("C = %.1f GB/s (copy bandwidth)\n\n", machine_copy_bandwidth() * 1e-9);
     for (int s = 0; s < SECTIONS; s++) {
         int wanted = argc == 1;
         for (int i = 1; i < argc; i++) { wanted |= strcmp(argv[i], sections[s].name) == 0; }
         if (wanted) { sections[s].run(); }
+        machine_measure_peak(0.3);
     }
     return 0;
 }

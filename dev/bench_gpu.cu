@@ -456,6 +456,7 @@ static int wanted[SECTIONS];
 
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
+    threads_wait_briefly(argv);
     const char* models = NULL;
     double seconds = 1e9;
     int some = 0;

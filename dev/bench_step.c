@@ -1,66 +1,191 @@
 // bench_step.c - whole training steps on the CPU: forward, backward, gradient norm, AdamW.
 //
-//     bench_step PRESET S B T [PRESET S B T]...
+//     bench_step [--busy] [--layers 4 ...] PRESET S B T [PRESET S B T]...
 //
 // Rates count model FLOPs (forward and backward, causal attention as half the square) and are given
-// beside P, the peak of fused multiply-adds measured right before. One JSON line a case at the end. Run
-// one case per process to see its peak memory.
+// beside P, the peak of fused multiply-adds measured right before and after. One JSON line a case at the end. Run
+// one case per process to see its peak memory. Options change the presets.
+//
+// --busy: how long the same step takes on an idle machine and with a busy process of our own beside it on every
+// processor, on all threads and on one: medians of turns that alternate, so that other programs disturb all alike.
 #include "architecture.h"
 
 #include "../common/machine.h"
 
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
-static void bench_case(const char* preset, const char* ponder, int B, int T) {
-    OptionTable options;
-    memset(&options, 0, sizeof options);
-    architecture_options(&options);
+typedef struct {
+    const char *preset, *ponder;
+    int B, T;
+    Model* model;
+    real *m, *v;
+    int *inputs, *targets;
+    int steps;  // done
+    double loss;
+} Bench;
+
+static Bench bench_begin(OptionTable* options, const char* preset, const char* ponder, int B, int T) {
     char* argv[] = {format_string("bench_step"), format_string("--ponder"), format_string("%s", ponder)};
-    options_parse(&options, 3, argv);
-    Model* model = architecture_model(&options, preset, B, T);
-    model->allocate(model, 1);
-    tensor_init(&model->tensors, model->params, 1);
-    real* m = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
-    real* v = (real*)xalloc(model->tensors.total, sizeof(real), "moments");
+    options_parse(options, 3, argv);
+    Bench b = {preset, ponder, B, T};
+    b.model = architecture_model(options, preset, B, T);
+    b.model->allocate(b.model, 1);
+    tensor_init(&b.model->tensors, b.model->params, 1);
+    b.m = (real*)xalloc(b.model->tensors.total, sizeof(real), "moments");
+    b.v = (real*)xalloc(b.model->tensors.total, sizeof(real), "moments");
     int n = B * T;
-    int* inputs = (int*)xalloc((size_t)n, sizeof(int), "tokens");
-    int* targets = (int*)xalloc((size_t)n, sizeof(int), "tokens");
+    b.inputs = (int*)xalloc((size_t)n, sizeof(int), "tokens");
+    b.targets = (int*)xalloc((size_t)n, sizeof(int), "tokens");
     for (int i = 0; i < n; i++) {
-        inputs[i] = (int)(random_u32(1, 1, (uint64_t)i) % (uint32_t)model->V);
-        targets[i] = (int)(random_u32(1, 2, (uint64_t)i) % (uint32_t)model->V);
+        b.inputs[i] = (int)(random_u32(1, 1, (uint64_t)i) % (uint32_t)b.model->V);
+        b.targets[i] = (int)(random_u32(1, 2, (uint64_t)i) % (uint32_t)b.model->V);
     }
+    return b;
+}
+
+// Seconds of a step, and of its forward and backward alone.
+static double bench_step(Bench* b, double* passes) {
+    int n = b->B * b->T;
+    double begin = now_seconds();
+    memset(b->model->grads, 0, b->model->tensors.total * sizeof(real));
+    b->loss = b->model->train(b->model, b->inputs, b->targets, b->B, b->T, 1.0 / n) / n;
+    *passes = now_seconds() - begin;
+    double norm = grad_norm(&b->model->tensors, b->model->grads);
+    AdamwStep update = adamw_step(clip_scale(norm, 1), 1e-4, 0.9, 0.95, 1e-8, 0.01, ++b->steps);
+    adamw_update(&b->model->tensors, b->model->params, b->model->grads, b->m, b->v, &update);
+    return now_seconds() - begin;
+}
+
+static void bench_case(Bench* b) {
+    const Model* model = b->model;
+    int n = b->B * b->T;
     double flops = 0;
     for (int i = 0; i < model->flops_rows; i++) { flops += model->flops[i].amount * n; }
-
-    double peak = machine_peak_flops(), best = 1e30, best_passes = 1e30, loss = 0;
+    machine_measure_peak(2);
+    double best = 1e30, best_passes = 1e30;
     for (int step = 0; step < 6; step++) {
-        double begin = now_seconds();
-        memset(model->grads, 0, model->tensors.total * sizeof(real));
-        loss = model->train(model, inputs, targets, B, T, 1.0 / n) / n;
-        double passes = now_seconds() - begin;
-        double norm = grad_norm(&model->tensors, model->grads);
-        AdamwStep update = adamw_step(clip_scale(norm, 1), 1e-4, 0.9, 0.95, 1e-8, 0.01, step + 1);
-        adamw_update(&model->tensors, model->params, model->grads, m, v, &update);
-        double seconds = now_seconds() - begin;
+        double passes, seconds = bench_step(b, &passes);
         if (seconds < best) { best = seconds, best_passes = passes; }
     }
+    machine_measure_peak(2);
+    double peak = machine_peak_flops(), share = peak > 0 ? flops / best / peak : 0;
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     double memory = (double)usage.ru_maxrss * 1024;
-    printf("%s, S = %s, B = %d, T = %d: %.3f s a step (%.3f s of it norm and AdamW), %.1f tokens/s\n", preset, ponder,
-           B, T, best, best - best_passes, n / best);
-    printf("    %.1f GFLOP a step: %.1f GFLOP/s, %.3f of P = %.1f GFLOP/s; peak memory %.2f GB; loss %.4f\n",
-           flops / 1e9, flops / best / 1e9, flops / best / peak, peak / 1e9, memory / 1e9, loss);
+    printf("%s, S = %s, B = %d, T = %d: %.3f s a step (%.3f s of it norm and AdamW), %.1f tokens/s\n", b->preset,
+           b->ponder, b->B, b->T, best, best - best_passes, n / best);
+    printf("    %.1f GFLOP a step: %.1f GFLOP/s, ", flops / 1e9, flops / best / 1e9);
+    if (peak > 0) {
+        printf("%.3f of P = %.1f GFLOP/s", share, peak / 1e9);
+    } else {
+        printf("P not known (other programs disturb it)");
+    }
+    printf("; peak memory %.2f GB; loss %.4f\n", memory / 1e9, b->loss);
     printf("{\"program\": \"ponder.c\", \"model\": \"%s\", \"ponder\": %s, \"batch\": %d, \"seq\": %d, "
            "\"tokens_per_s\": %.2f, "
            "\"share_of_peak\": %.4f, \"peak_memory\": %.0f}\n",
-           preset, ponder, B, T, n / best, flops / best / peak, memory);
+           b->preset, b->ponder, b->B, b->T, n / best, share, memory);
+    fflush(stdout);
+}
+
+// ---- --busy ----
+
+enum { BUSY_TURNS = 5, BUSY_STEPS = 4, BUSY_MOST = 1024 };
+
+// Begins a process that computes for ever, and ends with this one.
+static pid_t busy_begin(void) {
+    pid_t parent = getpid(), child = fork();
+    if (child < 0) { die("--busy: no process could be made: %s", strerror(errno)); }
+    if (child > 0) { return child; }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (volatile uint64_t i = 0; getppid() == parent || i % 1024 != 0; i++) {}
+    _exit(0);
+}
+
+static int compare_doubles(const void* a, const void* b) {
+    double x = *(const double*)a, y = *(const double*)b;
+    return (x > y) - (x < y);
+}
+static double median(double* x, size_t n) {
+    qsort(x, n, sizeof *x, compare_doubles);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+static void set_threads(int n) {
+#ifdef _OPENMP
+    omp_set_num_threads(n);
+#else
+    (void)n;
+#endif
+}
+
+static void bench_busy(Bench* b) {
+    static double seconds[2][2][BUSY_TURNS * BUSY_STEPS];  // [busy][one thread]
+    static pid_t busy[BUSY_MOST];
+    int threads = thread_count();
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    int processors = online < 1 ? 1 : online > BUSY_MOST ? BUSY_MOST : (int)online;
+    for (int turn = 0; turn < BUSY_TURNS; turn++) {
+        for (int is_busy = 0; is_busy < 2; is_busy++) {
+            for (int i = 0; is_busy && i < processors; i++) { busy[i] = busy_begin(); }
+            for (int one = 0; one < 2; one++) {
+                set_threads(one ? 1 : threads);
+                double passes;
+                bench_step(b, &passes);  // not counted: threads begin, caches fill
+                for (int i = 0; i < BUSY_STEPS; i++) {
+                    seconds[is_busy][one][turn * BUSY_STEPS + i] = bench_step(b, &passes);
+                }
+            }
+            for (int i = 0; is_busy && i < processors; i++) {
+                kill(busy[i], SIGKILL);
+                waitpid(busy[i], NULL, 0);
+            }
+        }
+    }
+    set_threads(threads);
+    double ms[2][2];
+    for (int i = 0; i < 4; i++) { ms[i / 2][i % 2] = 1e3 * median(seconds[i / 2][i % 2], BUSY_TURNS * BUSY_STEPS); }
+    printf("%s, S = %s, B = %d, T = %d, a busy process on each of %d processors: %.0f ms a step, %.2f x the %.0f ms of "
+           "without\n",
+           b->preset, b->ponder, b->B, b->T, processors, ms[1][0], ms[1][0] / ms[0][0], ms[0][0]);
+    printf(
+        "    %d thread%s %s; one thread %.0f ms, without %.0f ms: all threads take %.2f x its time, without %.2f x\n",
+        threads, threads == 1 ? "" : "s", threads == 1 ? "" : threads_waiting(), ms[1][1], ms[0][1],
+        ms[1][0] / ms[1][1], ms[0][0] / ms[0][1]);
     fflush(stdout);
 }
 
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
-    if (argc < 5 || (argc - 1) % 4 != 0) { die("usage: bench_step PRESET S B T [PRESET S B T]..."); }
-    for (int i = 1; i < argc; i += 4) { bench_case(argv[i], argv[i + 1], atoi(argv[i + 2]), atoi(argv[i + 3])); }
+    OptionTable options;
+    memset(&options, 0, sizeof options);
+    architecture_options(&options);
+    char** cases = (char**)xalloc((size_t)argc, sizeof(char*), "arguments");
+    int words = 0, busy = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--busy") == 0) {
+            busy = 1;
+        } else if (strncmp(argv[i], "--", 2) == 0 && i + 1 < argc) {
+            char* pair[] = {argv[0], argv[i], argv[i + 1]};
+            options_parse(&options, 3, pair);
+            i++;
+        } else {
+            cases[words++] = argv[i];
+        }
+    }
+    if (words == 0 || words % 4 != 0) {
+        die("usage: bench_step [--busy] [--layers N ...] PRESET S B T [PRESET S B T]...");
+    }
+    for (int i = 0; i < words; i += 4) {
+        Bench b = bench_begin(&options, cases[i], cases[i + 1], atoi(cases[i + 2]), atoi(cases[i + 3]));
+        if (busy) {
+            bench_busy(&b);
+        } else {
+            bench_case(&b);
+        }
+    }
     return 0;
 }

@@ -33,6 +33,7 @@ static int number_of(const char* what, const char* text) {
 
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
+    threads_wait_briefly(argv);
     enum { WARM = 3 };  // products choose their algorithms; the plain launches; the graph is captured
     if (argc < 5) { die("usage: bench_step PRESET S ROWS T [--steps N] [--quick] [options of the model]"); }
     const char* preset = argv[1];

@@ -3,9 +3,8 @@
 // Every program is compiled once per instruction set, its main renamed to main_portable,
 // main_avx2, main_avx512. This file is the real main: it calls the best one that the processor
 // has. PONDER_ISA=portable|avx2|avx512 in the environment forces one. All compute the same bits.
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+// Before that it sees to how threads wait (threads.h).
+#include "threads.h"
 
 #ifdef HAVE_portable
 int main_portable(int argc, char** argv);
@@ -47,6 +46,7 @@ static int usable_builds(Build* builds) {
 }
 
 int main(int argc, char** argv) {
+    threads_wait_briefly(argv);
     Build builds[3];
     int n = usable_builds(builds);
     const char* wanted = getenv("PONDER_ISA");

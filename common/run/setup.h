@@ -14,6 +14,7 @@
 #include "log.h"
 #include "resume.h"
 #include "sample.h"
+#include "threads.h"
 
 // What a program trains, as main() hands it to trainer_main().
 typedef struct ModelClass ModelClass;
@@ -519,7 +520,11 @@ static inline void trainer_banner(const Trainer* t) {
         free(device_text);
     } else {
         log_item(&line, "%s on the CPU (%s)", t->kind->program, machine_name());
-        log_item(&line, "%d thread%s", thread_count(), thread_count() == 1 ? "" : "s");
+        if (thread_count() == 1) {
+            log_item(&line, "1 thread");
+        } else {
+            log_item(&line, "%d threads %s", thread_count(), threads_waiting());
+        }
         log_item(&line, "instructions %s", machine_isa());
         log_item(&line, "matmul %s", matmul_name());
     }

@@ -218,10 +218,16 @@ static inline int trainer_step(Trainer* t) {
     s->seconds += seconds;
     t->step_seconds = t->step_seconds > 0 ? 0.9 * t->step_seconds + 0.1 * seconds : seconds;
     double rate = (double)s->total_batch / seconds;
-    double peak = trainer_peak_flops(t), utilisation = peak > 0 ? rate * t->flops_per_token / peak : 0;
+    double peak = trainer_peak_flops(t), flops = rate * t->flops_per_token;
+    if (!model->prepare && peak > 0 && flops > peak) {  // then it is no peak
+        machine_measure_peak(0.3);
+        if (flops > trainer_peak_flops(t)) { machine_reading(&machine_peak, flops); }
+        peak = trainer_peak_flops(t);
+    }
+    double utilisation = peak > 0 && (model->prepare || flops <= peak) ? flops / peak : 0;
     metrics_step(&t->metrics, s->step, s->tokens, loss, lr, norm, 1000 * seconds, rate, utilisation);
     char tokens[32], left[32], share[32] = "peak not known";
-    if (peak > 0) { snprintf(share, sizeof share, "%.1f %% of peak", 100 * utilisation); }
+    if (utilisation > 0) { snprintf(share, sizeof share, "%.1f %% of peak", 100 * utilisation); }
     printf("step %*lld of %lld | loss %.4f | norm %.3g | lr %.2e | %.0f ms | %s tok/s | %s | %s left\n",
            snprintf(NULL, 0, "%lld", (long long)s->total_steps), (long long)s->step, (long long)s->total_steps, loss,
            norm, lr, 1000 * seconds, format_count(tokens, rate), share,
@@ -328,6 +334,7 @@ static inline int trainer_run(Trainer* t) {
             printf("validation after step %lld: loss %.4f (best %.4f)\n", (long long)s->step, s->val_loss,
                    s->best_val_loss);
             fflush(stdout);
+            if (!t->model->prepare) { machine_measure_peak(0.05); }  // the first readings may have been disturbed
         }
         if (last || (save_every > 0 && s->step > 0 && s->step % save_every == 0)) { trainer_save(t); }
         if (last || (sample_every > 0 && s->step > 0 && s->step % sample_every == 0)) { trainer_sample(t); }
@@ -358,7 +365,8 @@ static inline int trainer_is_finished(Trainer* t) {
 
 // A whole program: the exit status of main(). One run a process.
 static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
-    static Trainer trainer;  // zero
+    if (GPU) { threads_wait_briefly(argv); }  // on the CPU dispatch.c has
+    static Trainer trainer;                   // zero
     Trainer* t = &trainer;
     t->kind = kind;
     t->started = now_seconds();

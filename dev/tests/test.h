@@ -4,6 +4,7 @@
 #define PONDER_TEST_H
 
 #include "../../common/base.h"
+#include "../../common/run/threads.h"
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -114,6 +115,7 @@ static inline void run_test(const char* name, void (*test)(void)) {
 
 // A test program's arguments: an optional part of a test name.
 static inline void test_begin(int argc, char** argv) {
+    threads_wait_briefly(argv);
     test_state.only = argc > 1 ? argv[1] : NULL;
     atexit(test_at_exit);
     test_catch_crashes();

@@ -567,9 +567,23 @@ static void test_column_sums(void) {
 
 static void test_machine(void) {
     double peak = machine_peak_flops(), bandwidth = machine_copy_bandwidth();
-    CHECK(peak > 1e7 && peak < 1e16, "peak %g FLOP/s", peak);
+    CHECK(peak == 0 || (peak > 1e7 && peak < 1e16), "peak %g FLOP/s", peak);
+    CHECK(machine_peak.best[0] > 1e7 && peak <= machine_peak.best[0], "best reading %g", machine_peak.best[0]);
     CHECK(bandwidth > 1e7 && bandwidth < 1e14, "bandwidth %g bytes/s", bandwidth);
     CHECK(machine_peak_flops() == peak && machine_copy_bandwidth() == bandwidth, "measured again");
+    double best = machine_peak.best[0];
+    machine_measure_peak(0.02);
+    CHECK(machine_peak.best[0] >= best, "the best reading fell from %g to %g", best, machine_peak.best[0]);
+    // One undisturbed reading among others is no limit; four that agree are, whatever else was read.
+    MachineLimit limit = {{0}};
+    const double readings[] = {50, 100, 51, 49, 99, 50, 98, 30, 97};
+    for (int i = 0; i < 9; i++) {
+        CHECK(machine_known(&limit) == 0, "known after %d readings", i);
+        machine_reading(&limit, readings[i]);
+    }
+    CHECK(machine_known(&limit) == 100, "%g of 100", machine_known(&limit));
+    machine_reading(&limit, 110);
+    CHECK(machine_known(&limit) == 0, "110 is beyond all others, and yet they are said to agree");
     CHECK(strlen(machine_name()) > 0 && strlen(machine_isa()) > 0 && strlen(matmul_name()) > 0, "a name is empty");
 }
 

@@ -277,6 +277,29 @@ static void test_command_lines(void) {
     }
 }
 
+// A run says how its threads wait: what it arranged itself, or what its user asked for.
+static void test_threads_of_a_run(void) {
+#ifndef _OPENMP
+    test_skip("this compiler has no OpenMP");
+#else
+    if (access("/proc/self/maps", R_OK) != 0) {
+        test_skip("no /proc here");
+        return;
+    }
+    program_setup();
+    const char* const runs[][2] = {{"", "2 threads waiting briefly"},
+                                   {"OMP_WAIT_POLICY=active", "2 threads waiting as OMP_WAIT_POLICY says"}};
+    for (int i = 0; i < 2; i++) {
+        char* command = format_string(
+            "env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT -u KMP_BLOCKTIME -u KMP_LIBRARY OMP_NUM_THREADS=2 %s " TRAIN
+            " %s --val-batches 1 --steps 1 --sample-tokens 0 --out %s/waiting%d",
+            runs[i][0], program_setup(), program_folder, i);
+        expect_exit(0, runs[i][1], command);
+        free(command);
+    }
+#endif
+}
+
 // A fixture through the command line: what the loop writes to metrics.jsonl and --dump is what PyTorch computed.
 static void check_command_line_fixture(const char* fixture) {
     char* path = format_string("%s/expected.json", fixture);
@@ -377,6 +400,7 @@ static void test_command_line_fixtures(void) {
 
 static void program_tests(void) {
     RUN(test_command_lines);
+    RUN(test_threads_of_a_run);
     RUN(test_same_bits_everywhere);
     RUN(test_resume_is_exact);
     RUN(test_start_from_a_directory);

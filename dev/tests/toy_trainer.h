@@ -111,6 +111,8 @@ static void toy_options(OptionTable* table) {
         {"toy", "peak", OPTION_NUMBER, "1e9", "X", 0, 1e18, RESUME_RUN,
          "FLOP/s that utilisation refers to, as a model on a GPU has them; 0: this machine's, as on the CPU; they take "
          "a tenth of a second to measure"},
+        {"toy", "false-peak", OPTION_NUMBER, "0", "X", 0, 1e18, RESUME_RUN,
+         "what this machine's peak was read as before"},
         {"toy", "list-calls", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print the list of file_calls.h at the end"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
@@ -140,6 +142,7 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
     model->memory_rows = 2;
     model->peak_flops = options_number(options, "peak");
     if (model->peak_flops > 0) { model->prepare = toy_prepare; }
+    for (int i = 0; i < MACHINE_READINGS; i++) { machine_peak.best[i] = options_number(options, "false-peak"); }
     if (options_given(options, "list-calls")) { file_calls_watch(options_text(options, "out")); }
     model->flops[0].what = "softmax";
     model->flops[0].amount = 6.0 * TOY_V;

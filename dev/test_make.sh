@@ -1,0 +1,149 @@
+#!/bin/bash
+# test_make.sh [BUILD [MODEL]] - what make does with names of directories, half-made data, GPUs that answer oddly, and
+# wrong values: in a copy of the files, with the programs of BUILD (build). The last line is
+# `N passed, N failed, N skipped`, the exit status the verdict.
+cd "$(dirname "$0")/.." || exit 1
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE DATA OUT ARGS B CC CFLAGS NVCC MODEL STEPS SEED CUDA_VISIBLE_DEVICES
+export LC_ALL=C
+build=$(cd "${1:-build}" && pwd) || exit 1
+model=${2:-pythia}
+for program in "train_$model" bytes compare; do
+    [ -x "$build/$program" ] || { echo "error: no $build/$program: make it first" >&2; exit 1; }
+done
+
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+copy="$tmp/a copy" # everything works where the path has blanks
+mkdir -p "$copy/build" "$tmp/tools"
+tar -cf - --exclude=./build --exclude=./out --exclude=./.git --exclude='./data/*/*' . | tar -xf - -C "$copy" || exit 1
+for program in "train_$model" bytes compare; do ln -s "$build/$program" "$copy/build/$program"; done
+cd "$copy" || exit 1
+build/bytes --out-train small/train.bin --out-val small/val.bin README.md ponder.cuh Makefile >"$tmp/log" 2>&1 || cat "$tmp/log"
+
+# make, with programs as they are.
+run_make() { make -o "build/train_$model" -o build/bytes -o build/compare "$@" >"$tmp/log" 2>&1; }
+passed=0 failed=0
+# ok NAME CONDITION...: the condition holds
+ok() {
+    local name=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAIL $name; make said:"
+        tail -n 8 "$tmp/log" | cut -c1-300 | sed 's/^/     /'
+    fi
+}
+says() { grep -qF -- "$1" "$tmp/log"; }
+fails_saying() { [ "$status" != 0 ] && says "$1"; }
+# What a tool of that name prints, and its exit status.
+tool() { # NAME STATUS TEXT
+    printf '#!/bin/sh\nprintf "%%s\\n" "%s"\nexit %s\n' "$3" "$2" >"$tmp/tools/$1"
+    chmod +x "$tmp/tools/$1"
+}
+
+# ---- names of OUT, and ARGS with quotes ----
+
+for out in out/a/ out/b// out/lr=1e-3 out/a,b 'out/two words' "out/a,b=c d/" ./-x "out/it's"; do
+    run_make "train_${model}_fair" DEVICE=cpu DATA=small STEPS=1 OUT="$out" \
+        ARGS="--sample-tokens 2 --prompt 'two words' --seq 32 --batch 2 --val-batches 1"
+    status=$?
+    ok "OUT=$out" [ "$status" = 0 ]
+    ok "OUT=$out has no picture" [ -s "$out/curves.svg" ]
+    ok "OUT=$out: the prompt" says "two words"
+done
+for out in 'out/"q' 'out/b\q' 'out/`q' 'out/$$q'; do
+    run_make "train_${model}_fair" DEVICE=cpu DATA=small STEPS=1 OUT="$out"
+    status=$?
+    ok "OUT=$out" fails_saying "expected a path without quotes, backslashes and dollar signs"
+    ok "OUT=$out was trained" [ ! -e "out/${out#out/}" ]
+done
+
+# ---- data that is half made ----
+
+# Instead of build/bytes: writes both shards, or dies between them.
+cat >"$tmp/tools/bytes" <<'END'
+#!/bin/sh
+mkdir -p data/headers && echo new >data/headers/train.bin && [ ! -e die ] && echo new >data/headers/val.bin
+END
+chmod +x "$tmp/tools/bytes"
+rm build/bytes && cp "$tmp/tools/bytes" build/bytes
+both() { [ "$(cat data/headers/train.bin)" = "$1" ] && [ "$(cat data/headers/val.bin)" = "$1" ]; }
+old() { rm -rf data/headers && mkdir -p data/headers && for f in "$@"; do echo old >"data/headers/$f.bin"; done; }
+old && run_make data
+ok "no data" both new
+old train && run_make data
+ok "only train.bin" both new
+old val && run_make data
+ok "only val.bin" both new
+old train val && run_make data
+ok "both are there" both old
+old && touch die && ! run_make data && rm die && run_make data
+ok "data after one that was killed" both new
+old train && ! run_make "train_${model}_ponder" DEVICE=cpu STEPS=x
+ok "the main job after one that was killed" both new
+for half in train val; do
+    mkdir -p "mine_$half" && echo mine >"mine_$half/$half.bin" && run_make data DATA="mine_$half"
+    status=$?
+    ok "the user's $half.bin alone" fails_saying "expected train.bin and val.bin there, or neither, found mine_$half/$half.bin"
+    ok "the user's $half.bin was touched" [ "$(cat "mine_$half/$half.bin")" = mine ]
+done
+run_make data DATA="two words"
+status=$?
+ok "DATA with a blank" fails_saying "DATA=two words: expected a path without blanks"
+run_make data B="two words"
+status=$?
+ok "B with a blank" fails_saying "B=two words: expected a path without blanks"
+
+# ---- which device ----
+
+PATH=$tmp/tools:$PATH
+tool nvcc 0 sm_90
+device() { run_make -n "train_${model}_ponder" "$@"; }
+on_cpu() { [ "$status" = 0 ] && says "build/train_$model, on the CPU ($1)"; }
+tool nvidia-smi 255 "Unable to determine the device handle for GPU0000:81:00.0: Unknown Error"
+device
+status=$?
+ok "nvidia-smi fails" on_cpu "nvidia-smi finds no GPU"
+for text in "9.0" "Unable to determine the device handle for GPU0000:81:00.0" "[N/A]" "" "90" "No devices were found 9.0"; do
+    code=0
+    [ "$text" = 9.0 ] && code=9
+    tool nvidia-smi $code "$text"
+    device
+    status=$?
+    ok "nvidia-smi says '$text' with status $code" on_cpu "nvidia-smi finds no GPU"
+done
+tool nvidia-smi 0 "7.5"
+device
+status=$?
+ok "an old GPU" on_cpu "the GPU is older than compute capability 8.0"
+for text in 8.0 9.0 12.0 "9.0
+7.5"; do
+    tool nvidia-smi 0 "$text"
+    device
+    ok "a GPU of $text" says "build/train_${model}_cuda, on the GPU"
+done
+device DEVICE=cpu
+status=$?
+ok "DEVICE=cpu beside a GPU" on_cpu "as asked"
+for wrong in GPU cuda "" "cpu gpu"; do
+    device DEVICE="$wrong"
+    status=$?
+    ok "DEVICE=$wrong" fails_saying "DEVICE=$wrong: expected cpu or gpu"
+done
+make train_${model}_ponder DEVICE=gpu NVCC=/nowhere/nvcc >"$tmp/log" 2>&1
+status=$?
+ok "DEVICE=gpu without nvcc" fails_saying "error: no nvcc found"
+
+# ---- a compiler of two words, the compile line without make ----
+
+run_make build/compare B=build2 CC="env cc" && rm -rf build2
+make build2/compare B=build2 CC="env cc" CFLAGS=-O0 >"$tmp/log" 2>&1
+ok "CC of two words" [ -x build2/compare ]
+cc -x c -std=gnu11 -fsyntax-only "train_$model.cu" >"$tmp/log" 2>&1
+status=$?
+ok "compiled before make was" fails_saying "make train_$model"
+
+echo "$passed passed, $failed failed, 0 skipped"
+[ $failed = 0 ]

@@ -24,7 +24,8 @@ struct ModelClass {
     // Adds the options that belong to the model.
     void (*add_options)(OptionTable* options);
     // Makes a model without allocating its memory. Exactly one of preset and config is not NULL.
-    // Options given on the command line override config and preset. B rows of T positions.
+    // Options given on the command line override config and preset. B rows of T positions; T = 0: as
+    // many as the model is made for (max_position_embeddings), which its T then says.
     // Dies, in words, on shapes that do not fit.
     Model* (*create)(const ModelClass* kind, const OptionTable* options, const char* preset, const Json* config,
                      const char* config_path, int B, int T);
@@ -104,8 +105,8 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "shards to train on (.bin files as in llm.c), sorted by name"},
         {"data", "val", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE,
          "shards to validate on; without them nothing is validated"},
-        {"data", "seq", OPTION_INT, "2048", "N", 1, 1 << 24, RESUME_FIXED,
-         "tokens of a row, the length of the context"},
+        {"data", "seq", OPTION_INT, NULL, "N", 1, 1 << 24, RESUME_FIXED,
+         "tokens of a row, the length of the context [default: what the model is made for]"},
         {"data", "batch", OPTION_INT, "8", "N", 1, 1 << 24, RESUME_FREE,
          "rows that pass through the model together (a micro-batch)"},
         {"data", "total-batch", OPTION_INT, NULL, "TOKENS", 1, MANY, RESUME_FIXED,
@@ -288,13 +289,22 @@ static inline void trainer_find_model(Trainer* t) {
             die("%s: expected an object, found %s", t->config_path, json_describe(t->config));
         }
     }
-    int64_t T = options_int(&t->options, "seq"), B = options_int(&t->options, "batch");
+    Option* seq = options_row(&t->options, "seq");
+    int64_t T = seq->set ? seq->integer : 0, B = options_int(&t->options, "batch");
+    if (T * B <= INT_MAX) {
+        t->model = t->kind->create(t->kind, &t->options, t->preset, t->config, t->config_path, (int)B, (int)T);
+    }
+    if (T == 0) {
+        T = t->model->T;
+        char* source = format_string("the length that %s is made for: ", t->preset ? t->preset : t->config_path);
+        option_assign(seq, format_string("%lld", (long long)T), source);
+        free(source);
+    }
     if (T * B > INT_MAX) {
         die("--batch %lld x --seq %lld: a micro-batch can have at most %d tokens", (long long)B, (long long)T, INT_MAX);
     }
     t->B = (int)B;
     t->T = (int)T;
-    t->model = t->kind->create(t->kind, &t->options, t->preset, t->config, t->config_path, t->B, t->T);
     if (t->checkpoint) { trainer_check_same_model(t); }
     for (int i = 0; i < t->model->flops_rows; i++) { t->flops_per_token += t->model->flops[i].amount; }
 }

@@ -211,8 +211,16 @@ static void test_start_from_a_directory(void) {
     CHECK(strstr(said, "\nval_loss_pass 0 ") && strstr(said, "\nval_loss_pass 2 ") && strstr(said, "perplexity") &&
               strstr(said, "bits"),
           "%s", said);
-    free(said);
+    // Without --seq a directory is used at its own length, here that of the training; a preset at 2048.
     free(command);
+    command = format_string(TRAIN " --model %s/start/step_00000003 --val %s/val.bin --val-batches 2 --batch 3 --eval-only",
+                            program_folder, program_folder);
+    char* words = format_string("rows of 48|\nval_loss %.6f\n", evaluated);
+    expect_exit(0, words, command);
+    free(words);
+    free(command);
+    expect_exit(0, "rows of 2048 tokens", TRAIN " --model " TEST_PRESET " --layers 1 --width 32 --heads 2 --plan");
+    free(said);
     free(metrics);
     command = format_string(TRAIN " %s --model %s/start/step_00000003 --layers 3 --out %s/wrong --steps 1",
                             program_setup(), program_folder, program_folder);

@@ -133,7 +133,7 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
     tensor_add(&model->tensors, format_string("bias"), TOY_V, 0, INIT_ZEROS, 0);
     model->V = TOY_V;
     model->B = B;
-    model->T = T;
+    model->T = T ? T : preset ? 32 : (int)json_get_int(config, "length", 32, config_path);
     model->memory[0].what = "parameters";
     model->memory[1].what = "gradients";
     model->memory[0].amount = model->memory[1].amount = (double)model->tensors.total * sizeof(real);

@@ -201,3 +201,11 @@ static inline void state_restore_options(const Json* json, const char* path, Opt
 }
 
 #endif
+// `--model preset:NAME` is NAME, also where a directory has that name.
+#define PRESET_PREFIX "preset:"
+static inline const char* preset_name(const char* model) {
+    size_t n = strlen(PRESET_PREFIX);
+    return strncmp(model, PRESET_PREFIX, n) == 0 ? model + n : model;
+}
+
+    if (strcmp(o->name, "model") == 0) { return strcmp(preset_name(a), preset_name(b)) == 0; }

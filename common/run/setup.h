@@ -195,9 +195,10 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
               "N is a whole number, X any number. Of an option given twice, the later one counts.",
               t->kind->program, t->kind->program);
     t->options.usage = usage.data;
-    char* help = format_string(
-        "what to train: a preset (%s), or a directory with config.json and model.safetensors to start from",
-        presets.data);
+    char* help = format_string("what to train: a preset (%s; " PRESET_PREFIX
+                               "NAME where a directory has that name too), or a directory with config.json and "
+                               "model.safetensors to start from",
+                               presets.data);
     trainer_options(&t->options, format_string("NAME|DIR"), help, t->kind->default_preset);
     t->kind->add_options(&t->options);
     free(presets.data);
@@ -273,7 +274,16 @@ static inline void trainer_check_same_model(Trainer* t) {
 static inline void trainer_find_model(Trainer* t) {
     const char* name = options_text(&t->options, "model");
     for (int i = 0; t->kind->presets[i] && !t->checkpoint; i++) {
-        if (strcmp(t->kind->presets[i], name) == 0) { t->preset = t->kind->presets[i]; }
+        if (strcmp(t->kind->presets[i], preset_name(name)) == 0) { t->preset = t->kind->presets[i]; }
+    }
+    if (t->preset && preset_name(name) == name && options_given(&t->options, "model")) {
+        char* path = format_string("%s/config.json", name);
+        if (access(path, F_OK) == 0) {
+            die("--model %s: it is a preset, and a directory with %s; write --model ./%s for the directory, or "
+                "--model " PRESET_PREFIX "%s for the preset",
+                name, path, name, name);
+        }
+        free(path);
     }
     if (!t->preset) {
         struct stat info;

@@ -140,7 +140,7 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
         {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
          "steps between samples; 0: only after the last step"},
         {"run", "dump", OPTION_TEXT, NULL, "DIR", 0, 0, RESUME_RUN,
-         "write logits, gradients and loss of one step as safetensors to DIR, and exit"},
+         "write tokens, logits, gradients and loss of one step as safetensors to DIR, and exit"},
 
         {"optimiser", "lr", OPTION_NUMBER, "1e-3", "X", 0, 1e6, RESUME_FREE, "peak learning rate"},
         {"optimiser", "schedule", OPTION_CHOICE, "cosine", "cosine|linear|constant", 0, 0, RESUME_FREE,

@@ -232,7 +232,7 @@ static inline int trainer_step(Trainer* t) {
 
 // ---- --dump ----
 
-// Logits of the first micro-batch; losses of the passes and the gradient of the whole step.
+// Tokens, losses of the passes and the gradient of the whole step; logits of its first micro-batch.
 static inline void trainer_dump(Trainer* t, const char* dir) {
     Model* model = t->model;
     char* error = directory_make(dir);
@@ -245,7 +245,7 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
     model->logits(model, t->inputs, rows, t->T, 0, logits);
     const SafeWrite all = {
         "logits", 3, {(size_t)rows, (size_t)t->T, (size_t)model->V, 0}, (const float*)(const void*)logits};
-    char* path = format_string("%s/logits.safetensors", dir);
+    path = format_string("%s/logits.safetensors", dir);
     safetensors_write(path, &all, 1, NULL);
     free(path);
     free(logits);
@@ -283,9 +283,9 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
     safetensors_write(path, grads, n, NULL);
     free(path);
     free(grads);
-    printf(
-        "loss %.9g, gradient norm %.9g\nwrote %s/logits.safetensors (%d rows), grads.safetensors, loss.safetensors\n",
-        loss, grad_norm(&model->tensors, model->grads), dir, rows);
+    printf("loss %.9g, gradient norm %.9g\nwrote %s/logits.safetensors (%d rows), grads.safetensors, loss.safetensors, "
+           "tokens.safetensors (%lld rows)\n",
+           loss, grad_norm(&model->tensors, model->grads), dir, rows, (long long)t->step_rows);
     free(losses);
 }
 
@@ -314,6 +314,18 @@ static inline int trainer_validates(const Trainer* t, int64_t n) {
 
 // Steps until the end of the run; returns the exit status.
 static inline int trainer_run(Trainer* t) {
+    size_t numbers = (size_t)t->step_rows * (size_t)t->T;
+    int64_t* tokens = (int64_t*)xalloc(2 * numbers, sizeof(int64_t), "the tokens");
+    for (size_t i = 0; i < numbers; i++) { tokens[i] = t->inputs[i], tokens[numbers + i] = t->targets[i]; }
+    const SafeWrite pair[] = {
+        {"inputs", 2, {(size_t)t->step_rows, (size_t)t->T, 0, 0}, NULL, tokens},
+        {"targets", 2, {(size_t)t->step_rows, (size_t)t->T, 0, 0}, NULL, tokens + numbers},
+    };
+    char* path = format_string("%s/tokens.safetensors", dir);
+    safetensors_write(path, pair, 2, NULL);
+    free(path);
+    free(tokens);
+
     TrainerState* s = &t->state;
     int64_t save_every = options_int(&t->options, "save-every"),
             sample_every = options_int(&t->options, "sample-every");

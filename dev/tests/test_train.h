@@ -648,6 +648,23 @@ static void test_train_resumes(void) {
     }
     toy_run(0, "starting at step 0|val_loss", "--out fresh --resume " TOY_LONG);
     toy_same_run("whole", "fresh", 30);
+    free(path);
+    path = toy_path("dumped/tokens.safetensors");
+    file = safetensors_open(path);
+    static const char* const sides[] = {"inputs", "targets"};
+    for (int k = 0; k < 2; k++) {
+        const SafeTensor* tensor = safetensors_find(file, sides[k]);
+        CHECK(tensor && strcmp(tensor->dtype_name, "I64") == 0 && tensor->ndim == 2 && tensor->shape[0] == 7 &&
+                  tensor->shape[1] == REF_T,
+              "%s of %s", sides[k], path);
+        if (!tensor || tensor->count != 7 * REF_T) { continue; }
+        int64_t tokens[7 * REF_T];
+        safetensors_pread(file, tokens, sizeof tokens, file->data_start + tensor->begin, sides[k]);
+        for (int i = 0; i < 7 * REF_T; i++) {
+            CHECK(tokens[i] == bytes[1024 + 2 * (i + k)], "%s: token %d is %lld", sides[k], i, (long long)tokens[i]);
+        }
+    }
+    safetensors_close(file);
     // Finished: says so, prints the same results, touches nothing.
     size_t before = 0, after = 0;
     char* a = toy_read("whole/metrics.jsonl", &before);

@@ -51,6 +51,7 @@ typedef struct {
     Tokenizer* tokenizer;
     Shards* train;  // NULL without --train
     Shards* val;    // NULL without --val
+    int val_anew;   // validation data or rows are others than those of the run that is resumed
     int B, T;
     int64_t step_rows;  // rows of a step: the total batch / T
     int64_t warmup_steps;
@@ -70,6 +71,9 @@ typedef struct {
 
     int64_t saved_step;   // of the newest checkpoint that holds all we know; -1: none
     double step_seconds;  // smoothed
+    double line_seconds;  // of the steps since the last line of the metrics,
+    int64_t line_steps;   // which are so many
+    int unheard;          // 1: standard output cannot be written, and that was said
 } Trainer;
 
 // The share of the peak that is printed at every step refers to this; 0: not known.
@@ -139,6 +143,8 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "batches of a validation, the first of the data; 0: all of it"},
         {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
          "steps between samples; 0: only after the last step"},
+        {"run", "log-every", OPTION_INT, "1", "N", 1, MANY, RESUME_FREE,
+         "steps between progress lines, on the screen and in metrics.jsonl; the last step always has one"},
         {"run", "dump", OPTION_TEXT, NULL, "DIR", 0, 0, RESUME_RUN,
          "write tokens, logits, gradients and loss of one step as safetensors to DIR, and exit"},
 
@@ -205,7 +211,7 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
     options_parse(&t->options, argc, argv);
     if (options_given(&t->options, "help")) {
         options_help(&t->options, stdout);
-        exit(0);
+        exit(output_end(0));
     }
     t->out = options_text(&t->options, "out");
     if (t->out[0] == 0) { die("--out '': expected a directory"); }
@@ -611,7 +617,7 @@ static inline void trainer_banner(const Trainer* t) {
     trainer_print_work(t, stdout);
     if (t->changed.size) { printf("changed since the run was started\n%s", t->changed.data); }
     printf("\n");
-    fflush(stdout);
+    output_flush();
 }
 
 #endif

@@ -109,7 +109,7 @@ static void program_cleanup(void) {
 // The lines of metrics.jsonl without what is timed.
 static char* untimed_metrics(const char* out) {
     int status;
-    char* command = format_string("sed -E 's/\"(ms|tokens_per_s|utilisation)\": *[^,}]*//g' %s/%s/metrics.jsonl",
+    char* command = format_string("sed -E 's/\"(ms|tokens_per_s|utilisation|time)\": *[^,}]*//g' %s/%s/metrics.jsonl",
                                   program_folder, out);
     char* text = run_shell(command, &status);
     free(command);

@@ -278,7 +278,7 @@ static void test_log_formats(void) {
 static void toy_open_foreign(void* name) {
     Metrics m;
     char* path = toy_path((const char*)name);
-    metrics_open(&m, path, 5);
+    metrics_open(&m, path, 5, 0);
 }
 
 static void test_metrics_cut(void) {
@@ -288,6 +288,22 @@ static void test_metrics_cut(void) {
     static const struct {
         int64_t step;
         int lines, validated;
+// 1 if a text begins with a time like 2031-12-24T18:00:00Z that is now, within a minute.
+static int toy_is_time(const char* text) {
+    static const char digits[] = "dddd-dd-ddTdd:dd:ddZ";
+    for (int i = 0; digits[i]; i++) {
+        if (digits[i] == 'd' ? text[i] < '0' || text[i] > '9' : text[i] != digits[i]) { return 0; }
+    }
+    for (int before = 0; before < 60; before++) {
+        time_t then = time(NULL) - before;
+        char now[32];
+        struct tm utc;
+        strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&then, &utc));
+        if (strncmp(text, now, 20) == 0) { return 1; }
+    }
+    return 0;
+}
+
     } cases[] = {{-1, 0, 0}, {0, 1, 1}, {1, 2, 0}, {2, 4, 1}, {9, 4, 0}, {10, 5, 0}, {99, 5, 0}};
     char* dir = toy_path("cut");
     mkdir(dir, 0777);
@@ -296,8 +312,8 @@ static void test_metrics_cut(void) {
             char* text = format_string("%s%s", whole, torn ? "{\"step\": 11, \"tok" : "");
             toy_write("cut/metrics.jsonl", text, strlen(text));
             Metrics m;
-            metrics_open(&m, dir, cases[i].step);
-            metrics_step(&m, 100, 800, 1.5, 1e-3, 0.25, 10, 80, 0.5);
+            metrics_open(&m, dir, cases[i].step, 0);
+            metrics_step(&m, 100, 800, 1.5, 1e-3, 0.25, 10, 80, 0.5, 12345678);
             close(m.fd);
             size_t size = 0, kept = 0;
             char* got = toy_read("cut/metrics.jsonl", &size);
@@ -305,11 +321,13 @@ static void test_metrics_cut(void) {
             for (int line = 0; line < cases[i].lines; line++) { end = strchr(end, '\n') + 1; }
             kept = (size_t)(end - whole);
             CHECK(size > kept && memcmp(got, whole, kept) == 0, "cut after step %lld", (long long)cases[i].step);
-            CHECK(strcmp(
-                      got + kept,
-                      "{\"step\": 100, \"tokens\": 800, \"loss\": 1.5, \"lr\": 0.001, \"grad_norm\": 0.25, \"ms\": 10, "
-                      "\"tokens_per_s\": 80, \"utilisation\": 0.5}\n") == 0,
-                  "what is appended after step %lld", (long long)cases[i].step);
+            static const char added[] =
+                "{\"step\": 100, \"tokens\": 800, \"loss\": 1.5, \"lr\": 0.001, \"grad_norm\": 0.25, \"ms\": 10, "
+                "\"tokens_per_s\": 80, \"utilisation\": 0.5, \"flops\": 12345678, \"time\": \"";
+            CHECK(strncmp(got + kept, added, sizeof added - 1) == 0, "what is appended after step %lld: %s",
+                  (long long)cases[i].step, got + kept);
+            const char* time_text = got + kept + min_size(sizeof added - 1, size - kept);
+            CHECK(toy_is_time(time_text) && strcmp(time_text + 20, "\"}\n") == 0, "the time: %s", time_text);
             CHECK(m.validated == cases[i].validated, "validation at step %lld", (long long)cases[i].step);
             CHECK(!toy_exists("cut/metrics.jsonl.tmp"), "the file written aside is left");
             free(m.path);
@@ -330,6 +348,19 @@ static void test_metrics_cut(void) {
 
 enum { REF_T = 16, REF_N = 17 * TOY_V };
 
+    toy_write("cut/metrics.jsonl", whole, strlen(whole));  // a validation that is to be made anew goes too
+    for (int64_t step = 10; step >= 1; step -= 8) {
+        Metrics m;
+        metrics_open(&m, dir, step, 1);
+        close(m.fd);
+        size_t size = 0;
+        char* got = toy_read("cut/metrics.jsonl", &size);
+        const char* end = step == 10 ? whole + strlen(whole) : strstr(whole, "{\"step\": 2, \"val_loss\"");
+        CHECK(!m.validated && size == (size_t)(end - whole) && memcmp(got, whole, size) == 0, "validated anew: %s",
+              got);
+        free(m.path);
+        free(got);
+    }
 // Trains the toy in double, written again: row order, mean over the step, norm, clip, AdamW, schedule.
 static void toy_reference(const char* data, double* w, int steps, int rows, const char* schedule, double warmup,
                           double decay, double clip, double* losses, double* norms, double* rates) {
@@ -819,7 +850,7 @@ static void test_train_nohup(void) {
     free(seen.data);
 }
 
-// A run whose output nobody reads any more, as after `| head`, goes on to its end all the same.
+// A run whose output nobody reads any more, as after `| head`, goes on to its end all the same, and says it at the end.
 static void test_train_closed_pipe(void) {
     char* output = NULL;
     int from;
@@ -829,7 +860,7 @@ static void test_train_closed_pipe(void) {
                           &from);
     toy_unheard = 0;
     int code = toy_wait(pid, from, &output);
-    CHECK(code == 0, "output into a closed pipe: exit code %d", code);
+    CHECK(code == 1, "output into a closed pipe: exit code %d", code);
     free(output);
     toy_run(0, "val_loss", "--out heard --steps 3 --sample-every 1 --save-every 2");
     toy_same_run("heard", "unheard", 3);

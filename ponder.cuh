@@ -1188,6 +1188,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->finite = device_finite;
     model->rehearse = ponder_rehearse_cuda;
     model->device_text = ponder_device_text;
+    model->arithmetic = PRECISION " on a GPU";
     model->print_ledger = ponder_print_ledger;
     model->compare_cpu = ponder_compare_cpu;
 }

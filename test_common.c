@@ -37,6 +37,7 @@
 #define MAIN compare_main
 #include "dev/tests/test_compare.h"
 #pragma pop_macro("MAIN")
+#include "dev/tests/test_loop.h"  // after the programs whose mains it calls
 #endif
 
 #if ARITHMETIC
@@ -76,6 +77,7 @@ int MAIN(int argc, char** argv) {
     resume_tests();
     sample_tests();
     train_tests();
+    loop_tests();
 #endif
 #if ARITHMETIC
     if (sizeof(real) == sizeof(double)) {

@@ -314,6 +314,18 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
     int rows = trainer_micro_rows(t, 0, t->step_rows);
     size_t positions = (size_t)rows * (size_t)t->T;
 
+    size_t numbers = (size_t)t->step_rows * (size_t)t->T;
+    int64_t* tokens = (int64_t*)xalloc(2 * numbers, sizeof(int64_t), "the tokens");
+    for (size_t i = 0; i < numbers; i++) { tokens[i] = t->inputs[i], tokens[numbers + i] = t->targets[i]; }
+    const SafeWrite pair[] = {
+        {"inputs", 2, {(size_t)t->step_rows, (size_t)t->T, 0, 0}, NULL, tokens},
+        {"targets", 2, {(size_t)t->step_rows, (size_t)t->T, 0, 0}, NULL, tokens + numbers},
+    };
+    char* path = format_string("%s/tokens.safetensors", dir);
+    safetensors_write(path, pair, 2, NULL);
+    free(path);
+    free(tokens);
+
     real* logits = (real*)xalloc(mul_size(positions, (size_t)model->V, "the logits"), sizeof(real), "the logits");
     model->logits(model, t->inputs, rows, t->T, 0, logits);
     const SafeWrite all = {
@@ -387,18 +399,6 @@ static inline int trainer_validates(const Trainer* t, int64_t n) {
 
 // Steps until the end of the run; returns the exit status.
 static inline int trainer_run(Trainer* t) {
-    size_t numbers = (size_t)t->step_rows * (size_t)t->T;
-    int64_t* tokens = (int64_t*)xalloc(2 * numbers, sizeof(int64_t), "the tokens");
-    for (size_t i = 0; i < numbers; i++) { tokens[i] = t->inputs[i], tokens[numbers + i] = t->targets[i]; }
-    const SafeWrite pair[] = {
-        {"inputs", 2, {(size_t)t->step_rows, (size_t)t->T, 0, 0}, NULL, tokens},
-        {"targets", 2, {(size_t)t->step_rows, (size_t)t->T, 0, 0}, NULL, tokens + numbers},
-    };
-    char* path = format_string("%s/tokens.safetensors", dir);
-    safetensors_write(path, pair, 2, NULL);
-    free(path);
-    free(tokens);
-
     TrainerState* s = &t->state;
     int64_t save_every = options_int(&t->options, "save-every"),
             sample_every = options_int(&t->options, "sample-every");
@@ -440,10 +440,30 @@ static inline int trainer_run(Trainer* t) {
     return 0;
 }
 
-// 1 if the checkpoint is the end of the run, and its results are known.
+// 1 if the checkpoint is the end of the run and its results are known, on the validation data that there is now; then
+// it has said so. Data that went away since takes nothing from them.
 static inline int trainer_is_finished(Trainer* t) {
     const TrainerState* s = &t->state;
-    return t->checkpoint && s->step >= t->state.total_steps && (s->val_rows == 0 || s->val_step == s->step);
+    const OptionTable* o = &t->options;
+    const char* val = options_text(o, "val");
+    if (s->step < s->total_steps) { return 0; }
+    int gone = val && !options_given(o, "val") && !options_given(o, "val-batches") && !shards_there(val);
+    if (!gone) { trainer_open_validation(t); }
+    if (s->val_rows > 0 && s->val_step != s->step) { return 0; }
+    t->tokenizer = tokenizer_open(t->weights, t->model->V);
+    trainer_check_tokenizer(t);
+    if (gone) { printf("the validation data, --val %s, is not here any more: it was not compared\n", val); }
+    if (t->changed.size) {
+        printf("changed since the run was started, too late to have an effect\n%s", t->changed.data);
+    }
+    if (s->step > s->total_steps) {
+        printf("finished: step %lld, beyond the %lld steps that are asked for now\n", (long long)s->step,
+               (long long)s->total_steps);
+    } else {
+        printf("finished: step %lld of %lld\n", (long long)s->step, (long long)s->total_steps);
+    }
+    trainer_print_results(t);
+    return 1;
 }
 
 // A run whose only step has a learning rate of 0 is most likely somebody's first try.
@@ -477,13 +497,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     const char* dump = options_text(&t->options, "dump");
     if (t->checkpoint && !eval_only && !dump) {
         trainer_size_run(t, t->state.rows);
-        if (trainer_is_finished(t)) {
-            if (t->changed.size) { printf("changed since the run was started\n%s", t->changed.data); }
-            t->tokenizer = tokenizer_open(t->weights, t->model->V);
-            printf("finished: step %lld of %lld\n", (long long)t->state.step, (long long)t->state.total_steps);
-            trainer_print_results(t);
-            return 0;
-        }
+        if (trainer_is_finished(t)) { return 0; }
     }
     trainer_open_data(t);
     if (!eval_only) { trainer_size_run(t, t->state.rows); }
@@ -493,6 +507,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     t->state.flops_per_token = t->flops_per_token;
     if (t->model->prepare) { t->model->prepare(t->model, !eval_only); }
     trainer_banner(t);
+    if (!eval_only && !dump) { trainer_warn_of_rate(t); }
     trainer_allocate(t, !eval_only);
     if (GPU && options_given(&t->options, "compare-cpu")) {
         int64_t count = trainer_load_step(t);
@@ -519,10 +534,10 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     return trainer_run(t);
 }
 
-#endif
 // A whole program: the exit status of main(). One run a process.
 static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
     output_begin();
     return output_end(trainer_program(argc, argv, kind));
 }
 
+#endif

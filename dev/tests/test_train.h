@@ -16,6 +16,8 @@ static char toy_home[512];  // of this test program's runs: shards and OUT direc
 // ---- processes ----
 
 static int toy_file_limit;                 // bytes; 0: none
+static int toy_soft_limit;                 // the same, which can be raised while it runs
+static void (*toy_before)(void);           // called in the process before it begins; NULL: nothing
 static const char* toy_threads = "1";      // more than one make starting slower
 static int toy_unheard;                    // 1: nobody holds the other end of its standard output
 static void (*toy_hangup)(int) = SIG_DFL;  // what SIGHUP does to it; SIG_IGN: as under nohup
@@ -44,6 +46,10 @@ static pid_t toy_start(const char* line, int* from) {
             struct rlimit limit = {(rlim_t)toy_file_limit, (rlim_t)toy_file_limit};
             setrlimit(RLIMIT_FSIZE, &limit);
         }
+        if (toy_soft_limit) {
+            struct rlimit limit = {(rlim_t)toy_soft_limit, RLIM_INFINITY};
+            setrlimit(RLIMIT_FSIZE, &limit);
+        }
         signal(SIGHUP, toy_hangup);  // these tests themselves may run under nohup,
         signal(SIGPIPE, SIG_DFL);    // or under something that ignores SIGPIPE
         setenv("OMP_NUM_THREADS", toy_threads, 1);
@@ -51,6 +57,7 @@ static pid_t toy_start(const char* line, int* from) {
         dup2(fds[1], 2);
         close(fds[0]);
         close(fds[1]);
+        if (toy_before) { toy_before(); }
         execv(argv[0], argv);
         _exit(98);
     }
@@ -88,20 +95,26 @@ static void toy_wait_for(int from, const char* word, StringBuilder* seen) {
     CHECK(seen->data && strstr(seen->data, word), "'%s' never came: %s", word, seen->data ? seen->data : "");
 }
 
-// A run with the shards of this test; it must exit with `code`, and say all of `words` ('|' separates).
-static void toy_run(int code, const char* words, const char* line) {
-    char* whole = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --sample-tokens 0 %s", line);
+// A run that must exit with `code`, and say all of `words` ('|' separates), but not one that follows a '!'.
+static void toy_bare(int code, const char* words, const char* line) {
     char* output = NULL;
     int from;
-    pid_t pid = toy_start(whole, &from);
+    pid_t pid = toy_start(line, &from);
     int got = toy_wait(pid, from, &output);
     CHECK(got == code, "'%s' exits with %d, expected %d: %s", line, got, code, output);
     char* list = format_string("%s", words);
     for (char* word = strtok(list, "|"); word; word = strtok(NULL, "|")) {
-        CHECK(strstr(output, word) != NULL, "'%s' does not say '%s' but: %s", line, word, output);
+        int wanted = word[0] != '!';
+        CHECK((strstr(output, word + !wanted) != NULL) == wanted, "'%s' and '%s', it says: %s", line, word, output);
     }
     free(list);
     free(output);
+}
+
+// The same with the shards of this test.
+static void toy_run(int code, const char* words, const char* line) {
+    char* whole = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --sample-tokens 0 %s", line);
+    toy_bare(code, words, whole);
     free(whole);
 }
 
@@ -275,19 +288,6 @@ static void test_log_formats(void) {
           "a time that is not known");
 }
 
-static void toy_open_foreign(void* name) {
-    Metrics m;
-    char* path = toy_path((const char*)name);
-    metrics_open(&m, path, 5, 0);
-}
-
-static void test_metrics_cut(void) {
-    const char* whole = "{\"step\": 0, \"val_loss\": 5, \"val_loss_pass\": [5]}\n{\"step\": 1, \"tokens\": "
-                        "8}\n{\"step\": 2, \"tokens\": 16}\n"
-                        "{\"step\": 2, \"val_loss\": 4, \"val_loss_pass\": [4]}\n{\"step\": 10, \"tokens\": 24}\n";
-    static const struct {
-        int64_t step;
-        int lines, validated;
 // 1 if a text begins with a time like 2031-12-24T18:00:00Z that is now, within a minute.
 static int toy_is_time(const char* text) {
     static const char digits[] = "dddd-dd-ddTdd:dd:ddZ";
@@ -304,6 +304,19 @@ static int toy_is_time(const char* text) {
     return 0;
 }
 
+static void toy_open_foreign(void* name) {
+    Metrics m;
+    char* path = toy_path((const char*)name);
+    metrics_open(&m, path, 5, 0);
+}
+
+static void test_metrics_cut(void) {
+    const char* whole = "{\"step\": 0, \"val_loss\": 5, \"val_loss_pass\": [5]}\n{\"step\": 1, \"tokens\": "
+                        "8}\n{\"step\": 2, \"tokens\": 16}\n"
+                        "{\"step\": 2, \"val_loss\": 4, \"val_loss_pass\": [4]}\n{\"step\": 10, \"tokens\": 24}\n";
+    static const struct {
+        int64_t step;
+        int lines, validated;
     } cases[] = {{-1, 0, 0}, {0, 1, 1}, {1, 2, 0}, {2, 4, 1}, {9, 4, 0}, {10, 5, 0}, {99, 5, 0}};
     char* dir = toy_path("cut");
     mkdir(dir, 0777);
@@ -335,19 +348,6 @@ static int toy_is_time(const char* text) {
             free(text);
         }
     }
-    static const char* const foreign[] = {"hello\n", "{\"step\": x}\n", "{\"step\": 1, \"a\": 2\n",
-                                          "{\"step\": 123456789012345678901, \"a\": 1}\n"};
-    for (int i = 0; i < 4; i++) {
-        toy_write("cut/metrics.jsonl", foreign[i], strlen(foreign[i]));
-        expect_death("a foreign metrics.jsonl", toy_open_foreign, (void*)"cut", "metrics.jsonl|not a metric of ours");
-    }
-    free(dir);
-}
-
-// ---- the loop against the formulas ----
-
-enum { REF_T = 16, REF_N = 17 * TOY_V };
-
     toy_write("cut/metrics.jsonl", whole, strlen(whole));  // a validation that is to be made anew goes too
     for (int64_t step = 10; step >= 1; step -= 8) {
         Metrics m;
@@ -361,6 +361,19 @@ enum { REF_T = 16, REF_N = 17 * TOY_V };
         free(m.path);
         free(got);
     }
+    static const char* const foreign[] = {"hello\n", "{\"step\": x}\n", "{\"step\": 1, \"a\": 2\n",
+                                          "{\"step\": 123456789012345678901, \"a\": 1}\n"};
+    for (int i = 0; i < 4; i++) {
+        toy_write("cut/metrics.jsonl", foreign[i], strlen(foreign[i]));
+        expect_death("a foreign metrics.jsonl", toy_open_foreign, (void*)"cut", "metrics.jsonl|not a metric of ours");
+    }
+    free(dir);
+}
+
+// ---- the loop against the formulas ----
+
+enum { REF_T = 16, REF_N = 17 * TOY_V };
+
 // Trains the toy in double, written again: row order, mean over the step, norm, clip, AdamW, schedule.
 static void toy_reference(const char* data, double* w, int steps, int rows, const char* schedule, double warmup,
                           double decay, double clip, double* losses, double* norms, double* rates) {
@@ -635,6 +648,23 @@ static void test_train_dump(void) {
     safetensors_read(file, safetensors_find(file, "loss"), loss);
     safetensors_read(file, safetensors_find(file, "loss_of_each_pass"), of_pass);
     safetensors_close(file);
+    free(path);
+    path = toy_path("dumped/tokens.safetensors");
+    file = safetensors_open(path);
+    static const char* const sides[] = {"inputs", "targets"};
+    for (int k = 0; k < 2; k++) {
+        const SafeTensor* tensor = safetensors_find(file, sides[k]);
+        CHECK(tensor && strcmp(tensor->dtype_name, "I64") == 0 && tensor->ndim == 2 && tensor->shape[0] == 7 &&
+                  tensor->shape[1] == REF_T,
+              "%s of %s", sides[k], path);
+        if (!tensor || tensor->count != 7 * REF_T) { continue; }
+        int64_t tokens[7 * REF_T];
+        safetensors_pread(file, tokens, sizeof tokens, file->data_start + tensor->begin, sides[k]);
+        for (int i = 0; i < 7 * REF_T; i++) {
+            CHECK(tokens[i] == bytes[1024 + 2 * (i + k)], "%s: token %d is %lld", sides[k], i, (long long)tokens[i]);
+        }
+    }
+    safetensors_close(file);
     CHECK(fabs((double)loss[0] - loss_sum / (7 * REF_T)) < 5e-7 && of_pass[1] == loss[0] && of_pass[0] != loss[0],
           "loss %.9g of the step, whose gradients are dumped", (double)loss[0]);
     free(path);
@@ -679,23 +709,6 @@ static void test_train_resumes(void) {
     }
     toy_run(0, "starting at step 0|val_loss", "--out fresh --resume " TOY_LONG);
     toy_same_run("whole", "fresh", 30);
-    free(path);
-    path = toy_path("dumped/tokens.safetensors");
-    file = safetensors_open(path);
-    static const char* const sides[] = {"inputs", "targets"};
-    for (int k = 0; k < 2; k++) {
-        const SafeTensor* tensor = safetensors_find(file, sides[k]);
-        CHECK(tensor && strcmp(tensor->dtype_name, "I64") == 0 && tensor->ndim == 2 && tensor->shape[0] == 7 &&
-                  tensor->shape[1] == REF_T,
-              "%s of %s", sides[k], path);
-        if (!tensor || tensor->count != 7 * REF_T) { continue; }
-        int64_t tokens[7 * REF_T];
-        safetensors_pread(file, tokens, sizeof tokens, file->data_start + tensor->begin, sides[k]);
-        for (int i = 0; i < 7 * REF_T; i++) {
-            CHECK(tokens[i] == bytes[1024 + 2 * (i + k)], "%s: token %d is %lld", sides[k], i, (long long)tokens[i]);
-        }
-    }
-    safetensors_close(file);
     // Finished: says so, prints the same results, touches nothing.
     size_t before = 0, after = 0;
     char* a = toy_read("whole/metrics.jsonl", &before);
@@ -1294,7 +1307,8 @@ static void test_memory_table(void) {
     free(model.tensors.list);
 }
 
-static void train_tests(void) {
+// toy_home with its shards, and its end.
+static void toy_begin(void) {
     // A checkpoint syncs each of its files: in memory that costs nothing.
     const char* base = getenv("TMPDIR");
     if (!base && access("/dev/shm", W_OK) == 0) { base = "/dev/shm"; }
@@ -1304,6 +1318,11 @@ static void train_tests(void) {
     }
     toy_shard("train.bin", 2000, 1);
     toy_shard("val.bin", 700, 2);
+}
+static void toy_end(void) { directory_remove_tree(toy_home); }
+
+static void train_tests(void) {
+    toy_begin();
     RUN(test_log_formats);
     RUN(test_metrics_cut);
     RUN(test_memory_table);
@@ -1332,7 +1351,7 @@ static void train_tests(void) {
     RUN(test_train_changed);
     RUN(test_train_nonfinite);
     RUN(test_train_full_disk);
-    directory_remove_tree(toy_home);
+    toy_end();
 }
 
 #endif

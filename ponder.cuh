@@ -95,6 +95,7 @@ typedef struct {
     const char* default_preset;  // of --model
     size_t pass_size;            // of the architecture's own struct, which begins with a Pass
     int (*usual_ff)(int C);      // inner width of the MLP where only the width is given
+    int usual_length;            // tokens of a row of a fresh model where --seq does not say
     // Sizes from config.json; with config NULL only what presets do not say. Dies, by name, on what is not supported.
     void (*read_config)(Pass*, const Json* config, const char* path);
     // After presets and options: derived sizes; dies in words on shapes that do not fit.
@@ -707,11 +708,11 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     for (const Preset* p = a->presets; p->name && preset; p++) {
         if (strcmp(p->name, preset) == 0) { pass->size = p->size, path = preset; }
     }
-    pass->T = T;
     a->read_config(pass, config, path);
+    pass->T = T ? T : preset ? a->usual_length : pass->size.P;
     ponder_override_sizes(options, a->usual_ff, &pass->size);
     a->check(pass, path);
-    Model* model = ponder_model(a, pass, ponder_config(options, config, path), B, T);
+    Model* model = ponder_model(a, pass, ponder_config(options, config, path), B, pass->T);
     ponder_use_cuda(model, options);
     return model;
 }
@@ -1192,6 +1193,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->finite = device_finite;
     model->rehearse = ponder_rehearse_cuda;
     model->device_text = ponder_device_text;
+    model->arithmetic = PRECISION " on a GPU";
     model->print_ledger = ponder_print_ledger;
     model->compare_cpu = ponder_compare_cpu;
 }

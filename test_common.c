@@ -38,6 +38,7 @@
 #define MAIN compare_main
 #include "dev/tests/test_compare.h"
 #pragma pop_macro("MAIN")
+#include "dev/tests/test_loop.h"  // after the programs whose mains it calls
 #endif
 
 #if ARITHMETIC
@@ -79,6 +80,7 @@ int MAIN(int argc, char** argv) {
     sample_tests();
     threads_tests();
     train_tests();
+    loop_tests();
 #endif
 #if ARITHMETIC
     if (sizeof(real) == sizeof(double)) {

@@ -759,6 +759,7 @@ static const Architecture pythia = {
     .default_preset = "pythia-70m",
     .pass_size = sizeof(Pythia),
     .usual_ff = pythia_usual_ff,
+    .usual_length = 2048,
     .read_config = pythia_read_config,
     .check = pythia_check,
     .write_config = pythia_write_config,

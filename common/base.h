@@ -6,6 +6,7 @@
 #define PONDER_BASE_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <stdarg.h>
@@ -53,22 +54,63 @@ static inline size_t round_up(size_t n, size_t multiple) { return div_up(n, mult
 #define DIE_EXIT(code) exit(code)
 #endif
 
+// ---- standard input, output and error ----
+
+// The first thing that a program does: opens those of descriptors 0, 1 and 2 that are closed, so that no file of ours
+// gets such a number and then what is printed. On /dev/null, but so that using them fails as it did.
+static inline void output_begin(void) {
+    for (int fd = 0; fd < 3; fd++) {
+        if (fcntl(fd, F_GETFD) != -1 || errno != EBADF) { continue; }
+        int flags = fd == 1 ? O_RDONLY : O_WRONLY;
+        if (open("/dev/null", flags) < 0 && open("/", O_RDONLY) < 0) {
+            _exit(1);
+        }  // the lowest number that is free: fd
+    }
+}
+
+static int output_error;  // errno of the first write to standard output that failed; 0: none, or not known
+
+// Sends on what was printed. 0 if that failed, now or before.
+static inline int output_flush(void) {
+    if (fflush(stdout) != 0 && !output_error) { output_error = errno; }
+    return !ferror(stdout) && !output_error;
+}
+
+// The last thing that a program does: its exit status, `code`, or an error where not all that it printed was written.
+static inline int output_end(int code) {
+    int good = output_flush(), copy = good ? dup(1) : -1;
+    // A file system on a network may tell only at the end that a file is full: closing a copy asks.
+    if (copy >= 0 && close(copy) != 0 && errno != EINTR) { good = 0, output_error = errno; }
+    if (good) { return code; }
+    fprintf(stderr, "error: standard output could not be written%s%s; what was printed is lost, at least in part\n",
+            output_error ? ": " : "", output_error ? strerror(output_error) : "");
+    return code ? code : 1;
+}
+
+// ---- errors ----
+
+// What die() calls, once, after its message and before the program ends: a run that has something to lose saves it.
+static void (*die_last)(void);
+
 // Prints "error: ..." on stderr and exits with 1. A message says what was expected, what was
 // found, where, and one hint. No trailing newline in fmt.
 __attribute__((noreturn, format(printf, 1, 2))) static inline void die(const char* fmt, ...) {
-    fflush(stdout);
+    output_flush();
     fprintf(stderr, "error: ");
     va_list args;
     va_start(args, fmt);
     vfprintf(stderr, fmt, args);
     va_end(args);
     fprintf(stderr, "\n");
+    void (*last)(void) = die_last;
+    die_last = NULL;
+    if (last) { last(); }
     DIE_EXIT(1);
 }
 
 // Prints "warning: ..." on stderr and goes on.
 __attribute__((format(printf, 1, 2))) static inline void warn(const char* fmt, ...) {
-    fflush(stdout);
+    output_flush();
     fprintf(stderr, "warning: ");
     va_list args;
     va_start(args, fmt);

@@ -79,6 +79,7 @@ struct Model {
     int (*finite)(const Place* place);                // 1 if all of a listed tensor is
     double peak_flops;                                // of one second, for the share of the peak
     char* (*device_text)(const Model* model);         // what computes, for the banner; the caller frees it
+    const char* arithmetic;                           // "bf16 on a GPU"; plain text without quotes
     // --plan=CARD: memory and ledger of a step of step_rows rows.
     void (*print_ledger)(Model* model, const char* card, int64_t step_rows);
     // --compare-cpu: one micro-batch with `count` targets on both; returns the exit status.
@@ -125,6 +126,11 @@ static inline char* model_first_nonfinite(Model* model, int B, int T) {
     }
     places_free(&places);
     return name;
+}
+
+// What a run's numbers come from, to be told from others when it goes on elsewhere.
+static inline const char* model_arithmetic(const Model* model) {
+    return model->arithmetic ? model->arithmetic : "fp32 on a CPU";
 }
 
 // What the training loop does with gradients, wherever they live.

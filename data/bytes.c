@@ -468,9 +468,10 @@ static void print_left_out(const char* what, uint64_t count) {
 // The program; returns its exit status.
 static int bytes_main(int argc, char** argv) {
     BytesOptions o;
+    output_begin();
     if (!bytes_parse(&o, argc, argv)) {
         fputs(bytes_usage, stdout);
-        return 0;
+        return output_end(0);
     }
     signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of write, with a message
     Corpus corpus;
@@ -538,7 +539,7 @@ static int bytes_main(int argc, char** argv) {
     free(corpus.files);
     free(corpus.directories);
     free(o.inputs);
-    return fflush(stdout) == 0 ? 0 : 1;
+    return output_end(0);
 }
 
 #ifndef TESTING

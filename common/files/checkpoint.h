@@ -243,11 +243,12 @@ static inline char* checkpoint_install(const char* out, const char* temporary, c
 }
 
 // Writes OUT/step_N with the weights (params), first and second moments (m, v; each a family of the
-// table) and the given files, then deletes the oldest checkpoints beyond `keep` (0: keep all). Dies,
-// with the previous checkpoint untouched and named, if anything fails or a number is not finite.
-static inline void checkpoint_write(const char* out, int64_t step, const TensorTable* table, const float* params,
-                                    const float* m, const float* v, const CheckpointFile* files, int file_count,
-                                    int keep) {
+// table) and the given files, then deletes the oldest checkpoints beyond `keep` (0: keep all). NULL, or
+// what went wrong (a write that failed, a number that is not finite), with the previous checkpoint
+// untouched and named; the caller frees it.
+static inline char* checkpoint_try_write(const char* out, int64_t step, const TensorTable* table, const float* params,
+                                         const float* m, const float* v, const CheckpointFile* files, int file_count,
+                                         int keep) {
     char* path = format_string("%s/step_%08lld", out, (long long)step);
     char* old = format_string("%s/.old_step_%08lld", out, (long long)step);
     char* temporary = format_string("%s/.tmp_step_%08lld_%ld", out, (long long)step, (long)getpid());
@@ -260,17 +261,29 @@ static inline void checkpoint_write(const char* out, int64_t step, const TensorT
     if (error) {
         directory_remove_tree(temporary);
         char* previous = checkpoint_newest(out);
-        if (previous) {
-            die("the checkpoint of step %lld: %s; the previous checkpoint %s is intact", (long long)step, error,
-                previous);
-        }
-        die("the checkpoint of step %lld: %s; there is no earlier checkpoint", (long long)step, error);
+        char* whole = previous ? format_string("the checkpoint of step %lld: %s; the previous checkpoint %s is intact",
+                                               (long long)step, error, previous)
+                               : format_string("the checkpoint of step %lld: %s; there is no earlier checkpoint",
+                                               (long long)step, error);
+        free(previous);
+        free(error);
+        error = whole;
+    } else {
+        checkpoint_clean(out);  // removes `old`
+        checkpoint_prune(out, step, keep);
     }
-    checkpoint_clean(out);  // removes `old`
-    checkpoint_prune(out, step, keep);
     free(temporary);
     free(old);
     free(path);
+    return error;
+}
+
+// The same; dies of what went wrong.
+static inline void checkpoint_write(const char* out, int64_t step, const TensorTable* table, const float* params,
+                                    const float* m, const float* v, const CheckpointFile* files, int file_count,
+                                    int keep) {
+    char* error = checkpoint_try_write(out, step, table, params, m, v, files, file_count, keep);
+    if (error) { die("%s", error); }
 }
 
 // ---- reading ----

@@ -50,7 +50,8 @@ typedef struct {
     const char* name;
     int ndim;
     size_t shape[4];
-    const float* data;
+    const float* data;     // written as F32
+    const int64_t* whole;  // unless NULL: written instead, as I64
 } SafeWrite;
 
 // Bits of one number of a dtype and = *kind (ST_...); 0 if the format has no such dtype.
@@ -337,13 +338,13 @@ static inline char* safetensors_try_write(const char* path, const SafeWrite* ten
         const SafeWrite* t = &tensors[i];
         if (header.size > 1) { sb_append(&header, ",", 1); }
         json_append_string(&header, t->name, strlen(t->name));
-        sb_printf(&header, ":{\"dtype\":\"F32\",\"shape\":[");
+        sb_printf(&header, ":{\"dtype\":\"%s\",\"shape\":[", t->whole ? "I64" : "F32");
         size_t numbers = 1;
         for (int d = 0; d < t->ndim; d++) {
             sb_printf(&header, d ? ",%zu" : "%zu", t->shape[d]);
             numbers = mul_size(numbers, t->shape[d], t->name);
         }
-        uint64_t end = at + mul_size(numbers, sizeof(float), t->name);
+        uint64_t end = at + mul_size(numbers, t->whole ? sizeof(int64_t) : sizeof(float), t->name);
         sb_printf(&header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at, (unsigned long long)end);
         at = end;
     }
@@ -360,14 +361,16 @@ static inline char* safetensors_try_write(const char* path, const SafeWrite* ten
     for (int i = 0; i < count && !failed; i++) {
         size_t numbers = 1;
         for (int d = 0; d < tensors[i].ndim; d++) { numbers *= tensors[i].shape[d]; }
-        failed = write_all(fd, tensors[i].data, numbers * sizeof(float)) != 0;
+        const SafeWrite* t = &tensors[i];
+        failed = t->whole ? write_all(fd, t->whole, numbers * sizeof(int64_t)) != 0
+                          : write_all(fd, t->data, numbers * sizeof(float)) != 0;
     }
     char* error = write_finish(fd, failed, path);
     free(header.data);
     return error;
 }
 
-// Writes tensors as F32, in the given order, and syncs them to the disk; dies when any of it fails.
+// Writes tensors as F32 or I64, in the given order, and syncs them to the disk; dies when any of it fails.
 // metadata_json: a JSON object whose values are strings, or NULL.
 static inline void safetensors_write(const char* path, const SafeWrite* tensors, int count, const char* metadata_json) {
     char* error = safetensors_try_write(path, tensors, count, metadata_json);

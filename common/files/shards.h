@@ -31,7 +31,8 @@ enum {
     SHARD_MAGIC_32 = 20240801,  // version 7: uint32
     SHARD_HEADER = 256,         // int32 numbers
     SHARD_HEADER_BYTES = 4 * SHARD_HEADER,
-    SHARDS_MAX_OPEN = 64,  // files open at a time; a system may allow no more than 256
+    SHARD_BLOCK = 1 << 16,  // bytes that are looked at in one piece
+    SHARDS_MAX_OPEN = 64,   // files open at a time; a system may allow no more than 256
 };
 
 typedef struct {
@@ -41,7 +42,9 @@ typedef struct {
     int width;           // bytes of a token: 2 or 4
     uint64_t first_row;  // its row 0 is this row of all
     uint64_t rows;
-    int fd;  // -1 while closed
+    uint32_t largest;  // token of those that shard_hash read,
+    uint64_t looked;   // which are so many
+    int fd;            // -1 while closed
 } Shard;
 
 typedef struct {
@@ -169,12 +172,12 @@ static inline void shards_add(Shards* shards, int* capacity, const char* path) {
     shard->fd = -1;
 }
 
-// Adds the files that a pattern stands for: a file of just that name, or what glob(3) finds.
-static inline void shards_add_pattern(Shards* shards, int* capacity, const char* pattern) {
+// Adds the files that a pattern stands for: a file of just that name, or what glob(3) finds. 0 if there is none.
+static inline int shards_add_pattern(Shards* shards, int* capacity, const char* pattern) {
     struct stat info;
     if (stat(pattern, &info) == 0) {
         shards_add(shards, capacity, pattern);
-        return;
+        return 1;
     }
     int flags = 0;
 #ifdef GLOB_BRACE  // {a,b} and ~, where the system has them
@@ -184,17 +187,16 @@ static inline void shards_add_pattern(Shards* shards, int* capacity, const char*
     memset(&found, 0, sizeof found);
     int result = glob(pattern, flags, NULL, &found);
     if (result == GLOB_NOSPACE) { die("out of memory while looking for '%s'", pattern); }
-    if (result != 0 || found.gl_pathc == 0) {
-        die("no shard found: '%s' matches no file here; `make data` makes the default corpus, "
-            "build/bytes makes shards of any text, data/README.md says how to get others",
-            pattern);
-    }
-    for (size_t i = 0; i < found.gl_pathc; i++) { shards_add(shards, capacity, found.gl_pathv[i]); }
+    int count = result == 0 ? (int)found.gl_pathc : 0;
+    for (int i = 0; i < count; i++) { shards_add(shards, capacity, found.gl_pathv[i]); }
     globfree(&found);
+    return count > 0;
 }
 
-// Adds every pattern of a list "a,b": commas separate, except in {...}.
-static inline void shards_find(Shards* shards, const char* patterns) {
+// Adds every pattern of a list "a,b": commas separate, except in {...}. The first pattern that no file matches
+// (the caller frees it), NULL if all have some.
+static inline char* shards_find(Shards* shards, const char* patterns) {
+    char* missing = NULL;
     int capacity = 0;
     struct stat info;
     char* list = format_string("%s", patterns);
@@ -209,15 +211,16 @@ static inline void shards_find(Shards* shards, const char* patterns) {
             if (*at != 0 && (*at != ',' || depth > 0)) { continue; }
             int last = *at == 0;
             *at = 0;
-            if (at > start) { shards_add_pattern(shards, &capacity, start); }
+            if (at > start && !shards_add_pattern(shards, &capacity, start) && !missing) {
+                missing = format_string("%s", start);
+            }
             start = at + 1;
             if (last) { break; }
         }
     }
     free(list);
-    if (shards->files == 0) {
-        die("no shard found: expected the name of a file or a pattern like 'data/*.bin', found '%s'", patterns);
-    }
+    if (shards->files == 0 && !missing) { missing = format_string("%s", patterns); }
+    return missing;
 }
 
 // Sorts by path and drops files that several patterns found (by whatever name).
@@ -247,11 +250,26 @@ static inline void shards_sort(Shards* shards) {
     free(seen);
 }
 
+// The largest token of n bytes of a shard that begin at byte `at` of the file; tokens that are not whole are left out.
+static inline void shard_look(Shard* shard, const unsigned char* bytes, size_t n, uint64_t at) {
+    size_t width = (size_t)shard->width, i = at < SHARD_HEADER_BYTES ? (size_t)(SHARD_HEADER_BYTES - at) : 0;
+    i += (size_t)((width - (at + i) % width) % width);
+    for (; i + width <= n; i += width, shard->looked++) {
+        uint32_t token = width == 2 ? (uint32_t)bytes[i] | (uint32_t)bytes[i + 1] << 8 : shard_u32(bytes + i);
+        if (token > shard->largest) { shard->largest = token; }
+    }
+}
+
+// Byte where block i of `blocks` begins, spread evenly from a shard's first byte to its last; whole: one after the
+// other. Blocks have SHARD_BLOCK bytes, the last of a whole file fewer.
+static inline uint64_t shard_block_at(const Shard* shard, int whole, uint64_t blocks, uint64_t i) {
+    return whole ? i * SHARD_BLOCK : i * (shard->bytes - SHARD_BLOCK) / (blocks - 1);
+}
+
 // Continues a hash with what makes a shard itself: its name without directories (data may move),
 // its size and token width, and its contents: all of them up to `budget` bytes, else blocks of
-// 64 kB spread evenly from the first byte to the last.
-static inline uint64_t shard_hash(uint64_t hash, const Shard* shard, int fd, uint64_t budget) {
-    enum { BLOCK = 1 << 16 };
+// 64 kB spread evenly from the first byte to the last. Also finds the largest token there.
+static inline uint64_t shard_hash(uint64_t hash, Shard* shard, int fd, uint64_t budget) {
     const char* slash = strrchr(shard->path, '/');
     const char* base = slash ? slash + 1 : shard->path;
     hash = hash_bytes(hash, base, strlen(base) + 1);
@@ -260,14 +278,15 @@ static inline uint64_t shard_hash(uint64_t hash, const Shard* shard, int fd, uin
         unsigned char byte = (unsigned char)(sizes[i / 8] >> 8 * (i % 8));
         hash = hash_bytes(hash, &byte, 1);
     }
-    unsigned char* block = (unsigned char*)xalloc(BLOCK, 1, "hashing a shard");
+    unsigned char* block = (unsigned char*)xalloc(SHARD_BLOCK, 1, "hashing a shard");
     int whole = shard->bytes <= budget;
-    uint64_t blocks = whole ? (shard->bytes + BLOCK - 1) / BLOCK : max_size(2, budget / BLOCK);
+    uint64_t blocks = whole ? div_up(shard->bytes, SHARD_BLOCK) : max_size(2, budget / SHARD_BLOCK);
     for (uint64_t i = 0; i < blocks; i++) {
-        uint64_t at = whole ? i * BLOCK : i * (shard->bytes - BLOCK) / (blocks - 1);
-        size_t n = min_size(BLOCK, shard->bytes - at);
+        uint64_t at = shard_block_at(shard, whole, blocks, i);
+        size_t n = min_size(SHARD_BLOCK, shard->bytes - at);
         shard_read(shard, fd, block, n, at);
         hash = hash_bytes(hash, block, n);
+        shard_look(shard, block, n, at);
     }
     free(block);
     return hash;
@@ -281,7 +300,14 @@ static inline Shards* shards_open(const char* patterns, int T, int V) {
     Shards* shards = (Shards*)xalloc(1, sizeof(Shards), "the shards");
     shards->T = T;
     shards->V = V;
-    shards_find(shards, patterns);
+    char* missing = shards_find(shards, patterns);
+    if (missing && *missing && strspn(missing, ",") != strlen(missing)) {
+        die("no shard found: '%s' matches no file here; `make data` makes the default corpus, "
+            "build/bytes makes shards of any text, data/README.md says how to get others",
+            missing);
+    } else if (missing) {
+        die("no shard found: expected the name of a file or a pattern like 'data/*.bin', found '%s'", patterns);
+    }
     shards_sort(shards);
     const Shard* largest = NULL;
     uint64_t budget = (uint64_t)64 << 20;  // bytes to hash, of all files together; at most 4 MB of one
@@ -308,6 +334,70 @@ static inline Shards* shards_open(const char* patterns, int T, int V) {
     shards->buffer = (unsigned char*)xalloc((size_t)T + 1, 4, "a row of tokens");
     for (int i = 0; i < SHARDS_MAX_OPEN; i++) { shards->open[i] = -1; }
     return shards;
+}
+
+// 1 if every pattern of a list matches a file here; nothing is opened.
+static inline int shards_there(const char* patterns) {
+    Shards shards;
+    memset(&shards, 0, sizeof shards);
+    char* missing = shards_find(&shards, patterns);
+    int there = missing == NULL;
+    for (int i = 0; i < shards.files; i++) { free(shards.list[i].path); }
+    free(shards.list);
+    free(missing);
+    return there;
+}
+
+// The largest token that was looked at when the shards were opened, and = *looked, how many tokens those are.
+static inline uint32_t shards_largest(const Shards* shards, uint64_t* looked) {
+    uint32_t largest = 0;
+    *looked = 0;
+    for (int i = 0; i < shards->files; i++) {
+        if (shards->list[i].largest > largest) { largest = shards->list[i].largest; }
+        *looked += shards->list[i].looked;
+    }
+    return largest;
+}
+
+// 1 if two shards hold the same bytes: all of them up to 4 MB, else in as many blocks of 64 kB.
+static inline int shard_same_contents(const Shard* a, const Shard* b) {
+    if (a->bytes != b->bytes) { return 0; }
+    unsigned char* block = (unsigned char*)xalloc(2 * SHARD_BLOCK, 1, "comparing shards");
+    int fds[2] = {shard_open_file(a->path), shard_open_file(b->path)}, same = 1;
+    int whole = a->bytes <= (uint64_t)64 * SHARD_BLOCK;
+    uint64_t blocks = whole ? div_up(a->bytes, SHARD_BLOCK) : 64;
+    for (uint64_t i = 0; i < blocks && same; i++) {
+        uint64_t at = shard_block_at(a, whole, blocks, i);
+        size_t n = min_size(SHARD_BLOCK, a->bytes - at);
+        shard_read(a, fds[0], block, n, at);
+        shard_read(b, fds[1], block + SHARD_BLOCK, n, at);
+        same = memcmp(block, block + SHARD_BLOCK, n) == 0;
+    }
+    for (int i = 0; i < 2; i++) { close(fds[i]); }
+    free(block);
+    return same;
+}
+
+// The first shard of `some` that is also in `all`, by file or by contents; = *twin, the one there. NULL: none is.
+static inline const Shard* shards_overlap(const Shards* some, const Shards* all, const Shard** twin) {
+    struct stat* seen = (struct stat*)xalloc((size_t)all->files, sizeof(struct stat), "the list of shards");
+    for (int j = 0; j < all->files; j++) {
+        if (stat(all->list[j].path, &seen[j]) != 0) { memset(&seen[j], 0, sizeof seen[j]); }
+    }
+    const Shard* found = NULL;
+    for (int i = 0; i < some->files && !found; i++) {
+        struct stat info;
+        if (stat(some->list[i].path, &info) != 0) { continue; }
+        for (int j = 0; j < all->files && !found; j++) {
+            int same = info.st_ino == seen[j].st_ino && info.st_dev == seen[j].st_dev;
+            if (same || shard_same_contents(&some->list[i], &all->list[j])) {
+                found = &some->list[i];
+                *twin = &all->list[j];
+            }
+        }
+    }
+    free(seen);
+    return found;
 }
 
 static inline void shards_close(Shards* shards) {
@@ -362,7 +452,7 @@ static inline void shards_row(Shards* shards, uint64_t row, int* inputs, int* ta
         uint32_t token = width == 2 ? (uint32_t)p[0] | (uint32_t)p[1] << 8 : shard_u32(p);
         if (token >= (uint32_t)shards->V) {
             die("%s: token %u at position %llu is outside the vocabulary of %d (0 to %d); "
-                "these shards were made with another tokenizer than the model's",
+                "the shard was made with another tokenizer than the model's, or is damaged",
                 shard->path, token, (unsigned long long)(first + t), shards->V, shards->V - 1);
         }
         if (t < T) { inputs[t] = (int)token; }

@@ -54,10 +54,12 @@ static void compare_read_line(CompareRow* row, const Json* line, const char* whe
     double loss = json_get_number(line, validation ? "val_loss" : "loss", NAN, where);
     double step = compare_number(line, "step", 0, where), *last = validation ? &row->validated : &row->trained;
     if (step <= *last) { die("%s: step %.0f comes after step %.0f: two runs in one directory?", where, step, *last); }
+    double steps = step - fmax(*last, 0);
     *last = step;
     if (!validation) {
         row->tokens = compare_number(line, "tokens", 0, where);
-        row->seconds += json_get(line, "ms") ? compare_number(line, "ms", 0, where) / 1000 : 0;
+        // The milliseconds are the mean of the steps since the line before (metrics may be thinned).
+        row->seconds += json_get(line, "ms") ? compare_number(line, "ms", 0, where) / 1000 * steps : 0;
         if (!isfinite(loss)) { warn("%s: the loss of step %.0f is not a finite number", where, step); }
         return;
     }
@@ -482,10 +484,14 @@ int MAIN(int argc, char** argv) {
     const char* values[] = {NULL, NULL, "Validation loss", "steps,flops"};
     CompareRow* rows = (CompareRow*)xalloc(COMPARE_MAX_ROWS, sizeof(CompareRow), "the rows");
     int count = 0, axis_count = 0, axes[COMPARE_MAX_PANELS];
+    output_begin();
     for (int i = 1, k; i < argc; i++) {
         char* value = format_string("%s", argv[i]);
         const char* key = strsep(&value, "=");  // leaves what is behind it, or NULL
-        if (strcmp(argv[i], "--help") == 0) { return printf("%s", compare_usage) < 0; }
+        if (strcmp(argv[i], "--help") == 0) {
+            printf("%s", compare_usage);
+            return output_end(0);
+        }
         if (key[0] != '-') {
             compare_parse_row(rows, count++, key, value);
             continue;
@@ -514,6 +520,5 @@ int MAIN(int argc, char** argv) {
     printf("%s", compare_tables(rows, count, NULL));
     if (values[1]) { compare_write(values[1], compare_tables(rows, count, "|\\`*_[]")); }
     if (values[0]) { compare_write(values[0], compare_svg(rows, count, compare_clean(values[2]), axes, axis_count)); }
-    if (fflush(stdout) != 0) { die("stdout: %s", strerror(errno)); }
-    return 0;
+    return output_end(0);
 }

@@ -81,7 +81,10 @@ static inline void log_end(LogLine* line) { fprintf(line->file, "\n"); }
 typedef struct {
     char* path;
     int fd;
-    int validated;  // after metrics_open: the line of the validation at `step` is there
+    int validated;          // after metrics_open: the line of the validation at `step` is there
+    StringBuilder waiting;  // what could not be written so far (a full disk): it goes first once writing works again
+    size_t waited;          // bytes of it that are written
+    int failing;            // errno of the last attempt, 0: nothing waits
 } Metrics;
 
 // The step of a whole line of ours; -1 for anything else. `validation` says which kind it is.
@@ -99,11 +102,11 @@ static inline int64_t metrics_line_step(const char* line, size_t n, int* validat
 }
 
 // Opens OUT/metrics.jsonl to go on after `step`. Lines past it are cut, and a last line that was
-// torn by a crash; with step < 0 all of them. The cut file is written aside and renamed, so a crash
-// in the middle leaves the old one.
-static inline void metrics_open(Metrics* metrics, const char* out, int64_t step) {
+// torn by a crash; with step < 0 all of them; with validate_anew also that of a validation at `step`.
+// The cut file is written aside and renamed, so a crash in the middle leaves the old one.
+static inline void metrics_open(Metrics* metrics, const char* out, int64_t step, int validate_anew) {
+    memset(metrics, 0, sizeof *metrics);
     metrics->path = format_string("%s/metrics.jsonl", out);
-    metrics->validated = 0;
     size_t size = 0;
     char* text = read_fully(metrics->path, &size);
     size_t kept = 0;  // bytes; the steps of a file grow, so what is kept is its beginning
@@ -116,7 +119,7 @@ static inline void metrics_open(Metrics* metrics, const char* out, int64_t step)
         if (at < 0) {
             die("%s: byte %zu begins a line that is not a metric of ours; move the file away", metrics->path, begin);
         }
-        if (at > step) { break; }
+        if (at > step || (at == step && validation && validate_anew)) { break; }
         if (at == step && validation) { metrics->validated = 1; }
         begin = kept = end + 1;
     }
@@ -134,32 +137,83 @@ static inline void metrics_open(Metrics* metrics, const char* out, int64_t step)
     if (metrics->fd < 0) { die("%s: could not be opened: %s%s", metrics->path, strerror(errno), write_hint(errno)); }
 }
 
+// Tries to write what waits; 1 if nothing does any more.
+static inline int metrics_try(Metrics* metrics) {
+    while (metrics->waited < metrics->waiting.size) {
+        ssize_t n =
+            write(metrics->fd, metrics->waiting.data + metrics->waited, metrics->waiting.size - metrics->waited);
+        if (n < 0 && errno == EINTR) { continue; }
+        if (n <= 0) {
+            metrics->failing = n < 0 ? errno : ENOSPC;
+            return 0;
+        }
+        metrics->waited += (size_t)n;
+    }
+    metrics->waiting.size = metrics->waited = 0;
+    metrics->failing = 0;
+    return 1;
+}
+
+// Appends a line. A training is worth more than a line of its metrics: what cannot be written waits.
+static inline void metrics_append(Metrics* metrics, const char* line, size_t n) {
+    int failed = metrics->failing;
+    sb_append(&metrics->waiting, line, n);
+    if (!metrics_try(metrics) && !failed) {
+        warn("%s: could not be written: %s%s; the run goes on, and writes it later if it can", metrics->path,
+             strerror(metrics->failing), write_hint(metrics->failing));
+    }
+}
+
+// The end of every line: training FLOPs of all tokens so far, and the time of day (UTC).
+static inline void metrics_stamp(char* out, size_t room, double flops) {
+    char text[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    snprintf(out, room, "\"flops\": %.9g, \"time\": \"%s\"}\n", flops, text);
+}
+
+// After a step. ms, tokens_per_s and utilisation: means over the steps since the line before.
 static inline void metrics_step(Metrics* metrics, int64_t step, int64_t tokens, double loss, double lr,
-                                double grad_norm, double ms, double tokens_per_s, double utilisation) {
-    char line[512];
+                                double grad_norm, double ms, double tokens_per_s, double utilisation, double flops) {
+    char line[512], stamp[128];
+    metrics_stamp(stamp, sizeof stamp, flops);
     int n =
         snprintf(line, sizeof line,
                  "{\"step\": %lld, \"tokens\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"ms\": %.9g, "
-                 "\"tokens_per_s\": %.9g, \"utilisation\": %.9g}\n",
-                 (long long)step, (long long)tokens, loss, lr, grad_norm, ms, tokens_per_s, utilisation);
-    write_fully(metrics->fd, line, (size_t)n, metrics->path);
+                 "\"tokens_per_s\": %.9g, \"utilisation\": %.9g, %s",
+                 (long long)step, (long long)tokens, loss, lr, grad_norm, ms, tokens_per_s, utilisation, stamp);
+    metrics_append(metrics, line, (size_t)n);
 }
 
 static inline void metrics_validation(Metrics* metrics, int64_t step, double loss, const double* loss_of_pass,
-                                      int passes) {
+                                      int passes, double flops) {
     StringBuilder sb = {0};
+    char stamp[128];
+    metrics_stamp(stamp, sizeof stamp, flops);
     sb_printf(&sb, "{\"step\": %lld, \"val_loss\": %.9g, \"val_loss_pass\": [", (long long)step, loss);
     for (int s = 0; s < passes; s++) { sb_printf(&sb, "%s%.9g", s ? ", " : "", loss_of_pass[s]); }
-    sb_printf(&sb, "]}\n");
-    write_fully(metrics->fd, sb.data, sb.size, metrics->path);
+    sb_printf(&sb, "], %s", stamp);
+    metrics_append(metrics, sb.data, sb.size);
     free(sb.data);
 }
 
-// Before a checkpoint is written: its metrics must not be younger than it after a power cut.
+// Before a checkpoint is written: its metrics must not be younger than it after a power cut. Where they cannot be
+// written, the checkpoint is worth more than its metrics.
 static inline void metrics_flush(Metrics* metrics) {
-    if (fsync(metrics->fd) != 0 && errno != EINVAL && errno != EROFS) {
-        die("%s: could not be written: %s%s", metrics->path, strerror(errno), write_hint(errno));
+    int written = metrics_try(metrics);
+    if (written && fsync(metrics->fd) != 0 && errno != EINVAL && errno != EROFS) {
+        warn("%s: could not be written: %s%s", metrics->path, strerror(errno), write_hint(errno));
     }
+}
+
+// At the end of a run, when all else is saved: dies if lines still wait.
+static inline void metrics_end(Metrics* metrics) {
+    if (metrics_try(metrics)) { return; }
+    size_t lines = 0;
+    for (size_t i = metrics->waited; i < metrics->waiting.size; i++) { lines += metrics->waiting.data[i] == '\n'; }
+    die("%s: could not be written: %s%s; its last %zu line%s lost", metrics->path, strerror(metrics->failing),
+        write_hint(metrics->failing), lines, lines == 1 ? " is" : "s are");
 }
 
 #endif

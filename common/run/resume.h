@@ -3,7 +3,9 @@
 //
 // trainer_state.json holds everything of a run that is neither a weight nor a moment: how far it
 // is, what data it reads, every option that is not of one invocation only, and what it has learnt
-// so far. Options are stored as the text they were written as, so nothing is lost in conversion.
+// so far. Options are stored as the text they were written as, so nothing is lost in conversion; one
+// that is not UTF-8 (a path in Latin-1, a prompt of bytes), which JSON cannot hold, also as
+// hexadecimal digits.
 #ifndef PONDER_RESUME_H
 #define PONDER_RESUME_H
 
@@ -21,10 +23,14 @@ typedef struct {
     int64_t position;     // rows taken from the stream so far
     int64_t seed;
     int64_t seq;
-    int64_t total_batch;  // tokens of a step
-    int64_t rows;         // of the training data
-    uint64_t shards;      // hash of the training data
-    int64_t val_rows;     // rows of a validation; 0: none
+    int64_t total_batch;             // tokens of a step
+    int64_t rows;                    // of the training data
+    uint64_t shards;                 // hash of the training data
+    int64_t val_rows;                // rows of a validation; 0: none
+    uint64_t val_shards;             // hash of the validation data
+    uint64_t tokenizer;              // hash of the tokenizer's files
+    int val_known, tokenizer_known;  // 0: not in the file, which is of a program that did not look yet
+    const char* arithmetic;          // what computes, see model_arithmetic(); NULL: not known
     int64_t parameters;
     double flops_per_token;  // forward and backward
     double seconds;          // spent in training steps, over all invocations
@@ -67,6 +73,41 @@ static inline void state_number(StringBuilder* sb, const char* key, double value
     }
 }
 
+// The texts of options that are not UTF-8, byte by byte; nothing where all are.
+static inline void state_hex(StringBuilder* sb, const OptionTable* options) {
+    const char* before = "  \"options_hex\": {\n";
+    const char* after = "";
+    for (int i = 0; i < options->count; i++) {
+        const Option* o = &options->rows[i];
+        size_t n = o->resume != RESUME_RUN && o->set ? strlen(o->text) : 0, at = 0, length = 1;
+        while (at < n && length) { at += length = json_utf8_length(o->text + at, n - at); }
+        if (length) { continue; }
+        sb_printf(sb, "%s    \"%s\": \"", before, o->name);
+        for (size_t k = 0; k < n; k++) { sb_printf(sb, "%02x", (unsigned char)o->text[k]); }
+        sb_append(sb, "\"", 1);
+        before = ",\n";
+        after = "\n  },\n";
+    }
+    sb_printf(sb, "%s", after);
+}
+
+// The text of an option as it was given, NULL where it had none; it lives as long as `json`, or for ever.
+static inline const char* state_option(const Json* json, const char* name, const char* path) {
+    const char* hex = json_get_string(json_get(json, "options_hex"), name, NULL, path);
+    if (!hex) { return json_get_string(json_get(json, "options"), name, NULL, path); }
+    size_t n = strlen(hex);
+    char* text = (char*)xalloc(n / 2 + 1, 1, "an option");
+    for (size_t i = 0; i < n / 2 * 2; i += 2) {
+        const char digits[3] = {hex[i], hex[i + 1], 0};
+        text[i / 2] = (char)strtoul(digits, NULL, 16);
+    }
+    if (n % 2 || strspn(hex, "0123456789abcdef") != n || strlen(text) != n / 2) {
+        die("%s: \"options_hex\": \"%s\": expected pairs of hexadecimal digits, none of them 00, found \"%.40s\"", path,
+            name, hex);
+    }
+    return text;
+}
+
 // The file's text; the caller frees it.
 static inline char* state_text(const TrainerState* s, const OptionTable* options) {
     StringBuilder sb = {0};
@@ -79,6 +120,9 @@ static inline char* state_text(const TrainerState* s, const OptionTable* options
               (unsigned long long)s->shards);
     sb_printf(&sb, "  \"val_rows\": %lld,\n  \"parameters\": %lld,\n", (long long)s->val_rows,
               (long long)s->parameters);
+    if (s->val_known) { sb_printf(&sb, "  \"val_shards\": \"%016llx\",\n", (unsigned long long)s->val_shards); }
+    if (s->tokenizer_known) { sb_printf(&sb, "  \"tokenizer\": \"%016llx\",\n", (unsigned long long)s->tokenizer); }
+    if (s->arithmetic) { sb_printf(&sb, "  \"arithmetic\": \"%s\",\n", s->arithmetic); }
     state_number(&sb, "flops_per_token", s->flops_per_token);
     state_number(&sb, "flops", s->flops_per_token * (double)s->tokens);
     state_number(&sb, "seconds", s->seconds);
@@ -90,6 +134,7 @@ static inline char* state_text(const TrainerState* s, const OptionTable* options
         sb_printf(&sb, "],\n  \"best_val_step\": %lld,\n", (long long)s->best_step);
         state_number(&sb, "best_val_loss", s->best_val_loss);
     }
+    state_hex(&sb, options);
     sb_printf(&sb, "  \"options\": {");
     const char* comma = "";
     for (int i = 0; i < options->count; i++) {
@@ -114,6 +159,17 @@ static inline int64_t state_whole(const Json* json, const char* key, const char*
     return n;
 }
 
+// = *hash, 1; 0 where there is no such key.
+static inline int state_hash(const Json* json, const char* key, const char* path, uint64_t* hash) {
+    const char* text = json_get_string(json, key, NULL, path);
+    if (!text) { return 0; }
+    if (strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16) {
+        die("%s: expected \"%s\" to be 16 hexadecimal digits", path, key);
+    }
+    *hash = strtoull(text, NULL, 16);
+    return 1;
+}
+
 // Reads the numbers (not the options) of a state.
 static inline TrainerState state_read(const Json* json, const char* path) {
     TrainerState s;
@@ -131,11 +187,12 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     s.parameters = state_whole(json, "parameters", path);
     s.flops_per_token = json_get_number(json, "flops_per_token", 0, path);
     s.seconds = json_get_number(json, "seconds", 0, path);
-    const char* hash = json_get_string(json, "shards", "", path);
-    if (strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16) {
-        die("%s: expected \"shards\" to be 16 hexadecimal digits", path);
+    if (!state_hash(json, "shards", path, &s.shards)) {
+        die("%s: expected \"shards\" to be 16 hexadecimal digits, found none", path);
     }
-    s.shards = strtoull(hash, NULL, 16);
+    s.val_known = state_hash(json, "val_shards", path, &s.val_shards);
+    s.tokenizer_known = state_hash(json, "tokenizer", path, &s.tokenizer);
+    s.arithmetic = json_get_string(json, "arithmetic", NULL, path);
     s.val_step = json_get_int(json, "val_step", -1, path);
     s.best_step = json_get_int(json, "best_val_step", -1, path);
     s.val_loss = json_get_number(json, "val_loss", 0, path);
@@ -152,9 +209,17 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     return s;
 }
 
+// `--model preset:NAME` is NAME, also where a directory has that name.
+#define PRESET_PREFIX "preset:"
+static inline const char* preset_name(const char* model) {
+    size_t n = strlen(PRESET_PREFIX);
+    return strncmp(model, PRESET_PREFIX, n) == 0 ? model + n : model;
+}
+
 // 1 if two texts of one option mean the same.
 static inline int state_same(const Option* o, const char* a, const char* b) {
     if (strcmp(a, b) == 0) { return 1; }
+    if (strcmp(o->name, "model") == 0) { return strcmp(preset_name(a), preset_name(b)) == 0; }
     if (o->type == OPTION_INT) { return strtoll(a, NULL, 10) == strtoll(b, NULL, 10); }
     if (o->type == OPTION_NUMBER) { return strtod(a, NULL) == strtod(b, NULL); }
     return 0;
@@ -174,7 +239,7 @@ static inline void state_restore_options(const Json* json, const char* path, Opt
     for (int i = 0; i < options->count; i++) {
         Option* o = &options->rows[i];
         if (o->resume == RESUME_RUN) { continue; }
-        const char* text = json_get_string(stored, o->name, NULL, path);
+        const char* text = state_option(json, o->name, path);
         int ruled_out = 0;
         for (size_t r = 0; r < sizeof rivals / sizeof rivals[0]; r++) {
             for (int k = 0; k < 2; k++) {

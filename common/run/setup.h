@@ -25,7 +25,8 @@ struct ModelClass {
     // Adds the options that belong to the model.
     void (*add_options)(OptionTable* options);
     // Makes a model without allocating its memory. Exactly one of preset and config is not NULL.
-    // Options given on the command line override config and preset. B rows of T positions.
+    // Options given on the command line override config and preset. B rows of T positions; T = 0: as
+    // many as the model is made for (max_position_embeddings), which its T then says.
     // Dies, in words, on shapes that do not fit.
     Model* (*create)(const ModelClass* kind, const OptionTable* options, const char* preset, const Json* config,
                      const char* config_path, int B, int T);
@@ -51,6 +52,7 @@ typedef struct {
     Tokenizer* tokenizer;
     Shards* train;  // NULL without --train
     Shards* val;    // NULL without --val
+    int val_anew;   // validation data or rows are others than those of the run that is resumed
     int B, T;
     int64_t step_rows;  // rows of a step: the total batch / T
     int64_t warmup_steps;
@@ -70,6 +72,9 @@ typedef struct {
 
     int64_t saved_step;   // of the newest checkpoint that holds all we know; -1: none
     double step_seconds;  // smoothed
+    double line_seconds;  // of the steps since the last line of the metrics,
+    int64_t line_steps;   // which are so many
+    int unheard;          // 1: standard output cannot be written, and that was said
 } Trainer;
 
 // The share of the peak that is printed at every step refers to this; 0: not known.
@@ -105,8 +110,8 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "shards to train on (.bin files as in llm.c), sorted by name"},
         {"data", "val", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE,
          "shards to validate on; without them nothing is validated"},
-        {"data", "seq", OPTION_INT, "2048", "N", 1, 1 << 24, RESUME_FIXED,
-         "tokens of a row, the length of the context"},
+        {"data", "seq", OPTION_INT, NULL, "N", 1, 1 << 24, RESUME_FIXED,
+         "tokens of a row, the length of the context [default: what the model is made for]"},
         {"data", "batch", OPTION_INT, "8", "N", 1, 1 << 24, RESUME_FREE,
          "rows that pass through the model together (a micro-batch)"},
         {"data", "total-batch", OPTION_INT, NULL, "TOKENS", 1, MANY, RESUME_FIXED,
@@ -139,8 +144,10 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "batches of a validation, the first of the data; 0: all of it"},
         {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
          "steps between samples; 0: only after the last step"},
+        {"run", "log-every", OPTION_INT, "1", "N", 1, MANY, RESUME_FREE,
+         "steps between progress lines, on the screen and in metrics.jsonl; the last step always has one"},
         {"run", "dump", OPTION_TEXT, NULL, "DIR", 0, 0, RESUME_RUN,
-         "write logits, gradients and loss of one step as safetensors to DIR, and exit"},
+         "write tokens, logits, gradients and loss of one step as safetensors to DIR, and exit"},
 
         {"optimiser", "lr", OPTION_NUMBER, "1e-3", "X", 0, 1e6, RESUME_FREE, "peak learning rate"},
         {"optimiser", "schedule", OPTION_CHOICE, "cosine", "cosine|linear|constant", 0, 0, RESUME_FREE,
@@ -195,16 +202,17 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
               "N is a whole number, X any number. Of an option given twice, the later one counts.",
               t->kind->program, t->kind->program);
     t->options.usage = usage.data;
-    char* help = format_string(
-        "what to train: a preset (%s), or a directory with config.json and model.safetensors to start from",
-        presets.data);
+    char* help = format_string("what to train: a preset (%s; " PRESET_PREFIX
+                               "NAME where a directory has that name too), or a directory with config.json and "
+                               "model.safetensors to start from",
+                               presets.data);
     trainer_options(&t->options, format_string("NAME|DIR"), help, t->kind->default_preset);
     t->kind->add_options(&t->options);
     free(presets.data);
     options_parse(&t->options, argc, argv);
     if (options_given(&t->options, "help")) {
         options_help(&t->options, stdout);
-        exit(0);
+        exit(output_end(0));
     }
     t->out = options_text(&t->options, "out");
     if (t->out[0] == 0) { die("--out '': expected a directory"); }
@@ -273,7 +281,16 @@ static inline void trainer_check_same_model(Trainer* t) {
 static inline void trainer_find_model(Trainer* t) {
     const char* name = options_text(&t->options, "model");
     for (int i = 0; t->kind->presets[i] && !t->checkpoint; i++) {
-        if (strcmp(t->kind->presets[i], name) == 0) { t->preset = t->kind->presets[i]; }
+        if (strcmp(t->kind->presets[i], preset_name(name)) == 0) { t->preset = t->kind->presets[i]; }
+    }
+    if (t->preset && preset_name(name) == name && options_given(&t->options, "model")) {
+        char* path = format_string("%s/config.json", name);
+        if (access(path, F_OK) == 0) {
+            die("--model %s: it is a preset, and a directory with %s; write --model ./%s for the directory, or "
+                "--model " PRESET_PREFIX "%s for the preset",
+                name, path, name, name);
+        }
+        free(path);
     }
     if (!t->preset) {
         struct stat info;
@@ -289,14 +306,28 @@ static inline void trainer_find_model(Trainer* t) {
             die("%s: expected an object, found %s", t->config_path, json_describe(t->config));
         }
     }
-    int64_t T = options_int(&t->options, "seq"), B = options_int(&t->options, "batch");
+    Option* seq = options_row(&t->options, "seq");
+    int64_t T = seq->set ? seq->integer : 0, B = options_int(&t->options, "batch");
+    if (T * B <= INT_MAX) {
+        t->model = t->kind->create(t->kind, &t->options, t->preset, t->config, t->config_path, (int)B, (int)T);
+    }
+    if (T == 0) {
+        T = t->model->T;
+        char* source = format_string("the length that %s is made for: ", t->preset ? t->preset : t->config_path);
+        option_assign(seq, format_string("%lld", (long long)T), source);
+        free(source);
+    }
     if (T * B > INT_MAX) {
         die("--batch %lld x --seq %lld: a micro-batch can have at most %d tokens", (long long)B, (long long)T, INT_MAX);
     }
     t->B = (int)B;
     t->T = (int)T;
-    t->model = t->kind->create(t->kind, &t->options, t->preset, t->config, t->config_path, t->B, t->T);
     if (t->checkpoint) { trainer_check_same_model(t); }
+    const char *arithmetic = model_arithmetic(t->model), *then = t->state.arithmetic;
+    if (then && strcmp(then, arithmetic) != 0) {
+        sb_printf(&t->changed, "  computed in %s (was %s)\n", arithmetic, then);
+    }
+    t->state.arithmetic = arithmetic;
     for (int i = 0; i < t->model->flops_rows; i++) { t->flops_per_token += t->model->flops[i].amount; }
 }
 
@@ -341,15 +372,128 @@ static inline void trainer_size_run(Trainer* t, int64_t rows) {
 
 // ---- data ----
 
+// The shards of --train or --val.
+static inline Shards* trainer_open_shards(const Trainer* t, const char* option) {
+    const char* patterns = options_text(&t->options, option);
+    if (t->stored && !options_given(&t->options, option) && !shards_there(patterns)) {
+        die("--resume: no shard found: '%s' matches no file here. That is --%s as the run was started with (see %s)%s; "
+            "give --%s anew, with where the data is now",
+            patterns, option, t->stored_path,
+            patterns[0] == '/' ? "" : ", seen from the directory that it was started in", option);
+    }
+    return shards_open(patterns, t->T, t->model->V);
+}
+
+// The tokenizer's files: samples and bits per byte depend on them.
+static inline void trainer_check_tokenizer(Trainer* t) {
+    CheckpointFile files[16];
+    int n = tokenizer_files(t->tokenizer, files);
+    uint64_t hash = HASH_START;
+    for (int i = 0; i < n; i++) {
+        hash = hash_bytes(hash, files[i].name, strlen(files[i].name) + 1);
+        hash = hash_bytes(hash, files[i].text, files[i].size);
+    }
+    if (t->stored && t->state.tokenizer_known && t->state.tokenizer != hash) {
+        sb_printf(&t->changed,
+                  "  the tokenizer, which samples and bits per byte depend on (hash %016llx, was %016llx)\n",
+                  (unsigned long long)hash, (unsigned long long)t->state.tokenizer);
+    }
+    t->state.tokenizer = hash;
+    t->state.tokenizer_known = 1;
+}
+
+// 1 if the run that is resumed had the option as it is now.
+static inline int trainer_option_stays(const Trainer* t, const char* name) {
+    const Option* o = options_row(&t->options, name);
+    const char* then = t->stored ? state_option(t->stored, name, t->stored_path) : NULL;
+    return then && o->set && state_same(o, o->text, then);
+}
+
+// Opens the validation data, and compares it with what a run that is resumed has validated on. Its curve has one
+// meaning: other data must be asked for, more or fewer rows too, and then the best loss so far is no measure any more.
+static inline void trainer_open_validation(Trainer* t) {
+    TrainerState* s = &t->state;
+    const OptionTable* o = &t->options;
+    const char* val = options_text(o, "val");
+    if (t->val) { return; }
+    if (val) { t->val = trainer_open_shards(t, "val"); }
+    int had = t->stored && s->val_rows > 0 && val;
+    if (had && !s->val_known) {
+        printf("--resume: the validation data was not compared with that of the run: %s has no hash of it\n",
+               t->stored_path);
+    }
+    int other = had && (s->val_known ? t->val->hash != s->val_shards : !trainer_option_stays(t, "val"));
+    if (other && !options_given(o, "val")) {
+        die("--resume: the validation data has changed: --val %s has %llu rows and hash %016llx; the run has validated "
+            "on data with hash %016llx. Put that back, or give --val on the command line to go on with what there is "
+            "now: the best validation loss then starts anew",
+            val, (unsigned long long)t->val->rows, (unsigned long long)t->val->hash, (unsigned long long)s->val_shards);
+    }
+    // A resumed run validates on the same rows, even if --batch changes.
+    int64_t batches = options_int(o, "val-batches"), rows = t->val ? (int64_t)t->val->rows : 0;
+    int same = had && trainer_option_stays(t, "val-batches") && !other;
+    int64_t wanted = same ? s->val_rows : batches > 0 ? batches * t->B : rows;
+    if (t->val && wanted > rows) {
+        printf("--val %s has %lld rows, fewer than the %lld of %lld batches: all of them are used\n", val,
+               (long long)rows, (long long)wanted, (long long)batches);
+    }
+    if (wanted > rows) { wanted = rows; }
+    if (other) {
+        sb_printf(&t->changed, "  the validation data: hash %016llx", (unsigned long long)t->val->hash);
+        if (s->val_known) { sb_printf(&t->changed, " (was %016llx)", (unsigned long long)s->val_shards); }
+        sb_printf(&t->changed, "\n");
+    }
+    if (had && wanted != s->val_rows) {
+        sb_printf(&t->changed, "  the validated rows: %lld (was %lld)\n", (long long)wanted, (long long)s->val_rows);
+    }
+    if (other || (had && wanted != s->val_rows)) {
+        sb_printf(&t->changed, "  so the best validation loss starts anew, and earlier ones do not compare\n");
+        t->val_anew = 1;
+        s->val_step = s->best_step = -1;
+    }
+    s->val_rows = wanted;
+    s->val_known = t->val != NULL;
+    s->val_shards = t->val ? t->val->hash : 0;
+}
+
+// Data that a run can be started on, but hardly on purpose.
+static inline void trainer_warn_of_data(const Trainer* t) {
+    const char* const options[2] = {"train", "val"};
+    const Shards* sets[2] = {t->train, t->val};
+    for (int i = 0; i < 2; i++) {
+        uint64_t looked = 0, V = (uint64_t)t->model->V;
+        uint64_t largest = sets[i] ? shards_largest(sets[i], &looked) : 0;
+        if (!sets[i] || looked == 0 || (largest < V && largest + 1 > V / 4)) { continue; }
+        warn("--%s %s: the largest of the %llu tokens looked at (of %llu) is %llu, %s the vocabulary of %llu%s",
+             options[i], options_text(&t->options, options[i]), (unsigned long long)looked,
+             (unsigned long long)sets[i]->tokens, (unsigned long long)largest, largest >= V ? "outside" : "far below",
+             (unsigned long long)V,
+             largest >= V     ? ": the program ends where it reads that"
+             : largest <= 256 ? "; bytes, as build/bytes makes them, need one of 257"
+                              : ": was it made with another tokenizer than the model's?");
+        break;  // the other is most likely of the same kind
+    }
+    const Shard* twin = NULL;
+    const Shard* shard = t->train && t->val ? shards_overlap(t->val, t->train, &twin) : NULL;
+    if (shard) {
+        char* as = strcmp(shard->path, twin->path) == 0 ? NULL : format_string("the same as %s, ", twin->path);
+        warn("validation data is training data too: %s is %sa shard of --train; its loss says nothing of other text",
+             shard->path, as ? as : "also ");
+        free(as);
+    }
+}
+
 static inline void trainer_open_data(Trainer* t) {
     const char* train = options_text(&t->options, "train");
     const char* val = options_text(&t->options, "val");
     int eval_only = options_given(&t->options, "eval-only");
-    if (!train && !eval_only) { die("--train GLOB is missing: the shards to train on (--help lists all options)"); }
+    // A run that has done its steps may still have to be validated anew; its training data are not needed for that.
+    int steps = !eval_only && !(t->stored && !trainer_only_looks(t) && t->state.step >= t->state.total_steps);
+    if (!train && steps) { die("--train GLOB is missing: the shards to train on (--help lists all options)"); }
     if (!val && eval_only) { die("--eval-only needs --val GLOB: the shards to validate on"); }
     t->tokenizer = tokenizer_open(t->weights, t->model->V);
-    if (!eval_only) { t->train = shards_open(train, t->T, t->model->V); }
-    if (val) { t->val = shards_open(val, t->T, t->model->V); }
+    trainer_check_tokenizer(t);
+    if (steps) { t->train = trainer_open_shards(t, "train"); }
 
     if (t->stored && t->train) {
         if (t->train->hash != t->state.shards) {
@@ -362,16 +506,8 @@ static inline void trainer_open_data(Trainer* t) {
         t->state.shards = t->train->hash;
         t->state.rows = (int64_t)t->train->rows;
     }
-    // A resumed run validates on the same rows, so that its curve has one meaning, even if --batch changes.
-    int same = t->stored && t->state.val_rows > 0 && !options_given(&t->options, "val-batches");
-    int64_t batches = options_int(&t->options, "val-batches");
-    int64_t rows = t->val ? (int64_t)t->val->rows : 0;
-    int64_t wanted = same ? t->state.val_rows : batches > 0 ? batches * t->B : rows;
-    if (t->val && wanted > rows) {
-        printf("--val %s has %lld rows, fewer than the %lld of %lld batches: all of them are used\n", val,
-               (long long)rows, (long long)wanted, (long long)batches);
-    }
-    t->state.val_rows = wanted < rows ? wanted : rows;
+    trainer_open_validation(t);
+    if (!t->stored) { trainer_warn_of_data(t); }
 }
 
 // ---- memory ----
@@ -553,6 +689,7 @@ static inline void trainer_banner(const Trainer* t) {
 
     if (t->train) { trainer_banner_data(t, t->train, "train", options_text(o, "train")); }
     if (t->val) { trainer_banner_data(t, t->val, "validation", options_text(o, "val")); }
+    if (!training && t->changed.size) { printf("changed since the run was started\n%s", t->changed.data); }
     if (!training) { return; }
 
     const TrainerState* s = &t->state;
@@ -596,7 +733,7 @@ static inline void trainer_banner(const Trainer* t) {
     trainer_print_work(t, stdout);
     if (t->changed.size) { printf("changed since the run was started\n%s", t->changed.data); }
     printf("\n");
-    fflush(stdout);
+    output_flush();
 }
 
 #endif

@@ -8,6 +8,10 @@
 //
 // A step is all or nothing: what a signal interrupts is thrown away, so the state on disk is always
 // that after a whole number of steps, and a resumed run repeats the uninterrupted one bit by bit.
+//
+// A run is not thrown away for what goes wrong beside it. An error in the middle (damaged data, memory,
+// a file that went away) saves the last whole step before it ends the program; what cannot be printed
+// or written meanwhile is a warning, and an error only at the end.
 #ifndef PONDER_TRAIN_H
 #define PONDER_TRAIN_H
 
@@ -42,12 +46,51 @@ static inline void trainer_catch_signals(void) {
     sigaction(SIGPIPE, &action, NULL);  // a closed pipe behind stdout must not end the training
 }
 
+// ---- a run that dies ----
+
+static Trainer* trainer_at_risk;  // the run whose last whole step die() saves
+
+static inline char* trainer_try_save(Trainer* t);
+
+static void trainer_save_last(void) {
+    Trainer* t = trainer_at_risk;
+    long long step = (long long)t->state.step;
+    if (step == 0) { return; }  // nothing is lost
+    int there = t->saved_step == t->state.step;
+    char* error = there ? NULL : trainer_try_save(t);
+    if (error) {
+        fprintf(stderr, "step %lld could not be saved: %s\n", step, error);
+    } else {
+        fprintf(stderr,
+                "step %lld is saved in %s/step_%08lld: --resume goes on from there when the cause is gone, --model "
+                "%s/step_%08lld starts a new run from its weights\n",
+                step, t->out, step, t->out, step);
+    }
+}
+
+// From here on weights and moments are those after a whole step, and an error saves them; or (whole = 0) are not.
+static inline void trainer_guard(Trainer* t, int whole) {
+    trainer_at_risk = t;
+    die_last = whole ? trainer_save_last : NULL;
+}
+
+// ---- output ----
+
+// After something was printed: a closed pipe or a full disk behind standard output must not end the training.
+static inline void trainer_printed(Trainer* t) {
+    if (output_flush() || t->unheard) { return; }
+    t->unheard = 1;
+    warn("standard output could not be written%s%s; the run goes on, its numbers are in %s/metrics.jsonl",
+         output_error ? ": " : "", output_error ? strerror(output_error) : "", t->out);
+}
+
 // ---- numbers that are not finite ----
 
 // Stops the run: names the first tensor with a NaN or an infinity. Nothing is saved.
 __attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, const char* what, double value,
                                                                    int64_t step, int rows) {
     Model* model = t->model;
+    trainer_guard(t, 0);
     char* where = model_first_nonfinite(model, rows, t->T);
     char* newest = trainer_only_looks(t) ? NULL : checkpoint_newest(t->out);
     die("step %lld: the %s is %s; first tensor that is not finite: %s. Nothing was saved, %s%s; a lower --lr or a "
@@ -123,8 +166,9 @@ static inline void trainer_print_losses(const Trainer* t) {
 
 // ---- saving ----
 
-static inline void trainer_save(Trainer* t) {
-    if (t->saved_step == t->state.step) { return; }
+// Writes a checkpoint of the last whole step, unless there is one. NULL, or what went wrong (the caller frees it).
+static inline char* trainer_try_save(Trainer* t) {
+    if (t->saved_step == t->state.step) { return NULL; }
     Model* model = t->model;
     if (model->download) { model->download(model, t->m, t->v); }
     CheckpointFile files[16];
@@ -142,13 +186,31 @@ static inline void trainer_save(Trainer* t) {
         n++;
     }
     metrics_flush(&t->metrics);
-    checkpoint_write(t->out, t->state.step, &model->tensors, (const float*)(const void*)model->params,
-                     (const float*)(const void*)t->m, (const float*)(const void*)t->v, files, n,
-                     (int)options_int(&t->options, "keep"));
+    char* error = checkpoint_try_write(t->out, t->state.step, &model->tensors, (const float*)(const void*)model->params,
+                                       (const float*)(const void*)t->m, (const float*)(const void*)t->v, files, n,
+                                       (int)options_int(&t->options, "keep"));
     free(config);
     free(generation);
     free(state);
-    t->saved_step = t->state.step;
+    if (!error) { t->saved_step = t->state.step; }
+    return error;
+}
+
+// The same, or dies; but where the run goes on a full disk is no reason to end it.
+static inline void trainer_save(Trainer* t, int goes_on) {
+    trainer_guard(t, 0);  // an error here would save again
+    char* error = trainer_try_save(t);
+    if (error) {
+        const real* families[] = {t->model->params, t->m, t->v};
+        size_t n = t->model->tensors.total;
+        for (int i = 0; i < 3; i++) { goes_on = goes_on && row_finite(families[i], n); }  // those never can be saved
+        if (!goes_on) { die("%s", error); }
+        warn(
+            "%s. The run goes on; the next checkpoint comes with the next multiple of --save-every %lld, or at the end",
+            error, (long long)options_int(&t->options, "save-every"));
+        free(error);
+    }
+    trainer_guard(t, 1);
 }
 
 // ---- samples ----
@@ -165,7 +227,7 @@ static inline void trainer_sample(Trainer* t) {
     printf("\n---- continued ----\n");
     sample_print(t->tokenizer, t->sampled, (size_t)n, stdout);
     printf("\n----\n");
-    fflush(stdout);
+    trainer_printed(t);
 }
 
 // ---- one step ----
@@ -194,6 +256,9 @@ static inline double trainer_lr(const Trainer* t, int64_t step) {
                        t->warmup_steps, t->state.total_steps, step);
 }
 
+// FLOPs of the training so far.
+static inline double trainer_flops(const Trainer* t) { return t->flops_per_token * (double)t->state.tokens; }
+
 // One optimiser step with its metrics and progress line; 0 if a signal came, and nothing has changed.
 static inline int trainer_step(Trainer* t) {
     const OptionTable* o = &t->options;
@@ -209,6 +274,7 @@ static inline int trainer_step(Trainer* t) {
     double lr = trainer_lr(t, s->step);
     AdamwStep step = adamw_step(scale, lr, options_number(o, "beta1"), options_number(o, "beta2"),
                                 options_number(o, "eps"), options_number(o, "weight-decay"), s->step + 1);
+    trainer_guard(t, 0);
     model_update(model, t->m, t->v, &step);
     double seconds = now_seconds() - begin;
 
@@ -216,7 +282,14 @@ static inline int trainer_step(Trainer* t) {
     s->tokens += s->total_batch;
     s->position += t->step_rows;
     s->seconds += seconds;
+    trainer_guard(t, 1);
     t->step_seconds = t->step_seconds > 0 ? 0.9 * t->step_seconds + 0.1 * seconds : seconds;
+    t->line_seconds += seconds;
+    t->line_steps++;
+    if (s->step % options_int(o, "log-every") != 0 && s->step < s->total_steps) { return 1; }
+    seconds = t->line_seconds / (double)t->line_steps;
+    t->line_seconds = 0;
+    t->line_steps = 0;
     double rate = (double)s->total_batch / seconds;
     double peak = trainer_peak_flops(t), flops = rate * t->flops_per_token;
     if (!model->prepare && peak > 0 && flops > peak) {  // then it is no peak
@@ -225,20 +298,20 @@ static inline int trainer_step(Trainer* t) {
         peak = trainer_peak_flops(t);
     }
     double utilisation = peak > 0 && (model->prepare || flops <= peak) ? flops / peak : 0;
-    metrics_step(&t->metrics, s->step, s->tokens, loss, lr, norm, 1000 * seconds, rate, utilisation);
+    metrics_step(&t->metrics, s->step, s->tokens, loss, lr, norm, 1000 * seconds, rate, utilisation, trainer_flops(t));
     char tokens[32], left[32], share[32] = "peak not known";
     if (utilisation > 0) { snprintf(share, sizeof share, "%.1f %% of peak", 100 * utilisation); }
     printf("step %*lld of %lld | loss %.4f | norm %.3g | lr %.2e | %.0f ms | %s tok/s | %s | %s left\n",
            snprintf(NULL, 0, "%lld", (long long)s->total_steps), (long long)s->step, (long long)s->total_steps, loss,
            norm, lr, 1000 * seconds, format_count(tokens, rate), share,
            format_time(left, t->step_seconds * (double)(s->total_steps - s->step)));
-    fflush(stdout);
+    trainer_printed(t);
     return 1;
 }
 
 // ---- --dump ----
 
-// Logits of the first micro-batch; losses of the passes and the gradient of the whole step.
+// Tokens, losses of the passes and the gradient of the whole step; logits of its first micro-batch.
 static inline void trainer_dump(Trainer* t, const char* dir) {
     Model* model = t->model;
     char* error = directory_make(dir);
@@ -247,11 +320,23 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
     int rows = trainer_micro_rows(t, 0, t->step_rows);
     size_t positions = (size_t)rows * (size_t)t->T;
 
+    size_t numbers = (size_t)t->step_rows * (size_t)t->T;
+    int64_t* tokens = (int64_t*)xalloc(2 * numbers, sizeof(int64_t), "the tokens");
+    for (size_t i = 0; i < numbers; i++) { tokens[i] = t->inputs[i], tokens[numbers + i] = t->targets[i]; }
+    const SafeWrite pair[] = {
+        {"inputs", 2, {(size_t)t->step_rows, (size_t)t->T, 0, 0}, NULL, tokens},
+        {"targets", 2, {(size_t)t->step_rows, (size_t)t->T, 0, 0}, NULL, tokens + numbers},
+    };
+    char* path = format_string("%s/tokens.safetensors", dir);
+    safetensors_write(path, pair, 2, NULL);
+    free(path);
+    free(tokens);
+
     real* logits = (real*)xalloc(mul_size(positions, (size_t)model->V, "the logits"), sizeof(real), "the logits");
     model->logits(model, t->inputs, rows, t->T, 0, logits);
     const SafeWrite all = {
         "logits", 3, {(size_t)rows, (size_t)t->T, (size_t)model->V, 0}, (const float*)(const void*)logits};
-    char* path = format_string("%s/logits.safetensors", dir);
+    path = format_string("%s/logits.safetensors", dir);
     safetensors_write(path, &all, 1, NULL);
     free(path);
     free(logits);
@@ -289,9 +374,9 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
     safetensors_write(path, grads, n, NULL);
     free(path);
     free(grads);
-    printf(
-        "loss %.9g, gradient norm %.9g\nwrote %s/logits.safetensors (%d rows), grads.safetensors, loss.safetensors\n",
-        loss, grad_norm(&model->tensors, model->grads), dir, rows);
+    printf("loss %.9g, gradient norm %.9g\nwrote %s/logits.safetensors (%d rows), grads.safetensors, loss.safetensors, "
+           "tokens.safetensors (%lld rows)\n",
+           loss, grad_norm(&model->tensors, model->grads), dir, rows, (long long)t->step_rows);
     free(losses);
 }
 
@@ -309,7 +394,7 @@ static inline void trainer_print_results(const Trainer* t) {
         printf("best validation loss %.6f after step %lld\n", s->best_val_loss, (long long)s->best_step);
     }
     printf("checkpoint %s/step_%08lld\nmetrics    %s/metrics.jsonl\n", t->out, (long long)s->step, t->out);
-    fflush(stdout);
+    output_flush();
 }
 
 // 1 if step n ends with a validation.
@@ -325,48 +410,79 @@ static inline int trainer_run(Trainer* t) {
             sample_every = options_int(&t->options, "sample-every");
     double minutes = options_set(&t->options, "max-minutes") ? options_number(&t->options, "max-minutes") : INFINITY;
     int first = 1, in_time = 1;
+    trainer_guard(t, 1);
     for (;; first = 0) {
         int last = s->step >= s->total_steps;
         int written = first && t->metrics.validated;  // by the run that is resumed, though its checkpoint may not know
         if (trainer_validates(t, s->step) && !(written && s->val_step == s->step)) {
             if (!trainer_validate(t)) { break; }
-            if (!written) { metrics_validation(&t->metrics, s->step, s->val_loss, s->val_loss_pass, s->passes); }
+            if (!written) {
+                metrics_validation(&t->metrics, s->step, s->val_loss, s->val_loss_pass, s->passes, trainer_flops(t));
+            }
             printf("validation after step %lld: loss %.4f (best %.4f)\n", (long long)s->step, s->val_loss,
                    s->best_val_loss);
-            fflush(stdout);
+            trainer_printed(t);
             if (!t->model->prepare) { machine_measure_peak(0.05); }  // the first readings may have been disturbed
         }
-        if (last || (save_every > 0 && s->step > 0 && s->step % save_every == 0)) { trainer_save(t); }
+        if (last || (save_every > 0 && s->step > 0 && s->step % save_every == 0)) { trainer_save(t, !last); }
         if (last || (sample_every > 0 && s->step > 0 && s->step % sample_every == 0)) { trainer_sample(t); }
         in_time = first ||
                   now_seconds() - t->started < 60 * minutes;  // at least one step, so that repeating it gets somewhere
         if (last || trainer_signal || !in_time || !trainer_step(t)) { break; }
     }
-    if (s->step < s->total_steps || trainer_signal) {
-        if (s->step > 0) { trainer_save(t); }
+    int stopped = s->step < s->total_steps || trainer_signal;
+    if (stopped && s->step > 0) { trainer_save(t, 0); }
+    trainer_guard(t, 0);
+    metrics_end(&t->metrics);
+    if (stopped) {
         const char* why = trainer_signal == SIGINT    ? "SIGINT"
                           : trainer_signal == SIGTERM ? "SIGTERM"
                           : trainer_signal            ? "SIGHUP"
                                                       : "--max-minutes";
         printf("stopped by %s after step %lld of %lld, %s; --resume goes on\n", why, (long long)s->step,
                (long long)s->total_steps, s->step > 0 ? "which is saved" : "nothing to save yet");
-        fflush(stdout);
         return trainer_signal ? 128 + trainer_signal : 0;
     }
     trainer_print_results(t);
     return 0;
 }
 
-// 1 if the checkpoint is the end of the run, and its results are known.
+// 1 if the checkpoint is the end of the run and its results are known, on the validation data that there is now; then
+// it has said so. Data that went away since takes nothing from them.
 static inline int trainer_is_finished(Trainer* t) {
     const TrainerState* s = &t->state;
-    return t->checkpoint && s->step >= t->state.total_steps && (s->val_rows == 0 || s->val_step == s->step);
+    const OptionTable* o = &t->options;
+    const char* val = options_text(o, "val");
+    if (s->step < s->total_steps) { return 0; }
+    int gone = val && !options_given(o, "val") && !options_given(o, "val-batches") && !shards_there(val);
+    if (!gone) { trainer_open_validation(t); }
+    if (s->val_rows > 0 && s->val_step != s->step) { return 0; }
+    t->tokenizer = tokenizer_open(t->weights, t->model->V);
+    trainer_check_tokenizer(t);
+    if (gone) { printf("the validation data, --val %s, is not here any more: it was not compared\n", val); }
+    if (t->changed.size) {
+        printf("changed since the run was started, too late to have an effect\n%s", t->changed.data);
+    }
+    if (s->step > s->total_steps) {
+        printf("finished: step %lld, beyond the %lld steps that are asked for now\n", (long long)s->step,
+               (long long)s->total_steps);
+    } else {
+        printf("finished: step %lld of %lld\n", (long long)s->step, (long long)s->total_steps);
+    }
+    trainer_print_results(t);
+    return 1;
 }
 
-// A whole program: the exit status of main(). One run a process.
-static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
-    if (GPU) { threads_wait_briefly(argv); }  // on the CPU dispatch.c has
-    static Trainer trainer;                   // zero
+// A run whose only step has a learning rate of 0 is most likely somebody's first try.
+static inline void trainer_warn_of_rate(const Trainer* t) {
+    if (t->state.step > 0 || t->state.total_steps != 1 || t->warmup_steps == 0) { return; }
+    warn("nothing will be learnt: the warm-up begins with a learning rate of 0, and this run has one step; give more "
+         "--steps, or --warmup-steps 0");
+}
+
+// A whole program, but for what is said of its output at the end.
+static inline int trainer_program(int argc, char** argv, const ModelClass* kind) {
+    static Trainer trainer;  // zero
     Trainer* t = &trainer;
     t->kind = kind;
     t->started = now_seconds();
@@ -388,13 +504,7 @@ static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
     const char* dump = options_text(&t->options, "dump");
     if (t->checkpoint && !eval_only && !dump) {
         trainer_size_run(t, t->state.rows);
-        if (trainer_is_finished(t)) {
-            if (t->changed.size) { printf("changed since the run was started\n%s", t->changed.data); }
-            t->tokenizer = tokenizer_open(t->weights, t->model->V);
-            printf("finished: step %lld of %lld\n", (long long)t->state.step, (long long)t->state.total_steps);
-            trainer_print_results(t);
-            return 0;
-        }
+        if (trainer_is_finished(t)) { return 0; }
     }
     trainer_open_data(t);
     if (!eval_only) { trainer_size_run(t, t->state.rows); }
@@ -404,6 +514,7 @@ static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
     t->state.flops_per_token = t->flops_per_token;
     if (t->model->prepare) { t->model->prepare(t->model, !eval_only); }
     trainer_banner(t);
+    if (!eval_only && !dump) { trainer_warn_of_rate(t); }
     trainer_allocate(t, !eval_only);
     if (GPU && options_given(&t->options, "compare-cpu")) {
         int64_t count = trainer_load_step(t);
@@ -420,7 +531,7 @@ static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
         return 0;
     }
     trainer_prepare_samples(t);
-    metrics_open(&t->metrics, t->out, t->checkpoint ? t->state.step : -1);
+    metrics_open(&t->metrics, t->out, t->checkpoint ? t->state.step : -1, t->val_anew);
     if (t->checkpoint) { t->saved_step = t->state.step; }
     if (t->model->rehearse) {
         char* choices = format_string("%s/products.txt", t->out);
@@ -428,6 +539,13 @@ static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
         free(choices);
     }
     return trainer_run(t);
+}
+
+// A whole program: the exit status of main(). One run a process.
+static inline int trainer_main(int argc, char** argv, const ModelClass* kind) {
+    if (GPU) { threads_wait_briefly(argv); }  // on the CPU dispatch.c has
+    output_begin();
+    return output_end(trainer_program(argc, argv, kind));
 }
 
 #endif

@@ -223,9 +223,9 @@ static void test_compare_uneven(void) {
     compare_expect(output, "both: its runs end at different steps; they are compared at step 10");
     compare_expect(output, "4.5000 (4.0000..5.0000)");
     free(output);
-    // Thinned: 700 tokens and 0.7 seconds at step 7, then 100 tokens a step.
+    // Thinned: 700 tokens at step 7, each step 0.1 seconds, then 100 tokens a step.
     compare_put_checkpoint("thin", 20, "1234567", "1e6", 257);
-    compare_put_metrics("thin", "{\"step\": 7, \"tokens\": 700, \"loss\": 3, \"ms\": 700}\n"
+    compare_put_metrics("thin", "{\"step\": 7, \"tokens\": 700, \"loss\": 3, \"ms\": 100}\n"
                                 "{\"step\": 10, \"val_loss\": 3.5}\n");
     CompareCall thin = {1, {"thin=@thin"}};
     output = compare_output(thin);

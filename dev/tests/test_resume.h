@@ -26,10 +26,12 @@ static void test_state_round_trip(void) {
     s.total_batch = 17, s.rows = 18, s.shards = 0xfedcba9876543210u, s.val_rows = 20, s.parameters = 21;
     s.flops_per_token = 1e10 / 3, s.seconds = 12345.678901234567, s.val_step = 24, s.val_loss = 1.0 / 7;
     s.val_loss_pass = of_pass, s.passes = 3, s.best_step = 28, s.best_val_loss = 1.0 / 11;
+    s.val_shards = 1, s.tokenizer = 0x8000000000000000u, s.arithmetic = "fp64 on paper";
     char line[] = "--steps 12";
     OptionTable options = resume_options(line);
     for (int validated = 1; validated >= 0; validated--) {
         if (!validated) { s.val_step = -1; }
+        s.val_known = s.tokenizer_known = validated;
         char* text = state_text(&s, &options);
         Json* json = json_parse(text, strlen(text), "FILE");
         TrainerState r = state_read(json, "FILE");
@@ -37,6 +39,9 @@ static void test_state_round_trip(void) {
                   r.seed == s.seed && r.seq == s.seq && r.total_batch == s.total_batch && r.rows == s.rows &&
                   r.shards == s.shards && r.val_rows == s.val_rows && r.parameters == s.parameters,
               "whole numbers of %s", text);
+        CHECK(r.val_known == validated && r.tokenizer_known == validated && (!validated || r.val_shards == 1) &&
+                  (!validated || r.tokenizer == s.tokenizer) && strcmp(r.arithmetic, s.arithmetic) == 0,
+              "hashes of %s", text);
         CHECK(r.flops_per_token == s.flops_per_token && r.seconds == s.seconds, "%.17g FLOPs, %.17g s of %s",
               r.flops_per_token, r.seconds, text);
         CHECK(json_get_number(json, "flops", 0, "FILE") == s.flops_per_token * 13, "all FLOPs of %s", text);

@@ -16,6 +16,8 @@ static char toy_home[512];  // of this test program's runs: shards and OUT direc
 // ---- processes ----
 
 static int toy_file_limit;                 // bytes; 0: none
+static int toy_soft_limit;                 // the same, which can be raised while it runs
+static void (*toy_before)(void);           // called in the process before it begins; NULL: nothing
 static const char* toy_threads = "1";      // more than one make starting slower
 static int toy_unheard;                    // 1: nobody holds the other end of its standard output
 static void (*toy_hangup)(int) = SIG_DFL;  // what SIGHUP does to it; SIG_IGN: as under nohup
@@ -44,6 +46,10 @@ static pid_t toy_start(const char* line, int* from) {
             struct rlimit limit = {(rlim_t)toy_file_limit, (rlim_t)toy_file_limit};
             setrlimit(RLIMIT_FSIZE, &limit);
         }
+        if (toy_soft_limit) {
+            struct rlimit limit = {(rlim_t)toy_soft_limit, RLIM_INFINITY};
+            setrlimit(RLIMIT_FSIZE, &limit);
+        }
         signal(SIGHUP, toy_hangup);  // these tests themselves may run under nohup,
         signal(SIGPIPE, SIG_DFL);    // or under something that ignores SIGPIPE
         setenv("OMP_NUM_THREADS", toy_threads, 1);
@@ -51,6 +57,7 @@ static pid_t toy_start(const char* line, int* from) {
         dup2(fds[1], 2);
         close(fds[0]);
         close(fds[1]);
+        if (toy_before) { toy_before(); }
         execv(argv[0], argv);
         _exit(98);
     }
@@ -88,20 +95,26 @@ static void toy_wait_for(int from, const char* word, StringBuilder* seen) {
     CHECK(seen->data && strstr(seen->data, word), "'%s' never came: %s", word, seen->data ? seen->data : "");
 }
 
-// A run with the shards of this test; it must exit with `code`, and say all of `words` ('|' separates).
-static void toy_run(int code, const char* words, const char* line) {
-    char* whole = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --sample-tokens 0 %s", line);
+// A run that must exit with `code`, and say all of `words` ('|' separates), but not one that follows a '!'.
+static void toy_bare(int code, const char* words, const char* line) {
     char* output = NULL;
     int from;
-    pid_t pid = toy_start(whole, &from);
+    pid_t pid = toy_start(line, &from);
     int got = toy_wait(pid, from, &output);
     CHECK(got == code, "'%s' exits with %d, expected %d: %s", line, got, code, output);
     char* list = format_string("%s", words);
     for (char* word = strtok(list, "|"); word; word = strtok(NULL, "|")) {
-        CHECK(strstr(output, word) != NULL, "'%s' does not say '%s' but: %s", line, word, output);
+        int wanted = word[0] != '!';
+        CHECK((strstr(output, word + !wanted) != NULL) == wanted, "'%s' and '%s', it says: %s", line, word, output);
     }
     free(list);
     free(output);
+}
+
+// The same with the shards of this test.
+static void toy_run(int code, const char* words, const char* line) {
+    char* whole = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --sample-tokens 0 %s", line);
+    toy_bare(code, words, whole);
     free(whole);
 }
 
@@ -275,10 +288,26 @@ static void test_log_formats(void) {
           "a time that is not known");
 }
 
+// 1 if a text begins with a time like 2031-12-24T18:00:00Z that is now, within a minute.
+static int toy_is_time(const char* text) {
+    static const char digits[] = "dddd-dd-ddTdd:dd:ddZ";
+    for (int i = 0; digits[i]; i++) {
+        if (digits[i] == 'd' ? text[i] < '0' || text[i] > '9' : text[i] != digits[i]) { return 0; }
+    }
+    for (int before = 0; before < 60; before++) {
+        time_t then = time(NULL) - before;
+        char now[32];
+        struct tm utc;
+        strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&then, &utc));
+        if (strncmp(text, now, 20) == 0) { return 1; }
+    }
+    return 0;
+}
+
 static void toy_open_foreign(void* name) {
     Metrics m;
     char* path = toy_path((const char*)name);
-    metrics_open(&m, path, 5);
+    metrics_open(&m, path, 5, 0);
 }
 
 static void test_metrics_cut(void) {
@@ -296,8 +325,8 @@ static void test_metrics_cut(void) {
             char* text = format_string("%s%s", whole, torn ? "{\"step\": 11, \"tok" : "");
             toy_write("cut/metrics.jsonl", text, strlen(text));
             Metrics m;
-            metrics_open(&m, dir, cases[i].step);
-            metrics_step(&m, 100, 800, 1.5, 1e-3, 0.25, 10, 80, 0.5);
+            metrics_open(&m, dir, cases[i].step, 0);
+            metrics_step(&m, 100, 800, 1.5, 1e-3, 0.25, 10, 80, 0.5, 12345678);
             close(m.fd);
             size_t size = 0, kept = 0;
             char* got = toy_read("cut/metrics.jsonl", &size);
@@ -305,17 +334,32 @@ static void test_metrics_cut(void) {
             for (int line = 0; line < cases[i].lines; line++) { end = strchr(end, '\n') + 1; }
             kept = (size_t)(end - whole);
             CHECK(size > kept && memcmp(got, whole, kept) == 0, "cut after step %lld", (long long)cases[i].step);
-            CHECK(strcmp(
-                      got + kept,
-                      "{\"step\": 100, \"tokens\": 800, \"loss\": 1.5, \"lr\": 0.001, \"grad_norm\": 0.25, \"ms\": 10, "
-                      "\"tokens_per_s\": 80, \"utilisation\": 0.5}\n") == 0,
-                  "what is appended after step %lld", (long long)cases[i].step);
+            static const char added[] =
+                "{\"step\": 100, \"tokens\": 800, \"loss\": 1.5, \"lr\": 0.001, \"grad_norm\": 0.25, \"ms\": 10, "
+                "\"tokens_per_s\": 80, \"utilisation\": 0.5, \"flops\": 12345678, \"time\": \"";
+            CHECK(strncmp(got + kept, added, sizeof added - 1) == 0, "what is appended after step %lld: %s",
+                  (long long)cases[i].step, got + kept);
+            const char* time_text = got + kept + min_size(sizeof added - 1, size - kept);
+            CHECK(toy_is_time(time_text) && strcmp(time_text + 20, "\"}\n") == 0, "the time: %s", time_text);
             CHECK(m.validated == cases[i].validated, "validation at step %lld", (long long)cases[i].step);
             CHECK(!toy_exists("cut/metrics.jsonl.tmp"), "the file written aside is left");
             free(m.path);
             free(got);
             free(text);
         }
+    }
+    toy_write("cut/metrics.jsonl", whole, strlen(whole));  // a validation that is to be made anew goes too
+    for (int64_t step = 10; step >= 1; step -= 8) {
+        Metrics m;
+        metrics_open(&m, dir, step, 1);
+        close(m.fd);
+        size_t size = 0;
+        char* got = toy_read("cut/metrics.jsonl", &size);
+        const char* end = step == 10 ? whole + strlen(whole) : strstr(whole, "{\"step\": 2, \"val_loss\"");
+        CHECK(!m.validated && size == (size_t)(end - whole) && memcmp(got, whole, size) == 0, "validated anew: %s",
+              got);
+        free(m.path);
+        free(got);
     }
     static const char* const foreign[] = {"hello\n", "{\"step\": x}\n", "{\"step\": 1, \"a\": 2\n",
                                           "{\"step\": 123456789012345678901, \"a\": 1}\n"};
@@ -604,6 +648,23 @@ static void test_train_dump(void) {
     safetensors_read(file, safetensors_find(file, "loss"), loss);
     safetensors_read(file, safetensors_find(file, "loss_of_each_pass"), of_pass);
     safetensors_close(file);
+    free(path);
+    path = toy_path("dumped/tokens.safetensors");
+    file = safetensors_open(path);
+    static const char* const sides[] = {"inputs", "targets"};
+    for (int k = 0; k < 2; k++) {
+        const SafeTensor* tensor = safetensors_find(file, sides[k]);
+        CHECK(tensor && strcmp(tensor->dtype_name, "I64") == 0 && tensor->ndim == 2 && tensor->shape[0] == 7 &&
+                  tensor->shape[1] == REF_T,
+              "%s of %s", sides[k], path);
+        if (!tensor || tensor->count != 7 * REF_T) { continue; }
+        int64_t tokens[7 * REF_T];
+        safetensors_pread(file, tokens, sizeof tokens, file->data_start + tensor->begin, sides[k]);
+        for (int i = 0; i < 7 * REF_T; i++) {
+            CHECK(tokens[i] == bytes[1024 + 2 * (i + k)], "%s: token %d is %lld", sides[k], i, (long long)tokens[i]);
+        }
+    }
+    safetensors_close(file);
     CHECK(fabs((double)loss[0] - loss_sum / (7 * REF_T)) < 5e-7 && of_pass[1] == loss[0] && of_pass[0] != loss[0],
           "loss %.9g of the step, whose gradients are dumped", (double)loss[0]);
     free(path);
@@ -802,7 +863,7 @@ static void test_train_nohup(void) {
     free(seen.data);
 }
 
-// A run whose output nobody reads any more, as after `| head`, goes on to its end all the same.
+// A run whose output nobody reads any more, as after `| head`, goes on to its end all the same, and says it at the end.
 static void test_train_closed_pipe(void) {
     char* output = NULL;
     int from;
@@ -812,7 +873,7 @@ static void test_train_closed_pipe(void) {
                           &from);
     toy_unheard = 0;
     int code = toy_wait(pid, from, &output);
-    CHECK(code == 0, "output into a closed pipe: exit code %d", code);
+    CHECK(code == 1, "output into a closed pipe: exit code %d", code);
     free(output);
     toy_run(0, "val_loss", "--out heard --steps 3 --sample-every 1 --save-every 2");
     toy_same_run("heard", "unheard", 3);
@@ -1259,7 +1320,8 @@ static void test_memory_table(void) {
     free(model.tensors.list);
 }
 
-static void train_tests(void) {
+// toy_home with its shards, and its end.
+static void toy_begin(void) {
     // A checkpoint syncs each of its files: in memory that costs nothing.
     const char* base = getenv("TMPDIR");
     if (!base && access("/dev/shm", W_OK) == 0) { base = "/dev/shm"; }
@@ -1269,6 +1331,11 @@ static void train_tests(void) {
     }
     toy_shard("train.bin", 2000, 1);
     toy_shard("val.bin", 700, 2);
+}
+static void toy_end(void) { directory_remove_tree(toy_home); }
+
+static void train_tests(void) {
+    toy_begin();
     RUN(test_log_formats);
     RUN(test_metrics_cut);
     RUN(test_memory_table);
@@ -1297,7 +1364,7 @@ static void train_tests(void) {
     RUN(test_train_changed);
     RUN(test_train_nonfinite);
     RUN(test_train_full_disk);
-    directory_remove_tree(toy_home);
+    toy_end();
 }
 
 #endif

@@ -9,6 +9,8 @@
 #include "../../common/run/train.h"
 #include "file_calls.h"
 
+#include <sys/resource.h>
+
 enum { TOY_V = 257, TOY_ROWS = 16 };
 
 typedef struct {
@@ -16,6 +18,7 @@ typedef struct {
     int64_t val_sleep_ms;  // in every micro-batch of a validation
     int64_t poison_at;     // number of the call of train() that goes wrong; 0: none
     int64_t poison_what;   // 0: a gradient and the loss are NaN, 1: only a gradient is infinite, 2: validation
+    int64_t room_at;       // number of the call of train() that lifts the limit on the size of files; 0: none
     int64_t calls;
 } Toy;
 
@@ -65,6 +68,10 @@ static double toy_train(Model* model, const int* inputs, const int* targets, int
         }
     }
     toy_sleep(toy->sleep_ms);
+    if (toy->calls + 1 == toy->room_at) {
+        struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+        setrlimit(RLIMIT_FSIZE, &all);
+    }
     if (++toy->calls == toy->poison_at && toy->poison_what < 2) {
         model->grads[model->tensors.list[1].offset + 5] = toy->poison_what == 0 ? (real)NAN : (real)INFINITY;
         if (toy->poison_what == 0) { return (double)NAN; }
@@ -108,6 +115,7 @@ static void toy_options(OptionTable* table) {
          "milliseconds lost in each micro-batch of a validation"},
         {"toy", "poison-at", OPTION_INT, "0", "N", 0, 1e9, RESUME_RUN, "micro-batch that goes wrong"},
         {"toy", "poison-what", OPTION_INT, "0", "N", 0, 2, RESUME_RUN, "how"},
+        {"toy", "room-at", OPTION_INT, "0", "N", 0, 1e9, RESUME_RUN, "micro-batch from which on files may be larger"},
         {"toy", "peak", OPTION_NUMBER, "1e9", "X", 0, 1e18, RESUME_RUN,
          "FLOP/s that utilisation refers to, as a model on a GPU has them; 0: this machine's, as on the CPU; they take "
          "a tenth of a second to measure"},
@@ -127,6 +135,7 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
     toy->val_sleep_ms = options_int(options, "val-sleep");
     toy->poison_at = options_int(options, "poison-at");
     toy->poison_what = options_int(options, "poison-what");
+    toy->room_at = options_int(options, "room-at");
     model->self = toy;
     model->passes =
         preset ? (strcmp(preset, "toy-3") == 0 ? 3 : 2) : (int)json_get_int(config, "passes", 2, config_path);
@@ -135,7 +144,7 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
     tensor_add(&model->tensors, format_string("bias"), TOY_V, 0, INIT_ZEROS, 0);
     model->V = TOY_V;
     model->B = B;
-    model->T = T;
+    model->T = T ? T : preset ? 32 : (int)json_get_int(config, "length", 32, config_path);
     model->memory[0].what = "parameters";
     model->memory[1].what = "gradients";
     model->memory[0].amount = model->memory[1].amount = (double)model->tensors.total * sizeof(real);

@@ -21,6 +21,7 @@
 #include "dev/tests/test_arena.h"
 #include "dev/tests/test_bytes.h"
 #include "dev/tests/test_checkpoint.h"
+#include "dev/tests/test_file.h"
 #include "dev/tests/test_harness.h"
 #include "dev/tests/test_json.h"
 #include "dev/tests/test_ledger.h"
@@ -68,6 +69,7 @@ int MAIN(int argc, char** argv) {
     harness_tests();
     arena_tests();
     options_tests();
+    file_tests();
     json_tests();
     ledger_tests();
     safetensors_tests();

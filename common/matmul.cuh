@@ -14,6 +14,7 @@
 #define PONDER_MATMUL_CUH
 
 #include "device.cuh"
+#include "open.h"
 
 typedef struct {
     int trans_a, trans_b, out_float, has_bias, has_beta;
@@ -253,8 +254,12 @@ static inline char* matmul_common_choices(void) {
 // Reads the choices of an earlier run, if the file is there and was written on such a GPU with this
 // library. A line that cannot be read is left out: its shape is chosen anew.
 static inline int matmul_read_choices(const char* path) {
-    FILE* f = fopen(path, "r");
-    if (!f) { return 0; }
+    const char* why = NULL;
+    FILE* f = file_open_stream(path, &why);
+    if (!f) {
+        if (errno != ENOENT) { warn("%s could not be read (%s): algorithms are chosen anew", path, why); }
+        return 0;
+    }
     char line[1024], key[512];
     matmul_key(key, sizeof key);
     int read = 0;
@@ -286,8 +291,14 @@ static inline int matmul_read_choices(const char* path) {
 
 // Writes all timed choices; a file that cannot be written is said and costs nothing but the timing.
 static inline void matmul_write_choices(const char* path) {
+    mode_t mode = file_mode(path);
+    if (mode && !S_ISREG(mode)) {
+        warn("%s could not be written (%s); a resumed run may choose other algorithms", path, file_unexpected(mode));
+        return;
+    }
     char key[512];
-    char* temporary = format_string("%s.%d.tmp", path, (int)getpid());
+    char* file = file_resolve(path);
+    char* temporary = format_string("%s.%d.tmp", file, (int)getpid());
     FILE* f = fopen(temporary, "w");
     int ok = f != NULL;
     if (f) {
@@ -307,12 +318,13 @@ static inline void matmul_write_choices(const char* path) {
         ok = fflush(f) == 0 && !ferror(f);
         ok = fclose(f) == 0 && ok;
     }
-    if (ok) { ok = rename(temporary, path) == 0; }
+    if (ok) { ok = rename(temporary, file) == 0; }
     if (!ok) {
         warn("%s could not be written (%s); a resumed run may choose other algorithms", path, strerror(errno));
         unlink(temporary);
     }
     free(temporary);
+    free(file);
 }
 
 #endif

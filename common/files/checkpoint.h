@@ -228,6 +228,11 @@ static inline char* checkpoint_fill(const char* directory, const TensorTable* ta
 static inline char* checkpoint_install(const char* out, const char* temporary, const char* path, const char* old) {
     struct stat info;
     int replace = lstat(path, &info) == 0;
+    mode_t mode = replace ? file_mode(path) : 0;  // 0: a link that leads nowhere
+    if (mode && !S_ISDIR(mode)) {
+        return format_string("%s: expected a checkpoint's directory, or nothing yet, found %s; move it away", path,
+                             file_kind(mode));
+    }
     if (replace && rename(path, old) != 0) {
         return format_string("%s: could not be renamed to %s: %s%s", path, old, strerror(errno), write_hint(errno));
     }

@@ -1,9 +1,10 @@
-// file.h - files and directories as the rest of the project needs them: read whole, written whole and
-// synced to the disk, with errors in words.
+// file.h - files and directories as the rest of the project needs them: looked at first (open.h), read whole,
+// written whole and synced to the disk, with errors in words.
 #ifndef PONDER_FILE_H
 #define PONDER_FILE_H
 
 #include "../base.h"
+#include "../open.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -20,11 +21,11 @@ typedef struct {
 
 // The whole of a file in malloc'd memory (NUL-terminated), NULL if there is none; dies on any other error.
 static inline char* read_fully(const char* path, size_t* size) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        if (errno == ENOENT) { return NULL; }
-        die("cannot read %s: %s", path, strerror(errno));
-    }
+    struct stat info;
+    int fd = -1;
+    const char* why = file_open(path, &fd, &info);
+    if (why && errno == ENOENT) { return NULL; }
+    if (why) { die("cannot read %s: %s", path, why); }
     StringBuilder sb = {0};
     char chunk[65536];
     for (;;) {
@@ -77,19 +78,124 @@ static inline void write_fully(int fd, const char* bytes, size_t n, const char* 
     }
 }
 
+// 1 if fsync() failed because this file or its file system knows no syncing: nothing can be done, and nothing is wrong.
+static inline int sync_is_unknown(int error) {
+    return error == EINVAL || error == ENOSYS || error == ENOTSUP || error == EOPNOTSUPP;
+}
+
 // Closes fd after syncing it to the disk; NULL, or what went wrong (the caller frees it).
 static inline char* write_finish(int fd, int failed, const char* path) {
     int error = failed ? errno : 0;
-    if (!error && fsync(fd) != 0) { error = errno; }
+    if (!error && fsync(fd) != 0 && !sync_is_unknown(errno)) { error = errno; }
     if (close(fd) != 0 && !error) { error = errno; }
     return error ? format_string("%s: could not be written: %s%s", path, strerror(error), write_hint(error)) : NULL;
 }
 
+// Opens a file to write it from its beginning, made if there is none: *fd =. NULL, or what went wrong (the caller
+// frees it): a FIFO, where opening may wait for ever, and what else is no place for a file is refused.
+static inline char* file_create(const char* path, int* fd) {
+    mode_t mode = file_mode(path);
+    if (S_ISFIFO(mode) || S_ISSOCK(mode) || S_ISBLK(mode)) {
+        return format_string("%s: could not be created: %s", path, file_unexpected(mode));
+    }
+    *fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
+    if (*fd >= 0) { return NULL; }
+    return format_string("%s: could not be created: %s%s", path, strerror(errno), write_hint(errno));
+}
+
 // Writes a whole small file and syncs it; NULL, or what went wrong (the caller frees it).
 static inline char* write_file(const char* path, const char* text, size_t size) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) { return format_string("%s: could not be created: %s%s", path, strerror(errno), write_hint(errno)); }
-    return write_finish(fd, write_all(fd, text, size) != 0, path);
+    int fd = -1;
+    char* error = file_create(path, &fd);
+    return error ? error : write_finish(fd, write_all(fd, text, size) != 0, path);
+}
+
+// ---- outputs that the user names ----
+
+// A file that appears whole or not at all: it is written beside its place, synced, then renamed. A link stays, and
+// what it stands for is replaced. What is no file but takes bytes (a FIFO, a character device, whatever standard
+// output is) is written through as it stands: its name is never given to another.
+//
+//     target_open, write_all to its fd, target_close, target_place; after an error of any: target_drop
+typedef struct {
+    const char* path;  // as the user named it
+    char* file;        // where that leads
+    char* temporary;   // beside it; NULL: it is written through
+    int fd;            // -1: closed
+} FileTarget;
+
+// 1 if a name stands for what standard output is, so that nothing else may be printed there. (Not if both are
+// /dev/null.)
+static inline int file_is_stdout(const char* path) {
+    struct stat there, out;
+    return stat(path, &there) == 0 && fstat(1, &out) == 0 && there.st_ino == out.st_ino && there.st_dev == out.st_dev &&
+           (!S_ISCHR(there.st_mode) || isatty(1));
+}
+
+// NULL, or what went wrong (the caller frees it).
+static inline char* target_open(FileTarget* target, const char* path) {
+    memset(target, 0, sizeof *target);
+    target->path = path;
+    target->fd = -1;
+    struct stat there;
+    int exists = stat(path, &there) == 0;
+    if (!exists && errno != ENOENT) {  // a circle of links, say
+        return format_string("%s: could not be created: %s%s", path, strerror(errno), write_hint(errno));
+    }
+    if (exists && (S_ISDIR(there.st_mode) || S_ISSOCK(there.st_mode) || S_ISBLK(there.st_mode))) {
+        return format_string("%s: expected the name of a file to write, found %s", path, file_kind(there.st_mode));
+    }
+    target->file = file_resolve(path);
+    if (file_is_stdout(path)) {
+        fflush(stdout);
+        target->fd = fcntl(1, F_DUPFD_CLOEXEC, 3);
+    } else if (exists && !S_ISREG(there.st_mode)) {
+        target->fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);  // of a FIFO, when there is somebody who reads it
+    } else {
+        target->temporary = format_string("%s.tmp.%ld", target->file, (long)getpid());
+        target->fd = open(target->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        if (target->fd >= 0 && exists && fchmod(target->fd, there.st_mode & 0777) != 0) {}  // else as a new file is
+    }
+    if (target->fd >= 0) { return NULL; }
+    return format_string("%s: could not be created: %s%s", path, strerror(errno), write_hint(errno));
+}
+
+// Closes it, on the disk; NULL, or what went wrong (the caller frees it).
+static inline char* target_close(FileTarget* target, int failed) {
+    char* error = write_finish(target->fd, failed, target->path);
+    target->fd = -1;
+    return error;
+}
+
+// Gives it its name; NULL, or what went wrong (the caller frees it).
+static inline char* target_place(FileTarget* target) {
+    if (target->temporary && rename(target->temporary, target->file) != 0) {
+        return format_string("%s: could not be put in place: %s%s", target->path, strerror(errno), write_hint(errno));
+    }
+    free(target->temporary);
+    free(target->file);
+    target->temporary = target->file = NULL;
+    return NULL;
+}
+
+// Nothing of it stays, as far as it was not written through. After target_place it does nothing.
+static inline void target_drop(FileTarget* target) {
+    if (target->fd >= 0) { close(target->fd); }
+    if (target->temporary) { unlink(target->temporary); }
+    free(target->temporary);
+    free(target->file);
+    target->temporary = target->file = NULL;
+    target->fd = -1;
+}
+
+// A whole text to an output; NULL, or what went wrong (the caller frees it).
+static inline char* target_write(const char* path, const char* text, size_t size) {
+    FileTarget target;
+    char* error = target_open(&target, path);
+    if (!error) { error = target_close(&target, write_all(target.fd, text, size) != 0); }
+    if (!error) { error = target_place(&target); }
+    if (error) { target_drop(&target); }
+    return error;
 }
 
 // ---- directories ----
@@ -97,7 +203,7 @@ static inline char* write_file(const char* path, const char* text, size_t size) 
 // Syncs a directory, so that the names in it survive a power cut; NULL, or what went wrong.
 static inline char* directory_sync(const char* path) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int failed = fd < 0 || (fsync(fd) != 0 && errno != EINVAL);  // EINVAL: this file system cannot sync directories
+    int failed = fd < 0 || (fsync(fd) != 0 && !sync_is_unknown(errno));
     char* error = failed ? format_string("%s: could not be synced to the disk: %s", path, strerror(errno)) : NULL;
     if (fd >= 0) { close(fd); }
     return error;

@@ -12,6 +12,7 @@
 #define PONDER_JSON_H
 
 #include "../base.h"
+#include "../open.h"
 
 #include <sys/stat.h>
 
@@ -473,8 +474,9 @@ static inline Json* json_parse(const char* text, size_t size, const char* path) 
 
 // The tree of a file; dies if it cannot be read. Free with json_free.
 static inline Json* json_read(const char* path) {
-    FILE* file = fopen(path, "rb");
-    if (file == NULL) { die("%s: could not be opened: %s", path, strerror(errno)); }
+    const char* why = NULL;
+    FILE* file = file_open_stream(path, &why);
+    if (file == NULL) { die("%s: could not be opened: %s", path, why); }
     struct stat info;
     if (fstat(fileno(file), &info) == 0 && (uint64_t)info.st_size > JSON_MAX_BYTES) {
         die("%s: %.1f MB of JSON is more than the %zu MB that are read (is it the right file?)", path,

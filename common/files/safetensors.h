@@ -216,13 +216,9 @@ static inline void safetensors_close(SafeFile* file) {
 static inline SafeFile* safetensors_open(const char* path) {
     SafeFile* file = (SafeFile*)xalloc(1, sizeof(SafeFile), "a safetensors file");
     file->path = format_string("%s", path);
-    file->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (file->fd < 0) { die("%s: could not be opened: %s", path, strerror(errno)); }
     struct stat info;
-    if (fstat(file->fd, &info) != 0) { die("%s: could not be read: %s", path, strerror(errno)); }
-    if (!S_ISREG(info.st_mode)) {
-        die("%s: expected a safetensors file, found something that is not a regular file", path);
-    }
+    const char* why = file_open(path, &file->fd, &info);
+    if (why) { die("%s: could not be opened: %s", path, why); }
     uint64_t size = (uint64_t)info.st_size;
     if (size < 8) {
         die("%s: expected a safetensors file of at least 8 bytes, found %llu (is it cut off?)", path,
@@ -352,10 +348,11 @@ static inline char* safetensors_try_write(const char* path, const SafeWrite* ten
     while (header.size % 8) { sb_append(&header, " ", 1); }  // so that the data is aligned
     uint64_t length = header.size;
 
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) {
+    int fd = -1;
+    char* error = file_create(path, &fd);
+    if (error) {
         free(header.data);
-        return format_string("%s: could not be created: %s%s", path, strerror(errno), write_hint(errno));
+        return error;
     }
     int failed = write_all(fd, &length, 8) != 0 || write_all(fd, header.data, header.size) != 0;
     for (int i = 0; i < count && !failed; i++) {
@@ -365,7 +362,7 @@ static inline char* safetensors_try_write(const char* path, const SafeWrite* ten
         failed = t->whole ? write_all(fd, t->whole, numbers * sizeof(int64_t)) != 0
                           : write_all(fd, t->data, numbers * sizeof(float)) != 0;
     }
-    char* error = write_finish(fd, failed, path);
+    error = write_finish(fd, failed, path);
     free(header.data);
     return error;
 }

@@ -20,6 +20,7 @@
 #define PONDER_SHARDS_H
 
 #include "../base.h"
+#include "../open.h"
 #include "../random.h"
 
 #include <fcntl.h>
@@ -101,22 +102,21 @@ static inline void shard_read(const Shard* shard, int fd, void* out, size_t n, u
     }
 }
 
-static inline int shard_open_file(const char* path) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) { die("%s: the shard could not be opened: %s", path, strerror(errno)); }
-    return fd;
+static inline int shard_open_file(const char* path, struct stat* info) {
+    int fd = -1;
+    const char* why = file_open(path, &fd, info);
+    if (!why) { return fd; }
+    if (errno == EISDIR) {
+        die("%s: expected a shard, found a directory; name the files in it, as in '%s/*.bin'", path, path);
+    }
+    die("%s: the shard could not be opened: %s", path, why);
 }
 
 // Opens the file and checks that its header is one of ours and agrees with the file's size.
 static inline int shard_check(Shard* shard) {
     const char* path = shard->path;
-    int fd = shard_open_file(path);
     struct stat info;
-    if (fstat(fd, &info) != 0) { die("%s: the shard could not be looked at: %s", path, strerror(errno)); }
-    if (S_ISDIR(info.st_mode)) {
-        die("%s: expected a shard, found a directory; name the files in it, as in '%s/*.bin'", path, path);
-    }
-    if (!S_ISREG(info.st_mode)) { die("%s: expected a shard, found something that is not a file", path); }
+    int fd = shard_open_file(path, &info);
     shard->bytes = (uint64_t)info.st_size;
     if (shard->bytes == 0) { die("%s: expected a shard, found an empty file; make it again", path); }
     unsigned char header[SHARD_HEADER_BYTES] = {0};
@@ -424,7 +424,8 @@ static inline int shards_file(Shards* shards, int index) {
         shards->list[*slot].fd = -1;
     }
     *slot = index;
-    shard->fd = shard_open_file(shard->path);
+    struct stat info;
+    shard->fd = shard_open_file(shard->path, &info);
     return shard->fd;
 }
 

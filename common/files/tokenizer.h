@@ -99,9 +99,10 @@ static inline size_t tokenizer_unpiece(char* text, size_t size) {
 // The whole file DIR/name, NULL if there is none; the caller frees it.
 static inline char* tokenizer_read_file(const char* dir, const char* name, size_t* size) {
     char* path = format_string("%s/%s", dir, name);
-    FILE* file = fopen(path, "rb");
+    const char* why = NULL;
+    FILE* file = file_open_stream(path, &why);
     if (file == NULL) {
-        if (errno != ENOENT && errno != ENOTDIR) { die("%s: could not be opened: %s", path, strerror(errno)); }
+        if (errno != ENOENT && errno != ENOTDIR) { die("%s: could not be opened: %s", path, why); }
         free(path);
         return NULL;
     }

@@ -473,10 +473,8 @@ static void compare_parse_row(CompareRow* rows, int count, const char* name, cha
 }
 
 static void compare_write(const char* path, const char* text) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0 || write_all(fd, text, strlen(text)) != 0 || close(fd) != 0) {
-        die("%s: cannot write: %s", path, strerror(errno));
-    }
+    char* error = target_write(path, text, strlen(text));
+    if (error) { die("%s", error); }
 }
 
 int MAIN(int argc, char** argv) {

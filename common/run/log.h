@@ -124,13 +124,13 @@ static inline void metrics_open(Metrics* metrics, const char* out, int64_t step,
         begin = kept = end + 1;
     }
     if (text && kept < size) {
-        char* aside = format_string("%s.tmp", metrics->path);
+        char* file = file_resolve(metrics->path);  // a link stays
+        char* aside = format_string("%s.tmp", file);
         char* error = write_file(aside, text, kept);
         if (error) { die("%s", error); }
-        if (rename(aside, metrics->path) != 0) {
-            die("cannot rename %s to %s: %s", aside, metrics->path, strerror(errno));
-        }
+        if (rename(aside, file) != 0) { die("cannot rename %s to %s: %s", aside, file, strerror(errno)); }
         free(aside);
+        free(file);
     }
     free(text);
     metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);

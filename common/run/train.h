@@ -22,10 +22,13 @@
 
 // ---- signals ----
 
-static volatile sig_atomic_t trainer_signal;  // the first that came, 0: none
+static volatile sig_atomic_t trainer_signal;     // the first that came, 0: none
+static volatile sig_atomic_t trainer_under_way;  // 0: no step and no validation yet, so nothing is worth finishing
 
 static void trainer_on_signal(int number) {
-    if (trainer_signal) { _exit(128 + number); }  // the second one: at once
+    // The second one ends it at once, and so does the first while files are still opened and read, however long a
+    // disk or a network takes.
+    if (trainer_signal || !trainer_under_way) { _exit(128 + number); }
     trainer_signal = number;
 }
 
@@ -521,6 +524,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
         int rows = trainer_micro_rows(t, 0, t->step_rows);
         return t->model->compare_cpu(t->model, t->inputs, t->targets, rows, t->T, count);
     }
+    trainer_under_way = eval_only || dump != NULL;
     if (eval_only) {
         if (!trainer_validate(t)) { return 128 + trainer_signal; }
         trainer_print_losses(t);
@@ -538,6 +542,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
         t->model->rehearse(t->model, choices, t->step_rows);
         free(choices);
     }
+    trainer_under_way = 1;
     return trainer_run(t);
 }
 

@@ -10,12 +10,17 @@
 #include "test.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 
 typedef struct {
     const char* root;             // names are listed without all up to here; NULL: nothing is seen
     int count;                    // calls so far
-    int fail_at;                  // the number of the one that fails with EIO, from 1; 0: none
+    int fail_at;                  // the number of the one that fails, from 1; 0: none
+    int fail_code;                // with this; 0: with EIO
+    int flock_error;              // what flock() fails with, seen or not; 0: it works
     void (*look)(void* context);  // called before each; NULL: nobody looks
     void* context;
     StringBuilder list;  // a line each: "sync NAME", "rename NAME NAME", "mkdir NAME", "unlink NAME", "rmdir NAME"
@@ -53,7 +58,7 @@ static int file_calls_begin(const char* what, const char* path, const char* to) 
     sb_printf(&file_calls.list, "%s %s", what, file_calls_name(path));
     sb_printf(&file_calls.list, to ? " %s\n" : "%s\n", to ? file_calls_name(to) : "");
     if (++file_calls.count != file_calls.fail_at) { return 0; }
-    errno = EIO;
+    errno = file_calls.fail_code ? file_calls.fail_code : EIO;
     return 1;
 }
 
@@ -77,9 +82,22 @@ int rmdir(const char* path) {
     if (file_calls_begin("rmdir", path, NULL)) { return -1; }
     return unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
 }
+int flock(int fd, int operation) {
+    if (!file_calls.flock_error) { return (int)syscall(SYS_flock, fd, operation); }
+    errno = file_calls.flock_error;
+    return -1;
+}
 int mkdir(const char* path, mode_t mode) {
     if (file_calls_begin("mkdir", path, NULL)) { return -1; }
     return mkdirat(AT_FDCWD, path, mode);
+}
+
+// A character device of the test's own, 1:3 is /dev/null and 1:7 /dev/full: what goes wrong must not replace that of
+// the system, which root could. 0 where none can be made that can be opened.
+static int test_device(const char* path, unsigned minor) {
+    int fd = mknod(path, S_IFCHR | 0600, makedev(1, minor)) == 0 ? open(path, O_WRONLY) : -1;
+    if (fd < 0) { unlinkat(AT_FDCWD, path, 0); }
+    return fd >= 0 && close(fd) == 0;
 }
 
 // The names in a directory, sorted, each with a blank after it; the caller frees it.

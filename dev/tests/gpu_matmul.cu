@@ -568,6 +568,37 @@ static void test_choices_unwritable(void) {
     choices_remove();
 }
 
+static void read_and_write(void* path) {
+    signal(SIGALRM, SIG_DFL);
+    alarm(20);  // who waits for a FIFO ends by it
+    CHECK(matmul_read_choices((const char*)path) == 0, "choices from what is no file");
+    write_nowhere(path);
+}
+// What is no file is neither waited for nor replaced; a link stays, and its target is replaced.
+static void test_choices_no_file(void) {
+    choices_place();
+    char* fifo = format_string("%s/fifo", choices_directory);
+    char* link = format_string("%s/link", choices_directory);
+    char* file = format_string("%s/file", choices_directory);
+    CHECK(mkfifo(fifo, 0600) == 0, "mkfifo");
+    for (int k = 0; k < 2; k++) {
+        unlink(link);
+        CHECK(symlink(k ? "file" : "fifo", link) == 0, "symlink");
+        char* output = NULL;
+        int code = run_child(read_and_write, link, &output);
+        struct stat info;
+        CHECK(code == 0 && (strstr(output, "found a FIFO") != NULL) == !k && strstr(output, "goes on"),
+              "exit code %d, it said: %s", code, output);
+        CHECK(lstat(link, &info) == 0 && S_ISLNK(info.st_mode) && stat(fifo, &info) == 0 && S_ISFIFO(info.st_mode) &&
+                  (stat(file, &info) == 0) == k,
+              "something was replaced");
+        free(output);
+    }
+    unlink(fifo), unlink(link), unlink(file);
+    free(fifo), free(link), free(file);
+    choices_remove();
+}
+
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     device_open();
@@ -584,5 +615,6 @@ int main(int argc, char** argv) {
     RUN(test_choices_foreign);
     RUN(test_choices_first_file);
     RUN(test_choices_unwritable);
+    RUN(test_choices_no_file);
     return test_end();
 }

@@ -350,7 +350,8 @@ static void test_json_files(void) {
     char* directory = test_directory("json");
     char* path = format_string("%s/a.json", directory);
     expect_death("missing", json_read_child, path, "a.json: could not be opened: No such file or directory");
-    expect_death("directory", json_read_child, directory, "could not be read: Is a directory");
+    expect_death("directory", json_read_child, directory,
+                 "could not be opened: expected a regular file, found a directory");
     FILE* f = fopen(path, "wb");
     expect_death("empty", json_read_child, path, "a.json:1:1: expected a value, found the end of the file");
     for (int i = 0; i < 20000; i++) { fprintf(f, i ? ",%d" : "[%d", i); }  // more than one chunk

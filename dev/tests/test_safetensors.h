@@ -308,7 +308,7 @@ static void test_safetensors_wrong_lengths(void) {
     expect_death("one byte more", safetensors_read_child, path, "the tensors take 36 bytes of data, the file has 37");
     unlink(path);
     expect_death("missing", safetensors_read_child, path, "a.safetensors: could not be opened: No such file");
-    expect_death("a directory", safetensors_read_child, directory, "not a regular file");
+    expect_death("a directory", safetensors_read_child, directory, "expected a regular file, found a directory");
     CHECK(rmdir(directory) == 0, "left behind in %s", directory);
     free(bytes);
     free(path);

@@ -155,6 +155,11 @@ static int toy_exists(const char* name) {
     return there;
 }
 
+static void toy_wait_for_file(const char* name) {
+    for (int i = 0; i < 3000 && !toy_exists(name); i++) { usleep(10000); }
+    CHECK(toy_exists(name), "%s never came", name);
+}
+
 // A shard of words that a bigram model can learn something about.
 static void toy_shard(const char* name, int tokens, uint64_t seed) {
     static const char* const words[] = {"the ", "cat ", "sat ", "on ", "a ", "mat, ", "and ", "pondered.\n"};
@@ -819,6 +824,7 @@ static void test_train_signals(void) {
         pid_t pid = toy_start(
             "--train train.bin --seq 16 --batch 1 --total-batch 1600 --out sig8 --sleep 1000 --sample-tokens 0", &from);
         toy_wait_for(from, "a step", &seen);
+        toy_wait_for_file("sig8/metrics.jsonl");  // the last before it is under way
         usleep(100000);
         kill(pid, SIGTERM);
         char* output = NULL;
@@ -829,12 +835,27 @@ static void test_train_signals(void) {
         free(output);
         free(seen.data);
     }
+    // While it is getting ready, reading files above all, there is nothing to finish: it ends at once.
+    for (int i = 0; i < 2; i++) {
+        int from, number = i ? SIGINT : SIGTERM;
+        double start = now_seconds();
+        pid_t pid = toy_start("--train train.bin --seq 16 --out sig7 --start-sleep 90000 --sample-tokens 0", &from);
+        toy_wait_for_file("sig7/lock");
+        usleep(100000);
+        kill(pid, number);
+        char* output = NULL;
+        int code = toy_wait(pid, from, &output);
+        CHECK(code == 128 + number && now_seconds() - start < 40,
+              "a signal at the start: exit code %d after %.1f s: %s", code, now_seconds() - start, output);
+        free(output);
+    }
     // A second signal does not wait for the micro-batch.
     int from;
     StringBuilder seen = {0};
     double start = now_seconds();
     pid_t pid = toy_start("--train train.bin --seq 16 --out sig9 --sleep 90000 --sample-tokens 0", &from);
     toy_wait_for(from, "a step", &seen);
+    toy_wait_for_file("sig9/metrics.jsonl");
     usleep(200000);
     kill(pid, SIGTERM);
     usleep(50000);

@@ -111,6 +111,7 @@ static void toy_options(OptionTable* table) {
     const Option rows[] = {
         {"model", "passes", OPTION_INT, NULL, "N", 1, 9, RESUME_FIXED, "losses that are reported"},
         {"toy", "sleep", OPTION_INT, "0", "MS", 0, 1e9, RESUME_RUN, "milliseconds lost in each micro-batch"},
+        {"toy", "start-sleep", OPTION_INT, "0", "MS", 0, 1e9, RESUME_RUN, "milliseconds lost before anything is read"},
         {"toy", "val-sleep", OPTION_INT, "0", "MS", 0, 1e9, RESUME_RUN,
          "milliseconds lost in each micro-batch of a validation"},
         {"toy", "poison-at", OPTION_INT, "0", "N", 0, 1e9, RESUME_RUN, "micro-batch that goes wrong"},
@@ -131,6 +132,7 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
     (void)kind;
     Model* model = (Model*)xalloc(1, sizeof(Model), "the toy");
     Toy* toy = (Toy*)xalloc(1, sizeof(Toy), "the toy");
+    toy_sleep(options_int(options, "start-sleep"));
     toy->sleep_ms = options_int(options, "sleep");
     toy->val_sleep_ms = options_int(options, "val-sleep");
     toy->poison_at = options_int(options, "poison-at");

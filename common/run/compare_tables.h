@@ -204,8 +204,9 @@ static void compare_refuse(StringBuilder* sb, const CompareRow* row, const Compa
     }
 }
 
-static void compare_meeting(StringBuilder* sb, const CompareRow* rows, int count, const CompareMeeting* m,
-                            const char* marks) {
+// One table; returns 1 if it holds losses from the middle of a schedule.
+static int compare_meeting(StringBuilder* sb, const CompareRow* rows, int count, const CompareMeeting* m,
+                           const char* marks) {
     StringBuilder t = {0};
     int bits = m->enders | m->longer, first = -1, middle = 0, missing = 0, same_steps = 1;
     char* unlike = compare_unlike(rows, count, bits);
@@ -243,14 +244,10 @@ static void compare_meeting(StringBuilder* sb, const CompareRow* rows, int count
     }
     compare_layout(sb, t.data, 0, marks != NULL);
     if (*unlike) { sb_printf(sb, "\nThese rows differ in: %s.\n", unlike); }
-    if (middle) {
-        sb_printf(sb,
-                  "\nA loss before the end of a schedule, where the learning rate has not come down yet, is not what a "
-                  "run of that length reaches.\n");
-    }
     for (int i = 0; i < count; i++) {
         if ((bits >> i & 1) && !m->at[i]) { compare_refuse(sb, &rows[i], m, marks); }
     }
+    return middle;
 }
 
 // Every setting that not all rows share, one a line.
@@ -317,9 +314,12 @@ static char* compare_tables(const CompareRow* rows, int count, const char* marks
     compare_layout(&sb, t.data, 0, marks != NULL);
     if (seeds) { sb_printf(&sb, "\nLosses are means over the seeds, with (lowest..highest).\n"); }
     CompareMeeting meetings[2 * COMPARE_MAX_ROWS];
-    int n = compare_meetings(rows, count, meetings);
+    int n = compare_meetings(rows, count, meetings), middle = 0;
     for (int i = 0; i < n; i++) {
-        if (!meetings[i].hidden) { compare_meeting(&sb, rows, count, &meetings[i], marks); }
+        if (!meetings[i].hidden) { middle |= compare_meeting(&sb, rows, count, &meetings[i], marks); }
+    }
+    if (middle) {
+        sb_printf(&sb, "\nA loss in the middle of a schedule is not what a run of that length reaches by its own.\n");
     }
     if (count > 1) { compare_differences(&sb, rows, count, marks); }
     return sb.data;

@@ -71,7 +71,9 @@ static void svg_marks(StringBuilder* sb, const SvgPanel* panel, const CompareRow
 
 // Steps of 1, 2 or 5 times a power of ten that cut a span into `wanted` parts or fewer.
 static double svg_tick(double span, int wanted) {
-    double least = span / wanted * (1 - 1e-9), power = pow(10, floor(log10(least)));
+    double least = span / wanted * (1 - 1e-9), power = 1;
+    while (power > least) { power /= 10; }
+    while (power * 10 <= least) { power *= 10; }
     return power * (least <= power ? 1 : least <= 2 * power ? 2 : least <= 5 * power ? 5 : 10);
 }
 
@@ -87,7 +89,8 @@ static void svg_grid(StringBuilder* sb, const SvgPanel* panel) {
     for (int up = 0; up < 2; up++) {
         double low = up ? panel->low : 0, high = up ? panel->high : panel->right / unit;
         double step = svg_tick(high - low, up ? 10 : 6);
-        int decimals = (int)fmax(0, ceil(-log10(step) - 1e-9));
+        int decimals = 0;
+        for (double rest = step; rest < 1 - 1e-9; rest *= 10) { decimals++; }
         for (double k = ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) {
             double x = up ? 0 : k * step / high * SVG_WIDTH, y = up ? svg_y(panel, k * step) : 0;
             int length = up ? SVG_WIDTH : SVG_HEIGHT;

@@ -6,6 +6,7 @@
 #define PONDER_COMPARE_TABLES_H
 
 #include "../files/words.h"
+#include "../mathfun.h"
 #include "compare_rows.h"
 
 // Two amounts are equal if they differ by no more than this share.
@@ -304,7 +305,7 @@ static char* compare_tables(const CompareRow* rows, int count, const char* marks
         compare_whole(&t, row->end[AT_STEP]);
         compare_whole(&t, row->end[AT_TOKENS]);
         compare_spread(&t, row->end, row->seeds);
-        if (bytes && row->bytes) { sb_printf(&t, "\t%.4f", row->end[AT_LOSS] / log(2.0)); }
+        if (bytes && row->bytes) { sb_printf(&t, "\t%.4f", row->end[AT_LOSS] / log_d(2)); }
         if (bytes && !row->bytes) { sb_printf(&t, "\t-"); }
         for (int s = 0; s < row->passes; s++) { sb_printf(&t, "%s%.4f", s ? " " : "\t", row->end[AT_PASS + s]); }
         sb_printf(&t, "%s\t%.3e\t%.1f", row->passes ? "" : "\t-", row->end[AT_FLOPS], row->end[AT_SECONDS]);

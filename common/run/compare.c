@@ -41,7 +41,7 @@ static int compare_is_run(const char* s, size_t n) {
     return there;
 }
 
-// Cuts the first directory off *list, which then begins behind a comma, or is NULL. A comma in the name of a run is none.
+// Cuts the first directory off *list, which then begins behind a comma, or is NULL. A comma in a run's name is none.
 static char* compare_cut(char** list) {
     char *piece = *list, *end = piece + strcspn(piece, ",");
     while (*end && !compare_is_run(piece, (size_t)(end - piece))) { end += 1 + strcspn(end + 1, ","); }

@@ -1,4 +1,4 @@
-// compare_tables.h - the tables of build/compare: every row at its end, rows at equal tokens and at equal FLOPs, settings.
+// compare_tables.h - the tables of build/compare: rows at their ends, at equal tokens and at equal FLOPs, settings.
 //
 // Nothing is interpolated. At equal tokens or FLOPs stand rows that end there, each at the end of its own schedule,
 // and, where there is no such pair, longer rows that were validated there, which the table then calls mid-schedule.
@@ -31,7 +31,7 @@ static int compare_bits(int mask) {
     return n;
 }
 
-// 1 if another row ends its schedule at the same x. At equal FLOPs that says something only where a token's FLOPs differ.
+// 1 if another row ends its schedule at the same x. At equal FLOPs that says something where a token's FLOPs differ.
 static int compare_has_peer(const CompareRow* rows, int count, int i, int axis) {
     for (int j = 0; j < count; j++) {
         int differ = axis == AT_TOKENS || rows[i].flops_per_token != rows[j].flops_per_token;

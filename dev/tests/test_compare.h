@@ -265,7 +265,7 @@ static void test_compare_equal_flops(void) {
     compare_teardown();
 }
 
-// Where a longer run was validated at the end of a shorter one, its loss there is given, and said to be in mid-schedule.
+// Where a longer run was validated at the end of a shorter one, its loss there is given, and its place in its schedule.
 static void test_compare_middle(void) {
     compare_setup();
     compare_put_run("wide", 6, 3, 1, 4e6, 1);

@@ -120,7 +120,7 @@ static void test_resume_rivals(void) {
     }
 }
 
-// Steps of --flops: whole ones, at least one; the FLOPs of n steps are n steps, though the quotient may miss it by a bit.
+// Steps of --flops: whole ones, at least one; the FLOPs of n steps are n steps, though the quotient may miss by a bit.
 static void resume_flops(void* argument) {
     char* line = format_string("--flops %s", (const char*)argument);
     Trainer t;

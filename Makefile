@@ -110,25 +110,27 @@ no_val:
 
 # The model and the run of the main job: chosen by the sweep that dev/LOG.md records. All three
 # rows of the comparison share everything but the options that make them what they are, and the
-# learning rate, which is each row's own best.
+# learning rate, which is each row's own best. What ARGS says of the length of the run counts instead of STEPS.
 STEPS ?= 2000
 SEED ?= 42
-MAIN_RUN = --train "$(DATA)/train.bin" --val "$(DATA)/val.bin" --seq 256 --batch 4 --steps $(STEPS) --seed $(SEED) \
-    --val-every 100 --val-batches 40 --save-every 500 --sample-every 500 --resume
+LENGTHS = --steps --steps=% --flops --flops=% --epochs --epochs=%
+LENGTH = $(if $(filter $(LENGTHS),$(ARGS)),,--steps $(STEPS))
+MAIN_RUN = --train "$(DATA)/train.bin" --val "$(DATA)/val.bin" --seq 256 --batch 4 --val-every 100 --val-batches 40 \
+    --save-every 500 --sample-every 500
 TITLE_pythia = Pythia
 MAIN_pythia = --model pythia-14m --layers 4 --width 64 --heads 2 --vocab 257
 ROW_pythia_ponder = --ponder 3 --lr 4e-3
 ROW_pythia_vanilla = --ponder 0 --lr 4e-3
 ROW_pythia_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
-# $(call main_job,architecture,row,directory)
-main_job = $(call trainer,$(1)) $(MAIN_$(1)) $(MAIN_RUN) $(ROW_$(1)_$(2)) --out "$(3)" $(ARGS)
+# $(call main_job,architecture,row,length and seed,directory)
+main_job = $(call trainer,$(1)) $(MAIN_$(1)) $(MAIN_RUN) $(3) $(ROW_$(1)_$(2)) --out "$(4)" $(ARGS)
 # build/compare takes NAME=DIR,DIR: it is called in the directory, whose name may hold what separates them.
 plot = name=$$(basename -- "$(1)" | sed "s/[=,]/ /g; s/^-/ -/") && compare=$$(cd "$(B)" && pwd)/compare && (cd -- "$(1)" && \
     "$$compare" --svg curves.svg "$$name=." >/dev/null) && echo "curves     $(1)/curves.svg"
 # $(call row,architecture,row): one of the three as a target of its own
 define row
 	$$(call say_trainer,$(1))
-	$$(call main_job,$(1),$(2),$$(or $$(OUT),out/$(1)_$(2)))
+	$$(call main_job,$(1),$(2),$$(LENGTH) --seed $$(SEED) --resume,$$(or $$(OUT),out/$(1)_$(2)))
 	@$$(call plot,$$(or $$(OUT),out/$(1)_$(2)))
 endef
 define jobs
@@ -143,14 +145,35 @@ $(call row,$(1),fair)
 endef
 $(foreach a,$(ARCHITECTURES),$(eval $(call jobs,$(a))))
 
+# Pondering, both baselines at its steps, and both again at its FLOPs, each a run with a schedule of its own; of every
+# seed from SEED on. A directory that holds a run with other options is refused, not taken for one of these.
 COMPARE = $(or $(OUT),out)
-compare: $(call trainer,$(MODEL)) $(B)/compare $(DATA)/train.bin ## train all three on the same data, steps and seed; table and picture
+SEEDS ?= 1
+# SEED, SEED + 1, ...; nothing if SEED and SEEDS are not whole numbers, at most 64 seeds.
+SEED_LIST = $(shell echo "$(SEED) $(SEEDS)" | awk '/^[0-9]+ [0-9]+$$/ && $$2 <= 64 && length($$1) < 16 \
+    { for (n = 0; n < $$2; n++) printf "%.0f ", $$1 + n }')
+# $(call compared,row,seed,OUT): its directory; the first seed's is that of train_MODEL_ROW
+compared = $(3)/$(MODEL)_$(1)$(if $(filter-out $(firstword $(SEED_LIST)),$(2)),_seed$(2))
+# $(call compared_row,name,row): the argument of build/compare; OUT may hold blanks, so it comes in last
+compared_row = "$(1)=$(subst @,$(COMPARE),$(subst $(space),$(comma),$(foreach s,$(SEED_LIST),$(call compared,$(2),$(s),@))))"
+# $(call compared_job,row,length,seed,directory's row)
+compared_job = $(call main_job,$(MODEL),$(1),$(2) --seed $(3) --resume=same,$(call compared,$(or $(4),$(1)),$(3),$(COMPARE)))
+define compared_jobs
+	$(call compared_job,ponder,--steps $(STEPS),$(1))
+	$(call compared_job,vanilla,--steps $(STEPS),$(1))
+	$(call compared_job,fair,--steps $(STEPS),$(1))
+	flops=$$($(B)/compare --flops-of "$(call compared,ponder,$(1),$(COMPARE))") && $(call compared_job,vanilla,--flops $$flops,$(1),vanilla_flops)
+	flops=$$($(B)/compare --flops-of "$(call compared,ponder,$(1),$(COMPARE))") && $(call compared_job,fair,--flops $$flops,$(1),fair_flops)
+
+endef
+compare: $(call trainer,$(MODEL)) $(B)/compare $(DATA)/train.bin ## the three at equal steps and at equal FLOPs, SEEDS=n seeds of each; tables and picture
+	$(if $(SEED_LIST),,$(error SEED=$(SEED) SEEDS=$(SEEDS): expected whole numbers of at most 15 digits, SEEDS from 1 to 64))
+	$(if $(filter $(LENGTHS) --seed --seed=%,$(ARGS)),$(error make compare takes STEPS=n and SEED=n, not ARGS="$(ARGS)"))
 	$(call say_trainer,$(MODEL))
-	$(call main_job,$(MODEL),vanilla,$(COMPARE)/$(MODEL)_vanilla)
-	$(call main_job,$(MODEL),fair,$(COMPARE)/$(MODEL)_fair)
-	$(call main_job,$(MODEL),ponder,$(COMPARE)/$(MODEL)_ponder)
+	$(foreach s,$(SEED_LIST),$(call compared_jobs,$(s)))
 	$(B)/compare --svg "$(COMPARE)/compare.svg" --table "$(COMPARE)/compare.md" --title "$(TITLE_$(MODEL)) on C headers" \
-	    "pondering=$(COMPARE)/$(MODEL)_ponder" "vanilla=$(COMPARE)/$(MODEL)_vanilla" "fair vanilla=$(COMPARE)/$(MODEL)_fair"
+	    $(call compared_row,pondering,ponder) $(call compared_row,vanilla,vanilla) $(call compared_row,fair vanilla,fair) \
+	    $(call compared_row,vanilla$(comma) longer,vanilla_flops) $(call compared_row,fair vanilla$(comma) longer,fair_flops)
 .PHONY: compare
 
 # ---- tests ----

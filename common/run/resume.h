@@ -236,6 +236,41 @@ static inline int state_same(const Option* o, const char* a, const char* b) {
     return 0;
 }
 
+// 1 if a number on the curve of a run may depend on the option.
+static inline int state_matters(const char* name) {
+    static const char* const others[] = {"keep",          "save-every",  "sample-every", "prompt",
+                                         "sample-tokens", "temperature", "top-k",        "top-p"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        if (strcmp(name, others[i]) == 0) { return 0; }
+    }
+    return 1;
+}
+
+// --resume=same: dies unless the run was begun with the options of this command line, all that matter, given and not.
+static inline void state_check_same(const Json* json, const char* path, const char* out, const OptionTable* options) {
+    const Json* stored = json_get(json, "options");
+    StringBuilder differ = {0};
+    for (int i = 0; i < options->count; i++) {
+        const Option* o = &options->rows[i];
+        if (o->resume == RESUME_RUN || !state_matters(o->name) || !json_get(stored, o->name)) { continue; }
+        const char *then = json_get_string(stored, o->name, NULL, path), *now = o->set ? o->text : NULL;
+        char* derived = NULL;
+        if (strcmp(o->name, "total-batch") == 0 && !now && options_set(options, "seq") &&
+            options_set(options, "batch")) {
+            derived = format_string("%lld", (long long)(options_int(options, "seq") * options_int(options, "batch")));
+            now = derived;
+        }
+        if (!(then && now ? state_same(o, then, now) : then == now)) {
+            sb_printf(&differ, "\n  --%s %s (now %s)", o->name, then ? then : "not set", now ? now : "not set");
+        }
+        free(derived);
+    }
+    if (differ.size) {
+        die("--out %s holds a run with other options:%s\nremove that directory to train anew, or choose another --out",
+            out, differ.data);
+    }
+}
+
 // Options not given on the command line get their stored values; those given are compared: a
 // RESUME_FIXED one must not differ, others may, and `said` gets a line for each. The stored texts
 // must live as long as the table. An option that was not set when the run began is left to the
@@ -245,7 +280,8 @@ static inline void state_restore_options(const Json* json, const char* path, Opt
     const Json* stored = json_get(json, "options");
     if (!stored || stored->type != JSON_OBJECT) { die("%s: expected \"options\" to be an object", path); }
     // Of two options that say the same thing, one given now rules out the other from then.
-    static const char* const rivals[][2] = {{"steps", "epochs"}, {"warmup-steps", "warmup-ratio"}};
+    static const char* const rivals[][2] = {
+        {"steps", "epochs"}, {"steps", "flops"}, {"flops", "epochs"}, {"warmup-steps", "warmup-ratio"}};
     char* source = format_string("%s: ", path);
     for (int i = 0; i < options->count; i++) {
         Option* o = &options->rows[i];

@@ -128,11 +128,14 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "optimiser steps of the whole run; wins over --epochs"},
         {"run", "epochs", OPTION_NUMBER, "1", "X", 1e-9, 1e6, RESUME_FREE,
          "times through the training data, rounded down to whole steps"},
+        {"run", "flops", OPTION_NUMBER, NULL, "X", 1, 1e30, RESUME_FREE,
+         "floating-point operations of the whole run, forward and backward, rounded down to whole steps; instead of "
+         "--steps and --epochs"},
         {"run", "max-minutes", OPTION_NUMBER, NULL, "X", 0, 1e9, RESUME_RUN,
          "stop after this time, with a checkpoint that --resume goes on from"},
-        {"run", "resume", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
+        {"run", "resume", OPTION_FLAG, NULL, "same", 0, 0, RESUME_RUN,
          "go on from the newest checkpoint in --out, with its options unless given; without one start at step 0; a "
-         "finished run prints its results"},
+         "finished run prints its results; same: only if the run was begun with the options of this command line"},
         {"run", "eval-only", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
          "only print the validation loss (with --resume: of the newest checkpoint in --out)"},
         {"run", "save-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
@@ -214,6 +217,12 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
         options_help(&t->options, stdout);
         exit(output_end(0));
     }
+    static const char* const lengths[] = {"steps", "epochs"};
+    for (int i = 0; i < 2; i++) {
+        if (!options_given(&t->options, "flops") || !options_given(&t->options, lengths[i])) { continue; }
+        die("--flops %s and --%s %s: both say how long the run is; give one of them",
+            options_text(&t->options, "flops"), lengths[i], options_text(&t->options, lengths[i]));
+    }
     t->out = options_text(&t->options, "out");
     if (t->out[0] == 0) { die("--out '': expected a directory"); }
 }
@@ -253,6 +262,8 @@ static inline void trainer_find_checkpoint(Trainer* t) {
     if (t->state.step != checkpoint_step(t->checkpoint)) {
         die("%s: expected \"step\" to be that of the directory, found %lld", t->stored_path, (long long)t->state.step);
     }
+    const char* how = options_text(&t->options, "resume");
+    if (how && how[0]) { state_check_same(t->stored, t->stored_path, t->out, &t->options); }
     state_restore_options(t->stored, t->stored_path, &t->options, &t->changed);
 }
 
@@ -349,8 +360,21 @@ static inline void trainer_size_step(Trainer* t) {
     t->state.total_batch = total;
 }
 
-// The steps of the whole run, from --steps or else --epochs of `rows` rows.
+// The steps that --flops pays for.
+static inline int64_t trainer_steps_of_flops(const Trainer* t) {
+    double step = t->flops_per_token * (double)t->state.total_batch;
+    // The FLOPs of a whole number of steps are that number of steps, whatever the last bit of the quotient.
+    double steps = floor(options_number(&t->options, "flops") / step * (1 + 1e-12));
+    if (!(steps >= 1 && steps <= 1e15)) {
+        die("--flops %s: expected those of 1 to 1e15 steps; a step has %.17g (%lld tokens of %.17g)",
+            options_text(&t->options, "flops"), step, (long long)t->state.total_batch, t->flops_per_token);
+    }
+    return (int64_t)steps;
+}
+
+// The steps of the whole run, from --flops, --steps or else --epochs of `rows` rows.
 static inline int64_t trainer_total_steps(const Trainer* t, int64_t rows) {
+    if (options_set(&t->options, "flops")) { return trainer_steps_of_flops(t); }
     if (options_set(&t->options, "steps")) { return options_int(&t->options, "steps"); }
     double epochs = options_number(&t->options, "epochs");
     int64_t steps = (int64_t)floor(epochs * (double)rows / (double)t->step_rows);
@@ -563,10 +587,12 @@ static inline void trainer_print_plan(const Trainer* t) {
     }
     printf("\n");
     trainer_print_work(t, stdout);
-    if (options_set(&t->options, "steps")) {
-        double steps = (double)options_int(&t->options, "steps");
-        printf("  %-28s %14s\n", "all steps",
-               format_count(text, steps * (double)t->state.total_batch * t->flops_per_token));
+    if (options_set(&t->options, "steps") || options_set(&t->options, "flops")) {
+        int64_t steps = trainer_total_steps(t, 0);
+        char* what = format_string("all steps (%lld)", (long long)steps);
+        printf("  %-28s %14s\n", what,
+               format_count(text, (double)steps * (double)t->state.total_batch * t->flops_per_token));
+        free(what);
     }
 }
 

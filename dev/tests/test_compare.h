@@ -15,7 +15,11 @@
 
 static char* compare_root;  // of the running test
 
-static void compare_setup(void) { compare_root = test_directory("compare"); }
+static void compare_made_plainly(void);
+static void compare_setup(void) {
+    compare_root = test_directory("compare");
+    compare_made_plainly();
+}
 
 static void compare_teardown(void) {
     directory_remove_tree(compare_root);
@@ -43,6 +47,19 @@ static char* compare_get(const char* name) {
     return text;
 }
 
+// What the runs below are made with, unless a test says otherwise; compare_setup() puts it back.
+static struct {
+    int steps, seed;      // validated at the beginning, half way and at the end
+    int total_steps;      // 0: as many
+    const char* options;  // of trainer_state.json, and more of it, each with a comma before it
+    const char* more;
+} compare_made;
+
+static void compare_made_plainly(void) {
+    compare_made.steps = 20, compare_made.seed = 42, compare_made.total_steps = 0;
+    compare_made.options = compare_made.more = "";
+}
+
 // A whole checkpoint: step `step`, 100 tokens a step.
 static void compare_put_checkpoint(const char* run, int step, const char* parameters, const char* flops_per_token,
                                    int vocabulary) {
@@ -50,10 +67,14 @@ static void compare_put_checkpoint(const char* run, int step, const char* parame
                                         "optimizer.safetensors"};
     for (int i = 0; i < 4; i++) {
         char* path = format_string("%s/step_%08d/%s", run, step, files[i]);
-        char* text = i == 0
-                         ? format_string("{\"step\": %d, \"tokens\": %d, \"parameters\": %s, \"flops_per_token\": %s}",
-                                         step, 100 * step, parameters, flops_per_token)
-                         : format_string("{\"vocab_size\": %d}", vocabulary);
+        char* text =
+            i == 0 ? format_string("{\"step\": %d, \"total_steps\": %d, \"tokens\": %d, \"parameters\": %s, "
+                                   "\"flops_per_token\": %s, \"flops\": %.17g, \"seed\": %d, \"total_batch\": 100%s, "
+                                   "\"options\": {\"lr\": \"2e-3\"%s}}",
+                                   step, compare_made.total_steps ? compare_made.total_steps : step, 100 * step,
+                                   parameters, flops_per_token, 100 * step * atof(flops_per_token), compare_made.seed,
+                                   compare_made.more, compare_made.options)
+                   : format_string("{\"vocab_size\": %d}", vocabulary);
         compare_put(path, text);
         free(text);
         free(path);
@@ -66,27 +87,29 @@ static void compare_put_metrics(const char* run, const char* text) {
     free(path);
 }
 
-// The run most tests use: validations at steps 0, 10, 20 with these losses, 1 second a step.
+// The run most tests use: validations at steps 0, 10, 20 with these losses, 1 second a step, half its peak lr.
 static void compare_put_run(const char* run, double l0, double l1, double l2, double flops_per_token, int passes) {
     StringBuilder sb = {0};
     double loss[] = {l0, l1, l2};
-    for (int n = 0; n <= 20; n++) {
+    int steps = compare_made.steps, half = steps / 2;
+    for (int n = 0; n <= steps; n++) {
         if (n > 0) {
             sb_printf(&sb,
                       "{\"step\": %d, \"tokens\": %d, \"loss\": %.9g, \"lr\": 0.001, \"grad_norm\": 1, \"ms\": 1000, "
                       "\"tokens_per_s\": 100, \"utilisation\": 0.5}\n",
                       n, 100 * n, l2 + 1.0 / n);
         }
-        if (n % 10 == 0) {
-            sb_printf(&sb, "{\"step\": %d, \"val_loss\": %.9g, \"val_loss_pass\": [", n, loss[n / 10]);
-            for (int s = 0; s < passes; s++) { sb_printf(&sb, "%s%.9g", s ? ", " : "", loss[n / 10] + passes - 1 - s); }
+        if (n % half == 0) {
+            double l = loss[n / half];
+            sb_printf(&sb, "{\"step\": %d, \"val_loss\": %.9g, \"val_loss_pass\": [", n, l);
+            for (int s = 0; s < passes; s++) { sb_printf(&sb, "%s%.9g", s ? ", " : "", l + passes - 1 - s); }
             sb_printf(&sb, "]}\n");
         }
     }
     compare_put_metrics(run, sb.data);
     free(sb.data);
     char* flops = format_string("%.17g", flops_per_token);
-    compare_put_checkpoint(run, 20, "1234567", flops, 257);
+    compare_put_checkpoint(run, steps, "1234567", flops, 257);
     free(flops);
 }
 
@@ -133,8 +156,12 @@ static void compare_expect(const char* output, const char* words) {
 
 // ---- tests ----
 
-// 1234567 parameters; "wide" costs four times the FLOPs: at the end of "plain", 20 steps x 100
-// tokens x 1e6 = 2e9 FLOPs, it is at step 5, half way between 6 (step 0) and 3 (step 10): 4.5.
+static void compare_expect_not(const char* output, const char* words) {
+    CHECK(strstr(output, words) == NULL, "'%s' in:\n%s", words, output);
+}
+
+// 1234567 parameters; "wide" costs four times the FLOPs: at the end of "plain", 20 steps x 100 tokens x 1e6 = 2e9
+// FLOPs, it is at step 5, where nobody validated it. Nothing is drawn through 6 (step 0) and 3 (step 10).
 static void test_compare_table(void) {
     compare_setup();
     compare_put_run("plain", 6, 4, 2, 1e6, 1);
@@ -143,44 +170,280 @@ static void test_compare_table(void) {
     char* output = compare_output(call);
     compare_expect(output,
                    "run    parameters  steps  tokens  validation loss  bits per byte     loss of each pass      "
-                   "FLOPs  seconds\n"
+                   "FLOPs  seconds  in its schedule\n"
                    "plain   1,234,567     20   2,000           2.0000         2.8854                2.0000  "
-                   "2.000e+09     20.0\n"
+                   "2.000e+09     20.0       at its end\n"
                    "wide    1,234,567     20   2,000           1.0000         1.4427  3.0000 2.0000 1.0000  "
-                   "8.000e+09     20.0\n");
-    compare_expect(
-        output, "the run that used less, at its end      FLOPs  its loss  the other run  at its step  its loss there  "
-                "difference\n"
-                "plain                               2.000e+09    2.0000  wide                     5          4.5000  "
-                "   +2.5000\n");
-    CHECK(strstr(output, "At equal tokens") == NULL, "runs of one length need no table at equal tokens:\n%s", output);
+                   "8.000e+09     20.0       at its end\n");
+    compare_expect(output, "\nAt equal steps, each at the end of its own schedule:\n\n"
+                           "run    steps  tokens  validation loss  minus plain  in its schedule\n"
+                           "plain     20   2,000           2.0000                    at its end\n"
+                           "wide      20   2,000           1.0000      -1.0000       at its end\n\n"
+                           "At equal FLOPs:\n\n"
+                           "run    steps      FLOPs  validation loss  minus plain  in its schedule\n"
+                           "plain     20  2.000e+09           2.0000                    at its end\n"
+                           "wide       -          -                -            -                -\n\n"
+                           "wide has no validation within 1 % of these FLOPs (between step 0 and step 10): train a run "
+                           "of this length, with --flops 2000000000.\n");
+    compare_expect_not(output, "differ");
+    compare_expect_not(output, "4.5");
     free(output);
     char* table = compare_get("table.md");
     compare_expect(table, "| run   | parameters |");
     compare_expect(table, "|\n| ----- | ---------: |");
     compare_expect(table, "| wide  |  1,234,567 |    20 |  2,000 |          1.0000 |");
-    compare_expect(table,
-                   "| ---------------------------------- | --------: | -------: | ------------- | ----------: |");
-    compare_expect(table,
-                   "| plain                              | 2.000e+09 |   2.0000 | wide          |           5 |");
+    compare_expect(table, "| plain |    20 |  2,000 |          2.0000 |             |      at its end |");
     free(table);
+    compare_teardown();
+}
+
+// How many times `words` stand in the text.
+static int compare_times(const char* text, const char* words) {
+    int n = 0;
+    for (; (text = strstr(text, words)) != NULL; text += strlen(words)) { n++; }
+    return n;
+}
+
+// Pondering, a baseline of its steps and the same of its FLOPs, as `make compare` trains them: two tables of runs that
+// ended, and two panels, which show those runs alone. The two lengths of the baseline have one colour.
+static void test_compare_equal_flops(void) {
+    compare_setup();
+    compare_put_run("ponder", 6, 4, 2.0, 4e6, 3);
+    compare_put_run("plain", 6, 4, 2.5, 1e6, 1);
+    compare_made.steps = 80;
+    compare_put_run("long", 6, 3, 1.5, 1e6, 1);
+    CompareCall call = {4, {"ponder=@ponder", "plain=@plain", "longer=@long", "--svg=@out.svg"}};
+    char* output = compare_output(call);
+    compare_expect(output, "\nAt equal steps, each at the end of its own schedule:\n\n"
+                           "run     steps  tokens  validation loss  minus ponder  in its schedule\n"
+                           "ponder     20   2,000           2.0000                     at its end\n"
+                           "plain      20   2,000           2.5000       +0.5000       at its end\n\n"
+                           "At equal FLOPs, each at the end of its own schedule:\n\n"
+                           "run     steps      FLOPs  validation loss  minus ponder  in its schedule\n"
+                           "ponder     20  8.000e+09           2.0000                     at its end\n"
+                           "longer     80  8.000e+09           1.5000       -0.5000       at its end\n\n"
+                           "What the rows differ in:\n\n"
+                           "setting  ponder  plain  longer\n"
+                           "steps        20     20      80\n");
+    CHECK(compare_times(output, "At equal") == 2, "two tables, in:\n%s", output);
+    free(output);
+    char* svg = compare_get("out.svg");
+    char* right = strstr(svg, ">At equal compute<");
+    CHECK(right != NULL, "no panel at equal compute in:\n%s", svg);
+    if (!right) { return; }
+    compare_expect(right, ">ponder 2.000<");
+    compare_expect(right, ">longer 1.500<");
+    compare_expect(right, "<g class=\"c4\">");
+    compare_expect(right, "<g class=\"c5\">");
+    compare_expect_not(right, ">plain");
+    *right = 0;
+    compare_expect(svg, ">ponder 2.000<");
+    compare_expect(svg, ">plain 2.500<");
+    compare_expect(svg, "<g class=\"c4\">");
+    compare_expect(svg, "<g class=\"c5\">");
+    compare_expect(svg, "x=\"400.0\" y=\"348.0\">20<");  // its axis ends where its rows do
+    compare_expect_not(svg, ">longer");
+    free(svg);
+    // Without it, the question stays, and the answer is that there is none: not a line between two validations.
+    compare_made_plainly();
+    compare_put_run("fair", 6, 4, 2.4, 1e6, 1);
+    CompareCall short_ones = {3, {"ponder=@ponder", "plain=@plain", "fair=@fair"}};
+    output = compare_output(short_ones);
+    compare_expect(output, "At equal FLOPs:\n\n"
+                           "run     steps      FLOPs  validation loss  minus plain  in its schedule\n"
+                           "ponder      -          -                -            -                -\n"
+                           "plain      20  2.000e+09           2.5000                    at its end\n"
+                           "fair       20  2.000e+09           2.4000      -0.1000       at its end\n");
+    compare_expect(output, "ponder has no validation within 1 % of these FLOPs (between step 0 and step 10)");
+    free(output);
+    // In one panel they have two.
+    CompareCall one = {3, {"plain=@plain", "longer=@long", "--svg=@out.svg"}};
+    free(compare_output(one));
+    svg = compare_get("out.svg");
+    compare_expect(svg, "<g class=\"c4\">");
+    compare_expect(svg, "<g class=\"c5\">");
+    free(svg);
+    compare_teardown();
+}
+
+// Where a longer run was validated at the end of a shorter one, its loss there is given, and its place in its schedule.
+static void test_compare_middle(void) {
+    compare_setup();
+    compare_put_run("wide", 6, 3, 1, 4e6, 1);
+    compare_made.steps = 40;
+    compare_put_run("plain", 6, 4, 2, 1e6, 1);
+    CompareCall call = {2, {"wide=@wide", "plain=@plain"}};
+    char* output = compare_output(call);
+    compare_expect(output,
+                   "At equal steps, not all at the end of their schedule:\n\n"
+                   "run    steps  tokens  validation loss  minus wide                        in its schedule\n"
+                   "wide      20   2,000           1.0000                                         at its end\n"
+                   "plain     20   2,000           4.0000     +3.0000  step 20 of 40, lr at 0.50 of its peak\n");
+    compare_expect(output,
+                   "At equal FLOPs, not all at the end of their schedule:\n\n"
+                   "run    steps      FLOPs  validation loss  minus wide                        in its schedule\n"
+                   "wide      10  4.000e+09           3.0000              step 10 of 20, lr at 0.50 of its peak\n"
+                   "plain     40  4.000e+09           2.0000     -1.0000                             at its end\n");
+    compare_expect(output, "is not what a run of that length reaches");
+    free(output);
+    // A run that was stopped has not ended, wherever its last validation is.
+    compare_made.steps = 20, compare_made.total_steps = 50;
+    compare_put_run("stopped", 6, 4, 2, 1e6, 1);
+    CompareCall stopped = {2, {"wide=@wide", "stopped=@stopped"}};
+    output = compare_output(stopped);
+    compare_expect(output, "At equal steps, not all");
+    compare_expect(output, "step 20 of 50, lr at 0.50 of its peak");
+    free(output);
+    // Nor is it company for another that did end there: that one is still read on its way.
+    compare_made.steps = 40, compare_made.total_steps = 80;
+    compare_put_run("halted", 6, 4, 2, 1e6, 1);
+    CompareCall halted = {3, {"wide=@wide", "plain=@plain", "halted=@halted"}};
+    output = compare_output(halted);
+    compare_expect(output, "plain      20   2,000           4.0000     +3.0000  step 20 of 40, lr at 0.50");
+    compare_expect(output, "halted     20   2,000           4.0000     +3.0000  step 20 of 80, lr at 0.50");
+    free(output);
+    // Equal are FLOPs that differ by no more than a hundredth.
+    compare_made_plainly();
+    compare_put_run("near", 6, 4, 2, 1.009e6, 1);
+    compare_put_run("far", 6, 4, 2, 1.011e6, 1);
+    compare_put_run("one", 6, 4, 2, 1e6, 1);
+    CompareCall near = {2, {"one=@one", "near=@near"}}, far = {2, {"one=@one", "far=@far"}};
+    output = compare_output(near);
+    compare_expect_not(output, "no validation within");
+    free(output);
+    output = compare_output(far);
+    compare_expect(output, "far has no validation within 1 % of these FLOPs (between step 10 and step 20)");
+    free(output);
+    // Not validated so early at all.
+    compare_put_metrics("far", "{\"step\": 20, \"tokens\": 8000, \"loss\": 2}\n{\"step\": 20, \"val_loss\": 2}\n");
+    output = compare_output(far);
+    compare_expect(output, "far has no validation within 1 % of these tokens (before step 20): train a run of this "
+                           "length, with --steps 20.");
+    free(output);
+    compare_teardown();
+}
+
+// What rows and seeds may differ in, and what not.
+static void test_compare_settings(void) {
+    compare_setup();
+    compare_put_run("one", 6, 4, 2, 1e6, 1);
+    static const struct {
+        int seed;
+        const char *options, *more, *words;
+    } bad[] = {
+        {42, "", ", \"seq\": 128", "not validated alike: length of a row 64 and 128"},
+        {42, "", ", \"seq\": 64, \"val_rows\": 7", "not validated alike: rows validated 8 and 7"},
+        {42, "", ", \"seq\": 64, \"val_rows\": 8, \"val_shards\": \"f00\"",
+         "not validated alike: validation data f0a and f00"},
+        {42, "", ", \"tokenizer\": \"b\"", "not validated alike: tokenizer a and b"},
+    };
+    compare_made.more = ", \"seq\": 64, \"val_rows\": 8, \"val_shards\": \"f0a\", \"tokenizer\": \"a\"";
+    compare_put_run("first", 6, 4, 2, 1e6, 1);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        compare_made.more = bad[i].more;
+        compare_put_run("second", 6, 4, 2, 1e6, 1);
+        CompareCall call = {2, {"first=@first", "second=@second"}};
+        expect_death(bad[i].words, compare_call, &call, bad[i].words);
+    }
+    // Seeds of a row: another seed, and nothing else.
+    static const struct {
+        int seed, total_steps;
+        const char *options, *more, *words;
+    } seeds[] = {
+        {42, 0, "", "", "one and|two have the same seed, 42"},
+        {43, 0, ", \"clip\": \"0.5\"", "", "differ in more than the seed: --clip - and 0.5"},
+        {43, 0, "", ", \"shards\": \"f00\"", "differ in more than the seed: training data - and f00"},
+        {43, 30, "", "", "differ in more than the seed: steps 20 and 30"},
+        {43, 0, ", \"prompt\": \"x\", \"flops\": \"9\"", "", NULL},
+    };
+    for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++) {
+        compare_made.seed = seeds[i].seed, compare_made.total_steps = seeds[i].total_steps;
+        compare_made.options = seeds[i].options, compare_made.more = seeds[i].more;
+        compare_put_run("two", 6, 4, 2, 1e6, 1);
+        CompareCall call = {1, {"both=@one,@two"}};
+        if (seeds[i].words) {
+            expect_death(seeds[i].words, compare_call, &call, seeds[i].words);
+        } else {
+            free(compare_output(call));
+        }
+    }
+    // Rows may differ in anything else, and it is said: in a table of all settings, and where runs stand side by side.
+    compare_made.seed = 7, compare_made.total_steps = 0;
+    compare_made.options = ", \"clip\": \"0.5\", \"prompt\": \"x\", \"tie\": null";
+    compare_made.more = ", \"shards\": \"f00\"";
+    compare_put_run("other", 6, 4, 2, 1e6, 1);
+    CompareCall rows = {4, {"one=@one", "ot|her=@other", "--table", "@table.md"}};
+    char* output = compare_output(rows);
+    compare_expect(output, "At equal tokens, each at the end");
+    compare_expect(output, "These rows differ in: training data, seed.\n");
+    compare_expect(output, "What the rows differ in:\n\n"
+                           "setting        one  ot|her\n"
+                           "training data    -     f00\n"
+                           "seed            42       7\n"
+                           "--clip           -     0.5\n");
+    compare_expect_not(output, "--lr");
+    compare_expect_not(output, "--tie");
+    compare_expect_not(output, "--prompt");
+    free(output);
+    char* table = compare_get("table.md");
+    compare_expect(table, "| setting       | one | ot\\|her |\n");
+    free(table);
+    compare_teardown();
+}
+
+// --flops-of: what `make compare` hands to the --flops of the baselines.
+static void test_compare_flops_of(void) {
+    compare_setup();
+    compare_put_run("done", 6, 4, 2, 1e9 / 3, 1);
+    CompareCall call = {2, {"--flops-of", "@done"}};
+    char* output = compare_output(call);
+    CHECK(atof(output) == 2000 * atof("333333333.33333331"), "FLOPs: %s", output);
+    free(output);
+    compare_made.total_steps = 30;
+    compare_put_run("half", 6, 4, 2, 1e6, 1);
+    CompareCall half = {2, {"--flops-of", "@half"}}, nowhere = {2, {"--flops-of", "@nowhere"}};
+    CompareCall more = {3, {"--flops-of", "@done", "x=@done"}};
+    expect_death("a run that goes on", compare_call, &half, "half: the training is at step 20 of 30; go on with it");
+    expect_death("no run", compare_call, &nowhere, "nowhere");
+    expect_death("more", compare_call, &more, "--flops-of DIR stands alone|usage");
+    compare_teardown();
+}
+
+// Commas and equals signs in the names of directories that are there.
+static void test_compare_names(void) {
+    compare_setup();
+    compare_put_run("a,b/x", 6, 4, 2, 1e6, 1);
+    compare_put_run("lr=1", 6, 4, 2, 1e6, 1);
+    compare_made.seed = 43;
+    compare_put_run("a,b/y", 6, 4, 3, 1e6, 1);
+    CompareCall call = {2, {"two=@a,b/x,@a,b/y", "lr=1=@lr=1"}};
+    char* output = compare_output(call);
+    compare_expect(output, "\ntwo       2");
+    compare_expect(output, "\nlr=1      1");
+    free(output);
+    CompareCall nowhere = {1, {"n=@a,c"}};
+    expect_death("a directory that is not there", compare_call, &nowhere, "/a: No such file");
     compare_teardown();
 }
 
 static void test_compare_seeds(void) {
     compare_setup();
-    compare_put_run("s1", 6, 4, 2.0, 1e6, 2);
-    compare_put_run("s2", 6, 4, 2.5, 1e6, 2);
-    compare_put_run("s3", 6, 4, 1.8, 1e6, 2);
-    compare_put_run("long", 6, 5, 1, 4e6, 2);
-    compare_put_run("long2", 6, 4, 1, 4e6, 2);
-    CompareCall call = {3, {"many=@s1,@s2,@s3", "--svg=@out.svg", "other=@long,@long2"}};
+    static const double ends[] = {2.0, 2.5, 1.8};
+    for (int i = 0; i < 3; i++) {
+        char *run = format_string("s%d", i + 1), *wide = format_string("w%d", i + 1);
+        compare_made.seed = i + 1;
+        compare_put_run(run, 6, 4, ends[i], 1e6, 2);
+        compare_put_run(wide, 6, 4 + (i == 0), 1, 4e6, 2);
+        free(run);
+        free(wide);
+    }
+    CompareCall call = {3, {"many=@s1,@s2,@s3", "--svg=@out.svg", "other=@w1,@w2"}};
     char* output = compare_output(call);
     compare_expect(output, "2.1000 (1.8000..2.5000)");
     compare_expect(output, "3.1000 2.1000");
     compare_expect(output, "means over the seeds");
-    // At step 5 of the others: between 6 and 4.5 (4..5).
-    compare_expect(output, "5.2500 (5.0000..5.5000)     +3.1500");
+    compare_expect(output, "other     20   2,000  1.0000 (1.0000..1.0000)     -1.1000       at its end\n");
+    compare_expect(output, "These rows differ in: seed.\n");  // three here, two there
     free(output);
     char* svg = compare_get("out.svg");
     compare_expect(svg, "line: mean of the seeds, band: lowest to highest");
@@ -189,6 +452,11 @@ static void test_compare_seeds(void) {
     compare_expect(svg, "band\" d=\"M0.0 5.4L200.0 128.2L400.0 220.2L400.0 263.2L200.0 128.2L0.0 5.4z\"");
     compare_expect(svg, "stroke-width=\"2.2\" d=\"M0.0 5.4L200.0 128.2L400.0 244.8\"");
     free(svg);
+    CompareCall same = {2, {"many=@s1,@s2,@s3", "other=@w1,@w2,@w3"}};
+    output = compare_output(same);
+    compare_expect(output, "At equal steps, each");
+    compare_expect_not(output, "differ in: seed");
+    free(output);
     compare_teardown();
 }
 
@@ -209,12 +477,15 @@ static void test_compare_uneven(void) {
     compare_expect(output, "metrics.jsonl line 7: the last line is torn");
     compare_expect(output, "metrics.jsonl line 2: the loss of step 5 is not a finite number");
     compare_expect(output, "the last validation is at step 10, the last step is 11");
-    compare_expect(output, "At equal tokens");
-    compare_expect(output, "1,000    3.5000  whole                   10          4.0000     +0.5000\n");
+    compare_expect(output, "At equal steps, not all");
+    compare_expect(output,
+                   "whole     10   1,000           4.0000               step 10 of 20, lr at 0.50 of its peak\n"
+                   "torn      10   1,000           3.5000      -0.5000                          step 10 of 20\n");
     free(output);
     // The same two as seeds of a row: they share steps 0 and 10; one has no losses of passes.
     CompareCall seeds = {1, {"both=@whole,@torn"}};
     expect_death("different passes", compare_call, &seeds, "torn/metrics.jsonl line 1|0 passes, but 1 before");
+    compare_made.seed = 43;
     compare_put_run("whole2", 6, 5, 2, 1e6, 1);
     compare_put_metrics("whole2", "{\"step\": 0, \"val_loss\": 6, \"val_loss_pass\": [6]}\n"
                                   "{\"step\": 10, \"val_loss\": 5, \"val_loss_pass\": [5]}\n"
@@ -224,14 +495,14 @@ static void test_compare_uneven(void) {
     compare_expect(output, "both: its runs end at different steps; they are compared at step 10");
     compare_expect(output, "4.5000 (4.0000..5.0000)");
     free(output);
-    // Thinned: 700 tokens at step 7, each step 0.1 seconds, then 100 tokens a step.
+    // Thinned: 700 tokens at step 7, each step 0.1 seconds, then 100 tokens a step, at a learning rate that is not known.
     compare_put_checkpoint("thin", 20, "1234567", "1e6", 257);
-    compare_put_metrics("thin", "{\"step\": 7, \"tokens\": 700, \"loss\": 3, \"ms\": 100}\n"
+    compare_put_metrics("thin", "{\"step\": 7, \"tokens\": 700, \"loss\": 3, \"lr\": 1e-3, \"ms\": 100}\n"
                                 "{\"step\": 10, \"val_loss\": 3.5}\n");
     CompareCall thin = {1, {"thin=@thin"}};
     output = compare_output(thin);
     compare_expect(output, "thin   1,234,567     10   1,000           3.5000         5.0494                  -  "
-                           "1.000e+09      0.7\n");
+                           "1.000e+09      0.7    step 10 of 20\n");
     free(output);
     compare_teardown();
 }
@@ -251,9 +522,10 @@ static void test_compare_single_point(void) {
     CHECK(strstr(svg, "nan") == NULL && strstr(svg, "inf") == NULL, "a number that is none in:\n%s", svg);
     free(svg);
     CompareCall both = {4, {"one=@one", "long=@long", "--svg", "@out.svg"}};
+    expect_death("words and bytes", compare_call, &both, "different vocabularies (50304 and 257)");
+    compare_put_checkpoint("one", 0, "10", "1e6", 257);
     output = compare_output(both);
-    compare_expect(output, "different vocabularies");
-    compare_expect(output, "10.8000  long                     0          6.0000     -4.8000");
+    compare_expect(output, "long      0       0           6.0000    -4.8000     step 0 of 20\n");
     free(output);
     compare_teardown();
 }
@@ -308,9 +580,9 @@ static void test_compare_escaping(void) {
     free(output);
     char* table = compare_get("table.md");
     compare_expect(table, "a&lt;b&gt;&amp;\"'\\|\\\\\\_\\*\\`");
-    size_t pipes = 0;  // of the first row: nine columns have ten; an escaped one is not among them
+    size_t pipes = 0;  // of the first row: ten columns have eleven; an escaped one is not among them
     for (const char* s = strstr(table, "a&lt;"); s && *s && *s != '\n'; s++) { pipes += *s == '|' && s[-1] != '\\'; }
-    CHECK(pipes == 9, "%zu cell ends after the name, expected 9 in:\n%s", pipes, table);
+    CHECK(pipes == 10, "%zu cell ends after the name, expected 10 in:\n%s", pipes, table);
     free(table);
     char* svg = compare_get("out.svg");
     compare_check_xml(svg);
@@ -319,8 +591,31 @@ static void test_compare_escaping(void) {
     compare_expect(svg, "@media (prefers-color-scheme: dark)");
     compare_expect(svg, "At equal steps");
     compare_expect(svg, "At equal compute");
-    compare_expect(svg, ">Validation loss in nats per byte<");
+    compare_expect(svg, ">Validation loss in nats per byte; a mark is a validation<");
     compare_expect(svg, ">optimiser steps<");
+    free(svg);
+    compare_teardown();
+}
+
+// A single run is one panel, as wide as it needs to be.
+static void test_compare_one_panel(void) {
+    compare_setup();
+    compare_put_run("plain", 6, 4, 2, 1e6, 1);
+    CompareCall call = {3, {"plain=@plain", "--svg=@out.svg", "--title=T"}},
+                two = {3, {"plain=@plain", "--svg=@out.svg", "--x=steps,flops"}};
+    free(compare_output(call));
+    char* svg = compare_get("out.svg");
+    CHECK(compare_times(svg, "<g transform=") == 1, "one panel, in:\n%s", svg);
+    double width = 0;
+    const char* box = strstr(svg, "viewBox=\"0 0 ");
+    CHECK(box && sscanf(box, "viewBox=\"0 0 %lf", &width) == 1 && width > SVG_LEFT + SVG_WIDTH + 60 &&
+              width < SVG_LEFT + SVG_WIDTH + 160,
+          "%.0f pixels wide", width);
+    compare_expect_not(svg, "At equal");  // to what?
+    free(svg);
+    free(compare_output(two));  // asked for, there are two
+    svg = compare_get("out.svg");
+    CHECK(compare_times(svg, "<g transform=") == 2, "two panels, in:\n%s", svg);
     free(svg);
     compare_teardown();
 }
@@ -339,8 +634,14 @@ static void test_compare_picture(void) {
     char* panel[] = {strstr(svg, ">At equal steps<"), strstr(svg, ">At equal compute<")};
     CHECK(panel[0] && panel[1] && panel[0] < panel[1], "no panels at equal steps and compute in:\n%s", svg);
     if (!panel[0] || !panel[1]) { return; }
-    compare_expect(panel[1], "d=\"M0.0 -7.9L50.0 120.2L100.0 248.3\"/></svg>\n<circle cx=\"100.0\" cy=\"248.3\"");
-    compare_expect(panel[1], "d=\"M0.0 -7.9L200.0 184.2L400.0 312.3\"/></svg>\n<circle cx=\"400.0\" cy=\"312.3\"");
+    compare_expect(
+        panel[1],
+        "d=\"M0.0 -7.9L50.0 120.2L100.0 248.3\"/><path class=\"marks\" stroke-width=\"5.6\" d=\"M0.0 -7.9h0M50.0 "
+        "120.2h0M100.0 248.3h0\"/></svg>\n<circle cx=\"100.0\" cy=\"248.3\"");
+    compare_expect(
+        panel[1],
+        "d=\"M0.0 -7.9L200.0 184.2L400.0 312.3\"/><path class=\"marks\" stroke-width=\"5.6\" d=\"M0.0 -7.9h0M200.0 "
+        "184.2h0M400.0 312.3h0\"/></svg>\n<circle cx=\"400.0\" cy=\"312.3\"");
     compare_expect(panel[1], "d=\"M100.0 248.3H403l7 0.0\"");  // its label stands level with the end of the line
     compare_expect(panel[1], "y=\"252.3\">plain 2.000<");
     compare_expect(panel[1], ">training compute (GFLOP)<");  // 8 GFLOP, in ticks of 2
@@ -464,6 +765,14 @@ static void test_compare_numbers(void) {
     for (int i = 0; i < 5; i++) { compare_whole(&sb, numbers[i]); }
     CHECK(strcmp(sb.data, "\t0\t999\t1,000\t-123,456\t1,234,567") == 0, "%s", sb.data);
     free(sb.data);
+    static const struct {
+        const char *a, *b;
+        int same;
+    } texts[] = {{"4e-3", "0.004", 1}, {"4e-3", "0.005", 0}, {"-", "0", 0},  {"", "0", 0},
+                 {"a", "a", 1},        {"a", "b", 0},        {"1", "1a", 0}, {"nan", "nan", 1}};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        CHECK(compare_same_text(texts[i].a, texts[i].b) == texts[i].same, "%s and %s", texts[i].a, texts[i].b);
+    }
 }
 
 static void test_compare_bad_input(void) {
@@ -517,6 +826,7 @@ static void test_compare_bad_input(void) {
     } states[] = {{"{", "trainer_state.json"},
                   {"[]", "trainer_state.json|parameters"},
                   {"{\"step\": 1, \"tokens\": 1, \"parameters\": 5}", "trainer_state.json|flops_per_token"},
+                  {"{\"step\": 1, \"tokens\": 1, \"parameters\": 5, \"flops_per_token\": 1}", "\"total_steps\""},
                   {"{\"step\": 1, \"tokens\": 1, \"parameters\": 0, \"flops_per_token\": 1}", "parameters"},
                   {"{\"tokens\": 1, \"parameters\": 5, \"flops_per_token\": 1}", "\"step\""},
                   {"{\"step\": 1, \"tokens\": -1, \"parameters\": 5, \"flops_per_token\": 1}", "\"tokens\""}};
@@ -564,7 +874,8 @@ static void test_compare_bad_input(void) {
     }
     CompareCall help = {1, {"--help"}};
     char* output = compare_output(help);
-    static const char* const words[] = {"usage: compare", "--svg FILE", "--table FILE", "--title TEXT", "--x AXES"};
+    static const char* const words[] = {"usage: compare", "--svg FILE", "--table FILE",
+                                        "--title TEXT",   "--x AXES",   "--flops-of DIR"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) { compare_expect(output, words[i]); }
     free(output);
     compare_teardown();
@@ -572,11 +883,17 @@ static void test_compare_bad_input(void) {
 
 static void compare_tests(void) {
     RUN(test_compare_table);
+    RUN(test_compare_equal_flops);
+    RUN(test_compare_middle);
+    RUN(test_compare_settings);
+    RUN(test_compare_flops_of);
+    RUN(test_compare_names);
     RUN(test_compare_seeds);
     RUN(test_compare_uneven);
     RUN(test_compare_single_point);
     RUN(test_compare_escaping);
     RUN(test_compare_picture);
+    RUN(test_compare_one_panel);
     RUN(test_compare_labels);
     RUN(test_compare_contrast);
     RUN(test_compare_numbers);

@@ -80,6 +80,13 @@ static void test_resume_rivals(void) {
         {"--epochs 2", "--steps 9", 9, 1, "  --steps 9 (was not set)\n"},
         {"--steps 9 --epochs 2", "", 9, 1, ""},
         {"--steps 9 --epochs 2", "--epochs 2", 50, 1, ""},
+        {"--flops 4000", "", 10, 1, ""},
+        {"--flops 4399.9", "", 10, 1, ""},
+        {"--flops 4000", "--flops 8000", 20, 1, "  --flops 8000 (was 4000)\n"},
+        {"--flops 4000", "--steps 20", 20, 1, "  --steps 20 (was not set)\n"},
+        {"--flops 4000", "--epochs 2", 50, 1, "  --epochs 2 (was 1)\n"},
+        {"--steps 9 --epochs 2", "--flops 4000", 10, 1, "  --flops 4000 (was not set)\n"},
+        {"--epochs 2", "--flops 4000 --warmup-ratio 0.5", 10, 5, NULL},
         {"--epochs 1 --warmup-steps 5", "--steps 10 --warmup-ratio 0.2", 10, 2, NULL},
         {"--steps 9 --warmup-ratio 0.5", "--epochs 4 --warmup-steps 3", 100, 3, NULL},
         {"--steps 9 --warmup-steps 2", "--steps 8 --epochs 3 --warmup-ratio 0.5 --warmup-steps 3", 8, 3, NULL},
@@ -105,6 +112,7 @@ static void test_resume_rivals(void) {
             memset(&t, 0, sizeof t);
             t.options = tables[next];
             t.step_rows = 4;
+            t.flops_per_token = 10, t.state.total_batch = 40;
             trainer_size_run(&t, 100);
             CHECK(t.state.total_steps == cases[i].steps && t.warmup_steps == cases[i].warmup,
                   "'%s', then '%s': %lld steps, %lld to warm up; expected %d, %d", cases[i].stored, cases[i].given,
@@ -114,6 +122,88 @@ static void test_resume_rivals(void) {
         for (int k = 0; k < 3; k++) { free(tables[k].rows); }
         free(first);
         free(second);
+    }
+}
+
+// Steps of --flops: whole ones, at least one; the FLOPs of n steps are n steps, though the quotient may miss by a bit.
+static void resume_flops(void* argument) {
+    char* line = format_string("--flops %s", (const char*)argument);
+    Trainer t;
+    memset(&t, 0, sizeof t);
+    t.options = resume_options(line);
+    t.flops_per_token = 10, t.state.total_batch = 40;
+    trainer_size_run(&t, 100);
+}
+
+static void test_resume_flops(void) {
+    static const char* const bad[][2] = {{"399", "--flops 399|1 to 1e15 steps|400 (40 tokens of 10)"},
+                                         {"4.1e17", "--flops 4.1e17|1 to 1e15 steps"},
+                                         {"0", "--flops '0'|a number, 1 to 1e+30"},
+                                         {"1e31", "--flops '1e31'|a number, 1 to 1e+30"},
+                                         {"4T", "--flops '4T'|a number"},
+                                         {"nan", "--flops 'nan'|a number"}};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        expect_death(bad[i][0], resume_flops, (void*)bad[i][0], bad[i][1]);
+    }
+    Trainer t;
+    memset(&t, 0, sizeof t);
+    t.state.total_batch = 1024;
+    for (int64_t n = 1; n < 3000000; n += 1 + n / 7) {
+        t.flops_per_token = 1e9 / 3 + (double)n;
+        char* line = format_string("--flops %.17g", t.flops_per_token * (double)(n * t.state.total_batch));
+        t.options = resume_options(line);
+        CHECK(trainer_total_steps(&t, 0) == n, "%lld steps, expected %lld", (long long)trainer_total_steps(&t, 0),
+              (long long)n);
+        free(t.options.rows);
+        free(line);
+    }
+}
+
+// --resume=same: every option that a curve depends on must be as it was, given or not; those of samples need not.
+typedef struct {
+    const char *stored, *now;
+} ResumeSame;
+
+static void resume_same(void* argument) {
+    const ResumeSame* both = (const ResumeSame*)argument;
+    OptionTable tables[2] = {resume_options(format_string("%s", both->stored)),
+                             resume_options(format_string("%s", both->now))};
+    Option* total = options_row(&tables[0], "total-batch");
+    if (!total->set) { option_assign(total, "16384", ""); }  // as the trainer fills it in: 8 rows of 2048
+    TrainerState s;
+    memset(&s, 0, sizeof s);
+    char* text = state_text(&s, &tables[0]);
+    Json* json = json_parse(text, strlen(text), "FILE");
+    state_check_same(json, "FILE", "OUT", &tables[1]);
+}
+
+static void test_resume_same(void) {
+    static const struct {
+        ResumeSame both;
+        const char* words;  // NULL: the same
+    } cases[] = {
+        {{"--steps 9 --lr 4e-3", "--steps 9 --lr 0.004"}, NULL},
+        {{"", ""}, NULL},
+        {{"--total-batch 16384", ""}, NULL},
+        {{"--prompt a --keep 3 --top-k 5 --save-every 4 --sample-every 2", "--temperature 2"}, NULL},
+        {{"--max-minutes 4 --out x", "--out y"}, NULL},
+        {{"--steps 9", "--steps 10"}, "OUT holds a run with other options|--steps 9 (now 10)|another --out"},
+        {{"--steps 9 --clip 0.5", "--steps 9"}, "--clip 0.5 (now 1.0)"},
+        {{"--steps 9", "--flops 1000"}, "--steps 9 (now not set)|--flops not set (now 1000)"},
+        {{"--seed 1 --lr 2", "--seed 2"}, "--seed 1 (now 2)|--lr 2 (now 1e-3)"},
+        {{"--total-batch 32768", ""}, "--total-batch 32768 (now 16384)"},
+        {{"--train a.bin --val v.bin", "--train b.bin"}, "--train a.bin (now b.bin)|--val v.bin (now not set)"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ResumeSame both = cases[i].both;
+        if (cases[i].words) {
+            expect_death(both.stored, resume_same, &both, cases[i].words);
+            continue;
+        }
+        char* output = NULL;
+        int code = run_child(resume_same, &both, &output);
+        CHECK(code == 0, "'%s', then '%s': %s", both.stored, both.now, output);
+        free(output);
     }
 }
 
@@ -143,6 +233,8 @@ static void resume_tests(void) {
     RUN(test_state_round_trip);
     RUN(test_resume_restores);
     RUN(test_resume_rivals);
+    RUN(test_resume_flops);
+    RUN(test_resume_same);
 }
 
 #endif

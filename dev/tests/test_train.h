@@ -606,6 +606,26 @@ static void test_train_epochs(void) {
     toy_run(1, "less than one step|--epochs", "--out ep2 --epochs 0.3 --total-batch 640");
 }
 
+// --flops: whole steps that cost no more, resumed as the run that it is. A token of the toy costs 6 * TOY_V.
+static void test_train_flops(void) {
+    char* line = format_string("--out fl --flops %d --total-batch 128", 6 * TOY_V * 128 * 6 - 1);
+    char* stop = format_string("%s --max-minutes 0", line);
+    toy_run(0, "step 1 of 5|stopped by --max-minutes after step 1 of 5", stop);
+    toy_run(0, "step 5 of 5|val_loss", "--out fl --resume");
+    char* whole = format_string("--out fl2%s", line + strlen("--out fl"));
+    toy_run(0, "step 5 of 5|val_loss", whole);
+    toy_same_run("fl2", "fl", 5);
+    char* same = format_string("%s --resume=same", line);
+    toy_run(0, "finished: step 5 of 5", same);
+    char* others = format_string("%s --resume=same --lr 0.5", line);
+    toy_run(1, "--out fl holds a run with other options|--lr 1e-3 (now 0.5)", others);
+    toy_run(0, "--steps 6 (was not set)|step 6 of 6", "--out fl --resume --steps 6");
+    toy_run(1, "--flops 1e6 and --steps 3|give one of them", "--out fl3 --flops 1e6 --steps 3");
+    toy_run(1, "--flops 1e6 and --epochs 3|give one of them", "--out fl3 --flops 1e6 --epochs 3");
+    toy_run(1, "--resume 'other'|same", "--out fl --resume=other");
+    free(line), free(stop), free(whole), free(same), free(others);
+}
+
 static void test_train_dump(void) {
     toy_run(0, "loss.safetensors", "--out du --steps 5 --shuffle 0 --total-batch 112 --dump dumped");
     toy_run(0, "val_loss", "--out zero2 --steps 0");
@@ -1366,6 +1386,7 @@ static void train_tests(void) {
     RUN(test_train_best);
     RUN(test_train_accumulates);
     RUN(test_train_epochs);
+    RUN(test_train_flops);
     RUN(test_train_dump);
     RUN(test_train_looks);
     RUN(test_train_samples);

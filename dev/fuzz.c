@@ -298,8 +298,8 @@ static void fuzz_metrics(const uint8_t* data, size_t size) {
     fuzz_write("metrics.jsonl", data, size);
     // The checkpoint may end up before lines, between them or behind them; the last byte says where.
     Metrics metrics;
-    metrics_open(&metrics, fuzz_directory, size ? data[size - 1] % 16 : 0);
-    metrics_validation(&metrics, 900000000000000, 1.5, (const double[]){2.5, 1.5}, 2);
+    metrics_open(&metrics, fuzz_directory, size ? data[size - 1] % 16 : 0, size % 2);
+    metrics_validation(&metrics, 900000000000000, 1.5, (const double[]){2.5, 1.5}, 2, 1e15);
     close(metrics.fd);
     CompareRow row = {0};
     row.name = format_string("row");

@@ -363,7 +363,8 @@ static inline uint32_t shards_largest(const Shards* shards, uint64_t* looked) {
 static inline int shard_same_contents(const Shard* a, const Shard* b) {
     if (a->bytes != b->bytes) { return 0; }
     unsigned char* block = (unsigned char*)xalloc(2 * SHARD_BLOCK, 1, "comparing shards");
-    int fds[2] = {shard_open_file(a->path), shard_open_file(b->path)}, same = 1;
+    struct stat info;
+    int fds[2] = {shard_open_file(a->path, &info), shard_open_file(b->path, &info)}, same = 1;
     int whole = a->bytes <= (uint64_t)64 * SHARD_BLOCK;
     uint64_t blocks = whole ? div_up(a->bytes, SHARD_BLOCK) : 64;
     for (uint64_t i = 0; i < blocks && same; i++) {

@@ -101,7 +101,7 @@ static void reader_fully(void* path) {
 static void reader_tokenizer(void* dir) { tokenizer_open((const char*)dir, 0); }
 static void reader_metrics(void* dir) {
     Metrics metrics;
-    metrics_open(&metrics, (const char*)dir, 5);
+    metrics_open(&metrics, (const char*)dir, 5, 0);
 }
 static void reader_lock(void* dir) { lock_out((const char*)dir); }
 static void reader_weights(void* dir) { weights_open((const char*)dir); }
@@ -273,7 +273,7 @@ static void test_file_metrics_link(void) {
     free(write_file(kinds_path("elsewhere"), text, strlen(text)));
     if (symlink("../elsewhere", kinds_path("directory/metrics.jsonl")) != 0) { die("symlink: %s", strerror(errno)); }
     Metrics metrics;
-    metrics_open(&metrics, kinds_path("directory"), 1);
+    metrics_open(&metrics, kinds_path("directory"), 1, 0);
     close(metrics.fd);
     struct stat info;
     size_t size = 0;

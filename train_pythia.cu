@@ -54,28 +54,32 @@ static const Preset pythia_presets[] = {
 static int pythia_usual_ff(int C) { return 4 * C; }
 
 // Rotary settings are spelt three ways: rotary_pct and rotary_emb_base; partial_rotary_factor and
-// rope_theta; or both of the latter inside rope_parameters. Where several are given they must agree.
+// rope_theta; or both of the latter inside rope_parameters, which older files call rope_scaling. Where several are
+// given they must agree.
 static double pythia_rotary(const Json* config, const char* old_key, const char* new_key, double fallback,
                             const char* path) {
-    const Json* nested = json_get(config, "rope_parameters");
-    double found = NAN;
-    const char* from = NULL;
     const struct {
-        const Json* object;
-        const char* key;
-    } places[] = {{nested, new_key}, {config, new_key}, {config, old_key}};
-    for (int i = 0; i < 3; i++) {
-        if (!places[i].object || places[i].object->type != JSON_OBJECT) { continue; }
-        double value = json_get_number(places[i].object, places[i].key, NAN, path);
+        const char *object, *key;
+    } places[] = {{"rope_parameters", new_key}, {"rope_scaling", new_key}, {NULL, new_key}, {NULL, old_key}};
+    double found = fallback;
+    char *from = NULL, *text = NULL;  // where it was found first, and how it is written there
+    for (int i = 0; i < 4; i++) {
+        const char *object = places[i].object, *key = places[i].key;
+        const Json* holder = object ? json_get(config, object) : config;
+        double value = json_get_number(holder, key, NAN, path);
         if (value != value) { continue; }
+        char* name = format_string("%s%s%s", object ? object : "", object ? "." : "", key);
+        char* written = json_describe(json_get(holder, key));
         if (from && value != found) {
-            die("%s: %s is %g but %s is %g: both say how rotary positions work, expected the same", path, from, found,
-                places[i].key, value);
+            die("%s: %s is %s but %s is %s: both say how rotary positions work, expected the same", path, from, text,
+                name, written);
         }
         found = value;
-        from = places[i].key;
+        free(from), free(text);
+        from = name, text = written;
     }
-    return from ? found : fallback;
+    free(from), free(text);
+    return found;
 }
 
 // Dies on what Pythia does not have, by name; warns of what training here ignores.

@@ -200,6 +200,7 @@ static void pythia_tensors(Pass* pass, TensorTable* t, int passes, int ponder_in
     float residual_std = ponder_init ? (float)(sqrt(2.0 / (5.0 * (double)C)) / sqrt(2.0 * L * passes)) : 0.02f;
     m->layer = (PythiaLayer*)xalloc((size_t)L, sizeof(PythiaLayer), "layers");
     tensor_embedding(t, &pass->embed, format_string("gpt_neox.embed_in.weight"), V, C, init, std);
+    if (pass->size.tie) { t->list[t->count - 1].alias = "embed_out.weight"; }
     for (int l = 0; l < L; l++) {
         PythiaLayer* y = &m->layer[l];
         const char* at = "gpt_neox.layers";
@@ -229,10 +230,7 @@ static int pythia_ignores(const Pass* pass, const char* name) {
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         if (text_ends(name, buffers[i])) { return 1; }
     }
-    if (strcmp(name, "embed_out.weight") == 0 && pass->size.tie) {
-        warn("embed_out.weight in the checkpoint is ignored: the head is tied to the input table");
-        return 1;
-    }
+    (void)pass;
     return strcmp(name, "adapter.weight") == 0;
 }
 

@@ -31,6 +31,7 @@
 #include "dev/tests/test_shards.h"
 #include "dev/tests/test_tokenizer.h"
 #include "dev/tests/test_train.h"
+#include "dev/tests/test_save.h"  // with test_train.h's runs
 // This one includes a whole program, whose main gets another name.
 #pragma push_macro("MAIN")
 #undef MAIN
@@ -76,6 +77,7 @@ int MAIN(int argc, char** argv) {
     resume_tests();
     sample_tests();
     train_tests();
+    save_tests();
 #endif
 #if ARITHMETIC
     if (sizeof(real) == sizeof(double)) {

@@ -172,9 +172,11 @@ static void pythia_write_config(const Pass* pass, StringBuilder* sb) {
     sb_printf(sb, ",\n  \"num_hidden_layers\": %d,\n  \"rotary_emb_base\": %.17g,\n  \"rotary_pct\": %.17g", size->L,
               m->rotary_base, m->rotary_pct);
     sb_printf(sb, ",\n  \"partial_rotary_factor\": %.17g,\n  \"rope_theta\": %.17g", m->rotary_pct, m->rotary_base);
-    sb_printf(sb, ",\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"float32\"", size->tie ? "true" : "false");
+    sb_printf(sb, ",\n  \"tie_word_embeddings\": %s", size->tie ? "true" : "false");
     sb_printf(sb, ",\n  \"use_parallel_residual\": true,\n  \"vocab_size\": %d", size->V);
 }
+
+static const char* const pythia_other_keys[] = {"rope_parameters", "rope_scaling", NULL};
 
 // ------------------------------------------------------------------------------------------------
 // [2] Tensor table
@@ -223,7 +225,7 @@ static void pythia_tensors(Pass* pass, TensorTable* t, int passes, int ponder_in
     if (!pass->size.tie) { tensor_embedding(t, &pass->head, format_string("embed_out.weight"), V, C, init, std); }
 }
 
-// Tensors that old checkpoints, the reference's or tied ones hold beside the weights.
+// Tensors that old checkpoints, or the reference's, hold beside the weights.
 static int pythia_ignores(const Pass* pass, const char* name) {
     const char* const buffers[] = {".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq",
                                    ".adapter.weight"};
@@ -764,6 +766,7 @@ static const Architecture pythia = {
     .read_config = pythia_read_config,
     .check = pythia_check,
     .write_config = pythia_write_config,
+    .other_keys = pythia_other_keys,
     .tensors = pythia_tensors,
     .ignores = pythia_ignores,
     .keep = pythia_keep,

@@ -213,9 +213,9 @@ static void fuzz_tokenizer(const uint8_t* data, size_t size) {
     char out[256];
     for (int id = -1; id <= V; id++) { FUZZ_CHECK(tokenizer_decode(tokenizer, id, out) <= sizeof out); }
     FUZZ_CHECK(tokenizer_eot(tokenizer) < V);
-    CheckpointFile files[8];
+    CheckpointFile files[TOKENIZER_FILES];
     int n = tokenizer_files(tokenizer, files);
-    FUZZ_CHECK(n >= 0 && n <= 8);
+    FUZZ_CHECK(n >= 0 && n <= TOKENIZER_FILES);
     const char* text = " ab a\xc3\xa9<|endoftext|>b";
     int ids[64];
     n = tokenizer_encode(tokenizer, text, strlen(text), ids);

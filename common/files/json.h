@@ -608,6 +608,32 @@ static inline void json_append_string(StringBuilder* sb, const char* s, size_t n
     sb_append(sb, "\"", 1);
 }
 
+// Appends a value as it was read, lines after the first indented by `indent`.
+static inline void json_append(StringBuilder* sb, const Json* value, int indent) {
+    const char* brackets = value->type == JSON_OBJECT ? "{}" : "[]";
+    switch (value->type) {
+        case JSON_NULL: sb_printf(sb, "null"); return;
+        case JSON_BOOL: sb_printf(sb, value->boolean ? "true" : "false"); return;
+        case JSON_NUMBER: sb_append(sb, value->literal, strlen(value->literal)); return;
+        case JSON_STRING: json_append_string(sb, value->string, value->length); return;
+        case JSON_ARRAY:
+        case JSON_OBJECT: break;
+    }
+    sb_append(sb, brackets, 1);
+    for (int i = 0; i < value->count; i++) {
+        if (value->type == JSON_OBJECT) {
+            sb_printf(sb, "%s\n%*s", i ? "," : "", indent + 2, "");
+            json_append_string(sb, value->keys[i], strlen(value->keys[i]));
+            sb_printf(sb, ": ");
+        } else if (i) {
+            sb_printf(sb, ", ");
+        }
+        json_append(sb, value->items[i], indent + 2);
+    }
+    if (value->type == JSON_OBJECT && value->count) { sb_printf(sb, "\n%*s", indent, ""); }
+    sb_append(sb, brackets + 1, 1);
+}
+
 // A size: the fallback where it is absent, an error where it is not 1 to `most`.
 static inline int json_get_size(const Json* config, const char* key, int64_t fallback, int64_t most, const char* path) {
     int64_t n = json_get_int(config, key, fallback, path);

@@ -62,7 +62,10 @@ static inline char* command_line(int argc, char** argv) {
 // until it is done has one.
 static inline void card_note_command(Trainer* t) {
     TrainerState* s = &t->state;
-    if (!s->commands) { s->commands = (char**)xalloc(1, sizeof(char*), "command lines"); }
+    if (!s->commands) { s->commands = (char**)xalloc(2, sizeof(char*), "command lines"); }
+    if (t->checkpoint && s->command_count == 0) {  // of an earlier version
+        s->commands[s->command_count++] = format_string("# (how this run began was not recorded)");
+    }
     for (int i = 0; i < s->command_count; i++) {
         if (strcmp(s->commands[i], t->command) == 0) { return; }
     }

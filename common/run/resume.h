@@ -35,7 +35,7 @@ typedef struct {
     double val_bytes;   // of text that a validated token stands for, in the mean; 0: not known
     int64_t best_step;  // of the best validation; -1: none yet
     double best_val_loss;
-    char** commands;  // (command_count) command lines of the run, the first one first; room for one more
+    char** commands;  // (command_count) command lines of the run, the first one first; room for two more
     int command_count;
 } TrainerState;
 
@@ -152,7 +152,7 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     s.val_bytes = json_get_number(json, "val_bytes_per_token", 0, path);
     const Json* commands = json_get(json, "commands");
     int count = commands && commands->type == JSON_ARRAY ? commands->count : 0;
-    s.commands = (char**)xalloc((size_t)count + 1, sizeof(char*), "command lines");
+    s.commands = (char**)xalloc((size_t)count + 2, sizeof(char*), "command lines");
     for (int i = 0; i < count; i++) {
         if (commands->items[i]->type != JSON_STRING) { die("%s: expected \"commands\" to be strings", path); }
         s.commands[s.command_count++] = format_string("%s", commands->items[i]->string);

@@ -297,6 +297,11 @@ static void test_save_card(void) {
     json_free(state);
     free(path);
     free(text);
+    // A run of a version that did not keep its commands.
+    toy_change_line("card/step_00000004/trainer_state.json", "  \"commands\"", "  \"formerly\": [");
+    toy_run(0, "checkpoint", "--out card --steps 5 --resume");
+    save_expect("card/step_00000005/README.md", 1,
+                "sh\n# (how this run began was not recorded)\n--toy-trainer --train train.bin");
     char* output = NULL;
     int from;
     pid_t pid = toy_start("--train train.bin --seq 16 --batch 4 --sample-tokens 0 --out uncard --steps 1", &from);

@@ -1164,7 +1164,7 @@ static void test_train_end_beyond(void) {
     toy_change_line("end/step_00000000/config.json", "  \"bos_token_id\"",
                     "  \"a\": 1,");  // what it says is carried on
     toy_change_line("end/step_00000000/config.json", "  \"eos_token_id\"", "  \"b\": 1,");
-    toy_change_line("end/step_00000000/config.json", "  \"pad_token_id\"", "  \"c\": 1");
+    toy_change_line("end/step_00000000/config.json", "  \"pad_token_id\"", "  \"c\": 1,");
     char* generation = toy_path("end/step_00000000/generation_config.json");
     unlink(generation);
     free(generation);

@@ -102,6 +102,8 @@ typedef struct {
     void (*check)(Pass*, const char* path);
     // Appends the architecture's own config.json keys, each as ",\n  \"key\": value".
     void (*write_config)(const Pass*, StringBuilder*);
+    // Keys that read_config reads and write_config spells otherwise, ended by NULL; or NULL.
+    const char* const* other_keys;
     // The tensor table; passes = S+1 and ponder_init choose the initialisation.
     void (*tensors)(Pass*, TensorTable*, int passes, int ponder_init);
     // 1 for a tensor of a checkpoint that this model does not have and may silently drop.
@@ -242,6 +244,7 @@ static inline void ponder_config_keys(const PonderConfig* config, const Architec
     sb_printf(sb, "  \"scale_embeds\": %s,\n", config->scale_embeds ? "true" : "false");
     sb_printf(sb, "  \"mutiply_pondering_steps\": %s,\n", config->multiply_steps ? "true" : "false");
     sb_printf(sb, "  \"softmax_temperature\": %.17g,\n  \"pondering_top_k\": %d", config->temperature, config->top_k);
+    sb_printf(sb, ",\n  \"use_cache\": false");  // each pass has keys and values of its own
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -608,6 +611,48 @@ static inline char* ponder_config_json(const Model* model) {
     return sb.data;
 }
 
+static inline int ponder_owns_key(const Model* model, const char* key) {
+    static const char* const own[] = {"auto_map",
+                                      "ponderinglm",
+                                      "recurrent_model",
+                                      "pondering_steps",
+                                      "scale_embeds",
+                                      "softmax_temperature",
+                                      "mutiply_pondering_steps",
+                                      "pondering_top_k",
+                                      NULL};
+    const char* const* lists[] = {own, ponder_of(model)->architecture->other_keys};
+    for (int i = 0; i < 2; i++) {
+        for (const char* const* k = lists[i]; k && *k; k++) {
+            if (strcmp(*k, key) == 0) { return 1; }
+        }
+    }
+    return 0;
+}
+
+static inline char* ponder_about(const Model* model) {
+    const Ponder* m = ponder_of(model);
+    const PonderConfig* c = &m->config;
+    const Sizes* size = &m->pass->size;
+    StringBuilder sb = {0};
+    if (c->steps == 0) {
+        sb_printf(&sb, "A `%s` without pondering (S = 0).", m->architecture->stock_class);
+    } else {
+        sb_printf(&sb,
+                  "A `%s` that ponders (S = %d): it reads its input %d times before each prediction. After a pass it\n"
+                  "averages the embedding table with the probabilities it has come to, and adds that to its input for\n"
+                  "the next ([PonderLM, arXiv 2505.20674](https://arxiv.org/abs/2505.20674)).",
+                  m->architecture->stock_class, c->steps, c->steps + 1);
+    }
+    if (c->scale_embeds) { sb_printf(&sb, "\nEmbeddings are multiplied by sqrt(width)."); }
+    if (c->multiply_steps) { sb_printf(&sb, "\nThe first input is S times the embedding."); }
+    if (c->steps && c->temperature != 1) { sb_printf(&sb, "\nTemperature of the mix: %g.", c->temperature); }
+    if (c->steps && c->top_k) { sb_printf(&sb, "\nThe %d most probable tokens are mixed.", c->top_k); }
+    sb_printf(&sb, "\n%d layers, width %d, %d heads, MLP of %d, vocabulary %d, %s.", size->L, size->C, size->NH,
+              size->FF, size->V, size->tie ? "head tied to the embedding" : "a head of its own");
+    return sb.data;
+}
+
 static inline int ponder_ignores(const Model* model, const char* name) {
     const Ponder* m = ponder_of(model);
     return m->architecture->ignores(m->pass, name);
@@ -687,6 +732,9 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
     model->list = ponder_list;
     model->config_json = ponder_config_json;
     model->ignores_tensor = ponder_ignores;
+    model->owns_key = ponder_owns_key;
+    model->about = ponder_about;
+    model->tags = config.steps ? format_string("%s pondering", architecture->stock_type) : architecture->stock_type;
     if (!ponder_is_stock(&m->config)) {
         model->code_name = "modeling_ponder.py";
         model->code_text = modeling_ponder_py;

@@ -33,6 +33,7 @@
 #include "dev/tests/test_threads.h"
 #include "dev/tests/test_tokenizer.h"
 #include "dev/tests/test_train.h"
+#include "dev/tests/test_save.h"  // with test_train.h's runs
 // This one includes a whole program, whose main gets another name.
 #pragma push_macro("MAIN")
 #undef MAIN
@@ -83,6 +84,7 @@ int MAIN(int argc, char** argv) {
     threads_tests();
     train_tests();
     loop_tests();
+    save_tests();
 #endif
 #if ARITHMETIC
     if (sizeof(real) == sizeof(double)) {

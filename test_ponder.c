@@ -73,6 +73,8 @@ static void toy_tensors(Pass* pass, TensorTable* t, int passes, int ponder_init)
 
 static void toy_write_config(const Pass* pass, StringBuilder* sb) { sb_printf(sb, ",\n  \"toy\": %d", pass->size.C); }
 
+static const char* const toy_other_keys[] = {"spelt_otherwise", NULL};
+
 static const Architecture toy = {
     .program = "train_toy",
     .stock_class = "ToyForCausalLM",
@@ -85,6 +87,7 @@ static const Architecture toy = {
     .read_config = NULL,
     .check = NULL,
     .write_config = toy_write_config,
+    .other_keys = toy_other_keys,
     .tensors = toy_tensors,
     .ignores = NULL,
     .keep = toy_keep,
@@ -500,10 +503,30 @@ static void test_config_json(void) {
     CHECK(strcmp(json_get_string(json, "model_type", "", ""), "ponder_toy") == 0,
           "pondering models have a type of their own");
     CHECK(model->code_name && strcmp(model->code_name, "modeling_ponder.py") == 0, "and carry their code");
+    CHECK(json_get_bool(json, "use_cache", 1, "") == 0, "and no cache");
     Model* stock = toy_model(cases[0], 6, 19, 0, 1);
     json = json_parse(stock->config_json(stock), strlen(stock->config_json(stock)), "config.json");
     CHECK(strcmp(json_get_string(json, "model_type", "", ""), "toy") == 0 && !json_get(json, "auto_map"),
           "S = 0 is the stock class");
+    CHECK(!json_get(json, "use_cache"), "which has a cache if config.json says nothing");
+    // Keys of pondering are the model's own even where it does not write them: a source that pondered must not speak on.
+    static const char* const own[] = {"ponderinglm",         "recurrent_model", "pondering_steps",
+                                      "scale_embeds",        "auto_map",        "mutiply_pondering_steps",
+                                      "softmax_temperature", "pondering_top_k", "spelt_otherwise"};
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
+        CHECK(stock->owns_key(stock, own[i]), "%s is not its own", own[i]);
+    }
+    CHECK(!stock->owns_key(stock, "use_cache") && !stock->owns_key(stock, "bos_token_id"), "what it does not know");
+    // The card says what the model is.
+    char* about = model->about(model);
+    CHECK(strstr(about, "`ToyForCausalLM` that ponders (S = 2): it reads its input 3 times") &&
+              strstr(about, "2505.20674") && strstr(about, "sqrt(width)") && strstr(about, "S times") &&
+              strstr(about, "mix: 0.7") && !strstr(about, "most probable") && strstr(about, "width 6") &&
+              strstr(about, "vocabulary 19"),
+          "%s", about);
+    CHECK(strcmp(model->tags, "toy pondering") == 0 && strcmp(stock->tags, "toy") == 0, "tags");
+    about = stock->about(stock);
+    CHECK(strstr(about, "without pondering (S = 0)") && !strstr(about, "sqrt") && !strstr(about, "mix"), "%s", about);
 }
 
 int MAIN(int argc, char** argv);

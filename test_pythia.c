@@ -218,6 +218,12 @@ static void test_bad_configurations(void) {
         {"rope_scaling", "7", NULL, NULL, "rope_scaling|object"},
         {"rope_parameters", "{\"rope_type\": \"yarn\"}", NULL, NULL, "rope_parameters|yarn"},
         {"rotary_pct", "0.25", "partial_rotary_factor", "0.5", "rotary_pct|partial_rotary_factor"},
+        {"rotary_emb_base", "10000.1234", "rope_theta", "10000.12341",
+         "rope_theta is 10000.12341 but rotary_emb_base is 10000.1234:"},
+        {"partial_rotary_factor", "0.5", "rope_parameters", "{\"rope_theta\": 1e4, \"partial_rotary_factor\": 0.250}",
+         "config.json: rope_parameters.partial_rotary_factor is 0.250 but partial_rotary_factor is 0.5:"},
+        {"rope_scaling", "{\"rope_type\": \"default\", \"rope_theta\": 7}", "rope_theta", "8",
+         "rope_scaling.rope_theta is 7 but rope_theta is 8:"},
         {"rotary_pct", "2", NULL, NULL, "rotated share"},
         {"rotary_pct", "0.45", NULL, NULL, "even"},
         {"rotary_emb_base", "0", NULL, NULL, "rotary base"},
@@ -242,6 +248,7 @@ static void test_rotary_spellings(void) {
         {"rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 500, \"partial_rotary_factor\": 0.5}", NULL,
          NULL, 0.5, 500},
         {"rope_parameters", "null", "rope_scaling", "null", 0.25, 10000},
+        {"rope_scaling", "{\"rope_type\": \"default\", \"rope_theta\": 500}", "rotary_pct", "0.5", 0.5, 500},
         {"rotary_pct", "1.0", "partial_rotary_factor", "1", 1, 10000},
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
@@ -382,9 +389,12 @@ static void test_precedence(void) {
     CHECK(model->ignores_tensor(model, "gpt_neox.layers.0.attention.bias") &&
               model->ignores_tensor(model, "gpt_neox.layers.11.attention.masked_bias") &&
               model->ignores_tensor(model, "gpt_neox.layers.0.attention.rotary_emb.inv_freq") &&
-              model->ignores_tensor(model, "adapter.weight") && model->ignores_tensor(model, "embed_out.weight"),
-          "buffers of old checkpoints, the reference's adapter, a tied model's head");
-    CHECK(!model->ignores_tensor(model, "gpt_neox.layers.0.attention.dense.bias") &&
+              model->ignores_tensor(model, "adapter.weight"),
+          "buffers of old checkpoints, the reference's adapter");
+    CHECK(model->tensors.list[0].alias && strcmp(model->tensors.list[0].alias, "embed_out.weight") == 0,
+          "a tied model's table may lie under the name of its head");
+    CHECK(!model->ignores_tensor(model, "embed_out.weight") &&
+              !model->ignores_tensor(model, "gpt_neox.layers.0.attention.dense.bias") &&
               !model->ignores_tensor(model, "gpt_neox.adapter"),
           "real tensors");
 }

@@ -54,28 +54,32 @@ static const Preset pythia_presets[] = {
 static int pythia_usual_ff(int C) { return 4 * C; }
 
 // Rotary settings are spelt three ways: rotary_pct and rotary_emb_base; partial_rotary_factor and
-// rope_theta; or both of the latter inside rope_parameters. Where several are given they must agree.
+// rope_theta; or both of the latter inside rope_parameters, which older files call rope_scaling. Where several are
+// given they must agree.
 static double pythia_rotary(const Json* config, const char* old_key, const char* new_key, double fallback,
                             const char* path) {
-    const Json* nested = json_get(config, "rope_parameters");
-    double found = NAN;
-    const char* from = NULL;
     const struct {
-        const Json* object;
-        const char* key;
-    } places[] = {{nested, new_key}, {config, new_key}, {config, old_key}};
-    for (int i = 0; i < 3; i++) {
-        if (!places[i].object || places[i].object->type != JSON_OBJECT) { continue; }
-        double value = json_get_number(places[i].object, places[i].key, NAN, path);
+        const char *object, *key;
+    } places[] = {{"rope_parameters", new_key}, {"rope_scaling", new_key}, {NULL, new_key}, {NULL, old_key}};
+    double found = fallback;
+    char *from = NULL, *text = NULL;  // where it was found first, and how it is written there
+    for (int i = 0; i < 4; i++) {
+        const char *object = places[i].object, *key = places[i].key;
+        const Json* holder = object ? json_get(config, object) : config;
+        double value = json_get_number(holder, key, NAN, path);
         if (value != value) { continue; }
+        char* name = format_string("%s%s%s", object ? object : "", object ? "." : "", key);
+        char* written = json_describe(json_get(holder, key));
         if (from && value != found) {
-            die("%s: %s is %g but %s is %g: both say how rotary positions work, expected the same", path, from, found,
-                places[i].key, value);
+            die("%s: %s is %s but %s is %s: both say how rotary positions work, expected the same", path, from, text,
+                name, written);
         }
         found = value;
-        from = places[i].key;
+        free(from), free(text);
+        from = name, text = written;
     }
-    return from ? found : fallback;
+    free(from), free(text);
+    return found;
 }
 
 // Dies on what Pythia does not have, by name; warns of what training here ignores.
@@ -168,9 +172,11 @@ static void pythia_write_config(const Pass* pass, StringBuilder* sb) {
     sb_printf(sb, ",\n  \"num_hidden_layers\": %d,\n  \"rotary_emb_base\": %.17g,\n  \"rotary_pct\": %.17g", size->L,
               m->rotary_base, m->rotary_pct);
     sb_printf(sb, ",\n  \"partial_rotary_factor\": %.17g,\n  \"rope_theta\": %.17g", m->rotary_pct, m->rotary_base);
-    sb_printf(sb, ",\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"float32\"", size->tie ? "true" : "false");
+    sb_printf(sb, ",\n  \"tie_word_embeddings\": %s", size->tie ? "true" : "false");
     sb_printf(sb, ",\n  \"use_parallel_residual\": true,\n  \"vocab_size\": %d", size->V);
 }
+
+static const char* const pythia_other_keys[] = {"rope_parameters", "rope_scaling", NULL};
 
 // ------------------------------------------------------------------------------------------------
 // [2] Tensor table
@@ -196,6 +202,7 @@ static void pythia_tensors(Pass* pass, TensorTable* t, int passes, int ponder_in
     float residual_std = ponder_init ? (float)(sqrt(2.0 / (5.0 * (double)C)) / sqrt(2.0 * L * passes)) : 0.02f;
     m->layer = (PythiaLayer*)xalloc((size_t)L, sizeof(PythiaLayer), "layers");
     tensor_embedding(t, &pass->embed, format_string("gpt_neox.embed_in.weight"), V, C, init, std);
+    if (pass->size.tie) { t->list[t->count - 1].alias = "embed_out.weight"; }
     for (int l = 0; l < L; l++) {
         PythiaLayer* y = &m->layer[l];
         const char* at = "gpt_neox.layers";
@@ -218,17 +225,14 @@ static void pythia_tensors(Pass* pass, TensorTable* t, int passes, int ponder_in
     if (!pass->size.tie) { tensor_embedding(t, &pass->head, format_string("embed_out.weight"), V, C, init, std); }
 }
 
-// Tensors that old checkpoints, the reference's or tied ones hold beside the weights.
+// Tensors that old checkpoints, or the reference's, hold beside the weights.
 static int pythia_ignores(const Pass* pass, const char* name) {
     const char* const buffers[] = {".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq",
                                    ".adapter.weight"};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         if (text_ends(name, buffers[i])) { return 1; }
     }
-    if (strcmp(name, "embed_out.weight") == 0 && pass->size.tie) {
-        warn("embed_out.weight in the checkpoint is ignored: the head is tied to the input table");
-        return 1;
-    }
+    (void)pass;
     return strcmp(name, "adapter.weight") == 0;
 }
 
@@ -763,6 +767,7 @@ static const Architecture pythia = {
     .read_config = pythia_read_config,
     .check = pythia_check,
     .write_config = pythia_write_config,
+    .other_keys = pythia_other_keys,
     .tensors = pythia_tensors,
     .ignores = pythia_ignores,
     .keep = pythia_keep,

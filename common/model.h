@@ -58,6 +58,14 @@ struct Model {
     // The text of config.json for this model, Hugging Face keys; the caller frees it.
     char* (*config_json)(const Model* model);
 
+    // 1 for a key of config.json that belongs to the model though config_json() may not write it (another spelling, a
+    // setting that is off): of a config.json that the model came from, all other keys are carried on. NULL: none.
+    int (*owns_key)(const Model* model, const char* key);
+
+    // What the model is, sentences in Markdown, for the card of a checkpoint; the caller frees it. NULL: nothing to say.
+    char* (*about)(const Model* model);
+    const char* tags;  // for the card, with blanks between; or NULL
+
     // The file of Python code that a checkpoint must carry to be loadable, or NULL when the stock
     // class loads it (code_name is then NULL too).
     const char* code_name;

@@ -8,6 +8,8 @@
 A checkpoint without pondering and without embedding scale must load as the stock class; any other as the class in its own
 modeling_ponder.py, and never without trust_remote_code. Compared: logits (largest difference at most 1e-4 of the largest
 entry), loss, greedy generation against argmax by hand, a batch padded on the left, saving and loading again, the tokenizer.
+Then the ways in which users load one: AutoConfig, AutoTokenizer, generate(**tokenizer(text)), pipeline, the model card; a tied
+table under either name; and a model directory written by transformers, trained on: what its files said is still there.
 """
 
 import argparse
@@ -28,11 +30,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 MODELING = os.path.join(os.path.dirname(HERE), "modeling_ponder.py")
 sys.path.insert(0, HERE + "/ref")
 
+import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from huggingface_hub import ModelCard
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import training
 
@@ -150,6 +154,50 @@ def check_tokenizer(directory):
     return "tokenizer"
 
 
+@torch.no_grad()
+def check_use(directory, eos=256, pad=256):
+    """As a user would: config, generate(**tokenizer(text)) of one text and of a padded batch, pipeline, card."""
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
+    ends = eos if isinstance(eos, list) else [eos]
+    require(config.eos_token_id == eos, f"eos_token_id is {config.eos_token_id}, expected {eos}")
+    require(config.bos_token_id == ends[0], f"bos_token_id is {config.bos_token_id}, expected {ends[0]}")
+    require(tokenizer.eos_token_id == tokenizer.bos_token_id == ends[0],
+            f"the tokenizer's end is {tokenizer.eos_token_id}, its beginning {tokenizer.bos_token_id}, expected {ends[0]}")
+    require(config.pad_token_id == tokenizer.pad_token_id == pad, f"padding: {config.pad_token_id}, {tokenizer.pad_token_id}, {pad}")
+    with open(directory + "/config.json") as f:
+        written = json.load(f)
+    require(written["torch_dtype"] == written["dtype"] == "float32", "torch_dtype and dtype are not float32")
+    require(0 < tokenizer.model_max_length < 1e6, f"model_max_length is {tokenizer.model_max_length}")
+
+    model = load(directory, trust_remote_code=True)
+    require(model.generation_config.eos_token_id == eos, f"generation's eos_token_id is {model.generation_config.eos_token_id}")
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    texts = ["int main", "a"]
+    alone = []
+    for text in texts:
+        tokens = tokenizer(text, return_tensors="pt")
+        require(list(tokens) == ["input_ids", "attention_mask"], f"the tokenizer gives {list(tokens)}")
+        alone.append(model.generate(**tokens, **options)[0, tokens["input_ids"].shape[1]:].tolist())
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    together = model.generate(**batch, **options)[:, batch["input_ids"].shape[1]:].tolist()
+    require(together == alone, f"generate() of a padded batch gives {together}, of its rows {alone}")
+
+    generator = pipeline("text-generation", model=directory, trust_remote_code=True, device="cpu")
+    text = generator(texts[0], **options)[0]["generated_text"]
+    expected = tokenizer.decode(tokenizer(texts[0])["input_ids"] + alone[0], skip_special_tokens=True)
+    require(text == expected, f"pipeline gives {text!r}, generate {expected!r}")
+
+    card = ModelCard.load(directory + "/README.md")
+    require(card.data.library_name == "transformers" and card.data.pipeline_tag == "text-generation" and "ponder.c" in card.data.tags,
+            f"the head of README.md: {card.data.to_dict()}")
+    with open(directory + "/trainer_state.json") as f:
+        state = json.load(f)
+    for what in [*state["commands"], directory.split("/")[-1], f"{state['val_loss']:.6f}" if "val_loss" in state else ""]:
+        require(what in card.text, f"README.md lacks {what}")
+    return "use"
+
+
 def check_fixture(directory):
     """modeling_ponder.py, or the stock class, over a fixture of dev/fixtures or of the reference."""
     with open(directory + "/config.json") as f:
@@ -204,28 +252,126 @@ def run(command):
     require(done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}")
 
 
+class Trained:
+    """A folder with data, and runs of a micro model in it."""
+    T, B = 24, 2
+
+    def __init__(self, binary):
+        self.binary = binary
+        self.folder = tempfile.mkdtemp(dir=SCRATCH.name)
+        with open(__file__, "rb") as f:
+            text = list(f.read())
+        training.write_shard(self.folder + "/train.bin", text[:4000] + [256])
+        training.write_shard(self.folder + "/val.bin", text[4000:5000] + [256])
+        self.data = ["--train", self.folder + "/train.bin", "--val", self.folder + "/val.bin", "--seq", str(self.T),
+                     "--batch", str(self.B), "--shuffle", "0", "--sample-tokens", "0"]
+        self.size = SMALL[next(name for name in SMALL if os.path.basename(binary).startswith(name))]
+
+    def train(self, name, options, steps=3):
+        """Path of the checkpoint after `steps` steps."""
+        out = f"{self.folder}/{name}"
+        run([self.binary, *options, *self.data, "--steps", str(steps), "--warmup-steps", "0", "--val-batches", "1", "--out", out])
+        return f"{out}/step_{steps:08d}"
+
+    def fresh(self, options, vocabulary=257):
+        return self.train("run", [*self.size, "--vocab", str(vocabulary), "--init", "ponder", *options])
+
+    def dump(self, checkpoint):
+        """Logits and loss that the trainer computes from a checkpoint."""
+        run([self.binary, "--model", checkpoint, *self.data, "--steps", "1", "--out", self.folder + "/unused",
+             "--dump", self.folder + "/dump"])
+        return dumped(self.folder + "/dump")
+
+    def batch(self):
+        return training.batch_of(training.read_shard(self.folder + "/train.bin"), 0, self.B, self.T)
+
+
 def check_trained(binary, options):
     """Trains three steps, dumps from the checkpoint, loads it."""
-    T, B = 24, 2
-    folder = tempfile.mkdtemp(dir=SCRATCH.name)
-    with open(__file__, "rb") as f:
-        text = list(f.read())
-    training.write_shard(folder + "/train.bin", text[:4000] + [256])
-    training.write_shard(folder + "/val.bin", text[4000:5000] + [256])
-    data = ["--train", folder + "/train.bin", "--val", folder + "/val.bin", "--seq", str(T), "--batch", str(B), "--shuffle", "0"]
-    name = next(name for name in SMALL if os.path.basename(binary).startswith(name))
-    run([binary, *SMALL[name], "--vocab", "257", "--init", "ponder", *options, *data, "--steps", "3", "--warmup-steps", "0",
-         "--val-batches", "1", "--out", folder + "/run"])
-    checkpoints = sorted(glob.glob(folder + "/run/step_*"))
-    require(len(checkpoints) == 1, f"one checkpoint expected in {folder}/run, found {checkpoints}")
-    run([binary, "--model", checkpoints[0], *data, "--steps", "1", "--out", folder + "/unused", "--dump", folder + "/dump"])
-    carried = checkpoints[0] + "/modeling_ponder.py"
+    trained = Trained(binary)
+    checkpoint = trained.fresh(options)
+    require(glob.glob(trained.folder + "/run/step_*") == [checkpoint], f"one checkpoint expected in {trained.folder}/run")
+    carried = checkpoint + "/modeling_ponder.py"
     if os.path.exists(carried):
         with open(carried, "rb") as mine, open(MODELING, "rb") as ours:
             require(mine.read() == ours.read(), f"{carried} is not modeling_ponder.py; was the binary built before it changed?")
-    inputs, targets = training.batch_of(training.read_shard(folder + "/train.bin"), 0, B, T)
-    line = check_model(checkpoints[0], inputs, targets, *dumped(folder + "/dump"))
-    return line + ", " + check_tokenizer(checkpoints[0])
+    line = check_model(checkpoint, *trained.batch(), *trained.dump(checkpoint))
+    return ", ".join([line, check_tokenizer(checkpoint), check_use(checkpoint)])
+
+
+@torch.no_grad()
+def check_tied(binary, options):
+    """A tied table is found under either name, by transformers and by the trainer."""
+    trained = Trained(binary)
+    checkpoint = trained.fresh([*options, "--tie", "1"])
+    inputs, _ = trained.batch()
+    logits, _ = trained.dump(checkpoint)
+    worst = 0
+    for names in (["embed_out.weight"], ["gpt_neox.embed_in.weight", "embed_out.weight"]):
+        copy = f"{trained.folder}/tied{len(names)}"
+        shutil.copytree(checkpoint, copy)
+        tensors = load_file(copy + "/model.safetensors")
+        table = tensors.pop("gpt_neox.embed_in.weight")
+        tensors.update({name: table.clone() for name in names})
+        save_file(tensors, copy + "/model.safetensors", metadata={"format": "pt"})
+        require(torch.equal(trained.dump(copy)[0], logits), f"the trainer's logits differ with the table under {names}")
+        model = AutoModelForCausalLM.from_pretrained(copy, trust_remote_code=True).eval()
+        worst = max(worst, distance(model(inputs).logits, logits, f"logits with the table under {names}"))
+    require(worst <= TOLERANCE, f"logits differ by {worst:.1e}")
+    return f"logits {worst:.1e}"
+
+
+def check_carried(binary, options):
+    """A directory as transformers saves it, with settings of its own, trained on and resumed."""
+    trained = Trained(binary)
+    checkpoint = trained.fresh(options)
+    source = trained.folder + "/source"
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True)
+    model.generation_config.eos_token_id = [256, 3]
+    model.generation_config.repetition_penalty = 1.25
+    model.save_pretrained(source)
+    AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True).save_pretrained(source)
+    with open(source + "/chat_template.jinja", "w") as f:
+        f.write("{{ messages }}")
+    with open(source + "/README.md", "w") as f:
+        f.write("# The source's card")
+    with open(source + "/config.json") as f:
+        config = json.load(f)
+    own = {"eos_token_id": [256, 3], "_name_or_path": "someone/something", "task_specific_params": {"x": [1, 2.5, None]}, "label": "\u00fc"}
+    config.update(own)
+    with open(source + "/config.json", "w") as f:
+        json.dump(config, f)
+    for steps in (2, 4):
+        there = trained.train("carried", ["--resume"] if steps > 2 else ["--model", source], steps)
+        with open(there + "/config.json") as f:
+            written = json.load(f)
+        for key in own:
+            require(written.get(key) == own[key], f"{key} was {own[key]}, is {written.get(key)} after {steps} steps")
+        for name in os.listdir(source):
+            if not name.startswith(("model", "config.json", "README", "__py")):
+                with open(f"{source}/{name}", "rb") as a, open(f"{there}/{name}", "rb") as b:
+                    require(a.read() == b.read(), f"{name} is another after {steps} steps")
+        with open(there + "/README.md") as f:
+            card = f.read()
+        require("source's card" not in card and "someone/something" in card, "README.md is not ours, or does not name the source")
+    return check_use(there, [256, 3])
+
+
+def check_given_tokenizer(binary, tokenizer, vocabulary, options):
+    """A fresh model with a tokenizer of the shared folder; the ids of AutoTokenizer are those of its files."""
+    trained = Trained(binary)
+    checkpoint = trained.fresh([*options, "--tokenizer", tokenizer], vocabulary)
+    text = "It's 12 o'clock \u2014 caf\u00e9<|endoftext|>"
+    got = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
+    if os.path.exists(tokenizer + "/tokenizer.json"):
+        expected = tokenizers.Tokenizer.from_file(tokenizer + "/tokenizer.json")
+    else:
+        expected = tokenizers.ByteLevelBPETokenizer(tokenizer + "/vocab.json", tokenizer + "/merges.txt")
+        expected.add_special_tokens(["<|endoftext|>"])
+    ids = got(text)["input_ids"]
+    require(ids == expected.encode(text).ids, f"AutoTokenizer gives {ids}, the tokenizer's files {expected.encode(text).ids}")
+    require(got.decode(ids) == text, f"decoded: {got.decode(ids)!r}")
+    return check_use(checkpoint, got.eos_token_id, got.pad_token_id)
 
 
 def main():
@@ -243,8 +389,20 @@ def main():
     for binary in map(os.path.abspath, arguments.binary):
         cases += [(f"{os.path.basename(binary)}: {name}", lambda binary=binary, options=options: check_trained(binary, options))
                   for name, options in TRAINED.items()]
+    shared = os.environ.get("PONDER_SHARED", HERE + "/../../shared")
+    for binary in map(os.path.abspath, arguments.binary):
+        name = os.path.basename(binary)
+        for steps in ("0", "2"):
+            options = ["--ponder", steps, "--scale-embeds", "0"]
+            cases.append((f"{name}: tied, S={steps}", lambda binary=binary, options=options: check_tied(binary, options)))
+            cases.append((f"{name}: trained on, S={steps}", lambda binary=binary, options=options: check_carried(binary, options)))
+        for folder, vocabulary, steps in (("gpt-neox-20b", 50304, "1"), ("gpt2", 50257, "0"), ("gpt2", 50257, "1")):
+            path = f"{shared}/tokenizers/{folder}"
+            if os.path.isdir(path):
+                options = ["--ponder", steps, "--scale-embeds", "0"]
+                cases.append((f"{name}: tokenizer {folder}, S={steps}", lambda binary=binary, path=path, vocabulary=vocabulary,
+                              options=options: check_given_tokenizer(binary, path, vocabulary, options)))
     if arguments.fixtures is not None:
-        shared = os.environ.get("PONDER_SHARED", HERE + "/../../shared")
         directories = arguments.fixtures or sorted(glob.glob(HERE + "/fixtures/*/")) + sorted(glob.glob(shared + "/fixtures/*/"))
         for directory in directories:
             directory = os.path.normpath(directory)

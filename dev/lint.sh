@@ -217,7 +217,7 @@ done | sort -u | check "at most three #if GPU a file, none inside a function or 
     [ -n "$trainers" ] && strip 1 $trainers | grep -E '#[ \t]*include[ \t]*"' | grep -Ev 'include "(ponder\.cuh|modeling_ponder\.h|common/([a-z]+/)?[a-z_]+\.(h|cuh))"' |
         sed 's/$/   (a trainer includes only ponder.cuh and common\/)/'
     # (Tokenizer files are named after the model that brought them up, so tokenizer.h may say gpt2.)
-    strip 1 $(files '^common/.*\.(c|h|cuh)$') | sed -E 's/PONDER_[A-Z0-9_]+//g; s/ponder\.c([^u]|$)/\1/g; s/^(common\/files\/tokenizer\.h:.*)gpt2/\1/' |
+    strip 1 $(files '^common/.*\.(c|h|cuh)$') | sed -E 's/PONDER_[A-Z0-9_]+//g; s/ponder\.c([^u]|$)/\1/g; s/^(common\/files\/tokenizer\.h:.*)gpt2/\1/I' |
         grep -iE '^[^:]*:[0-9]*:.*(ponder|neox|llama|gpt2|pythia)' |
         sed 's/$/   (common\/ knows no architecture and no pondering)/'
     # Configuration [1], the tensor table [2] and main [8] wire a trainer up; layers and passes know nothing.

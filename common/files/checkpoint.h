@@ -446,17 +446,36 @@ static inline void weights_read_tensor(const SafeFile* file, const SafeTensor* f
     }
 }
 
+// The second copy of a tensor whose numbers are at `numbers`: of a table with two names a file may hold one or both, but
+// both must then be one. (Versions of transformers differ in what they make of two different ones.)
+static inline void weights_check_twin(const WeightFiles* w, const SafeFile* file, const SafeTensor* twin,
+                                      const Tensor* t, const float* numbers) {
+    float* other = (float*)xalloc(t->size, sizeof(float), "the second copy of a table");
+    weights_read_tensor(file, twin, other);
+    for (size_t i = 0; i < t->size; i++) {
+        if (other[i] != numbers[i]) {
+            die("%s: a tied config with two different tables: %s and %s should be the same numbers, found %g and %g "
+                "at index %zu (\"tie_word_embeddings\": false keeps both)",
+                w->path, t->name, twin->name, (double)numbers[i], (double)other[i], i);
+        }
+    }
+    free(other);
+}
+
 // params (a family of the table) = the weights in DIR: model.safetensors, or the shards that
 // model.safetensors.index.json names; F32, F16, BF16 or F64. Dies, naming file and tensor, if one is
 // missing, has another shape, is not finite, or is one that the model does not have and that
-// ignores(context, its name in the file) does not wave through (NULL: none). Nothing is read before all of
+// ignores(context, its name in the file) does not wave through (NULL: none); or if a table with two names stands there
+// under both, with different numbers. Nothing is read before all of
 // that but the numbers themselves is checked; with params NULL nothing is read at all.
 static inline void weights_read(const char* dir, const TensorTable* table, float* params,
                                 int (*ignores)(const void* context, const char* name), const void* context) {
     WeightFiles w = weights_open(dir);
     const SafeTensor** found =
-        (const SafeTensor**)xalloc((size_t)table->count, sizeof(SafeTensor*), "a list of tensors");
-    const SafeFile** files = (const SafeFile**)xalloc((size_t)table->count, sizeof(SafeFile*), "a list of tensors");
+        (const SafeTensor**)xalloc(2 * (size_t)table->count, sizeof(SafeTensor*), "a list of tensors");
+    const SafeFile** files = (const SafeFile**)xalloc(2 * (size_t)table->count, sizeof(SafeFile*), "a list of tensors");
+    const SafeTensor** twin = found + table->count;  // the second copy of a table with two names
+    const SafeFile** twin_files = files + table->count;
     NameList missing, extra;
     memset(&missing, 0, sizeof missing);
     memset(&extra, 0, sizeof extra);
@@ -466,6 +485,9 @@ static inline void weights_read(const char* dir, const TensorTable* table, float
         // out the first part of the name: "h.0.ln_1.bias" is our "transformer.h.0.ln_1.bias".
         const char* dot = strchr(table->list[i].name, '.');
         if (!found[i] && dot) { found[i] = weights_take(&w, dot + 1, &files[i]); }
+        const char* alias = table->list[i].alias;
+        if (alias) { twin[i] = weights_take(&w, alias, &twin_files[i]); }
+        if (!found[i] && twin[i]) { found[i] = twin[i], files[i] = twin_files[i], twin[i] = NULL; }
         if (!found[i]) { names_add(&missing, table->list[i].name); }
     }
     for (int f = 0; f < w.count; f++) {
@@ -483,12 +505,15 @@ static inline void weights_read(const char* dir, const TensorTable* table, float
                         : format_string("%s", "");
         die("%s: %s%s (does config.json belong to it?)", w.path, lacks, has);
     }
-    for (int i = 0; i < table->count; i++) {
-        weights_check_shape(files[i], found[i], &table->list[i]);
+    for (int i = 0; i < 2 * table->count; i++) {
+        if (!found[i]) { continue; }  // no second copy
+        weights_check_shape(files[i], found[i], &table->list[i % table->count]);
         safetensors_check_dtype(files[i], found[i]);
     }
     for (int i = 0; params && i < table->count; i++) {
-        weights_read_tensor(files[i], found[i], params + table->list[i].offset);
+        float* numbers = params + table->list[i].offset;
+        weights_read_tensor(files[i], found[i], numbers);
+        if (twin[i]) { weights_check_twin(&w, twin_files[i], twin[i], &table->list[i], numbers); }
     }
     free(found);
     free(files);

@@ -6,7 +6,8 @@
 //
 // Strict RFC 8259: UTF-8 without a byte order mark, whole surrogate pairs, no trailing commas, no
 // comments, nothing after the value. On top of that, because these files decide what is computed:
-// a key that stands twice in one object is an error, and so is a number that no double can hold.
+// a key that stands twice in one object with two values is an error (with one value it counts once), and so is a number
+// that no double can hold.
 // Whatever is wrong ends the program with "PATH:line:column: expected ..., found ...".
 #ifndef PONDER_JSON_H
 #define PONDER_JSON_H
@@ -320,16 +321,38 @@ static inline int json_compare_keys(const void* a, const void* b) {
     return order ? order : (x->item > y->item) - (x->item < y->item);
 }
 
-// Sorts an object's keys for json_get and finds a key that stands there twice.
-static inline void json_index_keys(const JsonParser* p, const Json* object) {
+static inline int json_same(const Json* a, const Json* b);
+
+// Sorts an object's keys for json_get and finds a key that stands there twice: again with the same value it is dropped.
+static inline void json_index_keys(const JsonParser* p, Json* object) {
     if (object->count < 2) { return; }
     qsort(object->index, (size_t)object->count, sizeof(JsonKey), json_compare_keys);
-    for (int i = 1; i < object->count; i++) {
-        if (strcmp(object->index[i - 1].key, object->index[i].key) == 0) {
-            json_die(p, object->index[i].position, "expected every key once, found a second \"%.80s\"",
-                     object->index[i].key);
+    int dropped = 0;
+    for (int i = 1, first = 0; i < object->count; i++) {
+        JsonKey* again = &object->index[i];
+        if (strcmp(object->index[first].key, again->key) != 0) {
+            first = i;
+            continue;
         }
+        if (!json_same(object->items[object->index[first].item], object->items[again->item])) {
+            json_die(p, again->position, "expected every key once, found a second \"%.80s\"", again->key);
+        }
+        object->items[again->item] = NULL;
+        dropped++;
     }
+    if (!dropped) { return; }
+    int kept = 0;
+    for (int i = 0; i < object->count; i++) {
+        if (!object->items[i]) { continue; }
+        object->items[kept] = object->items[i];
+        object->keys[kept] = object->keys[i];
+        object->index[kept].key = object->keys[i];
+        object->index[kept].length = strlen(object->keys[i]);  // no key has a NUL
+        object->index[kept].item = kept;
+        kept++;
+    }
+    object->count = kept;
+    qsort(object->index, (size_t)kept, sizeof(JsonKey), json_compare_keys);
 }
 
 // Puts an item of an open container on the stack; returns its place there.
@@ -648,6 +671,32 @@ static inline const char* json_get_string(const Json* object, const char* key, c
     if (value->type != JSON_STRING) { json_die_value(value, key, "a string", path); }
     if (strlen(value->string) != value->length) { json_die_value(value, key, "a string without \\u0000", path); }
     return value->string;
+}
+
+// Appends a value as it was read, lines after the first indented by `indent`.
+static inline void json_append(StringBuilder* sb, const Json* value, int indent) {
+    const char* brackets = value->type == JSON_OBJECT ? "{}" : "[]";
+    switch (value->type) {
+        case JSON_NULL: sb_printf(sb, "null"); return;
+        case JSON_BOOL: sb_printf(sb, value->boolean ? "true" : "false"); return;
+        case JSON_NUMBER: sb_append(sb, value->literal, strlen(value->literal)); return;
+        case JSON_STRING: json_append_string(sb, value->string, value->length); return;
+        case JSON_ARRAY:
+        case JSON_OBJECT: break;
+    }
+    sb_append(sb, brackets, 1);
+    for (int i = 0; i < value->count; i++) {
+        if (value->type == JSON_OBJECT) {
+            sb_printf(sb, "%s\n%*s", i ? "," : "", indent + 2, "");
+            json_append_string(sb, value->keys[i], strlen(value->keys[i]));
+            sb_printf(sb, ": ");
+        } else if (i) {
+            sb_printf(sb, ", ");
+        }
+        json_append(sb, value->items[i], indent + 2);
+    }
+    if (value->type == JSON_OBJECT && value->count) { sb_printf(sb, "\n%*s", indent, ""); }
+    sb_append(sb, brackets + 1, 1);
 }
 
 // A size: the fallback where it is absent, an error where it is not 1 to `most`.

@@ -1,11 +1,12 @@
 // tokenizer.h - turns tokens into text and prompts into tokens.
 //
-//     Tokenizer* tokenizer = tokenizer_open("DIR", V);          or tokenizer_open(NULL, V)
+//     Tokenizer* tokenizer = tokenizer_open("DIR", V);          or tokenizer_open(NULL, V), or of a tokenizer.json alone
 //     int n = tokenizer_encode(tokenizer, text, size, tokens);
 //     char piece[256]; size_t bytes = tokenizer_decode(tokenizer, token, piece);
 //
 // A model directory may hold a tokenizer, in the files of Hugging Face's tokenizers:
 //     tokenizer.json, or vocab.json with merges.txt (GPT-2's)
+// All files of it are kept, byte for byte, for the checkpoints of a model that is trained with it.
 // Without them a vocabulary of 257 is bytes and end of text (256: bytes alone), and any other has
 // no text: its tokens are shown as numbers, <123>.
 //
@@ -26,7 +27,7 @@
 
 enum {
     TOKENIZER_PIECE = 256,   // bytes that a decoded token may have
-    TOKENIZER_FILES = 8,     // files that a checkpoint may carry
+    TOKENIZER_FILES = 16,    // files that a checkpoint may carry
     TOKENIZER_MAX = 1 << 24  // an id at or above this is taken for damage
 };
 
@@ -63,6 +64,7 @@ typedef struct {
     int count;               // pieces
     TokenizerPiece* pieces;  // (count)
     int eot;                 // end of text, -1: none
+    int bos, pad;            // what a text begins with, what fills a row up; -1: none
     char* refusal;           // why it cannot encode, NULL: it can
     int added_count;
     TokenizerAdded* added;   // (added_count)
@@ -411,32 +413,6 @@ static inline void tokenizer_read_gpt2(Tokenizer* tokenizer, const char* vocab_t
     if (eot >= 0) { tokenizer_add_eot(tokenizer, eot); }
 }
 
-// The end-of-text token: what tokenizer_config.json calls eos_token, else the usual names.
-static inline int tokenizer_find_eot(const Tokenizer* tokenizer, const char* dir, const char* config,
-                                     size_t config_size) {
-    const char* names[4] = {NULL, "<|endoftext|>", "<|end_of_text|>", "</s>"};
-    size_t size = 0;  // of the first
-    Json* root = NULL;
-    if (config) {
-        char* path = format_string("%s/tokenizer_config.json", dir);
-        root = json_parse(config, config_size, path);
-        const Json* eos = root->type == JSON_OBJECT ? json_get(root, "eos_token") : NULL;
-        if (eos && eos->type == JSON_OBJECT) { eos = json_get(eos, "content"); }
-        if (eos && eos->type == JSON_STRING) { names[0] = eos->string, size = eos->length; }
-        free(path);
-    }
-    int found = -1;
-    for (int n = 0; n < 4 && found < 0; n++) {
-        if (n > 0) { size = strlen(names[n]); }
-        for (int i = 0; names[n] && i < tokenizer->count && found < 0; i++) {
-            const TokenizerPiece* piece = &tokenizer->pieces[i];
-            if (piece->text && piece->size == size && memcmp(piece->text, names[n], size) == 0) { found = i; }
-        }
-    }
-    if (root) { json_free(root); }
-    return found;
-}
-
 static inline void tokenizer_keep_file(Tokenizer* tokenizer, const char* name, char* text, size_t size) {
     CheckpointFile file = {name, text, size};
     tokenizer->files[tokenizer->file_count++] = file;
@@ -450,11 +426,65 @@ static inline const CheckpointFile* tokenizer_kept(const Tokenizer* tokenizer, c
     return NULL;
 }
 
+// The id of a special token by its text of `size` bytes, -1: none.
+static inline int tokenizer_find_sized(const Tokenizer* tokenizer, const char* text, size_t size) {
+    for (int i = 0; i < tokenizer->count; i++) {
+        const TokenizerPiece* piece = &tokenizer->pieces[i];
+        if (piece->text && piece->size == size && memcmp(piece->text, text, size) == 0) { return i; }
+    }
+    return -1;
+}
+static inline int tokenizer_find(const Tokenizer* tokenizer, const char* text) {
+    return text ? tokenizer_find_sized(tokenizer, text, strlen(text)) : -1;
+}
+
+// What tokenizer_config.json, or else special_tokens_map.json, calls `key` ("eos_token"): its id, -1 if they say that
+// there is none, or name one that is not there, -2 if they say nothing.
+static inline int tokenizer_named(const Tokenizer* tokenizer, const char* key) {
+    static const char* const names[] = {"tokenizer_config.json", "special_tokens_map.json"};
+    int found = -2;
+    for (int i = 0; i < 2 && found < 0; i++) {
+        const CheckpointFile* file = tokenizer_kept(tokenizer, names[i]);
+        if (!file) { continue; }
+        char* path = format_string("%s: %s", tokenizer->source, names[i]);
+        Json* root = json_parse(file->text, file->size, path);
+        const Json* token = json_get(root, key);
+        if (token && token->type == JSON_OBJECT) { token = json_get(token, "content"); }
+        if (token) {
+            found = token->type == JSON_STRING ? tokenizer_find_sized(tokenizer, token->string, token->length) : -1;
+        }
+        json_free(root);
+        free(path);
+    }
+    return found;
+}
+
+// Finds end of text, beginning and padding: what the files call so, else by the usual names.
+static inline void tokenizer_find_special(Tokenizer* tokenizer) {
+    static const char* const ends[][2] = {
+        {"<|endoftext|>", "<|endoftext|>"}, {"<|end_of_text|>", "<|begin_of_text|>"}, {"</s>", "<s>"}};
+    static const char* const pads[] = {"<|padding|>", "<|pad|>", "<pad>", "[PAD]"};
+    tokenizer->eot = tokenizer_named(tokenizer, "eos_token");
+    for (int i = 0; i < 3 && tokenizer->eot < 0; i++) { tokenizer->eot = tokenizer_find(tokenizer, ends[i][0]); }
+    tokenizer->bos = tokenizer_named(tokenizer, "bos_token");
+    for (int i = 0; i < 3 && tokenizer->bos == -2; i++) {
+        int begin = tokenizer_find(tokenizer, ends[i][1]);
+        if (tokenizer->eot >= 0 && tokenizer->eot == tokenizer_find(tokenizer, ends[i][0])) { tokenizer->bos = begin; }
+    }
+    tokenizer->pad = tokenizer_named(tokenizer, "pad_token");
+    if (tokenizer->pad == -2 && !tokenizer_kept(tokenizer, "tokenizer_config.json")) {
+        for (int i = 0; i < 4 && tokenizer->pad < 0; i++) { tokenizer->pad = tokenizer_find(tokenizer, pads[i]); }
+        if (tokenizer->pad < 0) { tokenizer->pad = tokenizer->eot; }
+    }
+    if (tokenizer->bos < 0) { tokenizer->bos = -1; }
+    if (tokenizer->pad < 0) { tokenizer->pad = -1; }
+}
+
 // ---- the byte vocabulary ----
 
-// Writes the files with which Hugging Face's libraries read a vocabulary of bytes: byte-level BPE
-// that merges nothing.
-static inline void tokenizer_make_byte_files(Tokenizer* tokenizer) {
+// Writes tokenizer.json, by which Hugging Face's libraries read a vocabulary of bytes: byte-level BPE that merges
+// nothing.
+static inline void tokenizer_make_byte_file(Tokenizer* tokenizer) {
     const char* eot = "<|endoftext|>";
     StringBuilder sb = {0};
     sb_printf(&sb, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
@@ -491,14 +521,6 @@ static inline void tokenizer_make_byte_files(Tokenizer* tokenizer) {
     }
     sb_printf(&sb, "\n    },\n    \"merges\": []\n  }\n}\n");
     tokenizer_keep_file(tokenizer, "tokenizer.json", sb.data, sb.size);
-
-    // Without clean-up, since decoding must give back the very bytes.
-    StringBuilder config = {0};
-    sb_printf(&config,
-              "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false");
-    if (tokenizer->V == 257) { sb_printf(&config, ",\n  \"eos_token\": \"%s\"", eot); }
-    sb_printf(&config, "\n}\n");
-    tokenizer_keep_file(tokenizer, "tokenizer_config.json", config.data, config.size);
 }
 
 static inline void tokenizer_make_bytes(Tokenizer* tokenizer) {
@@ -511,10 +533,10 @@ static inline void tokenizer_make_bytes(Tokenizer* tokenizer) {
         } else {
             tokenizer_set_piece(tokenizer, id, "<|endoftext|>", strlen("<|endoftext|>"), &capacity);
             tokenizer_add_eot(tokenizer, id);
-            tokenizer->eot = id;
         }
     }
-    tokenizer_make_byte_files(tokenizer);
+    tokenizer_make_byte_file(tokenizer);
+    tokenizer_find_special(tokenizer);
 }
 
 // A tokenizer that was read may be the byte vocabulary of an earlier checkpoint.
@@ -531,29 +553,62 @@ static inline int tokenizer_looks_like_bytes(const Tokenizer* tokenizer) {
 
 // ---- opening ----
 
-// Opens the tokenizer in a directory (NULL: none), for a vocabulary of V. Dies on damaged files;
-// of a directory without tokenizer files only V counts.
+// Earlier versions wrote this beside the byte vocabulary; it lacks what transformers 4 must be told.
+static inline int tokenizer_is_old_config(const CheckpointFile* file) {
+    static const char* const old[] = {
+        "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false,\n"
+        "  \"eos_token\": \"<|endoftext|>\"\n}\n",
+        "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false\n}\n"};
+    for (int i = 0; i < 2; i++) {
+        if (file->size == strlen(old[i]) && memcmp(file->text, old[i], file->size) == 0) { return 1; }
+    }
+    return 0;
+}
+
+// Reads what later checkpoints will carry: now, since the directory may be an old checkpoint, deleted by then.
+static inline void tokenizer_keep_files(Tokenizer* tokenizer, const char* dir) {
+    static const char* const names[] = {
+        "tokenizer.json",    "tokenizer_config.json",   "special_tokens_map.json", "vocab.json",      "merges.txt",
+        "added_tokens.json", "chat_template.jinja",     "chat_template.json",      "tokenizer.model", "vocab.txt",
+        "spiece.model",      "sentencepiece.bpe.model", "normalizer.json"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        size_t size = 0;
+        char* text = tokenizer_read_file(dir, names[i], &size);
+        if (!text) { continue; }
+        tokenizer_keep_file(tokenizer, names[i], text, size);
+        if (strcmp(names[i], "tokenizer_config.json") == 0 &&
+            tokenizer_is_old_config(&tokenizer->files[tokenizer->file_count - 1])) {
+            free(text);
+            tokenizer->file_count--;
+        }
+    }
+}
+
+// Opens the tokenizer in a directory (NULL: none), or a tokenizer.json of any name by itself, for a vocabulary of V.
+// Dies on damaged files; of a directory without tokenizer files only V counts.
 static inline Tokenizer* tokenizer_open(const char* dir, int V) {
     Tokenizer* tokenizer = (Tokenizer*)xalloc(1, sizeof(Tokenizer), "the tokenizer");
     tokenizer->V = V;
-    tokenizer->eot = -1;
+    tokenizer->eot = tokenizer->bos = tokenizer->pad = -1;
     tokenizer->kind = TOKENIZER_NUMBERS;
     for (int i = 0; i < 256; i++) { tokenizer->byte_token[i] = -1; }
-    // Read now what later checkpoints will carry: the directory may be an old checkpoint, deleted by then.
-    static const char* const names[] = {
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
-        "merges.txt",     "added_tokens.json",     "tokenizer.model"};
-    for (size_t i = 0; dir && i < sizeof names / sizeof names[0]; i++) {
+    struct stat info;
+    if (dir && stat(dir, &info) == 0 && !S_ISDIR(info.st_mode)) {
+        const char* slash = strrchr(dir, '/');
+        char* parent = slash ? format_string("%.*s/", (int)(slash - dir), dir) : format_string(".");
         size_t size = 0;
-        char* text = tokenizer_read_file(dir, names[i], &size);
-        if (text) { tokenizer_keep_file(tokenizer, names[i], text, size); }
+        char* text = tokenizer_read_file(parent, slash ? slash + 1 : dir, &size);
+        if (text) { tokenizer_keep_file(tokenizer, "tokenizer.json", text, size); }
+        tokenizer->source = format_string("%s", dir);
+        free(parent);
+    } else if (dir) {
+        tokenizer_keep_files(tokenizer, dir);
     }
     const CheckpointFile* json = tokenizer_kept(tokenizer, "tokenizer.json");
     const CheckpointFile* vocab = tokenizer_kept(tokenizer, "vocab.json");
     const CheckpointFile* merges = tokenizer_kept(tokenizer, "merges.txt");
-    const CheckpointFile* config = tokenizer_kept(tokenizer, "tokenizer_config.json");
     if (json) {
-        tokenizer->source = format_string("%s/tokenizer.json", dir);
+        if (!tokenizer->source) { tokenizer->source = format_string("%s/tokenizer.json", dir); }
         tokenizer_read_json(tokenizer, json->text, json->size);
     } else if (vocab && merges) {
         tokenizer->source = format_string("%s/vocab.json", dir);
@@ -567,7 +622,7 @@ static inline Tokenizer* tokenizer_open(const char* dir, int V) {
         tokenizer_refuse(tokenizer, "no tokenizer.json there, and a vocabulary of %d is not bytes (257)", V);
         return tokenizer;
     }
-    tokenizer->eot = tokenizer_find_eot(tokenizer, dir, config ? config->text : NULL, config ? config->size : 0);
+    tokenizer_find_special(tokenizer);
     if (tokenizer_looks_like_bytes(tokenizer)) { tokenizer->kind = TOKENIZER_BYTES; }
     for (int i = tokenizer->count - 1; i >= 0; i--) {
         const TokenizerPiece* piece = &tokenizer->pieces[i];
@@ -589,15 +644,67 @@ static inline void tokenizer_close(Tokenizer* tokenizer) {
     free(tokenizer);
 }
 
-// 1 if a token is a byte, so that a loss can be given in bits per byte.
+// What messages call it: "byte-level BPE", and of how many tokens.
+static inline const char* tokenizer_kind_text(const Tokenizer* tokenizer) {
+    switch (tokenizer->kind) {
+        case TOKENIZER_BYTES: return "bytes";
+        case TOKENIZER_BPE: return "byte-level BPE";
+        case TOKENIZER_PIECES: return "pieces that can be shown, not made";
+        default: return "none: tokens are shown as numbers";
+    }
+}
+
+// Writes the tokenizer_config.json that transformers needs, unless the tokenizer came with one. positions: the longest
+// text that the model knows.
+static inline void tokenizer_complete(Tokenizer* tokenizer, int positions) {
+    if (tokenizer->kind == TOKENIZER_NUMBERS || tokenizer_kept(tokenizer, "tokenizer_config.json")) { return; }
+    StringBuilder sb = {0};
+    sb_printf(&sb, "{\n  \"tokenizer_class\": \"%s\",\n",
+              tokenizer_kept(tokenizer, "tokenizer.json") ? "PreTrainedTokenizerFast" : "GPT2Tokenizer");
+    // Version 4 would make token_type_ids too, which no model here takes. Without clean-up, since decoding must give
+    // back the very bytes; padding on the left, since what follows a prompt must stand beside it.
+    sb_printf(&sb,
+              "  \"model_input_names\": [\"input_ids\", \"attention_mask\"],\n  \"model_max_length\": %d,\n"
+              "  \"padding_side\": \"left\",\n  \"clean_up_tokenization_spaces\": false",
+              positions);
+    const struct {
+        const char* key;
+        int id;
+    } special[] = {{"bos_token", tokenizer->bos}, {"eos_token", tokenizer->eot}, {"pad_token", tokenizer->pad}};
+    for (int i = 0; i < 3; i++) {
+        int id = special[i].id;
+        if (id < 0 || id >= tokenizer->V) { continue; }
+        sb_printf(&sb, ",\n  \"%s\": ", special[i].key);
+        json_append_string(&sb, tokenizer->pieces[id].text, tokenizer->pieces[id].size);
+    }
+    sb_printf(&sb, "\n}\n");
+    tokenizer_keep_file(tokenizer, "tokenizer_config.json", sb.data, sb.size);
+}
+
+// Bytes of text that a token stands for, as bits per byte count them: an end of text, which is no text, counts as one,
+// like the end of a line. 0: not known.
+static inline size_t tokenizer_bytes(const Tokenizer* tokenizer, int id) {
+    int text = tokenizer->kind == TOKENIZER_BYTES || tokenizer->kind == TOKENIZER_BPE;
+    if (!text || id < 0 || id >= tokenizer->count || !tokenizer->pieces[id].text) { return 0; }
+    return id == tokenizer->eot ? 1 : tokenizer->pieces[id].size;
+}
+
+// 1 if a token is a byte.
 static inline int tokenizer_is_bytes(const Tokenizer* tokenizer) { return tokenizer->kind == TOKENIZER_BYTES; }
 
-// The end-of-text token, -1 if there is none (or none in the model's vocabulary).
+// The end-of-text token, what begins a text, what fills a row up: -1 if there is none (or none in the model's
+// vocabulary).
 static inline int tokenizer_eot(const Tokenizer* tokenizer) {
     return tokenizer->eot < tokenizer->V ? tokenizer->eot : -1;
 }
+static inline int tokenizer_bos(const Tokenizer* tokenizer) {
+    return tokenizer->bos < tokenizer->V ? tokenizer->bos : -1;
+}
+static inline int tokenizer_pad(const Tokenizer* tokenizer) {
+    return tokenizer->pad < tokenizer->V ? tokenizer->pad : -1;
+}
 
-// The files that a checkpoint carries; files has room for 8. The texts stay this tokenizer's.
+// The files that a checkpoint carries; files has room for TOKENIZER_FILES. The texts stay this tokenizer's.
 static inline int tokenizer_files(const Tokenizer* tokenizer, CheckpointFile* files) {
     for (int i = 0; i < tokenizer->file_count; i++) { files[i] = tokenizer->files[i]; }
     return tokenizer->file_count;

@@ -38,8 +38,11 @@ typedef struct {
     double val_loss;         // its loss
     double* val_loss_pass;   // (passes)
     int passes;
+    double val_bytes;   // of text that a validated token stands for, in the mean; 0: not known
     int64_t best_step;  // of the best validation; -1: none yet
     double best_val_loss;
+    char** commands;  // (command_count) command lines of the run, the first one first; room for two more
+    int command_count;
 } TrainerState;
 
 // Makes the directory OUT, and makes it this process's own until it ends, however it ends. A second process is
@@ -143,8 +146,15 @@ static inline char* state_text(const TrainerState* s, const OptionTable* options
         sb_printf(&sb, "  \"val_loss_pass\": [");
         for (int i = 0; i < s->passes; i++) { sb_printf(&sb, "%s%.17g", i ? ", " : "", s->val_loss_pass[i]); }
         sb_printf(&sb, "],\n  \"best_val_step\": %lld,\n", (long long)s->best_step);
+        state_number(&sb, "val_bytes_per_token", s->val_bytes);
         state_number(&sb, "best_val_loss", s->best_val_loss);
     }
+    sb_printf(&sb, "  \"commands\": [");
+    for (int i = 0; i < s->command_count; i++) {
+        sb_printf(&sb, i ? ",\n    " : "\n    ");
+        json_append_string(&sb, s->commands[i], strlen(s->commands[i]));
+    }
+    sb_printf(&sb, "%s],\n", s->command_count ? "\n  " : "");
     state_hex(&sb, options);
     sb_printf(&sb, "  \"options\": {");
     const char* comma = "";
@@ -208,6 +218,14 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     s.best_step = json_get_int(json, "best_val_step", -1, path);
     s.val_loss = json_get_number(json, "val_loss", 0, path);
     s.best_val_loss = json_get_number(json, "best_val_loss", 0, path);
+    s.val_bytes = json_get_number(json, "val_bytes_per_token", 0, path);
+    const Json* commands = json_get(json, "commands");
+    int count = commands && commands->type == JSON_ARRAY ? commands->count : 0;
+    s.commands = (char**)xalloc((size_t)count + 2, sizeof(char*), "command lines");
+    for (int i = 0; i < count; i++) {
+        if (commands->items[i]->type != JSON_STRING) { die("%s: expected \"commands\" to be strings", path); }
+        s.commands[s.command_count++] = format_string("%s", commands->items[i]->string);
+    }
     const Json* of_pass = json_get(json, "val_loss_pass");
     if (of_pass && of_pass->type == JSON_ARRAY) {
         s.passes = of_pass->count;

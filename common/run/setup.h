@@ -37,6 +37,7 @@ typedef struct {
     OptionTable options;
     const char* out;
     double started;         // now_seconds() at the start of the program
+    char* command;          // the command line, as one would type it again
     StringBuilder changed;  // options that differ from those of the run that is resumed
 
     // where the model comes from: exactly one of preset and config is not NULL
@@ -47,6 +48,9 @@ typedef struct {
     char* checkpoint;  // of OUT, when it is resumed; then also `weights`
     Json* stored;      // its trainer_state.json
     char* stored_path;
+
+    char* generation;  // generation_config.json beside `config`, NULL: none
+    size_t generation_size;
 
     Model* model;
     Tokenizer* tokenizer;
@@ -110,6 +114,9 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "shards to train on (.bin files as in llm.c), sorted by name"},
         {"data", "val", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE,
          "shards to validate on; without them nothing is validated"},
+        {"data", "tokenizer", OPTION_TEXT, NULL, "DIR|FILE", 0, 0, RESUME_FREE,
+         "of the data, for prompts and samples, carried in checkpoints: a tokenizer.json, or a directory with one or "
+         "with vocab.json and merges.txt [default: that of a --model directory; bytes for a vocabulary of 257]"},
         {"data", "seq", OPTION_INT, NULL, "N", 1, 1 << 24, RESUME_FIXED,
          "tokens of a row, the length of the context [default: what the model is made for]"},
         {"data", "batch", OPTION_INT, "8", "N", 1, 1 << 24, RESUME_FREE,
@@ -279,9 +286,10 @@ static inline void trainer_check_same_model(Trainer* t) {
     Json* now = json_parse(text, strlen(text), "config.json");
     for (int i = 0; i < now->count; i++) {
         const Json* then = json_get(t->config, now->keys[i]);
-        if (!json_same(now->items[i], then)) {
+        // A key that is not there, the version that wrote it did not have.
+        if (then && !json_same(now->items[i], then)) {
             die("--resume with --%s %s: it would change \"%s\" to %s; %s has %s", given->name, given->text,
-                now->keys[i], json_describe(now->items[i]), t->config_path, then ? json_describe(then) : "none");
+                now->keys[i], json_describe(now->items[i]), t->config_path, json_describe(then));
         }
     }
     json_free(now);
@@ -409,7 +417,7 @@ static inline Shards* trainer_open_shards(const Trainer* t, const char* option) 
 }
 
 // The tokenizer's files: samples and bits per byte depend on them.
-static inline void trainer_check_tokenizer(Trainer* t) {
+static inline void trainer_note_tokenizer(Trainer* t) {
     CheckpointFile files[16];
     int n = tokenizer_files(t->tokenizer, files);
     uint64_t hash = HASH_START;
@@ -424,6 +432,59 @@ static inline void trainer_check_tokenizer(Trainer* t) {
     }
     t->state.tokenizer = hash;
     t->state.tokenizer_known = 1;
+}
+
+// Dies unless --tokenizer is one that the model can use.
+static inline void trainer_check_tokenizer(const Trainer* t, const Tokenizer* tokenizer, const char* given) {
+    if (tokenizer->kind == TOKENIZER_NUMBERS || strcmp(tokenizer->source, "bytes") == 0) {
+        die("--tokenizer %s: expected tokenizer.json, or vocab.json with merges.txt, found neither%s", given,
+            tokenizer_kept(tokenizer, "tokenizer.model")
+                ? " (SentencePiece's tokenizer.model is not read; in Python, "
+                  "AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW_DIR) of transformers makes a tokenizer.json)"
+                : "");
+    }
+    if (tokenizer->count > t->model->V) {
+        die("--tokenizer %s: it has tokens up to %d, but the vocabulary of the model ends with %d; --vocab %d has room "
+            "for all",
+            given, tokenizer->count - 1, t->model->V - 1, tokenizer->count);
+    }
+}
+
+// The tokenizer that was given, else the one beside the weights; of a resumed run, always its checkpoint's.
+static inline void trainer_open_tokenizer(Trainer* t) {
+    const char* given = options_text(&t->options, "tokenizer");
+    int reads = given && (!t->checkpoint || options_given(&t->options, "tokenizer"));
+    Tokenizer* asked = NULL;
+    if (reads) {
+        struct stat info;
+        if (stat(given, &info) != 0) {
+            die("--tokenizer %s: expected a tokenizer.json, or a directory with one: %s", given, strerror(errno));
+        }
+        if (!S_ISDIR(info.st_mode) && (text_ends(given, "vocab.json") || text_ends(given, "merges.txt"))) {
+            die("--tokenizer %s: expected the directory, which has vocab.json and merges.txt, found one of them",
+                given);
+        }
+        asked = tokenizer_open(given, t->model->V);
+        trainer_check_tokenizer(t, asked, given);
+    }
+    t->tokenizer = asked && !t->checkpoint ? asked : tokenizer_open(t->weights, t->model->V);
+    static const char* const files[] = {"tokenizer.json", "vocab.json", "merges.txt"};
+    for (int i = 0; i < 3 && asked && t->checkpoint; i++) {
+        const CheckpointFile *a = tokenizer_kept(asked, files[i]), *b = tokenizer_kept(t->tokenizer, files[i]);
+        if (!a != !b || (a && (a->size != b->size || memcmp(a->text, b->text, a->size) != 0))) {
+            die("--resume with --tokenizer %s: its %s is not that of %s, with which the run was started; leave the "
+                "option out, or start a new run in another --out",
+                given, files[i], t->checkpoint);
+        }
+    }
+    char* config = t->model->config_json(t->model);
+    Json* json = json_parse(config, strlen(config), "config.json");
+    int64_t positions = json_get_int(json, "max_position_embeddings", 0, "config.json");
+    if (positions == 0) { positions = json_get_int(json, "n_positions", t->T, "config.json"); }
+    tokenizer_complete(t->tokenizer, (int)positions);
+    json_free(json);
+    free(config);
+    trainer_note_tokenizer(t);
 }
 
 // 1 if the run that is resumed had the option as it is now.
@@ -515,8 +576,7 @@ static inline void trainer_open_data(Trainer* t) {
     int steps = !eval_only && !(t->stored && !trainer_only_looks(t) && t->state.step >= t->state.total_steps);
     if (!train && steps) { die("--train GLOB is missing: the shards to train on (--help lists all options)"); }
     if (!val && eval_only) { die("--eval-only needs --val GLOB: the shards to validate on"); }
-    t->tokenizer = tokenizer_open(t->weights, t->model->V);
-    trainer_check_tokenizer(t);
+    trainer_open_tokenizer(t);
     if (steps) { t->train = trainer_open_shards(t, "train"); }
 
     if (t->stored && t->train) {
@@ -713,6 +773,13 @@ static inline void trainer_banner(const Trainer* t) {
     printf("%-12s%lld in %d tensors\n", "parameters", (long long)tensor_parameters(&t->model->tensors),
            t->model->tensors.count);
 
+    line = log_begin(stdout, "tokenizer", 12);
+    log_item(&line, "%s", tokenizer_kind_text(t->tokenizer));
+    if (t->tokenizer->count) {
+        if (!tokenizer_is_bytes(t->tokenizer)) { log_item(&line, "%s", t->tokenizer->source); }
+        log_item(&line, "%d tokens of a vocabulary of %d", t->tokenizer->count, t->model->V);
+    }
+    log_end(&line);
     if (t->train) { trainer_banner_data(t, t->train, "train", options_text(o, "train")); }
     if (t->val) { trainer_banner_data(t, t->val, "validation", options_text(o, "val")); }
     if (!training && t->changed.size) { printf("changed since the run was started\n%s", t->changed.data); }

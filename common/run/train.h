@@ -16,6 +16,7 @@
 #define PONDER_TRAIN_H
 
 #include "../rows.h"
+#include "save.h"
 #include "setup.h"
 
 #include <signal.h>
@@ -133,7 +134,8 @@ static inline int trainer_micro_rows(const Trainer* t, int64_t i, int64_t n) {
 static inline int trainer_validate(Trainer* t) {
     TrainerState* s = &t->state;
     size_t T = (size_t)t->T;
-    int64_t count = 0;
+    int64_t count = 0, bytes = 0;
+    int counted = 1;  // the bytes of every target are known
     memset(t->loss_sums, 0, (size_t)s->passes * sizeof(double));
     for (int64_t row = 0; row < s->val_rows; row += t->B) {
         if (trainer_signal) { return 0; }
@@ -141,7 +143,11 @@ static inline int trainer_validate(Trainer* t) {
         for (int i = 0; i < rows; i++) {
             shards_row(t->val, (uint64_t)(row + i), t->inputs + (size_t)i * T, t->targets + (size_t)i * T);
         }
-        for (size_t j = 0; j < (size_t)rows * T; j++) { count += t->targets[j] >= 0; }
+        for (size_t j = 0; j < (size_t)rows * T; j++) {
+            if (t->targets[j] < 0) { continue; }
+            size_t size = tokenizer_bytes(t->tokenizer, t->targets[j]);
+            count++, bytes += (int64_t)size, counted &= size > 0;
+        }
         t->model->evaluate(t->model, t->inputs, t->targets, rows, t->T, t->loss_sums);
         double sum = t->loss_sums[s->passes - 1];
         if (!isfinite(sum)) { trainer_die_nonfinite(t, "validation loss", sum, s->step, rows); }
@@ -150,6 +156,7 @@ static inline int trainer_validate(Trainer* t) {
     for (int i = 0; i < s->passes; i++) { s->val_loss_pass[i] = t->loss_sums[i] / (double)count; }
     s->val_loss = s->val_loss_pass[s->passes - 1];
     s->val_step = s->step;
+    s->val_bytes = counted ? (double)bytes / (double)count : 0;
     if (s->best_step < 0 || s->val_loss < s->best_val_loss) {
         s->best_step = s->step;
         s->best_val_loss = s->val_loss;
@@ -163,7 +170,9 @@ static inline void trainer_print_losses(const Trainer* t) {
     const TrainerState* s = &t->state;
     printf("val_loss %.6f\n", s->val_loss);
     printf("perplexity %.6g\n", exp_d(s->val_loss));
-    if (t->tokenizer && tokenizer_is_bytes(t->tokenizer)) { printf("bits_per_byte %.6f\n", s->val_loss / log_d(2)); }
+    double bytes = s->val_bytes;
+    if (bytes == 0 && t->tokenizer && tokenizer_is_bytes(t->tokenizer)) { bytes = 1; }
+    if (bytes > 0) { printf("bits_per_byte %.6f\n", s->val_loss / log_d(2) / bytes); }
     for (int i = 0; i < s->passes; i++) { printf("val_loss_pass %d %.6f\n", i, s->val_loss_pass[i]); }
 }
 
@@ -174,27 +183,12 @@ static inline char* trainer_try_save(Trainer* t) {
     if (t->saved_step == t->state.step) { return NULL; }
     Model* model = t->model;
     if (model->download) { model->download(model, t->m, t->v); }
-    CheckpointFile files[16];
-    int n = tokenizer_files(t->tokenizer, files);
-    char* config = model->config_json(model);
-    int end = tokenizer_eot(t->tokenizer);
-    char* generation = end >= 0 ? format_string("{\n  \"bos_token_id\": %d,\n  \"eos_token_id\": %d\n}\n", end, end)
-                                : format_string("{}\n");
-    char* state = state_text(&t->state, &t->options);
-    files[n].name = "config.json", files[n].text = config, files[n].size = strlen(config), n++;
-    files[n].name = "generation_config.json", files[n].text = generation, files[n].size = strlen(generation), n++;
-    files[n].name = "trainer_state.json", files[n].text = state, files[n].size = strlen(state), n++;
-    if (model->code_name) {
-        files[n].name = model->code_name, files[n].text = model->code_text, files[n].size = strlen(model->code_text),
-        n++;
-    }
+    SaveFiles files = save_files(t);
     metrics_flush(&t->metrics);
     char* error = checkpoint_try_write(t->out, t->state.step, &model->tensors, (const float*)(const void*)model->params,
-                                       (const float*)(const void*)t->m, (const float*)(const void*)t->v, files, n,
-                                       (int)options_int(&t->options, "keep"));
-    free(config);
-    free(generation);
-    free(state);
+                                       (const float*)(const void*)t->m, (const float*)(const void*)t->v, files.list,
+                                       files.count, (int)options_int(&t->options, "keep"));
+    save_free(&files);
     if (!error) { t->saved_step = t->state.step; }
     return error;
 }
@@ -460,8 +454,7 @@ static inline int trainer_is_finished(Trainer* t) {
     int gone = val && !options_given(o, "val") && !options_given(o, "val-batches") && !shards_there(val);
     if (!gone) { trainer_open_validation(t); }
     if (s->val_rows > 0 && s->val_step != s->step) { return 0; }
-    t->tokenizer = tokenizer_open(t->weights, t->model->V);
-    trainer_check_tokenizer(t);
+    trainer_open_tokenizer(t);
     if (gone) { printf("the validation data, --val %s, is not here any more: it was not compared\n", val); }
     if (t->changed.size) {
         printf("changed since the run was started, too late to have an effect\n%s", t->changed.data);
@@ -495,6 +488,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
         die("%s was built for double precision, which is for tests; build it without -DREAL", kind->program);
     }
     trainer_parse(t, argc, argv);
+    t->command = command_line(argc, argv);
     trainer_catch_signals();
     trainer_find_checkpoint(t);
     trainer_find_model(t);
@@ -535,6 +529,8 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
         return 0;
     }
     trainer_prepare_samples(t);
+    save_prepare(t);
+    card_note_command(t);
     metrics_open(&t->metrics, t->out, t->checkpoint ? t->state.step : -1, t->val_anew);
     if (t->checkpoint) { t->saved_step = t->state.step; }
     if (t->model->rehearse) {

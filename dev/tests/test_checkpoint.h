@@ -763,6 +763,82 @@ static void test_weights_prefix(void) {
     run_end(&run);
 }
 
+// A table with two names is found under either, in one file or two; two copies must be one.
+static void test_weights_two_names(void) {
+    Run run = run_begin();
+    char* path = files_join(run.out, "model.safetensors");
+    char* index = files_join(run.out, "model.safetensors.index.json");
+    char* a = files_join(run.out, "a.safetensors");
+    char* b = files_join(run.out, "b.safetensors");
+    SafeWrite rows[8];
+    run.table.list[0].alias = "out.weight";
+    run_fill(&run, 4);
+    size_t size = run.table.list[0].size;
+    float* want = (float*)xalloc(run.table.total, sizeof(float), "a test");
+    float* copy = (float*)xalloc(size, sizeof(float), "a test");
+    memcpy(want, run.params, run.table.total * sizeof(float));
+    Reading reading = {&run, run.out, 0};
+    // which: 1 the usual name, 2 the other, 3 both; files: 1, or 2 with the other name in the second
+    for (int which = 1; which <= 3; which++) {
+        for (int files = 1; files <= 2; files++) {
+            memcpy(run.params, want, run.table.total * sizeof(float));
+            memcpy(copy, want + run.table.list[0].offset, size * sizeof(float));
+            run_rows(&run, rows);
+            rows[5] = rows[0];
+            rows[5].name = "out.weight", rows[5].data = copy;
+            int first = which == 2 ? 1 : 0, end = which == 1 ? 5 : 6;
+            for (int differ = 0; differ <= (which == 3); differ++) {
+                if (differ) { copy[size - 1] += 0.5f; }
+                if (files == 1) {
+                    safetensors_write(path, rows + first, end - first, NULL);
+                } else {
+                    StringBuilder map = {0};
+                    safetensors_write(a, rows + first, 5 - first, NULL);
+                    safetensors_write(b, rows + 5, end - 5, NULL);
+                    for (int i = first; i < end; i++) {
+                        sb_printf(&map, "%s\"%s\": \"%s.safetensors\"", i == first ? "{\"weight_map\": {" : ", ",
+                                  rows[i].name, i < 5 ? "a" : "b");
+                    }
+                    sb_printf(&map, "}}");
+                    files_write(index, map.data, map.size);
+                    free(map.data);
+                }
+                if (differ) {
+                    char* words = format_string("%s: a tied config with two different tables: net.embed.weight and "
+                                                "out.weight|at index %zu",
+                                                files == 1 ? path : index, size - 1);
+                    expect_death("two different", reading_child, &reading, words);
+                    free(words);
+                    continue;
+                }
+                run_poison(&run);
+                weights_read(run.out, &run.table, run.params, NULL, NULL);
+                for (int i = 0; i < 5; i++) {
+                    const Tensor* t = &run.table.list[i];
+                    CHECK(memcmp(want + t->offset, run.params + t->offset, t->size * sizeof(float)) == 0,
+                          "names %d, files %d: %s", which, files, t->name);
+                }
+                memcpy(run.params, want, run.table.total * sizeof(float));
+            }
+            if (files == 1) { unlink(path); }
+        }
+    }
+    unlink(index);
+    run_rows(&run, rows);
+    rows[5] = rows[0];
+    rows[5].name = "out.weight", rows[5].shape[0] = 5, rows[5].shape[1] = 11;
+    safetensors_write(path, rows, 6, NULL);
+    expect_death("another shape", reading_child, &reading,
+                 "tensor out.weight has shape (5,11), the model needs (11,5)");
+    run.table.list[0].alias = NULL;  // a model with a table of its own there would have it in its list
+    rows[5].shape[0] = 11, rows[5].shape[1] = 5;
+    safetensors_write(path, rows, 6, NULL);
+    expect_death("not tied", reading_child, &reading, "1 that the model does not have: out.weight");
+    free(copy), free(want);
+    free(a), free(b), free(index), free(path);
+    run_end(&run);
+}
+
 static void test_weights_shards(void) {
     Run run = run_begin();
     char* index = files_join(run.out, "model.safetensors.index.json");
@@ -924,6 +1000,7 @@ static void checkpoint_tests(void) {
     RUN(test_weights_rejects);
     RUN(test_weights_dtypes);
     RUN(test_weights_prefix);
+    RUN(test_weights_two_names);
     RUN(test_weights_shards);
     RUN(test_optimizer_rejects);
 }

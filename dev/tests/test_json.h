@@ -245,6 +245,22 @@ static void test_json_depth(void) {
     free(sb.data);
 }
 
+// A key again with the same value counts once, wherever it stands; editors of such files leave them.
+static void test_json_repeated_keys(void) {
+    static const char text[] =
+        "{\"b\":[1,{\"x\":2}],\"a\":1,\"c\":null,\"a\":1.0,\"b\":[1,{\"x\":2}],\"\\u0061\":1,\"d\":4}";
+    Json* j = json_parse(text, sizeof text - 1, "FILE");
+    static const char* const keys[] = {"b", "a", "c", "d"};
+    CHECK(j->count == 4, "%d keys", j->count);
+    for (int i = 0; i < 4 && j->count == 4; i++) {
+        CHECK(strcmp(j->keys[i], keys[i]) == 0 && json_get(j, keys[i]) == j->items[i], "key %d is %s", i, j->keys[i]);
+    }
+    CHECK(json_get_int(j, "a", 0, "FILE") == 1 && json_get_int(j, "d", 0, "FILE") == 4, "values");
+    json_free(j);
+    static const char bad[] = "{\"a\":1,\"a\":1,\n\"a\":2}";
+    json_rejects(bad, sizeof bad - 1, "FILE:2:1: expected every key once, found a second \"a\"");
+}
+
 // A vocabulary of 60,001 entries must not take quadratic time, and a second key in it is found.
 static void test_json_large_object(void) {
     StringBuilder sb = {0};
@@ -375,6 +391,7 @@ static void json_tests(void) {
     RUN(test_json_rejects);
     RUN(test_json_truncated);
     RUN(test_json_depth);
+    RUN(test_json_repeated_keys);
     RUN(test_json_large_object);
     RUN(test_json_get);
     RUN(test_json_sized);

@@ -27,10 +27,14 @@ static void test_state_round_trip(void) {
     s.flops_per_token = 1e10 / 3, s.seconds = 12345.678901234567, s.val_step = 24, s.val_loss = 1.0 / 7;
     s.val_loss_pass = of_pass, s.passes = 3, s.best_step = 28, s.best_val_loss = 1.0 / 11;
     s.val_shards = 1, s.tokenizer = 0x8000000000000000u, s.arithmetic = "fp64 on paper";
+    s.val_bytes = 13.0 / 3;
+    char first[] = "train 'a\\b' \"c\"", second[] = "train --resume";
+    char* commands[2] = {first, second};
+    s.commands = commands, s.command_count = 2;
     char line[] = "--steps 12";
     OptionTable options = resume_options(line);
     for (int validated = 1; validated >= 0; validated--) {
-        if (!validated) { s.val_step = -1; }
+        if (!validated) { s.val_step = -1, s.command_count = 1; }
         s.val_known = s.tokenizer_known = validated;
         char* text = state_text(&s, &options);
         Json* json = json_parse(text, strlen(text), "FILE");
@@ -46,6 +50,7 @@ static void test_state_round_trip(void) {
               r.flops_per_token, r.seconds, text);
         CHECK(json_get_number(json, "flops", 0, "FILE") == s.flops_per_token * 13, "all FLOPs of %s", text);
         if (validated) {
+            CHECK(r.val_bytes == s.val_bytes, "bytes of a token, %s", text);
             CHECK(r.val_step == 24 && r.val_loss == s.val_loss && r.best_step == 28 &&
                       r.best_val_loss == s.best_val_loss && r.passes == 3 &&
                       memcmp(r.val_loss_pass, of_pass, sizeof of_pass) == 0,
@@ -53,6 +58,11 @@ static void test_state_round_trip(void) {
         } else {
             CHECK(r.val_step == -1 && r.best_step == -1 && r.passes == 0, "a validation that has not been: %s", text);
         }
+        CHECK(r.command_count == 2 - !validated && strcmp(r.commands[0], first) == 0 &&
+                  (!validated || strcmp(r.commands[1], second) == 0),
+              "commands of %s", text);
+        for (int i = 0; i < r.command_count; i++) { free(r.commands[i]); }
+        free(r.commands);
         free(r.val_loss_pass);
         json_free(json);
         free(text);

@@ -74,6 +74,7 @@ static void test_tokenizer_bytes(void) {
 static void test_tokenizer_byte_files(void) {
     for (int V = 256; V <= 257; V++) {
         Tokenizer* tokenizer = tokenizer_open(NULL, V);
+        tokenizer_complete(tokenizer, 24);
         CheckpointFile files[TOKENIZER_FILES];
         int count = tokenizer_files(tokenizer, files);
         CHECK(count == 2, "%d files", count);
@@ -84,9 +85,20 @@ static void test_tokenizer_byte_files(void) {
         for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
             CHECK(strstr(files[0].text, pairs[i]) != NULL, "no %s in tokenizer.json", pairs[i]);
         }
+        static const char* const said[] = {"\"model_input_names\": [\"input_ids\", \"attention_mask\"]",
+                                           "\"model_max_length\": 24",
+                                           "\"tokenizer_class\"",
+                                           "\"eos_token\": \"<|endoftext|>\"",
+                                           "\"bos_token\": \"<|endoftext|>\"",
+                                           "\"pad_token\": \"<|endoftext|>\""};
+        for (int i = 0; i < (V == 257 ? 6 : 3); i++) {
+            CHECK(strstr(files[1].text, said[i]) != NULL, "no %s in %s", said[i], files[1].text);
+        }
+        CHECK(V == 257 || !strstr(files[1].text, "endoftext"), "an end of text in %s", files[1].text);
         tokenizer_dir_make();
         for (int i = 0; i < count; i++) { tokenizer_put(files[i].name, files[i].text, files[i].size); }
         Tokenizer* again = tokenizer_open(tokenizer_dir, V);
+        tokenizer_complete(again, 99);  // nothing is left to add
         CHECK(tokenizer_is_bytes(again), "V %d: not read as bytes", V);
         CHECK(tokenizer_eot(again) == tokenizer_eot(tokenizer), "V %d: end of text %d", V, tokenizer_eot(again));
         char text[256];
@@ -107,6 +119,105 @@ static void test_tokenizer_byte_files(void) {
         tokenizer_close(again);
         tokenizer_close(tokenizer);
     }
+}
+
+// What earlier versions wrote beside the byte vocabulary is written anew, what somebody has changed is not.
+static void test_tokenizer_old_config(void) {
+    tokenizer_dir_make();
+    Tokenizer* bytes = tokenizer_open(NULL, 257);
+    tokenizer_put("tokenizer.json", bytes->files[0].text, bytes->files[0].size);
+    tokenizer_close(bytes);
+    for (int changed = 0; changed < 2; changed++) {
+        char* text =
+            format_string("{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  "
+                          "\"clean_up_tokenization_spaces\": false,\n  \"eos_token\": \"<|endoftext|>\"\n}\n%s",
+                          changed ? "\n" : "");
+        tokenizer_put("tokenizer_config.json", text, strlen(text));
+        Tokenizer* tokenizer = tokenizer_open(tokenizer_dir, 257);
+        tokenizer_complete(tokenizer, 24);
+        const CheckpointFile* config = tokenizer_kept(tokenizer, "tokenizer_config.json");
+        int as_it_was = config && config->size == strlen(text) && memcmp(config->text, text, config->size) == 0;
+        CHECK(config && as_it_was == changed && (strstr(config->text, "model_input_names") != NULL) == !changed, "%s",
+              config ? config->text : "none");
+        CHECK(tokenizer->file_count == 2 && tokenizer_eot(tokenizer) == 256, "%d files", tokenizer->file_count);
+        tokenizer_close(tokenizer);
+        free(text);
+    }
+    directory_remove_tree(tokenizer_dir);
+}
+
+// End of text, beginning and padding, by the files' words or by the usual names.
+static void test_tokenizer_special(void) {
+    static const char vocab[] =
+        "{\"model\": {\"type\": \"BPE\", \"merges\": [], \"vocab\": {\"a\": 0, \"<|endoftext|>\": 1, "
+        "\"<s>\": 2, \"</s>\": 3, \"<pad>\": 4, \"<|padding|>\": 5, \"x\": 9}}, "
+        "\"decoder\": {\"type\": \"ByteLevel\"}}";
+    const struct {
+        const char *config, *map;
+        int V, eot, bos, pad;
+    } cases[] = {
+        {NULL, NULL, 10, 1, 1, 5},
+        {NULL, NULL, 5, 1, 1, -1},  // its padding is beyond the vocabulary
+        {"{}", NULL, 10, 1, 1, -1},
+        {"{\"eos_token\": \"</s>\"}", NULL, 10, 3, 2, -1},
+        {"{\"eos_token\": \"</s>\", \"bos_token\": null}", NULL, 10, 3, -1, -1},
+        {"{\"eos_token\": {\"content\": \"x\"}, \"pad_token\": \"<pad>\"}", NULL, 10, 9, -1, 4},
+        {"{\"eos_token\": {\"content\": \"x\"}, \"pad_token\": \"<pad>\"}", NULL, 9, -1, -1, 4},
+        {"{\"eos_token\": \"absent\", \"pad_token\": 7}", NULL, 10, 1, 1, -1},
+        {NULL, "{\"eos_token\": \"</s>\", \"bos_token\": {\"content\": \"a\"}, \"pad_token\": \"x\"}", 10, 3, 0, 9},
+        {"{\"bos_token\": \"x\"}", "{\"eos_token\": \"a\", \"bos_token\": \"a\"}", 10, 0, 9, -1},
+        {"[]", "7", 10, 1, 1, -1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tokenizer_dir_make();
+        tokenizer_put("tokenizer.json", vocab, sizeof vocab - 1);
+        if (cases[i].config) { tokenizer_put("tokenizer_config.json", cases[i].config, strlen(cases[i].config)); }
+        if (cases[i].map) { tokenizer_put("special_tokens_map.json", cases[i].map, strlen(cases[i].map)); }
+        Tokenizer* t = tokenizer_open(tokenizer_dir, cases[i].V);
+        CHECK(tokenizer_eot(t) == cases[i].eot && tokenizer_bos(t) == cases[i].bos && tokenizer_pad(t) == cases[i].pad,
+              "case %zu: end %d, beginning %d, padding %d", i, tokenizer_eot(t), tokenizer_bos(t), tokenizer_pad(t));
+        CHECK(tokenizer_bytes(t, 9) == 1 && tokenizer_bytes(t, 7) == 0 && tokenizer_bytes(t, 99) == 0 &&
+                  tokenizer_bytes(t, -1) == 0 && (t->eot != 1 || tokenizer_bytes(t, 1) == 1),
+              "case %zu: bytes of tokens", i);
+        tokenizer_close(t);
+        directory_remove_tree(tokenizer_dir);
+    }
+}
+
+// All files of a tokenizer are kept byte for byte; a file by itself is a tokenizer.json, whatever its name.
+static void test_tokenizer_kept_files(void) {
+    static const char* const names[] = {
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+        "merges.txt",     "added_tokens.json",     "chat_template.jinja",     "tokenizer.model"};
+    static const char model[] = "{\"model\": {\"type\": \"BPE\", \"merges\": [], \"vocab\": {\"a\": 0, \"bcd\": 1}}, "
+                                "\"decoder\": {\"type\": \"ByteLevel\"}}\n";
+    tokenizer_dir_make();
+    for (int i = 0; i < 8; i++) {
+        if (i > 0) { tokenizer_put(names[i], "{}\r\n\0 {}", i < 3 ? 4 : 8); }
+    }
+    tokenizer_put("tokenizer.json", model, sizeof model - 1);
+    tokenizer_put("another name", model, sizeof model - 1);
+    tokenizer_put("README.md", "not a tokenizer's", 17);
+    Tokenizer* tokenizer = tokenizer_open(tokenizer_dir, 10);
+    tokenizer_complete(tokenizer, 24);
+    CHECK(tokenizer->file_count == 8, "%d files", tokenizer->file_count);
+    for (int i = 0; i < 8; i++) {
+        const CheckpointFile* file = tokenizer_kept(tokenizer, names[i]);
+        size_t size = i == 0 ? sizeof model - 1 : i < 3 ? 4 : 8;
+        CHECK(file && file->size == size && memcmp(file->text, i == 0 ? model : "{}\r\n\0 {}", size) == 0, "%s",
+              names[i]);
+    }
+    tokenizer_close(tokenizer);
+    char* path = format_string("%s/another name", tokenizer_dir);
+    tokenizer = tokenizer_open(path, 10);
+    tokenizer_complete(tokenizer, 24);
+    CHECK(tokenizer->file_count == 2 && strcmp(tokenizer->files[0].name, "tokenizer.json") == 0 &&
+              strstr(tokenizer->files[1].text, "model_input_names"),
+          "%d files", tokenizer->file_count);
+    CHECK(strcmp(tokenizer->source, path) == 0 && tokenizer_bytes(tokenizer, 1) == 3, "%s", tokenizer->source);
+    tokenizer_close(tokenizer);
+    free(path);
+    directory_remove_tree(tokenizer_dir);
 }
 
 // Words as the regular expression of GPT-2 cuts them; '|' marks the cuts expected.
@@ -384,6 +495,9 @@ static void test_tokenizer_nul(void) {
 static void tokenizer_tests(void) {
     RUN(test_tokenizer_bytes);
     RUN(test_tokenizer_byte_files);
+    RUN(test_tokenizer_old_config);
+    RUN(test_tokenizer_special);
+    RUN(test_tokenizer_kept_files);
     RUN(test_tokenizer_words);
     RUN(test_tokenizer_bpe);
     RUN(test_tokenizer_bad);

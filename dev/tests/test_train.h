@@ -930,8 +930,9 @@ static void test_train_syncs(void) {
     char* temporary = format_string(".tmp_step_00000001_%ld", (long)pid);
     char* path = toy_path("syncs/step_00000001");
     char* names = listing(path);
-    CHECK(code == 0 && strcmp(names, "config.json generation_config.json model.safetensors optimizer.safetensors "
-                                     "tokenizer.json tokenizer_config.json toy.py trainer_state.json ") == 0,
+    CHECK(code == 0 &&
+              strcmp(names, "README.md config.json generation_config.json model.safetensors optimizer.safetensors "
+                            "tokenizer.json tokenizer_config.json toy.py trainer_state.json ") == 0,
           "exit code %d, the checkpoint has %s", code, names);
     int more = file_calls_check_syncs(output, temporary, "step_00000001", names);
     char* made = format_string("mkdir %s\n", temporary);
@@ -1262,6 +1263,13 @@ static void test_train_end_beyond(void) {
         toy_write("end/step_00000000/tokenizer.json", text, size);
     }
     free(text);
+    toy_change_line("end/step_00000000/config.json", "  \"bos_token_id\"",
+                    "  \"a\": 1,");  // what it says is carried on
+    toy_change_line("end/step_00000000/config.json", "  \"eos_token_id\"", "  \"b\": 1,");
+    toy_change_line("end/step_00000000/config.json", "  \"pad_token_id\"", "  \"c\": 1,");
+    char* generation = toy_path("end/step_00000000/generation_config.json");
+    unlink(generation);
+    free(generation);
     char* output = NULL;
     int from;
     pid_t pid = toy_start("--train train.bin --seq 16 --model end/step_00000000 --out end2 --steps 0 --sample-tokens 5 "

@@ -105,23 +105,6 @@ static inline void state_hex(StringBuilder* sb, const OptionTable* options) {
     sb_printf(sb, "%s", after);
 }
 
-// The text of an option as it was given, NULL where it had none; it lives as long as `json`, or for ever.
-static inline const char* state_option(const Json* json, const char* name, const char* path) {
-    const char* hex = json_get_string(json_get(json, "options_hex"), name, NULL, path);
-    if (!hex) { return json_get_string(json_get(json, "options"), name, NULL, path); }
-    size_t n = strlen(hex);
-    char* text = (char*)xalloc(n / 2 + 1, 1, "an option");
-    for (size_t i = 0; i < n / 2 * 2; i += 2) {
-        const char digits[3] = {hex[i], hex[i + 1], 0};
-        text[i / 2] = (char)strtoul(digits, NULL, 16);
-    }
-    if (n % 2 || strspn(hex, "0123456789abcdef") != n || strlen(text) != n / 2) {
-        die("%s: \"options_hex\": \"%s\": expected pairs of hexadecimal digits, none of them 00, found \"%.40s\"", path,
-            name, hex);
-    }
-    return text;
-}
-
 // The file's text; the caller frees it.
 static inline char* state_text(const TrainerState* s, const OptionTable* options) {
     StringBuilder sb = {0};
@@ -256,12 +239,29 @@ static inline int state_same(const Option* o, const char* a, const char* b) {
 
 // 1 if a number on the curve of a run may depend on the option.
 static inline int state_matters(const char* name) {
-    static const char* const others[] = {"keep",          "save-every",  "sample-every", "prompt",
-                                         "sample-tokens", "temperature", "top-k",        "top-p"};
+    static const char* const others[] = {"keep",          "log-every",   "save-every", "sample-every", "prompt",
+                                         "sample-tokens", "temperature", "top-k",      "top-p"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         if (strcmp(name, others[i]) == 0) { return 0; }
     }
     return 1;
+}
+
+// The text of an option as it was given, NULL where it had none; it lives as long as `json`, or for ever.
+static inline const char* state_option(const Json* json, const char* name, const char* path) {
+    const char* hex = json_get_string(json_get(json, "options_hex"), name, NULL, path);
+    if (!hex) { return json_get_string(json_get(json, "options"), name, NULL, path); }
+    size_t n = strlen(hex);
+    char* text = (char*)xalloc(n / 2 + 1, 1, "an option");
+    for (size_t i = 0; i < n / 2 * 2; i += 2) {
+        const char digits[3] = {hex[i], hex[i + 1], 0};
+        text[i / 2] = (char)strtoul(digits, NULL, 16);
+    }
+    if (n % 2 || strspn(hex, "0123456789abcdef") != n || strlen(text) != n / 2) {
+        die("%s: \"options_hex\": \"%s\": expected pairs of hexadecimal digits, none of them 00, found \"%.40s\"", path,
+            name, hex);
+    }
+    return text;
 }
 
 // --resume=same: dies unless the run was begun with the options of this command line, all that matter, given and not.
@@ -271,7 +271,7 @@ static inline void state_check_same(const Json* json, const char* path, const ch
     for (int i = 0; i < options->count; i++) {
         const Option* o = &options->rows[i];
         if (o->resume == RESUME_RUN || !state_matters(o->name) || !json_get(stored, o->name)) { continue; }
-        const char *then = json_get_string(stored, o->name, NULL, path), *now = o->set ? o->text : NULL;
+        const char *then = state_option(json, o->name, path), *now = o->set ? o->text : NULL;
         char* derived = NULL;
         if (strcmp(o->name, "total-batch") == 0 && !now && options_set(options, "seq") &&
             options_set(options, "batch")) {

@@ -452,6 +452,17 @@ static void test_bytes_streams(void) {
     int code = run_child(bytes_run_child, &both, &output);
     CHECK(code == 0 && strstr(output, "2 files, 21 bytes") && strstr(output, "1 duplicates"), "%d, %s", code, output);
     free(output);
+    // Two pipes: each keeps its own text.
+    bytes_slow_writer(bytes_path("fifo"));
+    BytesRun two = {"--out @/two - @/fifo", 0, 0, NULL, "another text\n", NULL};
+    code = run_child(bytes_run_child, &two, &output);
+    while (waitpid(-1, NULL, WNOHANG) > 0) {}
+    char* documents = code == 0 ? bytes_documents("two") : format_string("%s", output);
+    CHECK(strlen(documents) == 30 && strstr(documents, "another text\n|") && strstr(documents, "slow\nslow\nslow\n|"),
+          "%d, '%s'", code, documents);
+    free(documents);
+    free(output);
+    unlink(bytes_path("two"));
     // What is no text, or too much.
     static const struct {
         BytesRun run;

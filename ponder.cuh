@@ -864,6 +864,7 @@ typedef struct PonderCuda {
     floatX* dmix;      // (N,C) de, rounded
     floatX* dh;        // (N,C)
     float* dot;        // (N)
+    float* parts;      // of the embedding's gradient (rows.cuh)
     floatX* z;         // (rows,Vp)
     floatX* dz;        // (rows,Vp)
     floatX* p;         // (S, N,Vp) kept probabilities, or NULL
@@ -874,7 +875,7 @@ typedef struct PonderCuda {
 
 static inline void ponder_passes_cuda(Ponder* m, Arena* a, int training) {
     PonderCuda* c = m->cuda;
-    size_t N = m->pass->N, NC = N * (size_t)m->pass->size.C, S = (size_t)m->config.steps;
+    size_t N = m->pass->N, C = (size_t)m->pass->size.C, NC = N * C, S = (size_t)m->config.steps;
     size_t NC_back = training ? NC : 0;
     c->e = TAKE(a, float, "inputs of passes", (S + 1) * NC);
     c->h = TAKE(a, floatX, "outputs of passes", (S + 1) * NC);
@@ -882,6 +883,7 @@ static inline void ponder_passes_cuda(Ponder* m, Arena* a, int training) {
     c->dmix = TAKE(a, floatX, "gradient of the mix, rounded", NC_back);
     c->dh = TAKE(a, floatX, "gradient of the output", NC_back);
     c->dot = TAKE(a, float, "dots of the mix", training ? N : 0);
+    c->parts = TAKE(a, float, "parts of the embedding's gradient", training ? embedding_parts(N, C) : 0);
     batch_take(&c->batch, a, N);
 }
 static inline void ponder_blocks_cuda(Ponder* m, Arena* a, int training) {
@@ -1052,7 +1054,8 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
         m->architecture->cuda->backward(pass, c->de, c->dh, e, B, T);
     }
     ledger_part(PART_BLOCKS);
-    embedding_backward_cuda(dw_in, c->batch.tokens, c->batch.tokens + 2 * N, c->de, N, C, ponder_token_scale(m));
+    embedding_backward_cuda(dw_in, c->parts, c->batch.tokens + 3 * N, c->batch.tokens + 2 * N, c->de, N, C, V,
+                            ponder_token_scale(m));
 }
 
 // ---- the model that the training loop drives, on the GPU ----

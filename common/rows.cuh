@@ -8,7 +8,17 @@
 
 #include "device.cuh"
 
-enum { EMBED_COLUMNS = 4 * WARP, LOGIT_THREADS = 512 };
+// Of the embedding's backward: places of a chunk, columns of a lane and of a warp, places whose loads are under way
+// together, warps of a block. The first and the last are part of the order in which sums are added: a change changes bits.
+enum {
+    EMBED_CHUNK = WARP,
+    EMBED_EACH = 4,
+    EMBED_COLUMNS = EMBED_EACH * WARP,
+    EMBED_AHEAD = 8,
+    EMBED_WARPS = 8,
+    EMBED_THREADS = EMBED_WARPS * WARP
+};
+enum { LOGIT_THREADS = 512 };
 
 // e (N,C) = scale * table[token], from the master weights
 static __global__ void __launch_bounds__(256) embedding_forward_kernel(float* e, const int* tokens, const float* table,
@@ -28,40 +38,114 @@ static inline void embedding_forward_cuda(float* e, const int* tokens, const flo
            table, N, C, scale, C % PACK == 0);
 }
 
-// dtable[token] += scale * de, positions of one token in their order. order (N): the positions sorted
-// by token, equal ones in order; a warp at the first position of a token adds up all of them, for
-// EMBED_COLUMNS columns, and no other warp touches that row.
-static __global__ void __launch_bounds__(8 * WARP)
-    embedding_backward_kernel(float* dtable, const int* tokens, const int* order, const float* de, size_t N, size_t C,
+// dtable[token] += scale * de. order (N): the positions sorted by token, equal ones in order; sorted (N): their tokens.
+//
+// A warp takes EMBED_CHUNK places of that order, one after the other, for EMBED_COLUMNS columns, however often a token
+// occurs: where chunks begin follows from the tokens alone. A token whose places lie in one chunk is added to its row
+// as the C half adds it. One that goes on in later chunks is added to its row by the first; each later chunk leaves
+// its sum in its own row of parts (chunks,C), and embedding_join_kernel adds those, in a fixed order too. In the
+// first kernel no two warps touch the same row of dtable: it belongs to the chunk in which the token begins.
+static __global__ void __launch_bounds__(EMBED_THREADS)
+    embedding_backward_kernel(float* dtable, float* parts, const int* __restrict__ sorted,
+                              const int* __restrict__ order, const float* __restrict__ de, size_t N, size_t C,
                               float scale) {
-    size_t at = (size_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
-    size_t first = (size_t)blockIdx.y * EMBED_COLUMNS + threadIdx.x % WARP;
+    size_t chunk = (size_t)blockIdx.x * EMBED_WARPS + threadIdx.x / WARP, at = chunk * EMBED_CHUNK;
+    int lane = (int)(threadIdx.x % WARP);
+    size_t first = (size_t)blockIdx.y * EMBED_COLUMNS + (size_t)lane;
     if (at >= N) { return; }
-    int token = tokens[order[at]];
-    if (at > 0 && tokens[order[at - 1]] == token) { return; }
-    float sum[EMBED_COLUMNS / WARP];
-    float* row = dtable + (size_t)token * C;
-    for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
-        size_t c = first + (size_t)k * WARP;
-        sum[k] = c < C ? row[c] : 0.0f;
-    }
-    for (; at < N && tokens[order[at]] == token; at++) {
-        const float* from = de + (size_t)order[at] * C;
-        for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
-            size_t c = first + (size_t)k * WARP;
-            if (c < C) { sum[k] = fmaf(scale, from[c], sum[k]); }
+    // Lane i knows place i of the chunk; all lanes know where tokens begin.
+    int count = N - at < EMBED_CHUNK ? (int)(N - at) : EMBED_CHUNK;
+    int token = lane < count ? sorted[at + (size_t)lane] : -1, position = lane < count ? order[at + (size_t)lane] : 0;
+    int before = __shfl_up_sync(0xffffffffu, token, 1);
+    if (lane == 0) { before = at > 0 ? sorted[at - 1] : -1; }
+    uint32_t begins = __ballot_sync(0xffffffffu, lane < count && token != before);
+    uint32_t ends = begins >> 1 | 1u << (count - 1);  // a place before the next token, and the last one
+    float sum[EMBED_EACH];
+    float* row = parts + chunk * C;  // until a token begins, the places are those of one that began before this chunk
+#pragma unroll
+    for (int k = 0; k < EMBED_EACH; k++) { sum[k] = 0; }
+    for (int i = 0; i < count; i += EMBED_AHEAD) {
+        float x[EMBED_AHEAD][EMBED_EACH], old[EMBED_AHEAD][EMBED_EACH];
+#pragma unroll
+        for (int u = 0; u < EMBED_AHEAD; u++) {  // all loads first: none waits for a sum
+            size_t n = (size_t)__shfl_sync(0xffffffffu, position, i + u);
+            size_t v = (size_t)__shfl_sync(0xffffffffu, token, i + u);
+#pragma unroll
+            for (int k = 0; k < EMBED_EACH; k++) {
+                size_t c = first + (size_t)k * WARP;
+                x[u][k] = i + u < count && c < C ? de[n * C + c] : 0.0f;
+                old[u][k] = begins >> (i + u) & 1 && c < C ? dtable[v * C + c] : 0.0f;
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < EMBED_AHEAD; u++) {
+            size_t v = (size_t)__shfl_sync(0xffffffffu, token, i + u);
+            int begin = begins >> (i + u) & 1, end = ends >> (i + u) & 1;
+            if (begin) { row = dtable + v * C; }
+#pragma unroll
+            for (int k = 0; k < EMBED_EACH; k++) {
+                size_t c = first + (size_t)k * WARP;
+                sum[k] = fmaf(scale, x[u][k], begin ? old[u][k] : sum[k]);
+                if (end && c < C) { row[c] = sum[k]; }
+            }
         }
     }
-    for (int k = 0; k < EMBED_COLUMNS / WARP; k++) {
-        size_t c = first + (size_t)k * WARP;
-        if (c < C) { row[c] = sum[k]; }
-    }
 }
-static inline void embedding_backward_cuda(float* dtable, const int* tokens, const int* order, const float* de,
-                                           size_t N, size_t C, float scale) {
-    dim3 grid((unsigned)div_up(N, 8), (unsigned)div_up(C, EMBED_COLUMNS));
-    states(2.0 * (double)N * (double)C, 12.0 * (double)N * (double)C);
-    launch(embedding_backward_kernel, grid, 8 * WARP, 0, device.stream, dtable, tokens, order, de, N, C, scale);
+// dtable[token] += the parts of a token that goes on in later chunks than its first; one block for each such token,
+// that of its first part. Warp w adds parts w, w + EMBED_WARPS, ...; then the warps' sums in their order.
+static __global__ void __launch_bounds__(EMBED_THREADS)
+    embedding_join_kernel(float* dtable, const float* __restrict__ parts, const int* __restrict__ sorted, size_t N,
+                          size_t C) {
+    SHARED(float, sums, EMBED_WARPS* EMBED_COLUMNS);
+    size_t chunks = (N + EMBED_CHUNK - 1) / EMBED_CHUNK, chunk = (size_t)blockIdx.x + 1, at = chunk * EMBED_CHUNK;
+    int token = sorted[at];
+    if (sorted[at - 1] != token || (chunk > 1 && sorted[at - 1 - EMBED_CHUNK] == token)) { return; }
+    size_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, first = (size_t)blockIdx.y * EMBED_COLUMNS;
+    float sum[EMBED_EACH];
+#pragma unroll
+    for (int k = 0; k < EMBED_EACH; k++) { sum[k] = 0; }
+    for (size_t j = chunk + warp; j < chunks && sorted[j * EMBED_CHUNK] == token; j += EMBED_WARPS * EMBED_AHEAD) {
+        float x[EMBED_AHEAD][EMBED_EACH];
+#pragma unroll
+        for (int u = 0; u < EMBED_AHEAD; u++) {
+            size_t part = j + (size_t)u * EMBED_WARPS;
+            int there = part < chunks && sorted[part * EMBED_CHUNK] == token;
+#pragma unroll
+            for (int k = 0; k < EMBED_EACH; k++) {
+                size_t c = first + (size_t)k * WARP + lane;
+                x[u][k] = there && c < C ? parts[part * C + c] : 0.0f;
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < EMBED_AHEAD; u++) {
+#pragma unroll
+            for (int k = 0; k < EMBED_EACH; k++) { sum[k] += x[u][k]; }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < EMBED_EACH; k++) { sums[warp * EMBED_COLUMNS + (size_t)k * WARP + lane] = sum[k]; }
+    __syncthreads();
+    size_t c = first + threadIdx.x;
+    if (threadIdx.x >= EMBED_COLUMNS || c >= C) { return; }
+    float x = dtable[(size_t)token * C + c];
+    for (int w = 0; w < EMBED_WARPS; w++) { x += sums[w * EMBED_COLUMNS + (int)threadIdx.x]; }
+    dtable[(size_t)token * C + c] = x;
+}
+// Numbers in `parts`: N C / EMBED_CHUNK, 1/32 of de.
+static inline size_t embedding_parts(size_t N, size_t C) { return N > EMBED_CHUNK ? div_up(N, EMBED_CHUNK) * C : 0; }
+static inline void embedding_backward_cuda(float* dtable, float* parts, const int* sorted, const int* order,
+                                           const float* de, size_t N, size_t C, size_t V, float scale) {
+    size_t chunks = div_up(N, EMBED_CHUNK);
+    // As if tokens were as different as V lets them be: then the fewest chunks begin amid a token.
+    double rows = (double)min_size(N, V), left = (double)(chunks > V ? chunks - V : 0);
+    dim3 grid((unsigned)div_up(chunks, EMBED_WARPS), (unsigned)div_up(C, EMBED_COLUMNS));
+    states(2.0 * (double)N * (double)C, (4.0 * (double)N + 8.0 * rows + 4.0 * left) * (double)C + 8.0 * (double)N);
+    launch(embedding_backward_kernel, grid, EMBED_THREADS, 0, device.stream, dtable, parts, sorted, order, de, N, C,
+           scale);
+    if (chunks == 1) { return; }
+    dim3 join((unsigned)(chunks - 1), (unsigned)div_up(C, EMBED_COLUMNS));
+    states(left * (double)C, 4.0 * left * (double)C + 8.0 * (double)chunks);
+    launch(embedding_join_kernel, join, EMBED_THREADS, 0, device.stream, dtable, (const float*)parts, sorted, N, C);
 }
 
 // A number as an unsigned integer of the same order, 0 the least; -0 is 0, and a NaN is above +infinity.

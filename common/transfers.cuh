@@ -96,11 +96,11 @@ static inline void families_drive(Model* model, Families* f) {
 // ---- a micro-batch ----
 
 typedef struct {
-    int* tokens;    // (3, N): inputs, targets, positions sorted by token
+    int* tokens;    // (4, N): inputs, targets, positions sorted by token, tokens of these
     float* losses;  // (N)
     float* scale;   // (1) 1 / targets of the step: in memory, since a captured graph cannot change arguments
     // On the host; the first three are pinned:
-    int* host_tokens;    // (3, N)
+    int* host_tokens;    // (4, N)
     float* host_losses;  // (N)
     float* host_scale;   // (1)
     int* count;          // (V+1) to sort tokens by
@@ -109,31 +109,35 @@ typedef struct {
 static inline void batch_take(Batch* b, Arena* a, size_t N) {
     b->losses = TAKE(a, float, "losses", N);
     b->scale = TAKE(a, float, "scale of the loss", 1);
-    b->tokens = TAKE(a, int, "tokens", 3 * N);
+    b->tokens = TAKE(a, int, "tokens", 4 * N);
 }
 
 static inline void batch_start(Batch* b, size_t N, size_t V) {
-    CUDA_CHECK(cudaMallocHost((void**)&b->host_tokens, 3 * N * sizeof(int)));
+    CUDA_CHECK(cudaMallocHost((void**)&b->host_tokens, 4 * N * sizeof(int)));
     CUDA_CHECK(cudaMallocHost((void**)&b->host_losses, N * sizeof(float)));
     CUDA_CHECK(cudaMallocHost((void**)&b->host_scale, sizeof(float)));
-    memset(b->host_tokens, 0, 3 * N * sizeof(int));
+    memset(b->host_tokens, 0, 4 * N * sizeof(int));
     b->count = (int*)xalloc(V + 1, sizeof(int), "counts of tokens");
 }
 
-// order (N): positions sorted by token, equal ones in order (counting sort); count (V+1) scratch.
-static inline void batch_sort_tokens(int* order, const int* tokens, size_t N, size_t V, int* count) {
+// order (N): positions sorted by token, equal ones in order (counting sort); sorted (N): their tokens; count (V+1)
+// scratch.
+static inline void batch_sort_tokens(int* order, int* sorted, const int* tokens, size_t N, size_t V, int* count) {
     memset(count, 0, (V + 1) * sizeof(int));
     for (size_t n = 0; n < N; n++) { count[tokens[n] + 1]++; }
     for (size_t v = 0; v < V; v++) { count[v + 1] += count[v]; }
-    for (size_t n = 0; n < N; n++) { order[count[tokens[n]]++] = (int)n; }
+    for (size_t n = 0; n < N; n++) {
+        int at = count[tokens[n]]++;
+        order[at] = (int)n, sorted[at] = tokens[n];
+    }
 }
 
 // inputs (N); targets (N), or NULL: only forward, and then the positions are not sorted.
 static inline void batch_upload(Batch* b, const int* inputs, const int* targets, size_t N, size_t V, int sorted) {
     memcpy(b->host_tokens, inputs, N * sizeof(int));
     if (targets) { memcpy(b->host_tokens + N, targets, N * sizeof(int)); }
-    if (sorted) { batch_sort_tokens(b->host_tokens + 2 * N, inputs, N, V, b->count); }
-    device_upload(b->tokens, b->host_tokens, 3 * N * sizeof(int));
+    if (sorted) { batch_sort_tokens(b->host_tokens + 2 * N, b->host_tokens + 3 * N, inputs, N, V, b->count); }
+    device_upload(b->tokens, b->host_tokens, 4 * N * sizeof(int));
 }
 static inline void batch_upload_scale(Batch* b, double scale) {
     *b->host_scale = (float)scale;

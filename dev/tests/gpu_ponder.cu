@@ -49,8 +49,9 @@ static void all_zero(const char* what, const float* got, size_t rows, size_t str
 // ------------------------------------------------------------------------------------------------
 // Embedding
 
-enum { TOKENS_RANDOM, TOKENS_ONE, TOKENS_DIFFERENT, TOKENS_ENDS, TOKEN_KINDS };
-static const char* const token_kind_names[] = {"random", "all the same", "all different", "first and last only"};
+enum { TOKENS_RANDOM, TOKENS_ONE, TOKENS_DIFFERENT, TOKENS_ENDS, TOKENS_ZIPF, TOKEN_KINDS };
+static const char* const token_kind_names[] = {"random", "all the same", "all different", "first and last only",
+                                               "Zipf-like"};
 
 static int* make_tokens(int kind, size_t N, size_t V) {
     int* tokens = host_ints(N);
@@ -60,7 +61,9 @@ static int* make_tokens(int kind, size_t N, size_t V) {
             case TOKENS_RANDOM: tokens[n] = (int)(bits % V); break;
             case TOKENS_ONE: tokens[n] = (int)(V / 2); break;
             case TOKENS_DIFFERENT: tokens[n] = (int)((n * 7 + 3) % V); break;  // V is no multiple of 7
-            default: tokens[n] = bits & 1 ? (int)V - 1 : 0; break;
+            case TOKENS_ENDS: tokens[n] = bits & 1 ? (int)V - 1 : 0; break;
+            // As words are: the share of the k-th is about 1/k.
+            default: tokens[n] = (int)fmin((double)V - 1, pow((double)V, random_unit()) - 1); break;
         }
     }
     return tokens;
@@ -73,15 +76,16 @@ static void test_sort_tokens(void) {
             const size_t N = sizes[k][0], V = sizes[k][1];
             snprintf(case_name, sizeof case_name, "sort of %zu tokens below %zu, %s", N, V, token_kind_names[kind]);
             int *tokens = make_tokens(kind, N, V), *order = host_ints(N), *count = host_ints(V + 1);
-            int* seen = host_ints(N);
+            int *seen = host_ints(N), *sorted = host_ints(N);
             memset(count, 0x55, (V + 1) * sizeof(int));
             memset(order, 0x55, N * sizeof(int));
-            batch_sort_tokens(order, tokens, N, V, count);
+            batch_sort_tokens(order, sorted, tokens, N, V, count);
             for (size_t n = 0; n < N; n++) {
                 const int at = order[n], before = n > 0 ? order[n - 1] : -1;
                 CHECK(at >= 0 && (size_t)at < N && !seen[at], "%s: position %d at %zu", case_name, at, n);
                 if (test_state.checks_failed) { break; }
                 seen[at] = 1;
+                CHECK(sorted[n] == tokens[at], "%s: token %d at %zu, expected %d", case_name, sorted[n], n, tokens[at]);
                 CHECK(n == 0 || tokens[before] < tokens[at] || (tokens[before] == tokens[at] && before < at),
                       "%s: position %d comes before %d", case_name, before, at);
             }
@@ -110,17 +114,49 @@ static void embedding_forward_case(void) {
     agree_bits("e", array_bytes(e), want, N * C * sizeof(float));
 }
 
-// The C half adds in the same order with the same operations, so the bits are the same.
+// What the kernels add, in their order: places of the sorted order one after the other; those of a token in its first
+// chunk onto its row; those in later chunks apart, by eight in turn, and then the eight sums onto the row.
+static void embedding_in_chunks(float* dtable, const int* sorted, const int* order, const float* de, size_t N, size_t C,
+                                float scale) {
+    enum { CHUNK = 32, TURNS = 8 };
+    for (size_t begin = 0, end; begin < N; begin = end) {
+        for (end = begin; end < N && sorted[end] == sorted[begin]; end++) {}
+        const size_t first = begin / CHUNK, last = (end - 1) / CHUNK;
+        for (size_t c = 0; c < C; c++) {
+            float* x = &dtable[(size_t)sorted[begin] * C + c];
+            float turn[TURNS] = {0};
+            for (size_t chunk = first; chunk <= last; chunk++) {
+                float sum = chunk == first ? *x : 0;
+                for (size_t n = chunk * CHUNK; n < (chunk + 1) * CHUNK; n++) {
+                    if (n >= begin && n < end) { sum = fmaf(scale, de[(size_t)order[n] * C + c], sum); }
+                }
+                if (chunk == first) {
+                    *x = sum;
+                } else {
+                    turn[(chunk - first - 1) % TURNS] += sum;
+                }
+            }
+            for (int w = 0; last > first && w < TURNS; w++) { *x += turn[w]; }
+        }
+    }
+}
+
 static void embedding_backward_case(void) {
     const size_t N = em.N, C = em.C, V = em.V;
     float *prior = random_floats(V * C, 0, 1), *de = random_floats(N * C, 0, 1), *c_half = zeros(V * C);
-    int *tokens = make_tokens(em.kind, N, V), *order = host_ints(N), *count = host_ints(V + 1);
+    int *tokens = make_tokens(em.kind, N, V), *order = host_ints(N), *count = host_ints(V + 1), *sorted = host_ints(N);
     if (em.nan_row < N) { de[em.nan_row * C + C / 2] = NAN; }
-    batch_sort_tokens(order, tokens, N, V, count);
+    for (size_t n = 2; n < N; n += 3) {  // no loss depends on these: every target from there on is ignored
+        if (n != em.nan_row) { memset(de + n * C, 0, C * sizeof(float)); }
+    }
+    batch_sort_tokens(order, sorted, tokens, N, V, count);
     float* dtable = array_floats("dtable", IN_PLACE, prior, V * C);
-    int *d_tokens = array_ints("tokens", INPUT, tokens, N), *d_order = array_ints("order", INPUT, order, N);
+    const size_t parts = embedding_parts(N, C);
+    CHECK(parts <= N * C / 32 + C, "%s: %zu numbers of scratch", case_name, parts);
+    float* d_parts = array_floats("parts", parts ? OUTPUT : NOWHERE, NULL, parts);
+    int *d_sorted = array_ints("sorted", INPUT, sorted, N), *d_order = array_ints("order", INPUT, order, N);
     float* d_de = array_floats("de", INPUT, de, N * C);
-    embedding_backward_cuda(dtable, d_tokens, d_order, d_de, N, C, em.scale);
+    embedding_backward_cuda(dtable, d_parts, d_sorted, d_order, d_de, N, C, V, em.scale);
     if (em.nan_row < N) {
         float* got = fetch(dtable);
         const float at = got[(size_t)tokens[em.nan_row] * C + C / 2];
@@ -128,13 +164,27 @@ static void embedding_backward_case(void) {
         CHECK(count_nan(got, V * C) == 1, "%s: spread", case_name);
         return;
     }
-    double* want = zeros_double(V * C);
-    for (size_t i = 0; i < V * C; i++) { want[i] = prior[i]; }
-    for (size_t i = 0; i < N * C; i++) { want[(size_t)tokens[i / C] * C + i % C] += (double)em.scale * (double)de[i]; }
-    agree("dtable", fetch(dtable), want, V * C, largest(want, V * C), 5e-7, 0);
+    double *want = zeros_double(V * C), *size = zeros_double(V * C);
+    for (size_t i = 0; i < V * C; i++) { want[i] = prior[i], size[i] = fabs((double)prior[i]); }
+    for (size_t i = 0; i < N * C; i++) {
+        const size_t at = (size_t)tokens[i / C] * C + i % C;
+        const double x = (double)em.scale * (double)de[i];
+        want[at] += x, size[at] += fabs(x);
+    }
+    agree("dtable", fetch(dtable), want, V * C, largest(size, V * C), 5e-7, 0);
+    memcpy(c_half, prior, V * C * sizeof(float));
+    embedding_in_chunks(c_half, sorted, order, de, N, C, em.scale);
+    agree_bits("dtable", array_bytes(dtable), c_half, V * C * sizeof(float));
+    // A token within one chunk has the C half's own bits.
     memcpy(c_half, prior, V * C * sizeof(float));
     embedding_backward(c_half, tokens, de, N, C, em.scale);
-    agree_bits("dtable", array_bytes(dtable), c_half, V * C * sizeof(float));
+    const float* got = (const float*)(const void*)array_bytes(dtable);
+    for (size_t begin = 0, end; begin < N; begin = end) {
+        for (end = begin; end < N && sorted[end] == sorted[begin]; end++) {}
+        if (begin / EMBED_CHUNK != (end - 1) / EMBED_CHUNK) { continue; }
+        const size_t row = (size_t)sorted[begin] * C;
+        agree_bits("a row of dtable", got + row, c_half + row, C * sizeof(float));
+    }
 }
 
 static void embedding_run(void (*f)(void), const char* what, size_t N, size_t C, size_t V, int kind) {
@@ -155,10 +205,24 @@ static void test_embedding(void) {
             }
         }
     }
-    embedding_run(embedding_backward_case, "backward", 600, 5, 7, TOKENS_RANDOM);  // runs of many blocks
+    // Around the ends of a chunk, of a turn of the warps that add its parts, of all that they load at once; tokens that
+    // begin and end at a border of chunks, and frequent ones beside rare ones.
+    static const size_t lengths[] = {31, 32, 33, 63, 64, 65, 96, 287, 288, 289, 600, 2400};
+    for (int i = 0; i < 12; i++) {
+        for (int kind = 0; kind < TOKEN_KINDS; kind++) {
+            if (lengths[i] > 600 && kind != TOKENS_ONE && kind != TOKENS_ZIPF) { continue; }
+            embedding_run(embedding_backward_case, "backward", lengths[i], i % 2 ? 10 : 7, 37, kind);
+        }
+    }
+    embedding_run(embedding_backward_case, "backward", 600, 5, 7, TOKENS_RANDOM);
+    embedding_run(embedding_backward_case, "backward", 2400, 140, 300, TOKENS_ZIPF);
+    embedding_run(embedding_backward_case, "backward", 128, 40, 4, TOKENS_DIFFERENT);  // each takes one whole chunk
     embedding_run(embedding_backward_case, "backward", 33, 40, 1, TOKENS_RANDOM);
     em.nan_row = 32;
     embedding_run(embedding_backward_case, "backward with a NaN", 33, 40, 37, TOKENS_RANDOM);
+    for (em.nan_row = 0; em.nan_row < 400; em.nan_row += 57) {
+        embedding_run(embedding_backward_case, "backward with a NaN", 400, 7, 37, TOKENS_ONE);
+    }
     measures_print();
 }
 
@@ -784,12 +848,14 @@ static void test_ledger(void) {
     struct {
         const char* name;
         double want, got;
-    } row[8];
+    } row[16];
     int rows = 0;
     embedding_forward_cuda(f, t, f, n, c, 1);
     row[rows++] = {"embedding forward", N * C * 8, booked_bytes()};
-    embedding_backward_cuda(f, t, t, f, n, c, 1);
+    embedding_backward_cuda(f, f, t, t, f, n, c, vp, 1);
     row[rows++] = {"embedding backward", N * C * 12, booked_bytes()};
+    embedding_backward_cuda(f, f, t, t, f, n, c, 64, 1);  // 64 rows of the table, 64 parts written and read
+    row[rows++] = {"embedding backward, few tokens", (N + 64 * 4) * C * 4, booked_bytes()};
     softmax_rows_cuda(x, n, vp - 7, vp, 0);
     row[rows++] = {"softmax of rows", N * Vp * 2 * X, booked_bytes()};
     mix_dot_cuda(x, f, f, f, f, n, c);

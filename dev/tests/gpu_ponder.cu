@@ -340,6 +340,23 @@ static void softmax_rows_run(size_t N, size_t V, size_t Vp, size_t k, int first_
 // several packs.
 static const size_t some_vocabularies[] = {1, 5, 64, 257, 1000, 4096, 4097, 8200};
 enum { VOCABULARIES = 8 };
+
+// Vocabularies: the longest row that fits into 99 KB of shared memory, and one more; one more than whole rounds of the
+// block's threads; with top-k the longest that fits, and one more.
+enum { LONG_MOST, LONG_MORE, LONG_ROUNDS, LONG_ROWS, LONG_TOP_K = LONG_ROWS, LONG_MORE_TOP_K };
+static size_t long_row(int i) {
+    const size_t most = (99 * 1024 - 256) / sizeof(floatX), select = (99 * 1024 - 1280) / sizeof(floatX);
+    const size_t rows[] = {most, most + 1, 512 * PACK * 12 / sizeof(floatX) + 1, select, select + 1};
+    return rows[i];
+}
+static void test_row_fits(void) {
+    const int bf16 = sizeof(floatX) == 2;
+    CHECK(row_fits(50304, 0) == bf16 && !row_fits(50304, 5), "a row of 50304");
+    CHECK(row_fits(50304 / sizeof(floatX), 0) && row_fits(50304 / sizeof(floatX), 5), "a row of half of that");
+    CHECK(row_fits(bf16 ? 50560 : 25280, 0) && !row_fits(bf16 ? 50624 : 25344, 0), "the longest row");
+    CHECK(row_fits(bf16 ? 50048 : 24960, 1) && !row_fits(bf16 ? 50112 : 25088, 1), "the longest row with top-k");
+    CHECK(!row_fits(128256, 0), "a row of 128256");
+}
 static void test_softmax_rows(void) {
     for (int i = 0; i < VOCABULARIES; i++) {
         const size_t V = some_vocabularies[i], Vp = round_up(V, 64);
@@ -347,6 +364,7 @@ static void test_softmax_rows(void) {
         softmax_rows_run(1, V, Vp, 0, i % ROW_KINDS);
     }
     softmax_rows_run(3, 130, 512, 0, 0);
+    for (int i = 0; i < LONG_ROWS; i++) { softmax_rows_run(1, long_row(i), round_up(long_row(i), 64), 0, ROW_NORMAL); }
     measures_print();
 }
 
@@ -360,7 +378,53 @@ static void test_mix_top_k(void) {
         }
     }
     softmax_rows_run(3, 130, 512, 100, ROW_STEPS);
+    for (int i = LONG_TOP_K; i <= LONG_MORE_TOP_K; i++) {
+        softmax_rows_run(1, long_row(i), round_up(long_row(i), 64), 7, ROW_NORMAL);
+    }
     measures_print();
+}
+
+// Held on chip or read twice: the same bits.
+static struct {
+    size_t V, k;
+    int first_kind;
+} eh;
+static void either_way_case(void) {
+    enum { N = 2 };
+    const size_t V = eh.V, Vp = round_up(V, 64);
+    float *z = make_logits(N, V, Vp, eh.first_kind), *scale = zeros(1);
+    int* targets = host_ints(N);
+    targets[0] = (int)V - 1, targets[1] = V % 2 ? -1 : (int)(V / 2);
+    scale[0] = 0.125f;
+    floatX *p[2], *dz[2];
+    float* losses[2];
+    int* d_targets = array_ints("targets", INPUT, targets, N);
+    float* d_scale = array_floats("scale", INPUT, scale, 1);
+    for (int held = 0; held < 2; held++) {
+        p[held] = array_x("p", IN_PLACE, z, N * Vp);
+        dz[held] = array_x("dz", IN_PLACE, z, N * Vp);
+        losses[held] = array_floats("losses", OUTPUT, NULL, N);
+        softmax_rows_either_cuda(p[held], N, V, Vp, eh.k, held);
+        cross_entropy_rows_either_cuda(losses[held], dz[held], d_targets, d_scale, N, V, Vp, held);
+    }
+    const size_t bytes = N * Vp * sizeof(floatX);
+    agree_bits("p", array_bytes(p[0]), array_bytes(p[1]), bytes);
+    agree_bits("dz", array_bytes(dz[0]), array_bytes(dz[1]), bytes);
+    agree_bits("losses", array_bytes(losses[0]), array_bytes(losses[1]), N * sizeof(float));
+}
+static void either_way_run(size_t V, size_t k, int first_kind) {
+    if (k >= V) { return; }
+    eh.V = V, eh.k = k, eh.first_kind = first_kind;
+    run_case(either_way_case, 0, "rows of %zu held or read twice, top %zu, kinds from %d", V, k, first_kind);
+}
+static void test_rows_either_way(void) {
+    for (int i = 0; i < VOCABULARIES; i++) {
+        either_way_run(some_vocabularies[i], 0, i % ROW_KINDS);
+        if (i % 3 == 1) { either_way_run(some_vocabularies[i], 1 + some_vocabularies[i] / 3, (i + 4) % ROW_KINDS); }
+    }
+    either_way_run(long_row(LONG_MOST), 0, ROW_NORMAL);
+    either_way_run(long_row(LONG_ROUNDS), 0, ROW_MASKED);
+    either_way_run(long_row(LONG_TOP_K), 9, ROW_STEPS);
 }
 
 // The cut through a group of ties, everywhere near the ends of the stretches that a thread counts.
@@ -399,14 +463,14 @@ static void softmax_rows_nan_case(void) {
     free(got);
 }
 static void test_softmax_rows_nan(void) {
-    static const size_t vocabularies[] = {257, 4200};
+    const size_t vocabularies[] = {257, 4200, long_row(LONG_MORE)};
     static const float what[] = {NAN, -NAN, INFINITY};  // as bits, -NaN is the least of all
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         const size_t V = vocabularies[i], places[] = {0, 7, V / 2, V - 1}, some_k[] = {0, 1, 50, V - 1};
         for (int place = 0; place < 4; place++) {
             for (int j = 0; j < 4; j++) {
                 for (int kind = 0; kind < 3; kind++) {
-                    if (i == 1 && (place + j + kind) % 3) { continue; }
+                    if (i && (place + j + kind) % (i == 1 ? 3 : 5)) { continue; }
                     sn.V = V, sn.k = some_k[j], sn.where = places[place], sn.what = what[kind];
                     sn.every = place == 2 ? 2 : 0;
                     run_case(softmax_rows_nan_case, 0, "softmax of rows V %zu, top %zu, %g at %zu%s", V, sn.k,
@@ -603,6 +667,12 @@ static void test_cross_entropy_rows(void) {
     }
     hd.N = 3, hd.V = 130, hd.Vp = 512, hd.backward = 1;
     run_case(cross_entropy_rows_case, 0, "cross-entropy of rows, V 130 Vp 512");
+    for (int i = 0; i <= LONG_ROWS; i++) {
+        hd.N = 1 + i / LONG_ROWS, hd.V = long_row(i % LONG_ROWS), hd.Vp = round_up(hd.V, 64);
+        hd.backward = i < LONG_ROWS, hd.scale = 1.0f / 4096;
+        run_case(cross_entropy_rows_case, 0, "cross-entropy of rows N %zu V %zu%s", hd.N, hd.V,
+                 hd.backward ? ", with gradient" : "");
+    }
     measures_print();
 }
 
@@ -856,8 +926,11 @@ static void test_ledger(void) {
     row[rows++] = {"embedding backward", N * C * 12, booked_bytes()};
     embedding_backward_cuda(f, f, t, t, f, n, c, 64, 1);  // 64 rows of the table, 64 parts written and read
     row[rows++] = {"embedding backward, few tokens", (N + 64 * 4) * C * 4, booked_bytes()};
+    const double times = X == 2 ? 2 : 3;  // bf16 reads each row of 50,304 once, fp32 twice
     softmax_rows_cuda(x, n, vp - 7, vp, 0);
-    row[rows++] = {"softmax of rows", N * Vp * 2 * X, booked_bytes()};
+    row[rows++] = {"softmax of rows", N * Vp * times * X, booked_bytes()};
+    softmax_rows_cuda(x, n, 2 * vp - 7, 2 * vp, 0);
+    row[rows++] = {"softmax of longer rows", N * 2 * Vp * 3 * X, booked_bytes()};
     mix_dot_cuda(x, f, f, f, f, n, c);
     row[rows++] = {"mix dot", N * C * (12 + X), booked_bytes()};
     softmax_rows_backward_cuda(x, x, f, n, vp, 1);
@@ -865,7 +938,9 @@ static void test_ledger(void) {
     cross_entropy_rows_cuda(f, x, t, NULL, n, vp - 7, vp);
     row[rows++] = {"cross-entropy of rows", N * Vp * X, booked_bytes()};
     cross_entropy_rows_cuda(f, x, t, f, n, vp - 7, vp);
-    row[rows++] = {"cross-entropy of rows and gradient", N * Vp * 2 * X, booked_bytes()};
+    row[rows++] = {"cross-entropy of rows and gradient", N * Vp * times * X, booked_bytes()};
+    cross_entropy_rows_cuda(f, x, t, f, n, 2 * vp - 7, 2 * vp);
+    row[rows++] = {"cross-entropy and gradient of longer rows", N * 2 * Vp * 3 * X, booked_bytes()};
     ledger = before;
     for (int i = 0; i < rows; i++) {
         double share = row[i].got / row[i].want;
@@ -882,7 +957,9 @@ int main(int argc, char** argv) {
     printf("gpu_ponder: %s, on %s\n", PRECISION, device.name);
     RUN(test_sort_tokens);
     RUN(test_embedding);
+    RUN(test_row_fits);
     RUN(test_softmax_rows);
+    RUN(test_rows_either_way);
     RUN(test_mix_top_k);
     RUN(test_mix_top_k_cuts);
     RUN(test_softmax_rows_nan);

@@ -95,6 +95,115 @@ static void test_sort_tokens(void) {
     }
 }
 
+// ------------------------------------------------------------------------------------------------
+// What a micro-batch brings to the GPU and leaves there
+
+// The sum as the kernel adds it.
+static double losses_in_order(const float* losses, size_t N) {
+    double fold[256] = {0};
+    for (size_t n = 0; n < N; n++) { fold[n % 256] += (double)losses[n]; }
+    for (int width = 128; width > 0; width /= 2) {
+        for (int i = 0; i < width; i++) { fold[i] += fold[i + width]; }
+    }
+    return fold[0];
+}
+
+// A batch with memory for N tokens; the caller gives the memory back.
+static Batch batch_of(size_t N, size_t V, char** memory) {
+    Batch b;
+    Arena arena = arena_at(NULL);
+    memset(&b, 0, sizeof b);
+    batch_take(&b, &arena, N);
+    CUDA_CHECK(cudaMalloc(memory, arena.used));
+    arena = arena_at(*memory);
+    batch_take(&b, &arena, N);
+    batch_start(&b, N, V);
+    return b;
+}
+
+// More micro-batches are sent than there are buffers, each while those before it still wait (EMULATE_ASYNC=late: all
+// of them); what each has brought is copied aside in the order of the stream.
+static void test_batch_ahead(void) {
+    enum { N = 300, V = 61, SENDS = 7, ROOM = BATCH_HEAD + 4 * N };
+    static int inputs[SENDS][N], targets[SENDS][N], got[SENDS * ROOM], count[V + 1], order[N], sorted[N];
+    static float losses[SENDS * N];
+    char* memory;
+    Batch b = batch_of(N, V, &memory);
+    int* seen;
+    float* d_losses;
+    CUDA_CHECK(cudaMalloc(&seen, sizeof got));
+    CUDA_CHECK(cudaMalloc(&d_losses, sizeof losses));
+    for (int i = 0; i < SENDS * N; i++) { losses[i] = (float)(10 * random_unit()); }
+    device_upload_now(d_losses, losses, sizeof losses);
+    double want = 0;
+    for (int i = 0; i < SENDS; i++) {
+        const size_t n = i == 4 ? N - 33 : N;
+        int now[2][N];
+        for (size_t k = 0; k < n; k++) {
+            now[0][k] = inputs[i][k] = (int)(random_bits64() % V);
+            now[1][k] = targets[i][k] = (int)(random_bits64() % V) - 1;
+        }
+        batch_send(&b, now[0], now[1], n, V, i != 2, 0.5 / (i + 1));
+        memset(now, 0x55, sizeof now);
+        device_copy(seen + i * ROOM, b.sent, (BATCH_HEAD + (i == 2 ? 2 : 4) * n) * sizeof(int));
+        device_copy(b.losses, d_losses + i * N, n * sizeof(float));
+        losses_sum_cuda(b.sums, b.which, b.losses, n);
+        batch_sent(&b);
+        want += losses_in_order(losses + i * N, n);
+    }
+    int bad = 7;
+    const double sum = batch_finish(&b, &bad);
+    CHECK(sum == want && bad == -1, "the sum of %d micro-batches is %.17g, expected %.17g; first bad %d", SENDS, sum,
+          want, bad);
+    device_download(got, seen, sizeof got);
+    for (int i = 0; i < SENDS; i++) {
+        const int *sent = got + i * ROOM, *tokens = sent + BATCH_HEAD;
+        const size_t n = i == 4 ? N - 33 : N;
+        const float scale = (float)(0.5 / (i + 1));
+        CHECK(memcmp(sent, &scale, sizeof scale) == 0 && sent[1] == i, "micro-batch %d: scale or place", i);
+        CHECK(memcmp(tokens, inputs[i], n * sizeof(int)) == 0, "micro-batch %d: inputs", i);
+        CHECK(memcmp(tokens + n, targets[i], n * sizeof(int)) == 0, "micro-batch %d: targets", i);
+        batch_sort_tokens(order, sorted, inputs[i], n, V, count);
+        CHECK(i == 2 || (memcmp(tokens + 2 * n, order, n * sizeof(int)) == 0 &&
+                         memcmp(tokens + 3 * n, sorted, n * sizeof(int)) == 0),
+              "micro-batch %d: sorted positions", i);
+    }
+    const double alone = batch_loss(&b, N);
+    CHECK(alone == losses_in_order(losses + (SENDS - 1) * N, N), "the losses that are there: %.17g", alone);
+    CUDA_CHECK(cudaFree(memory));
+    CUDA_CHECK(cudaFree(seen));
+    CUDA_CHECK(cudaFree(d_losses));
+}
+
+// More micro-batches in a step than there is room for sums; which one went wrong is known all the same.
+static void test_batch_many(void) {
+    enum { MANY = 2 * LOSS_SUMS + 3 };
+    char* memory;
+    Batch b = batch_of(1, 1, &memory);
+    float* d_losses;
+    static float losses[MANY];
+    CUDA_CHECK(cudaMalloc(&d_losses, sizeof losses));
+    for (int round = 0; round < 3; round++) {
+        double want = 0;
+        for (int i = 0; i < MANY; i++) { losses[i] = (float)random_unit(), want += (double)losses[i]; }
+        const int wrong = round == 0 ? -1 : round == 1 ? LOSS_SUMS + 5 : MANY - 1;
+        if (wrong >= 0) { losses[wrong] = round == 1 ? NAN : INFINITY, losses[MANY - 1] = NAN; }
+        device_upload_now(d_losses, losses, sizeof losses);
+        const int token = 0;
+        for (int i = 0; i < MANY; i++) {
+            batch_send(&b, &token, &token, 1, 1, 1, 1);
+            losses_sum_cuda(b.sums, b.which, d_losses + i, 1);
+            batch_sent(&b);
+        }
+        int bad = 7;
+        const double sum = batch_finish(&b, &bad);
+        CHECK(bad == wrong, "the first bad micro-batch is %d, expected %d", bad, wrong);
+        CHECK(wrong < 0 ? sum == want : !isfinite(sum), "the sum is %.17g, expected %.17g", sum, want);
+    }
+    CUDA_CHECK(cudaFree(memory));
+    CUDA_CHECK(cudaFree(d_losses));
+}
+
 static struct {
     size_t N, C, V;
     int kind;
@@ -956,6 +1065,8 @@ int main(int argc, char** argv) {
     ledger.booking = 1;  // a launch that states() does not precede dies
     printf("gpu_ponder: %s, on %s\n", PRECISION, device.name);
     RUN(test_sort_tokens);
+    RUN(test_batch_ahead);
+    RUN(test_batch_many);
     RUN(test_embedding);
     RUN(test_row_fits);
     RUN(test_softmax_rows);

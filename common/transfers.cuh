@@ -182,8 +182,16 @@ static __global__ void __launch_bounds__(NORM_TILE_THREADS)
     losses_sum_kernel(double* sums, const int* which, const float* __restrict__ losses, size_t N) {
     SHARED(double, fold, NORM_TILE_THREADS);
     double sum = 0;
-#pragma unroll 8
-    for (size_t n = threadIdx.x; n < N; n += NORM_TILE_THREADS) { sum += (double)losses[n]; }
+    for (size_t first = threadIdx.x; first < N; first += 8 * NORM_TILE_THREADS) {
+        float x[8];
+#pragma unroll
+        for (size_t k = 0; k < 8; k++) {  // all loads first: none waits for a sum
+            size_t n = first + k * NORM_TILE_THREADS;
+            x[k] = n < N ? losses[n] : 0.0f;
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++) { sum += (double)x[k]; }
+    }
     sum = grad_norm_fold(sum, fold);
     if (threadIdx.x == 0) { sums[which ? *which : 0] = sum; }
 }

@@ -124,7 +124,7 @@ static Batch batch_of(size_t N, size_t V, char** memory) {
 // More micro-batches are sent than there are buffers, each while those before it still wait (EMULATE_ASYNC=late: all
 // of them); what each has brought is copied aside in the order of the stream.
 static void test_batch_ahead(void) {
-    enum { N = 300, V = 61, SENDS = 7, ROOM = BATCH_HEAD + 4 * N };
+    enum { N = 2900, V = 61, SENDS = 7, ROOM = BATCH_HEAD + 4 * N };
     static int inputs[SENDS][N], targets[SENDS][N], got[SENDS * ROOM], count[V + 1], order[N], sorted[N];
     static float losses[SENDS * N];
     char* memory;

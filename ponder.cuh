@@ -918,6 +918,7 @@ typedef struct PonderCuda {
     floatX* dmix;      // (N,C) de, rounded
     floatX* dh;        // (N,C)
     float* dot;        // (N)
+    float* parts;      // of the embedding's gradient (rows.cuh)
     floatX* z;         // (rows,Vp)
     floatX* dz;        // (rows,Vp)
     floatX* p;         // (S, N,Vp) kept probabilities, or NULL
@@ -928,7 +929,7 @@ typedef struct PonderCuda {
 
 static inline void ponder_passes_cuda(Ponder* m, Arena* a, int training) {
     PonderCuda* c = m->cuda;
-    size_t N = m->pass->N, NC = N * (size_t)m->pass->size.C, S = (size_t)m->config.steps;
+    size_t N = m->pass->N, C = (size_t)m->pass->size.C, NC = N * C, S = (size_t)m->config.steps;
     size_t NC_back = training ? NC : 0;
     c->e = TAKE(a, float, "inputs of passes", (S + 1) * NC);
     c->h = TAKE(a, floatX, "outputs of passes", (S + 1) * NC);
@@ -936,6 +937,7 @@ static inline void ponder_passes_cuda(Ponder* m, Arena* a, int training) {
     c->dmix = TAKE(a, floatX, "gradient of the mix, rounded", NC_back);
     c->dh = TAKE(a, floatX, "gradient of the output", NC_back);
     c->dot = TAKE(a, float, "dots of the mix", training ? N : 0);
+    c->parts = TAKE(a, float, "parts of the embedding's gradient", training ? embedding_parts(N, C) : 0);
     batch_take(&c->batch, a, N);
 }
 static inline void ponder_blocks_cuda(Ponder* m, Arena* a, int training) {
@@ -1089,6 +1091,7 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
     ledger_part(PART_HEAD);
     head_forward_backward_cuda(c->batch.losses, c->dh, dw_out, c->z, c->h + (size_t)config->steps * stride,
                                c->batch.tokens + N, pass->head.x, N, C, V, c->batch.scale, c->rows);
+    losses_sum_cuda(c->batch.sums, c->batch.which, c->batch.losses, N);
     device_zero(c->de, N * C * sizeof(float));
     for (int s = config->steps; s >= 0; s--) {
         const float* e = c->e + (size_t)s * stride;
@@ -1106,23 +1109,31 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
         m->architecture->cuda->backward(pass, c->de, c->dh, e, B, T);
     }
     ledger_part(PART_BLOCKS);
-    embedding_backward_cuda(dw_in, c->batch.tokens, c->batch.tokens + 2 * N, c->de, N, C, ponder_token_scale(m));
+    embedding_backward_cuda(dw_in, c->parts, c->batch.tokens + 3 * N, c->batch.tokens + 2 * N, c->de, N, C, V,
+                            ponder_token_scale(m));
 }
 
 // ---- the model that the training loop drives, on the GPU ----
 
-static inline double ponder_train_cuda(Model* model, const int* inputs, const int* targets, int B, int T,
-                                       double scale) {
+static inline void ponder_train_ahead_cuda(Model* model, const int* inputs, const int* targets, int B, int T,
+                                           double scale) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = m->cuda;
-    size_t N = (size_t)B * (size_t)T;
-    batch_upload(&c->batch, inputs, targets, N, (size_t)model->V, 1);
-    batch_upload_scale(&c->batch, scale);
+    batch_send(&c->batch, inputs, targets, (size_t)B * (size_t)T, (size_t)model->V, 1, scale);
     graph_run(&c->graph, model, B, T);
+    batch_sent(&c->batch);
     for (int s = m->config.steps; s >= 0; s--) {  // a graph tells the slots nothing: this is what its backward left
         slots_enter(&c->slots, m->pass->size.L, s, slots_of(&c->slots, s) < 0 ? 0 : slots_of(&c->slots, s));
     }
-    return batch_loss(&c->batch, N);
+}
+static inline double ponder_finish_cuda(Model* model, int* bad) {
+    return batch_finish(&ponder_of(model)->cuda->batch, bad);
+}
+static inline double ponder_train_cuda(Model* model, const int* inputs, const int* targets, int B, int T,
+                                       double scale) {
+    int bad;
+    ponder_train_ahead_cuda(model, inputs, targets, B, T, scale);
+    return ponder_finish_cuda(model, &bad);
 }
 
 static inline void ponder_evaluate_cuda(Model* model, const int* inputs, const int* targets, int B, int T,
@@ -1234,6 +1245,8 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->prepare = ponder_prepare_cuda;
     model->allocate = ponder_allocate_cuda;
     model->train = ponder_train_cuda;
+    model->train_ahead = ponder_train_ahead_cuda;
+    model->finish = ponder_finish_cuda;
     model->micro_batch = ponder_micro_batch_cuda;
     model->evaluate = ponder_evaluate_cuda;
     model->logits = ponder_logits_cuda;

@@ -39,13 +39,14 @@ static inline void cuda_check(cudaError_t error, const char* expression, const c
 }
 
 // launch(kernel, grid, block, shared_bytes, stream, args...): books the launch and, unless this is a dry
-// run, executes it. A kernel with several compile-time sizes goes in parentheses. states() comes first.
+// run, executes it. A kernel with several compile-time sizes goes in parentheses. states() comes first. A block may
+// have 48 KB of shared memory unasked, of which its SHARED() arrays are a part: hence 32.
 #ifdef __CUDACC__
 #define launch(kernel, grid, block, shared_bytes, stream, ...)                                                   \
     do {                                                                                                         \
         if (ledger_launch(#kernel, 0)) {                                                                         \
             auto cuda_kernel = kernel;                                                                           \
-            if ((shared_bytes) > 48 * 1024) {                                                                    \
+            if ((shared_bytes) > 32 * 1024) {                                                                    \
                 CUDA_CHECK(cudaFuncSetAttribute(cuda_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,        \
                                                 (int)(shared_bytes)));                                           \
             }                                                                                                    \

@@ -44,6 +44,12 @@ struct Model {
     // the targets that are not ignored.
     double (*train)(Model* model, const int* inputs, const int* targets, int B, int T, double scale);
 
+    // On a GPU, else NULL: the same without waiting for the loss; and the sum of what train() would have returned
+    // since the last call of finish(), which waits. *bad = which of these micro-batches has the first loss that is not
+    // finite, or -1.
+    void (*train_ahead)(Model* model, const int* inputs, const int* targets, int B, int T, double scale);
+    double (*finish)(Model* model, int* bad);
+
     // Forward only: loss_sums[s] += sum of pass s's losses over the targets that are not ignored.
     void (*evaluate)(Model* model, const int* inputs, const int* targets, int B, int T, double* loss_sums);
 
@@ -139,6 +145,17 @@ static inline char* model_first_nonfinite(Model* model, int B, int T) {
 // What a run's numbers come from, to be told from others when it goes on elsewhere.
 static inline const char* model_arithmetic(const Model* model) {
     return model->arithmetic ? model->arithmetic : "fp32 on a CPU";
+}
+
+// A micro-batch of a step, and the end of its last: the sum of both is that of the losses, wherever they are added.
+static inline double model_train(Model* model, const int* inputs, const int* targets, int B, int T, double scale) {
+    if (!model->train_ahead) { return model->train(model, inputs, targets, B, T, scale); }
+    model->train_ahead(model, inputs, targets, B, T, scale);
+    return 0;
+}
+static inline double model_finish(Model* model, int* bad) {
+    *bad = -1;
+    return model->finish ? model->finish(model, bad) : 0;
 }
 
 // What the training loop does with gradients, wherever they live.

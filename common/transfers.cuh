@@ -94,57 +94,139 @@ static inline void families_drive(Model* model, Families* f) {
 }
 
 // ---- a micro-batch ----
+//
+// The host fills one of two page-locked buffers while the GPU still copies, or waits to copy, the other: it is at most
+// two micro-batches ahead, and neither waits for the other. Copies and kernels are in one stream, and what kernels read
+// always lies at the same place, as a captured graph needs it. Sums of losses stay on the GPU until they are asked for,
+// once a step.
+
+enum { BATCH_BUFFERS = 2, BATCH_HEAD = 64, LOSS_SUMS = 256 };
 
 typedef struct {
-    int* tokens;    // (3, N): inputs, targets, positions sorted by token
-    float* losses;  // (N)
+    int* sent;      // (BATCH_HEAD + 4 N) all that comes from the host, in one copy:
     float* scale;   // (1) 1 / targets of the step: in memory, since a captured graph cannot change arguments
-    // On the host; the first three are pinned:
-    int* host_tokens;    // (3, N)
-    float* host_losses;  // (N)
-    float* host_scale;   // (1)
-    int* count;          // (V+1) to sort tokens by
+    int* which;     // (1) of the sums is the micro-batch's
+    int* tokens;    // (4, N): inputs, targets, positions sorted by token, tokens of these
+    float* losses;  // (N)
+    double* sums;   // (LOSS_SUMS + 1) of micro-batches since they were read; the last: of one evaluation
+    // On the host, page-locked:
+    int* host_sent[BATCH_BUFFERS];  // (BATCH_HEAD + 4 N)
+    double* host_sums;              // (LOSS_SUMS)
+    // On the host:
+    cudaEvent_t copied[BATCH_BUFFERS];  // when a buffer may be filled again
+    int next;                           // buffer to be filled
+    int waiting;                        // sums that were not read
+    int known, bad;                     // sums that were, and the first of them that is not finite, or -1
+    double loss;                        // the sum of those that were read
+    int* count;                         // (V+1) to sort tokens by
 } Batch;
 
 static inline void batch_take(Batch* b, Arena* a, size_t N) {
     b->losses = TAKE(a, float, "losses", N);
-    b->scale = TAKE(a, float, "scale of the loss", 1);
-    b->tokens = TAKE(a, int, "tokens", 3 * N);
+    b->sums = TAKE(a, double, "sums of losses", LOSS_SUMS + 1);
+    b->sent = TAKE(a, int, "tokens", BATCH_HEAD + 4 * N);
+    b->scale = (float*)(void*)b->sent;
+    b->which = b->sent ? b->sent + 1 : NULL;
+    b->tokens = b->sent ? b->sent + BATCH_HEAD : NULL;
 }
 
 static inline void batch_start(Batch* b, size_t N, size_t V) {
-    CUDA_CHECK(cudaMallocHost((void**)&b->host_tokens, 3 * N * sizeof(int)));
-    CUDA_CHECK(cudaMallocHost((void**)&b->host_losses, N * sizeof(float)));
-    CUDA_CHECK(cudaMallocHost((void**)&b->host_scale, sizeof(float)));
-    memset(b->host_tokens, 0, 3 * N * sizeof(int));
+    size_t bytes = (BATCH_HEAD + 4 * N) * sizeof(int);
+    for (int i = 0; i < BATCH_BUFFERS; i++) {
+        CUDA_CHECK(cudaMallocHost((void**)&b->host_sent[i], bytes));
+        CUDA_CHECK(cudaEventCreateWithFlags(&b->copied[i], cudaEventDisableTiming));
+        memset(b->host_sent[i], 0, bytes);
+    }
+    CUDA_CHECK(cudaMallocHost((void**)&b->host_sums, LOSS_SUMS * sizeof(double)));
+    device_zero(b->sent, bytes);
     b->count = (int*)xalloc(V + 1, sizeof(int), "counts of tokens");
+    b->bad = -1;
 }
 
-// order (N): positions sorted by token, equal ones in order (counting sort); count (V+1) scratch.
-static inline void batch_sort_tokens(int* order, const int* tokens, size_t N, size_t V, int* count) {
+// order (N): positions sorted by token, equal ones in order (counting sort); sorted (N): their tokens; count (V+1)
+// scratch.
+static inline void batch_sort_tokens(int* order, int* sorted, const int* tokens, size_t N, size_t V, int* count) {
     memset(count, 0, (V + 1) * sizeof(int));
     for (size_t n = 0; n < N; n++) { count[tokens[n] + 1]++; }
     for (size_t v = 0; v < V; v++) { count[v + 1] += count[v]; }
-    for (size_t n = 0; n < N; n++) { order[count[tokens[n]]++] = (int)n; }
+    for (size_t n = 0; n < N; n++) {
+        int at = count[tokens[n]]++;
+        order[at] = (int)n, sorted[at] = tokens[n];
+    }
 }
 
-// inputs (N); targets (N), or NULL: only forward, and then the positions are not sorted.
-static inline void batch_upload(Batch* b, const int* inputs, const int* targets, size_t N, size_t V, int sorted) {
-    memcpy(b->host_tokens, inputs, N * sizeof(int));
-    if (targets) { memcpy(b->host_tokens + N, targets, N * sizeof(int)); }
-    if (sorted) { batch_sort_tokens(b->host_tokens + 2 * N, inputs, N, V, b->count); }
-    device_upload(b->tokens, b->host_tokens, 3 * N * sizeof(int));
+// inputs (N); targets (N), or NULL: only forward. sort: a backward will want the positions sorted. Returns before
+// the GPU has them, and does not read inputs and targets later.
+static inline void batch_send(Batch* b, const int* inputs, const int* targets, size_t N, size_t V, int sort,
+                              double scale) {
+    int* sent = b->host_sent[b->next];
+    int* tokens = sent + BATCH_HEAD;
+    float factor = (float)scale;
+    CUDA_CHECK(cudaEventSynchronize(b->copied[b->next]));
+    memcpy(sent, &factor, sizeof factor);
+    sent[1] = b->waiting;
+    memcpy(tokens, inputs, N * sizeof(int));
+    if (targets) { memcpy(tokens + N, targets, N * sizeof(int)); }
+    if (sort) { batch_sort_tokens(tokens + 2 * N, tokens + 3 * N, inputs, N, V, b->count); }
+    device_upload(b->sent, sent, (BATCH_HEAD + (sort ? 4 : 2) * N) * sizeof(int));
+    CUDA_CHECK(cudaEventRecord(b->copied[b->next], device.stream));
+    b->next = (b->next + 1) % BATCH_BUFFERS;
 }
-static inline void batch_upload_scale(Batch* b, double scale) {
-    *b->host_scale = (float)scale;
-    device_upload(b->scale, b->host_scale, sizeof(float));
+static inline void batch_upload(Batch* b, const int* inputs, const int* targets, size_t N, size_t V, int sort) {
+    batch_send(b, inputs, targets, N, V, sort, 0);
 }
 
-// The sum of the N losses, in double and in their order.
+// sums[*which], or with which = NULL sums[0], = the sum of losses (N) in double: each thread adds every
+// NORM_TILE_THREADS-th, then a fixed tree.
+static __global__ void __launch_bounds__(NORM_TILE_THREADS)
+    losses_sum_kernel(double* sums, const int* which, const float* __restrict__ losses, size_t N) {
+    SHARED(double, fold, NORM_TILE_THREADS);
+    double sum = 0;
+    for (size_t first = threadIdx.x; first < N; first += 8 * NORM_TILE_THREADS) {
+        float x[8];
+#pragma unroll
+        for (size_t k = 0; k < 8; k++) {  // all loads first: none waits for a sum
+            size_t n = first + k * NORM_TILE_THREADS;
+            x[k] = n < N ? losses[n] : 0.0f;
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++) { sum += (double)x[k]; }
+    }
+    sum = grad_norm_fold(sum, fold);
+    if (threadIdx.x == 0) { sums[which ? *which : 0] = sum; }
+}
+static inline void losses_sum_cuda(double* sums, const int* which, const float* losses, size_t N) {
+    states((double)N, 4.0 * (double)N + 8);
+    launch(losses_sum_kernel, 1, NORM_TILE_THREADS, 0, device.stream, sums, which, losses, N);
+}
+
+// Reads the sums that wait on the GPU, which they wait for, and adds them in their order.
+static inline void batch_read_sums(Batch* b) {
+    if (b->waiting) { device_download(b->host_sums, b->sums, (size_t)b->waiting * sizeof(double)); }
+    for (int i = 0; i < b->waiting; i++) {
+        b->loss += b->host_sums[i];
+        if (b->bad < 0 && !isfinite(b->host_sums[i])) { b->bad = b->known + i; }
+    }
+    b->known += b->waiting;
+    b->waiting = 0;
+}
+// A micro-batch whose losses will be in the next sum has been given to the GPU.
+static inline void batch_sent(Batch* b) {
+    if (++b->waiting == LOSS_SUMS) { batch_read_sums(b); }
+}
+// The sum over all micro-batches since the last call; *bad = the first whose losses are not finite, or -1.
+static inline double batch_finish(Batch* b, int* bad) {
+    batch_read_sums(b);
+    double loss = b->loss;
+    *bad = b->bad;
+    b->loss = 0, b->known = 0, b->bad = -1;
+    return loss;
+}
+// The sum of the N losses that are there, as a micro-batch adds them.
 static inline double batch_loss(Batch* b, size_t N) {
     double sum = 0;
-    device_download(b->host_losses, b->losses, N * sizeof(float));
-    for (size_t n = 0; n < N; n++) { sum += (double)b->host_losses[n]; }
+    losses_sum_cuda(b->sums + LOSS_SUMS, NULL, b->losses, N);
+    device_download(&sum, b->sums + LOSS_SUMS, sizeof sum);
     return sum;
 }
 

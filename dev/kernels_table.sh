@@ -151,6 +151,8 @@ awk -v hot="$hot" -v shared_file="$tmp/shared" -v asked="$shared_program" '
         file_before = file
         where = sprintf("%s for sm_%s in %s", name, arch, file)
         attention = name ~ /^attention_/
+        # A row of logits that is held on chip, at its longest.
+        if (name ~ /_rows_kernel<1/) dynamic[name] = 99 * 1024 - up_to(fixed, 128)
         known = name in dynamic
         shared = fixed + (known ? dynamic[name] : 0)
         n = threads && sm(arch, "kb") ? fit(arch, registers, threads, shared) : -1

@@ -240,8 +240,17 @@ static inline int trainer_gradient(Trainer* t, double* loss) {
         if (trainer_signal) { return 0; }
         int rows = trainer_micro_rows(t, row, t->step_rows);
         size_t at = (size_t)row * (size_t)t->T;
-        sum += model->train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
+        sum += model_train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
         if (!isfinite(sum)) { trainer_die_nonfinite(t, "loss", sum, t->state.step + 1, rows); }
+    }
+    int bad;
+    sum += model_finish(model, &bad);
+    if (!isfinite(sum)) {  // known only now: that micro-batch once more, so that the search sees what it left
+        int64_t row = bad > 0 ? (int64_t)bad * t->B : 0;
+        int rows = trainer_micro_rows(t, row, t->step_rows);
+        size_t at = (size_t)row * (size_t)t->T;
+        model->train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
+        trainer_die_nonfinite(t, "loss", sum, t->state.step + 1, rows);
     }
     *loss = sum / (double)count;
     return 1;

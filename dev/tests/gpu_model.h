@@ -34,6 +34,8 @@ static Model* cpu_model(const char* arguments, int B, int T) {
     model->update = NULL;
     model->allocate = ponder_allocate;
     model->train = ponder_train;
+    model->train_ahead = NULL;
+    model->finish = NULL;
     model->evaluate = ponder_evaluate;
     model->logits = ponder_logits;
     model->list = ponder_list;
@@ -353,6 +355,66 @@ static void test_graph_same_bits(void) {
     same_run("without a graph", &graph, &plain);
     free_run(&graph);
     free_run(&plain);
+}
+
+// Micro-batches given to the GPU without waiting for their losses, more of them than there are buffers, with a graph and
+// without: the losses and gradients of one at a time. A loss that is not finite is known by its micro-batch.
+static void test_train_ahead(void) {
+    enum { MICRO = 5, N = SB * ST };
+    int inputs[MICRO][N], targets[MICRO][N];
+    for (int graph = 0; graph < 2; graph++) {
+        char* arguments = format_string(SMALL "--graph %d", graph);
+        Model* model = gpu_model(arguments, SB, ST);
+        for (int i = 0; i < MICRO; i++) {
+            random_tokens(inputs[i], targets[i], N, 60);
+            targets[i][i] = -1;
+        }
+        double one = 0;
+        int bad = 7;
+        model_zero_grads(model);
+        for (int i = 0; i < MICRO; i++) {
+            one += model->train(model, inputs[i], targets[i], i == MICRO - 1 ? SB - 1 : SB, ST, 0.01 * (i + 1));
+        }
+        model->download_grads(model);
+        real* grads = (real*)xalloc(model->tensors.total, sizeof(real), "gradients");
+        memcpy(grads, model->grads, model->tensors.total * sizeof(real));
+        for (int again = 0; again < 2; again++) {
+            int now[N], next[N];
+            model_zero_grads(model);
+            for (int i = 0; i < MICRO; i++) {  // in the same memory each time: it was read before this returns
+                memcpy(now, inputs[i], sizeof now);
+                memcpy(next, targets[i], sizeof next);
+                model->train_ahead(model, now, next, i == MICRO - 1 ? SB - 1 : SB, ST, 0.01 * (i + 1));
+            }
+            double all = model->finish(model, &bad);
+            CHECK(all == one && bad == -1, "graph %d: losses %.17g, one by one %.17g; first bad %d", graph, all, one,
+                  bad);
+            model->download_grads(model);
+            CHECK(memcmp(grads, model->grads, model->tensors.total * sizeof(real)) == 0, "graph %d: other gradients",
+                  graph);
+        }
+        free(grads);
+        close_model(model);
+        free(arguments);
+    }
+    // Only micro-batches 3 and 4 have token 60, whose embedding is NaN; without pondering nothing else reads it.
+    Model* model = gpu_model("--layers 1 --width 32 --heads 1 --ff 48 --vocab 61 --ponder 0 --tie 0", SB, ST);
+    const Tensor* embed = &model->tensors.list[0];
+    for (size_t c = 0; c < embed->shape[1]; c++) {
+        model->params[embed->offset + 60 * embed->shape[1] + c] = (real)NAN;
+    }
+    model->upload(model, NULL, NULL);
+    int bad = 7;
+    for (int i = 0; i < MICRO; i++) {
+        random_tokens(inputs[i], targets[i], N, 60);
+        inputs[i][N / 2] = i >= 3 ? 60 : inputs[i][N / 2];
+        model->train_ahead(model, inputs[i], targets[i], SB, ST, 1);
+    }
+    double sum = model->finish(model, &bad);
+    CHECK(!isfinite(sum) && bad == 3, "sum %g, first bad micro-batch %d, expected 3", sum, bad);
+    sum = model->train(model, inputs[0], targets[0], SB, ST, 1);
+    CHECK(isfinite(sum), "a sum of %g after one that was not finite", sum);
+    close_model(model);
 }
 
 // What the search for a NaN looks at: every layer of every pass whose activations are there, also when a graph has been
@@ -716,6 +778,7 @@ int main(int argc, char** argv) {
     RUN(test_reference_fixtures);
     RUN(test_recompute_same_bits);
     RUN(test_graph_same_bits);
+    RUN(test_train_ahead);
     RUN(test_list_after_a_graph);
     RUN(test_evaluate_and_logits);
     RUN(test_logits);

@@ -49,8 +49,9 @@ static void all_zero(const char* what, const float* got, size_t rows, size_t str
 // ------------------------------------------------------------------------------------------------
 // Embedding
 
-enum { TOKENS_RANDOM, TOKENS_ONE, TOKENS_DIFFERENT, TOKENS_ENDS, TOKEN_KINDS };
-static const char* const token_kind_names[] = {"random", "all the same", "all different", "first and last only"};
+enum { TOKENS_RANDOM, TOKENS_ONE, TOKENS_DIFFERENT, TOKENS_ENDS, TOKENS_ZIPF, TOKEN_KINDS };
+static const char* const token_kind_names[] = {"random", "all the same", "all different", "first and last only",
+                                               "Zipf-like"};
 
 static int* make_tokens(int kind, size_t N, size_t V) {
     int* tokens = host_ints(N);
@@ -60,7 +61,9 @@ static int* make_tokens(int kind, size_t N, size_t V) {
             case TOKENS_RANDOM: tokens[n] = (int)(bits % V); break;
             case TOKENS_ONE: tokens[n] = (int)(V / 2); break;
             case TOKENS_DIFFERENT: tokens[n] = (int)((n * 7 + 3) % V); break;  // V is no multiple of 7
-            default: tokens[n] = bits & 1 ? (int)V - 1 : 0; break;
+            case TOKENS_ENDS: tokens[n] = bits & 1 ? (int)V - 1 : 0; break;
+            // As words are: the share of the k-th is about 1/k.
+            default: tokens[n] = (int)fmin((double)V - 1, pow((double)V, random_unit()) - 1); break;
         }
     }
     return tokens;
@@ -73,15 +76,16 @@ static void test_sort_tokens(void) {
             const size_t N = sizes[k][0], V = sizes[k][1];
             snprintf(case_name, sizeof case_name, "sort of %zu tokens below %zu, %s", N, V, token_kind_names[kind]);
             int *tokens = make_tokens(kind, N, V), *order = host_ints(N), *count = host_ints(V + 1);
-            int* seen = host_ints(N);
+            int *seen = host_ints(N), *sorted = host_ints(N);
             memset(count, 0x55, (V + 1) * sizeof(int));
             memset(order, 0x55, N * sizeof(int));
-            batch_sort_tokens(order, tokens, N, V, count);
+            batch_sort_tokens(order, sorted, tokens, N, V, count);
             for (size_t n = 0; n < N; n++) {
                 const int at = order[n], before = n > 0 ? order[n - 1] : -1;
                 CHECK(at >= 0 && (size_t)at < N && !seen[at], "%s: position %d at %zu", case_name, at, n);
                 if (test_state.checks_failed) { break; }
                 seen[at] = 1;
+                CHECK(sorted[n] == tokens[at], "%s: token %d at %zu, expected %d", case_name, sorted[n], n, tokens[at]);
                 CHECK(n == 0 || tokens[before] < tokens[at] || (tokens[before] == tokens[at] && before < at),
                       "%s: position %d comes before %d", case_name, before, at);
             }
@@ -89,6 +93,115 @@ static void test_sort_tokens(void) {
             host_array_count = 0;
         }
     }
+}
+
+// ------------------------------------------------------------------------------------------------
+// What a micro-batch brings to the GPU and leaves there
+
+// The sum as the kernel adds it.
+static double losses_in_order(const float* losses, size_t N) {
+    double fold[256] = {0};
+    for (size_t n = 0; n < N; n++) { fold[n % 256] += (double)losses[n]; }
+    for (int width = 128; width > 0; width /= 2) {
+        for (int i = 0; i < width; i++) { fold[i] += fold[i + width]; }
+    }
+    return fold[0];
+}
+
+// A batch with memory for N tokens; the caller gives the memory back.
+static Batch batch_of(size_t N, size_t V, char** memory) {
+    Batch b;
+    Arena arena = arena_at(NULL);
+    memset(&b, 0, sizeof b);
+    batch_take(&b, &arena, N);
+    CUDA_CHECK(cudaMalloc(memory, arena.used));
+    arena = arena_at(*memory);
+    batch_take(&b, &arena, N);
+    batch_start(&b, N, V);
+    return b;
+}
+
+// More micro-batches are sent than there are buffers, each while those before it still wait (EMULATE_ASYNC=late: all
+// of them); what each has brought is copied aside in the order of the stream.
+static void test_batch_ahead(void) {
+    enum { N = 2900, V = 61, SENDS = 7, ROOM = BATCH_HEAD + 4 * N };
+    static int inputs[SENDS][N], targets[SENDS][N], got[SENDS * ROOM], count[V + 1], order[N], sorted[N];
+    static float losses[SENDS * N];
+    char* memory;
+    Batch b = batch_of(N, V, &memory);
+    int* seen;
+    float* d_losses;
+    CUDA_CHECK(cudaMalloc(&seen, sizeof got));
+    CUDA_CHECK(cudaMalloc(&d_losses, sizeof losses));
+    for (int i = 0; i < SENDS * N; i++) { losses[i] = (float)(10 * random_unit()); }
+    device_upload_now(d_losses, losses, sizeof losses);
+    double want = 0;
+    for (int i = 0; i < SENDS; i++) {
+        const size_t n = i == 4 ? N - 33 : N;
+        int now[2][N];
+        for (size_t k = 0; k < n; k++) {
+            now[0][k] = inputs[i][k] = (int)(random_bits64() % V);
+            now[1][k] = targets[i][k] = (int)(random_bits64() % V) - 1;
+        }
+        batch_send(&b, now[0], now[1], n, V, i != 2, 0.5 / (i + 1));
+        memset(now, 0x55, sizeof now);
+        device_copy(seen + i * ROOM, b.sent, (BATCH_HEAD + (i == 2 ? 2 : 4) * n) * sizeof(int));
+        device_copy(b.losses, d_losses + i * N, n * sizeof(float));
+        losses_sum_cuda(b.sums, b.which, b.losses, n);
+        batch_sent(&b);
+        want += losses_in_order(losses + i * N, n);
+    }
+    int bad = 7;
+    const double sum = batch_finish(&b, &bad);
+    CHECK(sum == want && bad == -1, "the sum of %d micro-batches is %.17g, expected %.17g; first bad %d", SENDS, sum,
+          want, bad);
+    device_download(got, seen, sizeof got);
+    for (int i = 0; i < SENDS; i++) {
+        const int *sent = got + i * ROOM, *tokens = sent + BATCH_HEAD;
+        const size_t n = i == 4 ? N - 33 : N;
+        const float scale = (float)(0.5 / (i + 1));
+        CHECK(memcmp(sent, &scale, sizeof scale) == 0 && sent[1] == i, "micro-batch %d: scale or place", i);
+        CHECK(memcmp(tokens, inputs[i], n * sizeof(int)) == 0, "micro-batch %d: inputs", i);
+        CHECK(memcmp(tokens + n, targets[i], n * sizeof(int)) == 0, "micro-batch %d: targets", i);
+        batch_sort_tokens(order, sorted, inputs[i], n, V, count);
+        CHECK(i == 2 || (memcmp(tokens + 2 * n, order, n * sizeof(int)) == 0 &&
+                         memcmp(tokens + 3 * n, sorted, n * sizeof(int)) == 0),
+              "micro-batch %d: sorted positions", i);
+    }
+    const double alone = batch_loss(&b, N);
+    CHECK(alone == losses_in_order(losses + (SENDS - 1) * N, N), "the losses that are there: %.17g", alone);
+    CUDA_CHECK(cudaFree(memory));
+    CUDA_CHECK(cudaFree(seen));
+    CUDA_CHECK(cudaFree(d_losses));
+}
+
+// More micro-batches in a step than there is room for sums; which one went wrong is known all the same.
+static void test_batch_many(void) {
+    enum { MANY = 2 * LOSS_SUMS + 3 };
+    char* memory;
+    Batch b = batch_of(1, 1, &memory);
+    float* d_losses;
+    static float losses[MANY];
+    CUDA_CHECK(cudaMalloc(&d_losses, sizeof losses));
+    for (int round = 0; round < 3; round++) {
+        double want = 0;
+        for (int i = 0; i < MANY; i++) { losses[i] = (float)random_unit(), want += (double)losses[i]; }
+        const int wrong = round == 0 ? -1 : round == 1 ? LOSS_SUMS + 5 : MANY - 1;
+        if (wrong >= 0) { losses[wrong] = round == 1 ? NAN : INFINITY, losses[MANY - 1] = NAN; }
+        device_upload_now(d_losses, losses, sizeof losses);
+        const int token = 0;
+        for (int i = 0; i < MANY; i++) {
+            batch_send(&b, &token, &token, 1, 1, 1, 1);
+            losses_sum_cuda(b.sums, b.which, d_losses + i, 1);
+            batch_sent(&b);
+        }
+        int bad = 7;
+        const double sum = batch_finish(&b, &bad);
+        CHECK(bad == wrong, "the first bad micro-batch is %d, expected %d", bad, wrong);
+        CHECK(wrong < 0 ? sum == want : !isfinite(sum), "the sum is %.17g, expected %.17g", sum, want);
+    }
+    CUDA_CHECK(cudaFree(memory));
+    CUDA_CHECK(cudaFree(d_losses));
 }
 
 static struct {
@@ -110,17 +223,49 @@ static void embedding_forward_case(void) {
     agree_bits("e", array_bytes(e), want, N * C * sizeof(float));
 }
 
-// The C half adds in the same order with the same operations, so the bits are the same.
+// What the kernels add, in their order: places of the sorted order one after the other; those of a token in its first
+// chunk onto its row; those in later chunks apart, by eight in turn, and then the eight sums onto the row.
+static void embedding_in_chunks(float* dtable, const int* sorted, const int* order, const float* de, size_t N, size_t C,
+                                float scale) {
+    enum { CHUNK = 32, TURNS = 8 };
+    for (size_t begin = 0, end; begin < N; begin = end) {
+        for (end = begin; end < N && sorted[end] == sorted[begin]; end++) {}
+        const size_t first = begin / CHUNK, last = (end - 1) / CHUNK;
+        for (size_t c = 0; c < C; c++) {
+            float* x = &dtable[(size_t)sorted[begin] * C + c];
+            float turn[TURNS] = {0};
+            for (size_t chunk = first; chunk <= last; chunk++) {
+                float sum = chunk == first ? *x : 0;
+                for (size_t n = chunk * CHUNK; n < (chunk + 1) * CHUNK; n++) {
+                    if (n >= begin && n < end) { sum = fmaf(scale, de[(size_t)order[n] * C + c], sum); }
+                }
+                if (chunk == first) {
+                    *x = sum;
+                } else {
+                    turn[(chunk - first - 1) % TURNS] += sum;
+                }
+            }
+            for (int w = 0; last > first && w < TURNS; w++) { *x += turn[w]; }
+        }
+    }
+}
+
 static void embedding_backward_case(void) {
     const size_t N = em.N, C = em.C, V = em.V;
     float *prior = random_floats(V * C, 0, 1), *de = random_floats(N * C, 0, 1), *c_half = zeros(V * C);
-    int *tokens = make_tokens(em.kind, N, V), *order = host_ints(N), *count = host_ints(V + 1);
+    int *tokens = make_tokens(em.kind, N, V), *order = host_ints(N), *count = host_ints(V + 1), *sorted = host_ints(N);
     if (em.nan_row < N) { de[em.nan_row * C + C / 2] = NAN; }
-    batch_sort_tokens(order, tokens, N, V, count);
+    for (size_t n = 2; n < N; n += 3) {  // no loss depends on these: every target from there on is ignored
+        if (n != em.nan_row) { memset(de + n * C, 0, C * sizeof(float)); }
+    }
+    batch_sort_tokens(order, sorted, tokens, N, V, count);
     float* dtable = array_floats("dtable", IN_PLACE, prior, V * C);
-    int *d_tokens = array_ints("tokens", INPUT, tokens, N), *d_order = array_ints("order", INPUT, order, N);
+    const size_t parts = embedding_parts(N, C);
+    CHECK(parts <= N * C / 32 + C, "%s: %zu numbers of scratch", case_name, parts);
+    float* d_parts = array_floats("parts", parts ? OUTPUT : NOWHERE, NULL, parts);
+    int *d_sorted = array_ints("sorted", INPUT, sorted, N), *d_order = array_ints("order", INPUT, order, N);
     float* d_de = array_floats("de", INPUT, de, N * C);
-    embedding_backward_cuda(dtable, d_tokens, d_order, d_de, N, C, em.scale);
+    embedding_backward_cuda(dtable, d_parts, d_sorted, d_order, d_de, N, C, V, em.scale);
     if (em.nan_row < N) {
         float* got = fetch(dtable);
         const float at = got[(size_t)tokens[em.nan_row] * C + C / 2];
@@ -128,13 +273,27 @@ static void embedding_backward_case(void) {
         CHECK(count_nan(got, V * C) == 1, "%s: spread", case_name);
         return;
     }
-    double* want = zeros_double(V * C);
-    for (size_t i = 0; i < V * C; i++) { want[i] = prior[i]; }
-    for (size_t i = 0; i < N * C; i++) { want[(size_t)tokens[i / C] * C + i % C] += (double)em.scale * (double)de[i]; }
-    agree("dtable", fetch(dtable), want, V * C, largest(want, V * C), 5e-7, 0);
+    double *want = zeros_double(V * C), *size = zeros_double(V * C);
+    for (size_t i = 0; i < V * C; i++) { want[i] = prior[i], size[i] = fabs((double)prior[i]); }
+    for (size_t i = 0; i < N * C; i++) {
+        const size_t at = (size_t)tokens[i / C] * C + i % C;
+        const double x = (double)em.scale * (double)de[i];
+        want[at] += x, size[at] += fabs(x);
+    }
+    agree("dtable", fetch(dtable), want, V * C, largest(size, V * C), 5e-7, 0);
+    memcpy(c_half, prior, V * C * sizeof(float));
+    embedding_in_chunks(c_half, sorted, order, de, N, C, em.scale);
+    agree_bits("dtable", array_bytes(dtable), c_half, V * C * sizeof(float));
+    // A token within one chunk has the C half's own bits.
     memcpy(c_half, prior, V * C * sizeof(float));
     embedding_backward(c_half, tokens, de, N, C, em.scale);
-    agree_bits("dtable", array_bytes(dtable), c_half, V * C * sizeof(float));
+    const float* got = (const float*)(const void*)array_bytes(dtable);
+    for (size_t begin = 0, end; begin < N; begin = end) {
+        for (end = begin; end < N && sorted[end] == sorted[begin]; end++) {}
+        if (begin / EMBED_CHUNK != (end - 1) / EMBED_CHUNK) { continue; }
+        const size_t row = (size_t)sorted[begin] * C;
+        agree_bits("a row of dtable", got + row, c_half + row, C * sizeof(float));
+    }
 }
 
 static void embedding_run(void (*f)(void), const char* what, size_t N, size_t C, size_t V, int kind) {
@@ -155,10 +314,24 @@ static void test_embedding(void) {
             }
         }
     }
-    embedding_run(embedding_backward_case, "backward", 600, 5, 7, TOKENS_RANDOM);  // runs of many blocks
+    // Around the ends of a chunk, of a turn of the warps that add its parts, of all that they load at once; tokens that
+    // begin and end at a border of chunks, and frequent ones beside rare ones.
+    static const size_t lengths[] = {31, 32, 33, 63, 64, 65, 96, 287, 288, 289, 600, 2400};
+    for (int i = 0; i < 12; i++) {
+        for (int kind = 0; kind < TOKEN_KINDS; kind++) {
+            if (lengths[i] > 600 && kind != TOKENS_ONE && kind != TOKENS_ZIPF) { continue; }
+            embedding_run(embedding_backward_case, "backward", lengths[i], i % 2 ? 10 : 7, 37, kind);
+        }
+    }
+    embedding_run(embedding_backward_case, "backward", 600, 5, 7, TOKENS_RANDOM);
+    embedding_run(embedding_backward_case, "backward", 2400, 140, 300, TOKENS_ZIPF);
+    embedding_run(embedding_backward_case, "backward", 128, 40, 4, TOKENS_DIFFERENT);  // each takes one whole chunk
     embedding_run(embedding_backward_case, "backward", 33, 40, 1, TOKENS_RANDOM);
     em.nan_row = 32;
     embedding_run(embedding_backward_case, "backward with a NaN", 33, 40, 37, TOKENS_RANDOM);
+    for (em.nan_row = 0; em.nan_row < 400; em.nan_row += 57) {
+        embedding_run(embedding_backward_case, "backward with a NaN", 400, 7, 37, TOKENS_ONE);
+    }
     measures_print();
 }
 
@@ -276,6 +449,23 @@ static void softmax_rows_run(size_t N, size_t V, size_t Vp, size_t k, int first_
 // several packs.
 static const size_t some_vocabularies[] = {1, 5, 64, 257, 1000, 4096, 4097, 8200};
 enum { VOCABULARIES = 8 };
+
+// Vocabularies: the longest row that fits into 99 KB of shared memory, and one more; one more than whole rounds of the
+// block's threads; with top-k the longest that fits, and one more.
+enum { LONG_MOST, LONG_MORE, LONG_ROUNDS, LONG_ROWS, LONG_TOP_K = LONG_ROWS, LONG_MORE_TOP_K };
+static size_t long_row(int i) {
+    const size_t most = (99 * 1024 - 256) / sizeof(floatX), select = (99 * 1024 - 1280) / sizeof(floatX);
+    const size_t rows[] = {most, most + 1, 512 * PACK * 12 / sizeof(floatX) + 1, select, select + 1};
+    return rows[i];
+}
+static void test_row_fits(void) {
+    const int bf16 = sizeof(floatX) == 2;
+    CHECK(row_fits(50304, 0) == bf16 && !row_fits(50304, 5), "a row of 50304");
+    CHECK(row_fits(50304 / sizeof(floatX), 0) && row_fits(50304 / sizeof(floatX), 5), "a row of half of that");
+    CHECK(row_fits(bf16 ? 50560 : 25280, 0) && !row_fits(bf16 ? 50624 : 25344, 0), "the longest row");
+    CHECK(row_fits(bf16 ? 50048 : 24960, 1) && !row_fits(bf16 ? 50112 : 25088, 1), "the longest row with top-k");
+    CHECK(!row_fits(128256, 0), "a row of 128256");
+}
 static void test_softmax_rows(void) {
     for (int i = 0; i < VOCABULARIES; i++) {
         const size_t V = some_vocabularies[i], Vp = round_up(V, 64);
@@ -283,6 +473,7 @@ static void test_softmax_rows(void) {
         softmax_rows_run(1, V, Vp, 0, i % ROW_KINDS);
     }
     softmax_rows_run(3, 130, 512, 0, 0);
+    for (int i = 0; i < LONG_ROWS; i++) { softmax_rows_run(1, long_row(i), round_up(long_row(i), 64), 0, ROW_NORMAL); }
     measures_print();
 }
 
@@ -296,7 +487,53 @@ static void test_mix_top_k(void) {
         }
     }
     softmax_rows_run(3, 130, 512, 100, ROW_STEPS);
+    for (int i = LONG_TOP_K; i <= LONG_MORE_TOP_K; i++) {
+        softmax_rows_run(1, long_row(i), round_up(long_row(i), 64), 7, ROW_NORMAL);
+    }
     measures_print();
+}
+
+// Held on chip or read twice: the same bits.
+static struct {
+    size_t V, k;
+    int first_kind;
+} eh;
+static void either_way_case(void) {
+    enum { N = 2 };
+    const size_t V = eh.V, Vp = round_up(V, 64);
+    float *z = make_logits(N, V, Vp, eh.first_kind), *scale = zeros(1);
+    int* targets = host_ints(N);
+    targets[0] = (int)V - 1, targets[1] = V % 2 ? -1 : (int)(V / 2);
+    scale[0] = 0.125f;
+    floatX *p[2], *dz[2];
+    float* losses[2];
+    int* d_targets = array_ints("targets", INPUT, targets, N);
+    float* d_scale = array_floats("scale", INPUT, scale, 1);
+    for (int held = 0; held < 2; held++) {
+        p[held] = array_x("p", IN_PLACE, z, N * Vp);
+        dz[held] = array_x("dz", IN_PLACE, z, N * Vp);
+        losses[held] = array_floats("losses", OUTPUT, NULL, N);
+        softmax_rows_either_cuda(p[held], N, V, Vp, eh.k, held);
+        cross_entropy_rows_either_cuda(losses[held], dz[held], d_targets, d_scale, N, V, Vp, held);
+    }
+    const size_t bytes = N * Vp * sizeof(floatX);
+    agree_bits("p", array_bytes(p[0]), array_bytes(p[1]), bytes);
+    agree_bits("dz", array_bytes(dz[0]), array_bytes(dz[1]), bytes);
+    agree_bits("losses", array_bytes(losses[0]), array_bytes(losses[1]), N * sizeof(float));
+}
+static void either_way_run(size_t V, size_t k, int first_kind) {
+    if (k >= V) { return; }
+    eh.V = V, eh.k = k, eh.first_kind = first_kind;
+    run_case(either_way_case, 0, "rows of %zu held or read twice, top %zu, kinds from %d", V, k, first_kind);
+}
+static void test_rows_either_way(void) {
+    for (int i = 0; i < VOCABULARIES; i++) {
+        either_way_run(some_vocabularies[i], 0, i % ROW_KINDS);
+        if (i % 3 == 1) { either_way_run(some_vocabularies[i], 1 + some_vocabularies[i] / 3, (i + 4) % ROW_KINDS); }
+    }
+    either_way_run(long_row(LONG_MOST), 0, ROW_NORMAL);
+    either_way_run(long_row(LONG_ROUNDS), 0, ROW_MASKED);
+    either_way_run(long_row(LONG_TOP_K), 9, ROW_STEPS);
 }
 
 // The cut through a group of ties, everywhere near the ends of the stretches that a thread counts.
@@ -335,14 +572,14 @@ static void softmax_rows_nan_case(void) {
     free(got);
 }
 static void test_softmax_rows_nan(void) {
-    static const size_t vocabularies[] = {257, 4200};
+    const size_t vocabularies[] = {257, 4200, long_row(LONG_MORE)};
     static const float what[] = {NAN, -NAN, INFINITY};  // as bits, -NaN is the least of all
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         const size_t V = vocabularies[i], places[] = {0, 7, V / 2, V - 1}, some_k[] = {0, 1, 50, V - 1};
         for (int place = 0; place < 4; place++) {
             for (int j = 0; j < 4; j++) {
                 for (int kind = 0; kind < 3; kind++) {
-                    if (i == 1 && (place + j + kind) % 3) { continue; }
+                    if (i && (place + j + kind) % (i == 1 ? 3 : 5)) { continue; }
                     sn.V = V, sn.k = some_k[j], sn.where = places[place], sn.what = what[kind];
                     sn.every = place == 2 ? 2 : 0;
                     run_case(softmax_rows_nan_case, 0, "softmax of rows V %zu, top %zu, %g at %zu%s", V, sn.k,
@@ -539,6 +776,12 @@ static void test_cross_entropy_rows(void) {
     }
     hd.N = 3, hd.V = 130, hd.Vp = 512, hd.backward = 1;
     run_case(cross_entropy_rows_case, 0, "cross-entropy of rows, V 130 Vp 512");
+    for (int i = 0; i <= LONG_ROWS; i++) {
+        hd.N = 1 + i / LONG_ROWS, hd.V = long_row(i % LONG_ROWS), hd.Vp = round_up(hd.V, 64);
+        hd.backward = i < LONG_ROWS, hd.scale = 1.0f / 4096;
+        run_case(cross_entropy_rows_case, 0, "cross-entropy of rows N %zu V %zu%s", hd.N, hd.V,
+                 hd.backward ? ", with gradient" : "");
+    }
     measures_print();
 }
 
@@ -784,14 +1027,19 @@ static void test_ledger(void) {
     struct {
         const char* name;
         double want, got;
-    } row[8];
+    } row[16];
     int rows = 0;
     embedding_forward_cuda(f, t, f, n, c, 1);
     row[rows++] = {"embedding forward", N * C * 8, booked_bytes()};
-    embedding_backward_cuda(f, t, t, f, n, c, 1);
+    embedding_backward_cuda(f, f, t, t, f, n, c, vp, 1);
     row[rows++] = {"embedding backward", N * C * 12, booked_bytes()};
+    embedding_backward_cuda(f, f, t, t, f, n, c, 64, 1);  // 64 rows of the table, 64 parts written and read
+    row[rows++] = {"embedding backward, few tokens", (N + 64 * 4) * C * 4, booked_bytes()};
+    const double times = X == 2 ? 2 : 3;  // bf16 reads each row of 50,304 once, fp32 twice
     softmax_rows_cuda(x, n, vp - 7, vp, 0);
-    row[rows++] = {"softmax of rows", N * Vp * 2 * X, booked_bytes()};
+    row[rows++] = {"softmax of rows", N * Vp * times * X, booked_bytes()};
+    softmax_rows_cuda(x, n, 2 * vp - 7, 2 * vp, 0);
+    row[rows++] = {"softmax of longer rows", N * 2 * Vp * 3 * X, booked_bytes()};
     mix_dot_cuda(x, f, f, f, f, n, c);
     row[rows++] = {"mix dot", N * C * (12 + X), booked_bytes()};
     softmax_rows_backward_cuda(x, x, f, n, vp, 1);
@@ -799,7 +1047,9 @@ static void test_ledger(void) {
     cross_entropy_rows_cuda(f, x, t, NULL, n, vp - 7, vp);
     row[rows++] = {"cross-entropy of rows", N * Vp * X, booked_bytes()};
     cross_entropy_rows_cuda(f, x, t, f, n, vp - 7, vp);
-    row[rows++] = {"cross-entropy of rows and gradient", N * Vp * 2 * X, booked_bytes()};
+    row[rows++] = {"cross-entropy of rows and gradient", N * Vp * times * X, booked_bytes()};
+    cross_entropy_rows_cuda(f, x, t, f, n, 2 * vp - 7, 2 * vp);
+    row[rows++] = {"cross-entropy and gradient of longer rows", N * 2 * Vp * 3 * X, booked_bytes()};
     ledger = before;
     for (int i = 0; i < rows; i++) {
         double share = row[i].got / row[i].want;
@@ -815,8 +1065,12 @@ int main(int argc, char** argv) {
     ledger.booking = 1;  // a launch that states() does not precede dies
     printf("gpu_ponder: %s, on %s\n", PRECISION, device.name);
     RUN(test_sort_tokens);
+    RUN(test_batch_ahead);
+    RUN(test_batch_many);
     RUN(test_embedding);
+    RUN(test_row_fits);
     RUN(test_softmax_rows);
+    RUN(test_rows_either_way);
     RUN(test_mix_top_k);
     RUN(test_mix_top_k_cuts);
     RUN(test_softmax_rows_nan);

@@ -1098,6 +1098,13 @@ static void test_train_nonfinite(void) {
     toy_run(0, "val_loss", "--out sound --steps 10 --save-every 3 --total-batch 128");
     toy_same_run("sound", "nan", 10);
     toy_run(1, "step 1|NaN|no checkpoint yet", "--out nan1 --poison-at 1");
+    // Where losses are known at the end of a step only, the micro-batch that went wrong is computed once more: the second
+    // of three, which has four of the nine rows, and the last, which has one.
+    toy_run(1, "step 2|the loss is NaN|gradient of bias|the same micro-batch again, 4 rows|nan2/step_00000001",
+            "--out nan2 --steps 10 --total-batch 144 --save-every 1 --ahead 1 --poison-at 5");
+    toy_run(1, "step 3|the loss is NaN|the same micro-batch again, 1 rows",
+            "--out nan2 --resume --total-batch 144 --ahead 1 --poison-at 6");
+    CHECK(isfinite(toy_metric("nan2", 2, "loss")) && !isfinite(toy_metric("nan2", 3, "loss")), "metrics up to step 2");
 }
 
 static void test_train_full_disk(void) {

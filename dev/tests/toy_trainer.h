@@ -20,6 +20,9 @@ typedef struct {
     int64_t poison_what;   // 0: a gradient and the loss are NaN, 1: only a gradient is infinite, 2: validation
     int64_t room_at;       // number of the call of train() that lifts the limit on the size of files; 0: none
     int64_t calls;
+    double ahead;           // of the micro-batches that nobody has asked about, as on a GPU: the sum of losses,
+    int known, bad;         // how many, and which is the first that is not finite,
+    const int* bad_inputs;  // and its inputs
 } Toy;
 
 static void toy_prepare(Model* model, int training) { (void)model, (void)training; }
@@ -79,6 +82,27 @@ static double toy_train(Model* model, const int* inputs, const int* targets, int
     return sum;
 }
 
+// As a model on a GPU trains: the losses come when the step ends, and what went wrong is looked for once more.
+static void toy_train_ahead(Model* model, const int* inputs, const int* targets, int B, int T, double scale) {
+    Toy* toy = (Toy*)model->self;
+    double sum = toy_train(model, inputs, targets, B, T, scale);
+    toy->ahead += sum;
+    if (!isfinite(sum) && !toy->bad_inputs) { toy->bad = toy->known, toy->bad_inputs = inputs; }
+    toy->known++;
+}
+static double toy_finish(Model* model, int* bad) {
+    Toy* toy = (Toy*)model->self;
+    double sum = toy->ahead;
+    *bad = toy->bad_inputs ? toy->bad : -1;
+    toy->ahead = 0, toy->known = 0;
+    return sum;
+}
+static double toy_train_again(Model* model, const int* inputs, const int* targets, int B, int T, double scale) {
+    Toy* toy = (Toy*)model->self;
+    fprintf(stderr, "%s micro-batch again, %d rows\n", inputs == toy->bad_inputs ? "the same" : "another", B);
+    return toy_train(model, inputs, targets, B, T, scale);
+}
+
 static void toy_evaluate(Model* model, const int* inputs, const int* targets, int B, int T, double* loss_sums) {
     Toy* toy = (Toy*)model->self;
     double p[TOY_V];
@@ -122,6 +146,7 @@ static void toy_options(OptionTable* table) {
          "a tenth of a second to measure"},
         {"toy", "false-peak", OPTION_NUMBER, "0", "X", 0, 1e18, RESUME_RUN,
          "what this machine's peak was read as before"},
+        {"toy", "ahead", OPTION_INT, "0", "0|1", 0, 1, RESUME_RUN, "losses come when a step ends, as on a GPU"},
         {"toy", "list-calls", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "print the list of file_calls.h at the end"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
@@ -160,6 +185,9 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
     model->flops_rows = 1;
     model->allocate = toy_allocate;
     model->train = toy_train;
+    if (options_int(options, "ahead")) {
+        model->train = toy_train_again, model->train_ahead = toy_train_ahead, model->finish = toy_finish;
+    }
     model->evaluate = toy_evaluate;
     model->logits = toy_logits;
     model->config_json = toy_config;

@@ -25,6 +25,7 @@ typedef struct {
     int64_t rows;         // of the training data
     uint64_t shards;      // hash of the training data
     int64_t val_rows;     // rows of a validation; 0: none
+    int64_t val_batch;    // rows of one of its batches, as they are counted; 0: not known
     int64_t parameters;
     double flops_per_token;  // forward and backward
     double seconds;          // spent in training steps, over all invocations
@@ -77,8 +78,8 @@ static inline char* state_text(const TrainerState* s, const OptionTable* options
               "\"%016llx\",\n",
               (long long)s->seed, (long long)s->seq, (long long)s->total_batch, (long long)s->rows,
               (unsigned long long)s->shards);
-    sb_printf(&sb, "  \"val_rows\": %lld,\n  \"parameters\": %lld,\n", (long long)s->val_rows,
-              (long long)s->parameters);
+    sb_printf(&sb, "  \"val_rows\": %lld,\n  \"val_batch\": %lld,\n  \"parameters\": %lld,\n", (long long)s->val_rows,
+              (long long)s->val_batch, (long long)s->parameters);
     state_number(&sb, "flops_per_token", s->flops_per_token);
     state_number(&sb, "flops", s->flops_per_token * (double)s->tokens);
     state_number(&sb, "seconds", s->seconds);
@@ -128,6 +129,7 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     s.total_batch = state_whole(json, "total_batch", path);
     s.rows = state_whole(json, "rows", path);
     s.val_rows = state_whole(json, "val_rows", path);
+    s.val_batch = json_get(json, "val_batch") ? state_whole(json, "val_batch", path) : 0;
     s.parameters = state_whole(json, "parameters", path);
     s.flops_per_token = json_get_number(json, "flops_per_token", 0, path);
     s.seconds = json_get_number(json, "seconds", 0, path);

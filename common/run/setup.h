@@ -51,6 +51,7 @@ typedef struct {
     Shards* train;  // NULL without --train
     Shards* val;    // NULL without --val
     int B, T;
+    int chosen;         // 1: B was not given, but follows from shapes and the card
     int64_t step_rows;  // rows of a step: the total batch / T
     int64_t warmup_steps;
     double flops_per_token;
@@ -70,6 +71,9 @@ typedef struct {
     int64_t saved_step;   // of the newest checkpoint that holds all we know; -1: none
     double step_seconds;  // smoothed
 } Trainer;
+
+// Of a step and of a batch of validation where no --batch says it: what they are must not depend on the card.
+enum { USUAL_ROWS = 8 };
 
 // The share of the peak that is printed at every step refers to this; 0: not known.
 static inline double trainer_peak_flops(const Trainer* t) {
@@ -106,11 +110,15 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "shards to validate on; without them nothing is validated"},
         {"data", "seq", OPTION_INT, "2048", "N", 1, 1 << 24, RESUME_FIXED,
          "tokens of a row, the length of the context"},
-        {"data", "batch", OPTION_INT, "8", "N", 1, 1 << 24, RESUME_FREE,
-         "rows that pass through the model together (a micro-batch)"},
+        {"data", "batch", OPTION_INT, GPU ? NULL : "8", "N", 1, 1 << 24, RESUME_FREE,
+         GPU ? "rows that pass through the model together (a micro-batch) [default: those with which a step takes "
+               "least, by shapes and the card alone; a resumed run keeps them]"
+             : "rows that pass through the model together (a micro-batch)"},
         {"data", "total-batch", OPTION_INT, NULL, "TOKENS", 1, MANY, RESUME_FIXED,
-         "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by default "
-         "one batch"},
+         GPU ? "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by "
+               "default one batch, 8 rows without --batch"
+             : "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by "
+               "default one batch"},
         {"data", "shuffle", OPTION_INT, "1", "0|1", 0, 1, RESUME_FIXED,
          "1: rows in an order drawn anew in each epoch; 0: in the order of the files"},
         {"data", "seed", OPTION_INT, "42", "N", 0, MANY, RESUME_FIXED,
@@ -135,7 +143,8 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
         {"run", "val-every", OPTION_INT, "250", "N", 0, MANY, RESUME_FREE,
          "steps between validations; 0: only before the first and after the last step"},
         {"run", "val-batches", OPTION_INT, "20", "N", 0, 1 << 30, RESUME_FREE,
-         "batches of a validation, the first of the data; 0: all of it"},
+         GPU ? "batches of a validation, of 8 rows without --batch, the first of the data; 0: all of it"
+             : "batches of a validation, the first of the data; 0: all of it"},
         {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
          "steps between samples; 0: only after the last step"},
         {"run", "dump", OPTION_TEXT, NULL, "DIR", 0, 0, RESUME_RUN,
@@ -288,7 +297,8 @@ static inline void trainer_find_model(Trainer* t) {
             die("%s: expected an object, found %s", t->config_path, json_describe(t->config));
         }
     }
-    int64_t T = options_int(&t->options, "seq"), B = options_int(&t->options, "batch");
+    int64_t T = options_int(&t->options, "seq"), B = (int64_t)max_size(min_size(USUAL_ROWS, (size_t)(INT_MAX / T)), 1);
+    if (options_set(&t->options, "batch")) { B = options_int(&t->options, "batch"); }
     if (T * B > INT_MAX) {
         die("--batch %lld x --seq %lld: a micro-batch can have at most %d tokens", (long long)B, (long long)T, INT_MAX);
     }
@@ -315,6 +325,19 @@ static inline void trainer_size_step(Trainer* t) {
     if (total > ((int64_t)1 << 40)) { die("--total-batch %lld: expected at most 2^40 tokens", (long long)total); }
     t->step_rows = total / T;
     t->state.total_batch = total;
+}
+
+// Where no --batch is given the model chooses the rows of a micro-batch, which from then on are the run's like given ones.
+static inline void trainer_choose_batch(Trainer* t) {
+    Option* o = options_row(&t->options, "batch");
+    if (o->set) { return; }
+    const char* card = GPU ? options_text(&t->options, "plan") : NULL;
+    int training = !options_given(&t->options, "eval-only");
+    if (t->model->choose_rows) {
+        t->B = t->model->choose_rows(t->model, card ? card : "", training ? t->step_rows : t->B, training);
+        t->chosen = 1;
+    }
+    option_assign(o, format_string("%d", t->B), "");
 }
 
 // The steps of the whole run, from --steps or else --epochs of `rows` rows.
@@ -365,7 +388,8 @@ static inline void trainer_open_data(Trainer* t) {
     int same = t->stored && t->state.val_rows > 0 && !options_given(&t->options, "val-batches");
     int64_t batches = options_int(&t->options, "val-batches");
     int64_t rows = t->val ? (int64_t)t->val->rows : 0;
-    int64_t wanted = same ? t->state.val_rows : batches > 0 ? batches * t->B : rows;
+    if (t->state.val_batch == 0 || options_given(&t->options, "batch")) { t->state.val_batch = t->B; }
+    int64_t wanted = same ? t->state.val_rows : batches > 0 ? batches * t->state.val_batch : rows;
     if (t->val && wanted > rows) {
         printf("--val %s has %lld rows, fewer than the %lld of %lld batches: all of them are used\n", val,
                (long long)rows, (long long)wanted, (long long)batches);
@@ -553,7 +577,8 @@ static inline void trainer_banner(const Trainer* t) {
     const TrainerState* s = &t->state;
     line = log_begin(stdout, "steps", 12);
     log_item(&line, "%lld of %lld tokens", (long long)s->total_steps, (long long)s->total_batch);
-    log_item(&line, "each %lld rows in micro-batches of %d", (long long)t->step_rows, t->B);
+    log_item(&line, "each %lld rows in micro-batches of %d%s", (long long)t->step_rows, t->B,
+             t->chosen ? " (chosen for this card)" : "");
     log_item(&line, "%.3g epochs", (double)s->total_steps * (double)t->step_rows / (double)s->rows);
     log_item(&line, "rows %s", options_int(o, "shuffle") ? "shuffled" : "in order");
     log_item(&line, "seed %s", options_text(o, "seed"));

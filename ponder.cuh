@@ -81,7 +81,9 @@ typedef struct {
 typedef struct {
     void (*keep)(Pass*, Arena*, int layer);
     void (*prepare)(Pass*, Arena*, int training);
-    void (*forward)(Pass*, floatX* h, const float* e, int B, int T);
+    // Of the first `layers` layers; with all of them also what follows. What begins by finishing layer `layers` - 1, the
+    // norms of the next layer or the last norm, is done in either case.
+    void (*forward)(Pass*, floatX* h, const float* e, int B, int T, int layers);
     void (*backward)(Pass*, float* de, const floatX* dh, const float* e, int B, int T);
 } PassCuda;
 
@@ -154,9 +156,10 @@ static inline void ponder_add_options(OptionTable* options) {
     };
     options_add(options, rows, (int)(sizeof rows / sizeof rows[0]));
     static const Option gpu[] = {
-        {"GPU", "recompute", OPTION_INT, NULL, "N", 0, 65, RESUME_FREE,
-         "what the backward computes again to save memory: 0 nothing, 1 norms and activations, 1+k also the k earliest "
-         "passes whole; any N gives the same bits [default: whatever fits at the least cost]"},
+        {"GPU", "recompute", OPTION_INT, NULL, "N", 0, 64001, RESUME_FREE,
+         "what the backward computes again to save memory: 0 nothing, 1 norms and activations, 1+n also the n earliest "
+         "layers whole, counted over all passes but the last; any N gives the same bits [default: whatever fits at the "
+         "least cost]"},
     };
     options_add(options, gpu, GPU ? 1 : 0);
     gpu_options(options);
@@ -383,69 +386,94 @@ static inline void head_forward_backward(real* losses, real* dh, real* dw_out, r
 // ------------------------------------------------------------------------------------------------
 // [3] The S+1 passes (C)
 
-// Where passes keep their activations: a slot for each of the last ones, whose backward will want them first. A
-// pass without a slot keeps nothing: its layers work at two places in turn, in the memory of the slots, since a
-// layer's output must not overwrite its input. All layers have one layout: the CUDA pass finishes a layer where the
-// next one starts, and reads a place's output while it writes its other parts.
+// Where layers keep their activations: counted over all passes, layer l of pass s is number s L + l, and from `first`
+// on each has a place of its own until its backward is done. What comes before keeps nothing: those layers work at
+// two places in turn, in the same memory, since a layer's output must not overwrite its input; and when their pass's
+// backward comes they are computed again, into places whose layers have had theirs. All layers have one layout: the
+// CUDA pass finishes a layer where the next one starts, and reads a place's output while it writes its other parts.
 typedef struct {
-    int passes, count;  // S+1; how many of them have a slot
-    size_t slot_bytes;  // of a slot
-    size_t turn_bytes;  // of one of the two places
-    size_t* offset;     // (L+1) of each layer, and of what follows the last, in a slot
-    char** place;       // (L+1) what the pass is told
-    int* holds;         // (S+1) which pass a slot holds, -1: none
+    int passes, L;
+    int first;           // 0: every layer of every pass has a place; passes * L: none has
+    int places;          // of layers
+    size_t layer_bytes;  // of one of them
+    size_t norm_bytes;   // of what follows the last layer: each pass has its own, behind all layers
+    char** place;        // (L+1) what the pass is told
+    int* holds;          // (places + passes) number of the layer whose activations lie there, -1: none
     char* base;
 } Slots;
 
-// Sizes of `count` slots for what `keep` lists; returns the bytes of all of them, and at least of the two places.
-static inline size_t slots_measure(Slots* slots, Pass* pass, void (*keep)(Pass*, Arena*, int), int passes, int count) {
+// What a pass is entered for: a forward whose backward will not come, or will; that backward.
+typedef enum { SLOTS_EVALUATE, SLOTS_FORWARD, SLOTS_BACKWARD } SlotsUse;
+
+// Sizes for what `keep` lists, with places for the layers from `first` on; returns the bytes of all.
+static inline size_t slots_measure(Slots* slots, Pass* pass, void (*keep)(Pass*, Arena*, int), int passes, int first) {
     int L = pass->size.L;
-    if (!slots->offset) {
-        slots->offset = (size_t*)xalloc((size_t)L + 1, sizeof(size_t), "places of layers");
+    if (!slots->place) {
         slots->place = (char**)xalloc((size_t)L + 1, sizeof(char*), "places of layers");
-        slots->holds = (int*)xalloc((size_t)passes, sizeof(int), "places of layers");
+        slots->holds = (int*)xalloc(mul_size((size_t)passes, (size_t)L + 1, "places of layers") + 2, sizeof(int),
+                                    "places of layers");
     }
-    slots->passes = passes, slots->count = count;
-    slots->turn_bytes = 0;
-    Arena all = arena_at(NULL);
+    slots->passes = passes, slots->L = L, slots->first = first;
+    slots->places = passes * L - first > 2 ? passes * L - first : 2;
+    slots->layer_bytes = 0;
     for (int l = 0; l <= L; l++) {
-        slots->offset[l] = all.used;
-        keep(pass, &all, l);
-        if (l < L) { slots->turn_bytes = max_size(slots->turn_bytes, all.used - slots->offset[l]); }
+        Arena one = arena_at(NULL);
+        keep(pass, &one, l);
+        if (l < L) { slots->layer_bytes = max_size(slots->layer_bytes, one.used); }
+        slots->norm_bytes = one.used;
     }
-    slots->slot_bytes = all.used;
-    for (int i = 0; i < passes; i++) { slots->holds[i] = -1; }
-    return max_size(mul_size((size_t)count, slots->slot_bytes, "activations"),
-                    2 * slots->turn_bytes + slots->slot_bytes - slots->offset[L]);
+    for (int i = 0; i < slots->places + passes; i++) { slots->holds[i] = -1; }
+    return mul_size((size_t)slots->places, slots->layer_bytes, "activations") + (size_t)passes * slots->norm_bytes;
 }
 
-// The slot of pass s, below 0: none.
-static inline int slots_of(const Slots* slots, int s) { return s - (slots->passes - slots->count); }
+// Layers of pass s that have no place of their own: its first ones.
+static inline int slots_without(const Slots* slots, int s) {
+    int n = slots->first - s * slots->L;
+    return n < 0 ? 0 : n < slots->L ? n : slots->L;
+}
 
-// Where the layers of pass s keep theirs, in this slot or (slot < 0) in none; notes what the slot then holds.
-static inline char** slots_enter(const Slots* slots, int L, int s, int slot) {
-    for (int i = 0; i < slots->passes && slot < 0; i++) { slots->holds[i] = -1; }  // what was there is overwritten
-    if (slot >= 0) { slots->holds[slot] = s; }
+static inline char* slots_at(const Slots* slots, int i) {
+    size_t layers = (size_t)(i < slots->places ? i : slots->places), norms = (size_t)i - layers;
+    return slots->base + layers * slots->layer_bytes + norms * slots->norm_bytes;
+}
+
+// Where the layers of pass s keep theirs; notes what then lies there. A pass whose first layers are computed again
+// puts them behind its others: there are the places of the next pass, which is done.
+static inline char** slots_enter(const Slots* slots, int s, SlotsUse use) {
+    int L = slots->L, without = slots_without(slots, s);
+    if (use == SLOTS_EVALUATE || (use == SLOTS_FORWARD && without)) {  // two places serve all: nothing stays
+        for (int i = 0; i < slots->places + slots->passes; i++) { slots->holds[i] = -1; }
+    }
     for (int l = 0; l <= L; l++) {
-        size_t at = l < L ? (size_t)(l % 2) * slots->turn_bytes : 2 * slots->turn_bytes;
-        slots->place[l] = slots->base + (slot < 0 ? at : (size_t)slot * slots->slot_bytes + slots->offset[l]);
+        int number = s * L + l - slots->first, i = number;
+        if (l == L) {
+            i = slots->places + s;
+        } else if (use == SLOTS_BACKWARD && l < without) {
+            i = l + L - without;
+        } else if (use == SLOTS_EVALUATE || number < 0) {
+            i = number & 1;
+        }
+        slots->place[l] = slots_at(slots, i);
+        if (use == SLOTS_BACKWARD || (use == SLOTS_FORWARD && l >= without)) { slots->holds[i] = s * (L + 1) + l; }
     }
     return slots->place;
 }
 
-// Lists what the slot that holds pass s keeps, as a micro-batch of n positions has left it.
+// Lists the layers of pass s whose activations are there, as a micro-batch of n positions has left them.
 static inline void slots_list(const Slots* slots, Places* places, Pass* pass, void (*keep)(Pass*, Arena*, int), int s,
                               size_t n) {
-    for (int slot = 0; slot < slots->count; slot++) {
-        for (int l = 0; l <= pass->size.L && slots->holds[slot] == s; l++) {
-            char at[64];
-            snprintf(at, sizeof at, l < pass->size.L ? "pass %d, layer %d: " : "pass %d, final norm: ", s, l);
-            Arena arena = {slots->base + (size_t)slot * slots->slot_bytes + slots->offset[l], 0, places, at};
-            int first = places->count;
-            keep(pass, &arena, l);
-            // Sizes are for N positions, of which n were used.
-            for (int i = first; i < places->count; i++) { places->list[i].count = places->list[i].count / pass->N * n; }
-        }
+    int L = slots->L;
+    for (int l = 0; l <= L; l++) {
+        int i = 0;
+        while (i < slots->places + slots->passes && slots->holds[i] != s * (L + 1) + l) { i++; }
+        if (i == slots->places + slots->passes) { continue; }
+        char at[64];
+        snprintf(at, sizeof at, l < L ? "pass %d, layer %d: " : "pass %d, final norm: ", s, l);
+        Arena arena = {slots_at(slots, i), 0, places, at};
+        int first = places->count;
+        keep(pass, &arena, l);
+        // Sizes are for N positions, of which n were used.
+        for (i = first; i < places->count; i++) { places->list[i].count = places->list[i].count / pass->N * n; }
     }
 }
 
@@ -511,7 +539,7 @@ static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, in
     for (int s = 0; s <= config->steps; s++) {
         real* e = m->e + (size_t)s * stride;
         real* h = m->h + (size_t)s * stride;
-        pass->cpu.place = slots_enter(&m->slots, pass->size.L, s, keep ? slots_of(&m->slots, s) : -1);
+        pass->cpu.place = slots_enter(&m->slots, s, keep ? SLOTS_FORWARD : SLOTS_EVALUATE);
         m->architecture->forward(pass, h, e, B, T);
         if (s == config->steps) { break; }
         real* mix = m->mix + (size_t)s * stride;
@@ -548,7 +576,7 @@ static inline double ponder_train(Model* model, const int* inputs, const int* ta
             mix_backward(m->dh, dw_in, dw_out, m->z, m->dz, m->heaps, dmix, m->h + (size_t)s * stride, w_out, w_in, N,
                          C, V, ponder_scale(m), (real)config->temperature, (size_t)config->top_k);
         }
-        pass->cpu.place = slots_enter(&m->slots, pass->size.L, s, slots_of(&m->slots, s));
+        pass->cpu.place = slots_enter(&m->slots, s, SLOTS_BACKWARD);
         m->architecture->backward(pass, m->de, m->dh, m->e + (size_t)s * stride, B, T);
     }
     embedding_backward(dw_in, inputs, m->de, N, C, ponder_token_scale(m));
@@ -665,8 +693,8 @@ static const char* const ponder_areas[AREAS] = {"activations kept, all passes", 
 
 // Lays it out; over areas without a base it only measures them.
 static inline void ponder_lay_out(Ponder* m, Arena area[AREAS], int training) {
-    int passes = m->config.steps + 1;
-    area[AREA_KEPT].used = slots_measure(&m->slots, m->pass, m->architecture->keep, passes, training ? passes : 0);
+    int passes = m->config.steps + 1, first = training ? 0 : passes * m->pass->size.L;
+    area[AREA_KEPT].used = slots_measure(&m->slots, m->pass, m->architecture->keep, passes, first);
     m->slots.base = area[AREA_KEPT].base;
     m->pass->cpu.work = area[AREA_WORK].base;
     m->pass->cpu.training = training;
@@ -911,19 +939,21 @@ typedef struct PonderCuda {
     Families families;
     Batch batch;
     Graph graph;
-    size_t rows;       // of logits at a time
-    float* e;          // (S+1, N,C)
-    floatX* h;         // (S+1, N,C)
-    float* de;         // (N,C)
-    floatX* dmix;      // (N,C) de, rounded
-    floatX* dh;        // (N,C)
-    float* dot;        // (N)
-    float* parts;      // of the embedding's gradient (rows.cuh)
-    floatX* z;         // (rows,Vp)
-    floatX* dz;        // (rows,Vp)
-    floatX* p;         // (S, N,Vp) kept probabilities, or NULL
-    int asked;         // --recompute, -1: not given
-    const Card* card;  // of --plan=CARD, else NULL
+    size_t rows;         // of logits at a time
+    float* e;            // (S+1, N,C)
+    floatX* h;           // (S+1, N,C)
+    float* de;           // (N,C)
+    floatX* dmix;        // (N,C) de, rounded
+    floatX* dh;          // (N,C)
+    float* dot;          // (N)
+    float* parts;        // of the embedding's gradient (rows.cuh)
+    floatX* z;           // (rows,Vp)
+    floatX* dz;          // (rows,Vp)
+    floatX* p;           // (S, N,Vp) kept probabilities, or NULL
+    PlanTable compared;  // of the choice of rows, or else of what is computed again
+    int64_t step_rows;   // of a step; 0: not known, a micro-batch
+    int asked;           // --recompute, -1: not given
+    const Card* card;    // of --plan=CARD, else NULL
     int tune;
 } PonderCuda;
 
@@ -947,12 +977,13 @@ static inline void ponder_blocks_cuda(Ponder* m, Arena* a, int training) {
     c->z = TAKE(a, floatX, "logits", c->rows * Vp);
     c->dz = TAKE(a, floatX, "gradient of logits", training && m->config.steps > 0 ? c->rows * Vp : 0);
 }
-// Passes that have a slot. recompute 0: everything is kept; 1: norms and activations are computed again; 1+k: the k
-// earliest passes too, whole: the backward, which comes from the last pass, computes them again into slot 0, whose
-// own pass it has finished by then.
-static inline int ponder_slots(const Ponder* m, int recompute) {
-    return m->config.steps + 1 - (recompute > 1 ? recompute - 1 : 0);
+// How many layers keep nothing, counted over all passes from the first on. recompute 0: everything is kept; 1: norms and
+// activations are computed again; 1+n: also the n earliest layers, whole. The last pass always keeps its own: into their
+// places those of earlier passes are computed again.
+static inline int ponder_first(const Ponder* m, int training, int recompute) {
+    return !training ? (m->config.steps + 1) * m->pass->size.L : recompute > 1 ? recompute - 1 : 0;
 }
+static inline int ponder_recomputes(const Ponder* m) { return 1 + m->config.steps * m->pass->size.L; }
 
 // The CUDA half's memory, area by area; the last has cuBLASLt's workspace beside it.
 enum { CUDA_WEIGHTS, CUDA_KEPT, CUDA_P, CUDA_PASSES, CUDA_BLOCKS, CUDA_WORK, CUDA_AREAS };
@@ -964,12 +995,12 @@ static const char* const ponder_areas_cuda[CUDA_AREAS] = {
 static inline void ponder_lay_out_cuda(Ponder* m, Arena area[CUDA_AREAS], int training, int recompute, int keep_p) {
     PonderCuda* c = m->cuda;
     Pass* pass = m->pass;
-    int slots = training ? ponder_slots(m, recompute) : 0;
+    int first = ponder_first(m, training, recompute);
     pass->gpu.again = recompute > 0;
     pass->gpu.training = training;
     pass->gpu.work = area[CUDA_WORK].base;
     families_take(&c->families, &area[CUDA_WEIGHTS], &m->model.tensors, training);
-    area[CUDA_KEPT].used = slots_measure(&c->slots, pass, m->architecture->cuda->keep, m->config.steps + 1, slots);
+    area[CUDA_KEPT].used = slots_measure(&c->slots, pass, m->architecture->cuda->keep, m->config.steps + 1, first);
     c->slots.base = area[CUDA_KEPT].base;
     size_t Vp = round_up((size_t)pass->size.V, PADDED_ROWS), S = (size_t)m->config.steps;
     c->p = TAKE(&area[CUDA_P], floatX, "probabilities", keep_p ? S * pass->N * Vp : 0);
@@ -986,6 +1017,7 @@ static inline Plan ponder_plan_of(Model* model, int training, int recompute, int
     if (m->cuda->e) { die("a plan is made before memory is taken"); }
     memset(&plan, 0, sizeof plan);
     memset(area, 0, sizeof area);
+    plan.B = B;
     plan.recompute = recompute;
     plan.keep = keep_p && training && m->config.steps > 0;
     size_t N = m->pass->N;
@@ -994,30 +1026,75 @@ static inline Plan ponder_plan_of(Model* model, int training, int recompute, int
     for (int i = 0; i < CUDA_AREAS; i++) {
         plan_add(&plan, ponder_areas_cuda[i], area[i].used + (i == CUDA_WORK ? MATMUL_WORKSPACE : 0));
     }
-    // Forward products are a third of the FLOPs; norms and activations are counted as 1 % of a pass's.
-    double n = (double)m->pass->N, passes = m->config.steps + 1, slots = ponder_slots(m, recompute);
-    double pass_flops = (model->flops[0].amount + model->flops[1].amount) / 3 / passes * n;
-    double scores_flops = model->flops[2].amount / 6 * n;
-    plan.extra_flops = (recompute > 0 ? 0.01 * pass_flops * slots : 0) + (passes - slots) * pass_flops +
-                       (plan.keep ? 0 : scores_flops);
     m->pass->N = N;
     return plan;
 }
+
+static inline void ponder_bind_cuda(Ponder* m) {
+    const Families* f = &m->cuda->families;
+    tensors_bind_cuda(&m->model.tensors, f->master, f->x, f->grads);
+    if (m->pass->size.tie) { m->pass->head = m->pass->embed; }
+}
+
+// Lays a setting out at addresses that nothing may be written to, so that its launches can be booked; NULL: undoes it.
+static inline void ponder_plan_dry(Model* model, const Plan* plan) {
+    Ponder* m = ponder_of(model);
+    int dry = ledger.dry, recompute = plan ? plan->recompute : 0, keep_p = plan ? plan->keep : 0;
+    Arena area[CUDA_AREAS];
+    memset(area, 0, sizeof area);
+    m->pass->N = (size_t)(plan ? plan->B : model->B) * (size_t)model->T;
+    ledger.dry = 1;
+    ponder_lay_out_cuda(m, area, 1, recompute, keep_p);
+    uintptr_t at = (uintptr_t)((uint64_t)1 << 40);
+    for (int i = 0; i < CUDA_AREAS && plan; i++) {
+        size_t used = area[i].used;
+        area[i] = arena_at(used ? (char*)at : NULL);
+        at += used;
+    }
+    if (plan) {
+        ponder_lay_out_cuda(m, area, 1, recompute, keep_p);
+        ponder_bind_cuda(m);
+    }
+    ledger.dry = dry;
+}
 static inline PlanChoice ponder_choice(const Ponder* m) {
-    PlanChoice choice = {ponder_plan_of, m->config.steps + 1, m->config.steps > 0};
+    PlanChoice choice = {ponder_plan_of, ponder_plan_dry, ponder_recomputes(m), m->config.steps > 0, "probabilities"};
     return choice;
 }
 
 // Says which setting was chosen, for banner and plan; the caller frees it.
 static inline char* ponder_plan_text(const Ponder* m, const Plan* plan) {
-    int whole = m->config.steps + 1 - ponder_slots(m, plan->recompute);
-    char passes[64] = "";
-    if (whole) { snprintf(passes, sizeof passes, ", the first %d pass%s whole", whole, whole == 1 ? "" : "es"); }
-    return format_string("--recompute %d: computed again in the backward: %s%s%s", plan->recompute,
-                         plan->recompute == 0 ? "nothing of the layers" : "norms and activations", passes,
-                         m->config.steps == 0 ? ""
-                         : plan->keep         ? "; probabilities of the mix kept"
-                                              : "; probabilities of the mix too");
+    int L = m->pass->size.L, first = ponder_first(m, 1, plan->recompute), whole = first / L, layers = first % L;
+    StringBuilder sb;
+    memset(&sb, 0, sizeof sb);
+    sb_printf(&sb, "--recompute %d: computed again in the backward: %s", plan->recompute,
+              plan->recompute == 0 ? "nothing of the layers" : "norms and activations");
+    if (whole) { sb_printf(&sb, ", the first %d pass%s whole", whole, whole == 1 ? "" : "es"); }
+    if (layers) { sb_printf(&sb, ", %d layer%s of pass %d whole", layers, layers == 1 ? "" : "s", whole); }
+    if (m->config.steps > 0) { sb_printf(&sb, "; probabilities of the mix %s", plan->keep ? "kept" : "too"); }
+    return sb.data;
+}
+
+// What is wanted of a plan, on the card of a dry run or on this GPU.
+static inline PlanNeed ponder_need(const Ponder* m, int training) {
+    const PonderCuda* c = m->cuda;
+    PlanNeed need = {plan_card(c->card), 0, c->step_rows ? c->step_rows : m->model.B, training, c->asked};
+    need.memory = plan_usable(need.card.memory);
+    return need;
+}
+
+// The rows of a micro-batch, for a step of step_rows: those that the card suits best, whatever of it is free. `name`: the
+// card of a dry run; "": this GPU.
+static inline int ponder_choose_rows(Model* model, const char* name, int64_t step_rows, int training) {
+    Ponder* m = ponder_of(model);
+    PonderCuda* c = m->cuda;
+    c->card = card_find(name);
+    c->step_rows = step_rows;
+    if (!c->card) { device_open(); }
+    PlanNeed need = ponder_need(m, training);
+    model->B = plan_rows_of(model, ponder_choice(m), &need, &c->compared);
+    m->pass->N = (size_t)model->B * (size_t)model->T;
+    return model->B;
 }
 
 // Finds the GPU (or takes the card of a dry run) and plans its memory.
@@ -1025,8 +1102,19 @@ static inline void ponder_prepare_cuda(Model* model, int training) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = m->cuda;
     device_open();
-    c->plan = plan_fit(model, ponder_choice(m), training, c->asked, c->card ? c->card->memory : (double)device.memory,
-                       c->card ? c->card->title : device.name);
+    PlanNeed need = ponder_need(m, training);
+    char where[512];
+    snprintf(where, sizeof where, "%s", c->card ? c->card->title : device.name);
+    if (!c->card) {
+        need.memory = plan_free();
+        size_t available = 0, all = 0;
+        CUDA_CHECK(cudaMemGetInfo(&available, &all));
+        snprintf(where, sizeof where, "%s (%.1f of %.1f GB are free)", device.name, (double)available / 1e9,
+                 (double)all / 1e9);
+    }
+    PlanTable own;
+    c->plan = plan_fit(model, ponder_choice(m), &need, where, &own);
+    if (c->compared.count == 0) { c->compared = own; }
     plan_rows(model, &c->plan);
     // The share of the peak that a run prints refers to the ledger's table; of other cards it is not known.
     const Card* card = c->card ? NULL : card_of_device(device.name);
@@ -1045,8 +1133,7 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
         area[i] = arena_at(area[i].used ? (char*)device_alloc(area[i].used, ponder_areas_cuda[i]) : NULL);
     }
     ponder_lay_out_cuda(m, area, training, c->plan.recompute, c->plan.keep);
-    tensors_bind_cuda(&model->tensors, c->families.master, c->families.x, c->families.grads);
-    if (pass->size.tie) { pass->head = pass->embed; }
+    ponder_bind_cuda(m);
     if (ledger.dry) { return; }
     batch_start(&c->batch, pass->N, (size_t)pass->size.V);
     families_start(&c->families, &model->tensors);
@@ -1068,8 +1155,8 @@ static inline void ponder_forward_cuda(Ponder* m, int B, int T, int keep) {
         float* e = c->e + (size_t)s * stride;
         floatX* h = c->h + (size_t)s * stride;
         ledger_part(PART_BLOCKS);
-        pass->gpu.place = slots_enter(&c->slots, pass->size.L, s, keep ? slots_of(&c->slots, s) : -1);
-        m->architecture->cuda->forward(pass, h, e, B, T);
+        pass->gpu.place = slots_enter(&c->slots, s, keep ? SLOTS_FORWARD : SLOTS_EVALUATE);
+        m->architecture->cuda->forward(pass, h, e, B, T, pass->size.L);
         if (s == config->steps) { break; }
         ledger_part(PART_BETWEEN);
         mix_forward_cuda(e + stride, c->p ? c->p + (size_t)s * p_stride : c->z, e, h, pass->head.x, pass->embed.x, N, C,
@@ -1103,9 +1190,9 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
                               (float)config->temperature, (size_t)config->top_k, c->rows, c->p != NULL);
         }
         ledger_part(PART_BLOCKS);
-        int slot = slots_of(&c->slots, s), again = slot < 0;
-        pass->gpu.place = slots_enter(&c->slots, pass->size.L, s, again ? 0 : slot);
-        if (again) { m->architecture->cuda->forward(pass, h, e, B, T); }  // h comes out as it was
+        int again = slots_without(&c->slots, s);  // its first layers; of a whole pass h comes out as it was
+        pass->gpu.place = slots_enter(&c->slots, s, SLOTS_BACKWARD);
+        if (again) { m->architecture->cuda->forward(pass, h, e, B, T, again); }
         m->architecture->cuda->backward(pass, c->de, c->dh, e, B, T);
     }
     ledger_part(PART_BLOCKS);
@@ -1123,7 +1210,7 @@ static inline void ponder_train_ahead_cuda(Model* model, const int* inputs, cons
     graph_run(&c->graph, model, B, T);
     batch_sent(&c->batch);
     for (int s = m->config.steps; s >= 0; s--) {  // a graph tells the slots nothing: this is what its backward left
-        slots_enter(&c->slots, m->pass->size.L, s, slots_of(&c->slots, s) < 0 ? 0 : slots_of(&c->slots, s));
+        slots_enter(&c->slots, s, SLOTS_BACKWARD);
     }
 }
 static inline double ponder_finish_cuda(Model* model, int* bad) {
@@ -1198,9 +1285,12 @@ static inline void ponder_print_ledger(Model* model, const char* name, int64_t s
     PonderCuda* c = m->cuda;
     ledger.dry = 1;
     c->card = card_find(name);
+    c->step_rows = step_rows;
     ponder_allocate_cuda(model, 1);
     char* text = ponder_plan_text(m, &c->plan);
-    plan_print(model, c->card, &c->plan, text, step_rows);
+    PlanChoice choice = ponder_choice(m);
+    PlanNeed need = ponder_need(m, 1);
+    plan_print(model, &choice, &need, &c->compared, &c->plan, text);
     free(text);
 }
 
@@ -1237,11 +1327,13 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     c->graph.on = options_int(options, "graph") != 0;
     c->tune = options_int(options, "tune") != 0;
     ledger_part_names[PART_BETWEEN] = "vocabulary mix";
-    if (c->asked > m->config.steps + 1) {
-        die("--recompute %d: with --ponder %d it is at most %d (norms, activations and %d of the %d passes)", c->asked,
-            m->config.steps, m->config.steps + 1, m->config.steps, m->config.steps + 1);
+    if (c->asked > ponder_recomputes(m)) {
+        die("--recompute %d: with --ponder %d and %d layers it is at most %d (norms, activations and the layers of the "
+            "first %d of %d passes)",
+            c->asked, m->config.steps, m->pass->size.L, ponder_recomputes(m), m->config.steps, m->config.steps + 1);
     }
     model->memory_rows = 0;
+    model->choose_rows = ponder_choose_rows;
     model->prepare = ponder_prepare_cuda;
     model->allocate = ponder_allocate_cuda;
     model->train = ponder_train_cuda;

@@ -270,7 +270,7 @@ static void test_vanilla_is_plain(void) {
     real e[TOY_N * 6], h[TOY_N * 6], logits[TOY_N * 19], got[TOY_N * 19], last[TOY_B * 19];
     const real* w_in = m->pass->embed.w;
     for (int n = 0; n < TOY_N; n++) { memcpy(e + n * 6, w_in + inputs[n] * 6, 6 * sizeof(real)); }
-    m->pass->cpu.place = slots_enter(&m->slots, 1, 0, -1);
+    m->pass->cpu.place = slots_enter(&m->slots, 0, SLOTS_EVALUATE);
     toy_forward(m->pass, h, e, TOY_B, TOY_T);
     matmul_forward(logits, h, m->pass->head.w, NULL, TOY_N, 6, 19);
     model->logits(model, inputs, TOY_B, TOY_T, 0, got);

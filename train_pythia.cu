@@ -634,7 +634,7 @@ static void pythia_prepare_cuda(Pass* pass, Arena* a, int training) {
     PythiaWorkCuda work = pythia_work_cuda(pass, a, training);
     const Pythia* m = (const Pythia*)pass;
     size_t angles = (size_t)pass->T * (size_t)(pythia_rotated(m) / 2);
-    if (!a->base) { return; }
+    if (!a->base || ledger.dry) { return; }
     real* tables = (real*)xalloc(2 * angles, sizeof(real), "rotary tables");
     rotary_tables(tables, tables + angles, pass->T, pythia_rotated(m), m->rotary_base);
     device_upload_now(work.cosine, tables, angles * sizeof(float));
@@ -662,8 +662,9 @@ static PythiaKeptCuda pythia_kept_at_cuda(const Pass* pass, const PythiaWorkCuda
 //   att  (N,C)  = attention(qkv)                         out1 (N,C) = att Wproj^T
 //   fc   (N,FF) = ln2 Wfc^T                              act (N,FF) = GELU(fc + b)
 //   out2 (N,C)  = act Wfcproj^T
-// x and its gradient are fp32.
-static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int T) {
+// x and its gradient are fp32. With fewer than L `layers` it stops where the last of them is finished, in the norms of
+// the layer behind it: h is not written.
+static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int T, int layers) {
     const Pythia* m = (const Pythia*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
@@ -678,6 +679,7 @@ static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, in
         PythiaKeptCuda k = pythia_kept_at_cuda(pass, &work, l);
         layernorms_forward_cuda(next, k.ln1, k.ln2, k.mean, k.rstd, x, out1, bias1, out2, bias2, y->ln1w.master,
                                 y->ln1b.master, y->ln2w.master, y->ln2b.master, N, C, eps);
+        if (l == layers) { return; }
         if (next) { x = next; }
         matmul_forward_cuda(k.qkv, k.ln1, y->qkvw.x, y->qkvb.x, N, C, 3 * C);
         rotary_forward_cuda(k.qkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);

@@ -140,4 +140,17 @@ static inline double ledger_seconds(const LedgerRow* row, const Card* card, int 
     return compute > memory ? compute : memory;
 }
 
+// What every launch costs beside that, inside a CUDA graph: the next kernel starts when the last block of the one before
+// has ended. Assumed, as in the predictions of dev/LOG.md.
+#define LAUNCH_SECONDS 2.5e-6
+
+// Seconds that the card's limits allow for everything that is booked, launches included.
+static inline double ledger_total(const Card* card, int bf16) {
+    double seconds = 0;
+    for (int i = 0; i < ledger.rows; i++) {
+        seconds += ledger_seconds(&ledger.row[i], card, bf16) + LAUNCH_SECONDS * (double)ledger.row[i].launches;
+    }
+    return seconds;
+}
+
 #endif

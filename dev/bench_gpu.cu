@@ -387,13 +387,13 @@ static void run_head_both(Area* a) {
 static void run_layer_forward(Area* a) {
     (void)a;
     const PonderCuda* c = whole->cuda;
-    whole->pass->gpu.place = slots_enter(&c->slots, whole->pass->size.L, 0, 0);
-    ARCHITECTURE.cuda->forward(whole->pass, c->h, c->e, (int)shape.B, (int)shape.T);
+    whole->pass->gpu.place = slots_enter(&c->slots, 0, SLOTS_BACKWARD);
+    ARCHITECTURE.cuda->forward(whole->pass, c->h, c->e, (int)shape.B, (int)shape.T, whole->pass->size.L);
 }
 static void run_layer_backward(Area* a) {
     (void)a;
     const PonderCuda* c = whole->cuda;
-    whole->pass->gpu.place = slots_enter(&c->slots, whole->pass->size.L, 0, 0);
+    whole->pass->gpu.place = slots_enter(&c->slots, 0, SLOTS_BACKWARD);
     ARCHITECTURE.cuda->backward(whole->pass, c->de, c->dh, c->e, (int)shape.B, (int)shape.T);
 }
 
@@ -412,11 +412,15 @@ static void bench_whole(void) {
     whole = ponder_of(model);
     PonderCuda* c = whole->cuda;
     size_t available = 0, all = 0, NC = shape.N * shape.C;
-    int fits = 0;
     CUDA_CHECK(cudaMemGetInfo(&available, &all));
-    Plan plan = plan_choose(model, ponder_choice(whole), 1, -1, 0.95 * (double)available, (int)shape.B, &fits);
+    PlanNeed need = ponder_need(whole, 1);
+    need.memory = 0.95 * (double)available;
+    PlanTable table;
+    plan_clear(&table);
+    plan_compare(model, ponder_choice(whole), &need, (int)shape.B, &table);
+    Plan plan = table.plan[table.best < 0 ? table.count - 1 : table.best];
     print_head("whole parts of a step");
-    if (!fits) {
+    if (!plan.fits) {
         no_room++;
         printf("%-30s needs %.1f GB, %.1f are free\n", "mix, head, a layer", (double)plan.total / 1e9,
                (double)available / 1e9);

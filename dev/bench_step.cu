@@ -3,7 +3,7 @@
 //     bench_step PRESET S ROWS T [--steps N] [--quick] [the trainer's options of the model]
 //
 // PRESET with S pondering steps on ROWS rows of T random tokens a step; pythia-160m with S = 0 has the
-// shape of GPT-2 124M. If the rows do not fit into memory at once, they come in several micro-batches.
+// shape of GPT-2 124M. They come in the micro-batches that the trainer would choose.
 // Weights are the trainer's at step 0. Times are the host's clock around whole steps, which end by waiting
 // for the GPU; the median of N (10). Rates count model FLOPs (forward and backward, causal attention as
 // half the square, nothing computed again) and are given beside P, the rate of a large product measured
@@ -12,17 +12,6 @@
 #include "architecture.h"
 
 #include "bench.cuh"
-
-// Rows of a micro-batch: all of them, or half of them until a step fits.
-static int rows_that_fit(const OptionTable* options, const char* preset, int rows, int T) {
-    for (int B = rows; B > 1; B = (B + 1) / 2) {
-        Ponder* m = ponder_of(architecture_model(options, preset, B, T));
-        int fits = 0;
-        plan_choose(&m->model, ponder_choice(m), 1, m->cuda->asked, plan_usable((double)device.memory), B, &fits);
-        if (fits) { return B; }
-    }
-    return 1;  // and if that does not fit, the model says so when it allocates
-}
 
 static int number_of(const char* what, const char* text) {
     char* end = NULL;
@@ -55,9 +44,9 @@ int MAIN(int argc, char** argv) {
     bench_limits();
     bench_give_memory();
 
-    int B = rows_that_fit(&options, preset, rows, T), micro = (rows + B - 1) / B;
+    Model* model = architecture_model(&options, preset, rows, T);
+    int B = model->choose_rows(model, "", rows, 1), micro = (rows + B - 1) / B;
     int64_t tokens = (int64_t)micro * B * T;
-    Model* model = architecture_model(&options, preset, B, T);
     model->prepare(model, 1);
     model->allocate(model, 1);
     tensor_init(&model->tensors, model->params, 1);

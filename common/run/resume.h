@@ -27,6 +27,7 @@ typedef struct {
     int64_t rows;                    // of the training data
     uint64_t shards;                 // hash of the training data
     int64_t val_rows;                // rows of a validation; 0: none
+    int64_t val_batch;               // rows of one of its batches, as they are counted; 0: not known
     uint64_t val_shards;             // hash of the validation data
     uint64_t tokenizer;              // hash of the tokenizer's files
     int val_known, tokenizer_known;  // 0: not in the file, which is of a program that did not look yet
@@ -115,8 +116,8 @@ static inline char* state_text(const TrainerState* s, const OptionTable* options
               "\"%016llx\",\n",
               (long long)s->seed, (long long)s->seq, (long long)s->total_batch, (long long)s->rows,
               (unsigned long long)s->shards);
-    sb_printf(&sb, "  \"val_rows\": %lld,\n  \"parameters\": %lld,\n", (long long)s->val_rows,
-              (long long)s->parameters);
+    sb_printf(&sb, "  \"val_rows\": %lld,\n  \"val_batch\": %lld,\n  \"parameters\": %lld,\n", (long long)s->val_rows,
+              (long long)s->val_batch, (long long)s->parameters);
     if (s->val_known) { sb_printf(&sb, "  \"val_shards\": \"%016llx\",\n", (unsigned long long)s->val_shards); }
     if (s->tokenizer_known) { sb_printf(&sb, "  \"tokenizer\": \"%016llx\",\n", (unsigned long long)s->tokenizer); }
     if (s->arithmetic) { sb_printf(&sb, "  \"arithmetic\": \"%s\",\n", s->arithmetic); }
@@ -188,6 +189,7 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     s.total_batch = state_whole(json, "total_batch", path);
     s.rows = state_whole(json, "rows", path);
     s.val_rows = state_whole(json, "val_rows", path);
+    s.val_batch = json_get(json, "val_batch") ? state_whole(json, "val_batch", path) : 0;
     s.parameters = state_whole(json, "parameters", path);
     s.flops_per_token = json_get_number(json, "flops_per_token", 0, path);
     s.seconds = json_get_number(json, "seconds", 0, path);

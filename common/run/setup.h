@@ -58,6 +58,7 @@ typedef struct {
     Shards* val;    // NULL without --val
     int val_anew;   // validation data or rows are others than those of the run that is resumed
     int B, T;
+    int chosen;         // 1: B was not given, but follows from shapes and the card
     int64_t step_rows;  // rows of a step: the total batch / T
     int64_t warmup_steps;
     double flops_per_token;
@@ -80,6 +81,9 @@ typedef struct {
     int64_t line_steps;   // which are so many
     int unheard;          // 1: standard output cannot be written, and that was said
 } Trainer;
+
+// Of a step and of a batch of validation where no --batch says it: what they are must not depend on the card.
+enum { USUAL_ROWS = 8 };
 
 // The share of the peak that is printed at every step refers to this; 0: not known.
 static inline double trainer_peak_flops(const Trainer* t) {
@@ -119,11 +123,15 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
          "with vocab.json and merges.txt [default: that of a --model directory; bytes for a vocabulary of 257]"},
         {"data", "seq", OPTION_INT, NULL, "N", 1, 1 << 24, RESUME_FIXED,
          "tokens of a row, the length of the context [default: what the model is made for]"},
-        {"data", "batch", OPTION_INT, "8", "N", 1, 1 << 24, RESUME_FREE,
-         "rows that pass through the model together (a micro-batch)"},
+        {"data", "batch", OPTION_INT, GPU ? NULL : "8", "N", 1, 1 << 24, RESUME_FREE,
+         GPU ? "rows that pass through the model together (a micro-batch) [default: those with which a step takes "
+               "least, by shapes and the card alone; a resumed run keeps them]"
+             : "rows that pass through the model together (a micro-batch)"},
         {"data", "total-batch", OPTION_INT, NULL, "TOKENS", 1, MANY, RESUME_FIXED,
-         "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by default "
-         "one batch"},
+         GPU ? "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by "
+               "default one batch, 8 rows without --batch"
+             : "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by "
+               "default one batch"},
         {"data", "shuffle", OPTION_INT, "1", "0|1", 0, 1, RESUME_FIXED,
          "1: rows in an order drawn anew in each epoch; 0: in the order of the files"},
         {"data", "seed", OPTION_INT, "42", "N", 0, MANY, RESUME_FIXED,
@@ -151,7 +159,8 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
         {"run", "val-every", OPTION_INT, "250", "N", 0, MANY, RESUME_FREE,
          "steps between validations; 0: only before the first and after the last step"},
         {"run", "val-batches", OPTION_INT, "20", "N", 0, 1 << 30, RESUME_FREE,
-         "batches of a validation, the first of the data; 0: all of it"},
+         GPU ? "batches of a validation, of 8 rows without --batch, the first of the data; 0: all of it"
+             : "batches of a validation, the first of the data; 0: all of it"},
         {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
          "steps between samples; 0: only after the last step"},
         {"run", "log-every", OPTION_INT, "1", "N", 1, MANY, RESUME_FREE,
@@ -326,7 +335,8 @@ static inline void trainer_find_model(Trainer* t) {
         }
     }
     Option* seq = options_row(&t->options, "seq");
-    int64_t T = seq->set ? seq->integer : 0, B = options_int(&t->options, "batch");
+    int64_t T = seq->set ? seq->integer : 0,
+            B = options_set(&t->options, "batch") ? options_int(&t->options, "batch") : USUAL_ROWS;
     if (T * B <= INT_MAX) {
         t->model = t->kind->create(t->kind, &t->options, t->preset, t->config, t->config_path, (int)B, (int)T);
     }
@@ -378,6 +388,19 @@ static inline int64_t trainer_steps_of_flops(const Trainer* t) {
             options_text(&t->options, "flops"), step, (long long)t->state.total_batch, t->flops_per_token);
     }
     return (int64_t)steps;
+}
+
+// Where no --batch is given the model chooses the rows of a micro-batch, which from then on are the run's like given ones.
+static inline void trainer_choose_batch(Trainer* t) {
+    Option* o = options_row(&t->options, "batch");
+    if (o->set) { return; }
+    const char* card = GPU ? options_text(&t->options, "plan") : NULL;
+    int training = !options_given(&t->options, "eval-only");
+    if (t->model->choose_rows) {
+        t->B = t->model->choose_rows(t->model, card ? card : "", training ? t->step_rows : t->B, training);
+        t->chosen = 1;
+    }
+    option_assign(o, format_string("%d", t->B), "");
 }
 
 // The steps of the whole run, from --flops, --steps or else --epochs of `rows` rows.
@@ -517,7 +540,8 @@ static inline void trainer_open_validation(Trainer* t) {
     // A resumed run validates on the same rows, even if --batch changes.
     int64_t batches = options_int(o, "val-batches"), rows = t->val ? (int64_t)t->val->rows : 0;
     int same = had && trainer_option_stays(t, "val-batches") && !other;
-    int64_t wanted = same ? s->val_rows : batches > 0 ? batches * t->B : rows;
+    if (s->val_batch == 0 || options_given(o, "batch")) { s->val_batch = t->B; }
+    int64_t wanted = same ? s->val_rows : batches > 0 ? batches * s->val_batch : rows;
     if (t->val && wanted > rows) {
         printf("--val %s has %lld rows, fewer than the %lld of %lld batches: all of them are used\n", val,
                (long long)rows, (long long)wanted, (long long)batches);
@@ -788,7 +812,8 @@ static inline void trainer_banner(const Trainer* t) {
     const TrainerState* s = &t->state;
     line = log_begin(stdout, "steps", 12);
     log_item(&line, "%lld of %lld tokens", (long long)s->total_steps, (long long)s->total_batch);
-    log_item(&line, "each %lld rows in micro-batches of %d", (long long)t->step_rows, t->B);
+    log_item(&line, "each %lld rows in micro-batches of %d%s", (long long)t->step_rows, t->B,
+             t->chosen ? " (chosen for this card)" : "");
     log_item(&line, "%.3g epochs", (double)s->total_steps * (double)t->step_rows / (double)s->rows);
     log_item(&line, "rows %s", options_int(o, "shuffle") ? "shuffled" : "in order");
     log_item(&line, "seed %s", options_text(o, "seed"));

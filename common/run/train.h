@@ -503,6 +503,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_find_model(t);
     trainer_size_step(t);
     if (options_given(&t->options, "plan")) {
+        trainer_choose_batch(t);
         trainer_print_plan(t);
         return 0;
     }
@@ -518,6 +519,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     t->state.seq = t->T;
     t->state.parameters = (int64_t)tensor_parameters(&t->model->tensors);
     t->state.flops_per_token = t->flops_per_token;
+    trainer_choose_batch(t);
     if (t->model->prepare) { t->model->prepare(t->model, !eval_only); }
     trainer_banner(t);
     if (!eval_only && !dump) { trainer_warn_of_rate(t); }

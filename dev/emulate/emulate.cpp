@@ -577,6 +577,15 @@ static size_t device_memory_total(void) {
     static const long long total = emulate_number("EMULATE_MEMORY", 8000000000LL);
     return (size_t)total;
 }
+// What other processes hold of it.
+static size_t device_memory_taken(void) {
+    static const long long taken = emulate_number("EMULATE_TAKEN", 0);
+    return (size_t)taken < device_memory_total() ? (size_t)taken : device_memory_total();
+}
+static size_t device_memory_free(void) {
+    size_t free = device_memory_total() - device_memory_taken();
+    return device_memory_used < free ? free - device_memory_used : 0;
+}
 static std::mutex memory_lock;
 static cudaError_t last_error;
 static cudaError_t failed(cudaError_t error) {
@@ -627,7 +636,7 @@ cudaError_t emulate_malloc(void** p, size_t bytes) {
         *p = NULL;
         return cudaSuccess;
     }
-    if (bytes > device_memory_total() - device_memory_used) { return failed(cudaErrorMemoryAllocation); }
+    if (bytes > device_memory_free()) { return failed(cudaErrorMemoryAllocation); }
     cudaError_t error = take(device_memory, p, bytes);
     if (error == cudaSuccess) { device_memory_used += bytes; }
     return error;
@@ -650,7 +659,7 @@ cudaError_t cudaFreeHost(void* p) {
 }
 cudaError_t cudaMemGetInfo(size_t* unused, size_t* total) {
     *total = device_memory_total();
-    *unused = *total - device_memory_used;
+    *unused = device_memory_free();
     return cudaSuccess;
 }
 

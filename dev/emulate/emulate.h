@@ -10,6 +10,7 @@
 //                        stream when the host waits; early (the default): at once
 //   EMULATE_BANKS=any    ldmatrix may meet bank conflicts; by default one is an error
 //   EMULATE_MEMORY=n     bytes of device memory (default 8e9)
+//   EMULATE_TAKEN=n      bytes of it that other processes hold (default 0)
 //   EMULATE_DEVICES=n    GPUs found (default 1)
 //   EMULATE_SM=n         compute capability, 86 by default
 //   EMULATE_DRIVER=n     the driver's CUDA version, 12040 for 12.4

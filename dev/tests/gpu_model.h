@@ -335,13 +335,28 @@ static void same_run(const char* what, const Run* a, const Run* b) {
     CHECK(memcmp(a->params, b->params, a->n * sizeof(real)) == 0, "%s: other weights after three steps", what);
 }
 
-// What is computed again, and how many probabilities are kept, changes no bit of losses, gradients, weights.
+// What is computed again, layer by layer, and whether probabilities are kept, changes no bit of losses, gradients,
+// weights: with an even and an odd number of layers and with one; a pass that begins in the middle, passes that begin
+// whole, all but the last. keep: probabilities are kept.
 static void test_recompute_same_bits(void) {
-    Run first = run_steps(SMALL, 0, 1);
-    for (int recompute = 0; recompute <= 4; recompute += fp32 ? 2 : 1) {
-        int keep_p = (fp32 ? recompute / 2 : recompute) % 2;
-        char* what = format_string("--recompute %d, probabilities %s", recompute, keep_p ? "kept" : "not kept");
-        Run run = run_steps(SMALL, recompute, keep_p);
+    static const struct {
+        const char* arguments;
+        int recompute, keep;
+    } rows[] = {{SMALL, 4, 1},
+                {SMALL, 7, 0},
+                {SMALL, 1, 0},
+                {SMALL "--layers 3 --ponder 1", 3, 1},
+                {SMALL "--layers 1 --ponder 2", 2, 0}};
+    Run first;
+    memset(&first, 0, sizeof first);
+    for (int i = 0; i < (fp32 ? 2 : 5); i++) {
+        if (i == 0 || strcmp(rows[i].arguments, rows[i - 1].arguments) != 0) {
+            free_run(&first);
+            first = run_steps(rows[i].arguments, 0, 1);
+        }
+        char* what = format_string("%s, --recompute %d, probabilities %s", rows[i].arguments, rows[i].recompute,
+                                   rows[i].keep ? "kept" : "not kept");
+        Run run = run_steps(rows[i].arguments, rows[i].recompute, rows[i].keep);
         same_run(what, &first, &run);
         free_run(&run);
         free(what);
@@ -418,12 +433,12 @@ static void test_train_ahead(void) {
 }
 
 // What the search for a NaN looks at: every layer of every pass whose activations are there, also when a graph has been
-// replayed after an evaluation, which leaves nothing in the slots. 4: of passes 0 to 3, pass 0 was computed again last.
-static int layers_listed(Model* model, int pass) {
+// replayed after an evaluation, which leaves nothing in the places.
+static int layers_listed(Model* model, int pass, int layer) {
     Places places;
     memset(&places, 0, sizeof places);
     model->list(model, &places, SB * ST);
-    char* name = format_string("pass %d, layer 1: attention output", pass);
+    char* name = format_string("pass %d, layer %d: attention output", pass, layer);
     int found = 0;
     for (int i = 0; i < places.count; i++) { found += strcmp(places.list[i].name, name) == 0; }
     places_free(&places);
@@ -431,19 +446,29 @@ static int layers_listed(Model* model, int pass) {
     return found;
 }
 static void test_list_after_a_graph(void) {
+    // Of passes 0 to 3 with 2 layers each. 7: all share the places of the last pass, pass 0 came last. 4: five places, of
+    // pass 1's second layer and what follows; pass 1 computes its first layer again in the place of pass 2's, pass 0 its two
+    // in the first two places: what stays is its own, pass 2's second layer and pass 3.
+    static const struct {
+        int recompute;
+        const char* listed;  // layers 0, 1 of pass 0, then of pass 1, ...
+    } rows[] = {{0, "11111111"}, {4, "11000111"}, {7, "11000000"}};
     int inputs[SB * ST], targets[SB * ST];
     random_tokens(inputs, targets, SB * ST, 61);
-    for (int recompute = 0; recompute <= 4; recompute += 4) {
-        char* arguments = format_string(SMALL "--recompute %d", recompute);
+    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+        char* arguments = format_string(SMALL "--recompute %d", rows[row].recompute);
         Model* model = gpu_model(arguments, SB, ST);
         double sums[4] = {0};
         for (int i = 0; i < 3; i++) { model->train(model, inputs, targets, SB, ST, 1); }
         model->evaluate(model, inputs, targets, SB, ST, sums);
-        for (int s = 0; s < 4; s++) { CHECK(layers_listed(model, s) == 0, "an evaluation leaves pass %d's layers", s); }
+        for (int i = 0; i < 8; i++) {
+            CHECK(layers_listed(model, i / 2, i % 2) == 0, "an evaluation leaves layer %d of pass %d", i % 2, i / 2);
+        }
         model->train(model, inputs, targets, SB, ST, 1);
-        for (int s = 0; s < 4; s++) {
-            CHECK(layers_listed(model, s) == (recompute == 0 || s == 0), "--recompute %d, pass %d: listed %d times",
-                  recompute, s, layers_listed(model, s));
+        for (int i = 0; i < 8; i++) {
+            int listed = layers_listed(model, i / 2, i % 2);
+            CHECK(listed == rows[row].listed[i] - '0', "--recompute %d, pass %d, layer %d: listed %d times",
+                  rows[row].recompute, i / 2, i % 2, listed);
         }
         close_model(model);
         free(arguments);
@@ -581,9 +606,125 @@ static void test_hundred_steps(void) {
 
 // ---- plan and ledger ----
 
-static Plan planned(const char* preset, const char* arguments, int B, int T, const char* card, int* fits) {
-    Model* model = make_model(arguments, preset, NULL, NULL, B, T);
-    return plan_choose(model, ponder_choice(ponder_of(model)), 1, -1, plan_usable(card_find(card)->memory), B, fits);
+// The setting that is chosen for a step of `rows` rows; B > 0: for these rows in a micro-batch.
+static Plan planned(const char* preset, const char* arguments, int B, int rows, int T, const char* card,
+                    double memory) {
+    static PlanTable table;
+    Model* model = make_model(arguments, preset, NULL, NULL, B ? B : 1, T);
+    PlanNeed need = {*card_find(card), memory, rows, 1, -1};
+    if (memory == 0) { need.memory = plan_usable(need.card.memory); }
+    PlanChoice choice = ponder_choice(ponder_of(model));
+    plan_clear(&table);
+    if (B) {
+        plan_compare(model, choice, &need, B, &table);
+    } else {
+        plan_rows_of(model, choice, &need, &table);
+    }
+    CHECK(table.best >= 0, "%s %s fits into %s with no setting", preset, arguments, card);
+    return table.plan[table.best < 0 ? 0 : table.best];
+}
+
+// With 16,384 tokens a step: a large model is faster in smaller micro-batches than with layers computed again; of a
+// smaller one all rows come together.
+static void test_plan_rows(void) {
+    if (fp32) {
+        test_skip("speaks of the bf16 program");
+        return;
+    }
+    Plan best = planned(large_preset, "--ponder 3", 0, 8, 2048, "h100", 0);
+    Plan all = planned(large_preset, "--ponder 3", 8, 8, 2048, "h100", 0);
+    CHECK(best.B < 8 && best.recompute <= 1 && all.recompute > 1 && best.seconds < 0.95 * all.seconds,
+          "%s on an H100: --batch %d, --recompute %d, %.1f ms; all rows --recompute %d, %.1f ms", large_preset, best.B,
+          best.recompute, 1e3 * best.seconds, all.recompute, 1e3 * all.seconds);
+    best = planned(large_preset, "--ponder 3", 0, 8, 2048, "h200", 0);
+    CHECK(best.B >= 4 && best.recompute <= 1, "%s on an H200: --batch %d, --recompute %d", large_preset, best.B,
+          best.recompute);
+    best = planned(small_preset, "--ponder 3", 0, 8, 2048, "h100", 0);
+    CHECK(best.B == 8 && best.recompute == 0 && best.keep, "%s on an H100: --batch %d, --recompute %d", small_preset,
+          best.B, best.recompute);
+    best = planned(small_preset, "--ponder 3", 0, 128, 2048, "h100", 0);
+    CHECK(best.B >= 8 && best.B * 2048 <= PLAN_TOKENS && 128 % best.B == 0, "%s, 128 rows on an H100: --batch %d",
+          small_preset, best.B);
+}
+
+// The choice is the best of all settings whatever, also in little memory: neither the halving of the search nor what it
+// leaves out loses one. Memory never grows with what is computed again, and shrinks by a layer's place for each layer.
+static void test_plan_search(void) {
+    enum { ROWS = 6, T = 40 };
+    const char* arguments = SMALL "--layers 3 --ponder 2";
+    Model* model = make_model(arguments, TEST_PRESET, NULL, NULL, ROWS, T);
+    PlanChoice choice = ponder_choice(ponder_of(model));
+    CHECK(choice.recomputes == 7 && choice.keeps == 1, "%d steps of recomputation", choice.recomputes);
+    Plan every[ROWS + 1][8][2];
+    size_t least = SIZE_MAX, most = 0;
+    for (int B = 1; B <= ROWS; B++) {
+        for (int r = 0; r < 8; r++) {
+            for (int keep = 0; keep < 2; keep++) {
+                Plan* plan = &every[B][r][keep];
+                *plan = ponder_plan_of(model, 1, r, keep, B);
+                least = min_size(least, plan->total), most = max_size(most, plan->total);
+                PlanNeed need = {*card_find("h100"), 0, ROWS, 1, -1};
+                choice.dry(model, plan);
+                plan->seconds = plan_seconds(model, &need.card, ROWS, B);
+                choice.dry(model, NULL);
+                CHECK(r == 0 || plan->total <= every[B][r - 1][keep].total,
+                      "B %d: --recompute %d takes %zu bytes, %d %zu", B, r, plan->total, r - 1,
+                      every[B][r - 1][keep].total);
+                CHECK(r == 0 || plan->seconds >= every[B][r - 1][keep].seconds,
+                      "B %d: --recompute %d is faster than %d", B, r, r - 1);
+                if (r < 3) { continue; }
+                size_t two = plan_bytes(&every[B][2][keep], "activations kept");
+                size_t one = two - plan_bytes(&every[B][3][keep], "activations kept");
+                CHECK(one > 0 && plan_bytes(plan, "activations kept") == two - (size_t)(r - 2) * one,
+                      "B %d: --recompute %d keeps %zu bytes, 2 %zu, 3 %zu less", B, r,
+                      plan_bytes(plan, "activations kept"), two, one);
+            }
+        }
+    }
+    for (int i = 0; i <= 40; i++) {
+        double memory = (double)least + (double)(most - least) * i / 40.0;
+        const Plan* want = NULL;
+        for (int B = ROWS; B > 0; B--) {
+            for (int k = 0; k < 16 && ROWS % B == 0; k++) {
+                const Plan* plan = &every[B][k % 8][1 - k / 8];
+                if ((double)plan->total <= memory && (!want || plan->seconds < want->seconds)) { want = plan; }
+            }
+        }
+        Plan got = planned(TEST_PRESET, arguments, 0, ROWS, T, "h100", memory);
+        CHECK(want && got.seconds == want->seconds && (double)got.total <= memory,
+              "in %.0f bytes: --batch %d, --recompute %d, keep %d takes %.4g us, --batch %d, %d, %d %.4g us", memory,
+              got.B, got.recompute, got.keep, 1e6 * got.seconds, want ? want->B : 0, want ? want->recompute : 0,
+              want ? want->keep : 0, want ? 1e6 * want->seconds : 0);
+    }
+}
+
+// Which micro-batches are tried: at most 65,536 tokens, those that divide a step first.
+static void test_plan_next_rows(void) {
+    static const struct {
+        int64_t rows;
+        int T;
+        const char* tried;
+    } lists[] = {
+        {8, 2048, "8 4 2 1 "},         {1, 1 << 20, "1 "},
+        {7, 2048, "7 3 1 "},           {128, 2048, "32 16 8 4 2 1 "},
+        {127, 2048, "32 16 8 4 2 1 "}, {100, 2048, "25 20 10 5 4 2 1 "},
+        {12, 2048, "12 6 4 3 2 1 "},
+    };
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        StringBuilder sb = {0};
+        for (int B = plan_next_rows(lists[i].rows, lists[i].T, 0); B;
+             B = plan_next_rows(lists[i].rows, lists[i].T, B)) {
+            sb_printf(&sb, "%d ", B);
+        }
+        CHECK(strcmp(sb.data, lists[i].tried) == 0, "%lld rows: %s, expected %s", (long long)lists[i].rows, sb.data,
+              lists[i].tried);
+        free(sb.data);
+    }
+    int tried = 0;
+    for (int B = plan_next_rows((int64_t)720720 << 16, 1, 0); B; B = plan_next_rows((int64_t)720720 << 16, 1, B)) {
+        tried++;
+    }
+    CHECK(2 * tried <= PLANS, "%d micro-batches for one step", tried);
 }
 
 static void test_plan(void) {
@@ -591,13 +732,10 @@ static void test_plan(void) {
         test_skip("speaks of the bf16 program");
         return;
     }
-    int fits;
-    Plan plan = planned(large_preset, "--ponder 3", 8, 2048, "h200", &fits);
-    CHECK(fits && plan.recompute <= 1 && plan.keep,
-          "%s, S = 3, 16k tokens on 141 GB: --recompute %d, keep_p %d, %.1f GB", large_preset, plan.recompute,
-          plan.keep, (double)plan.total / 1e9);
-    plan = planned(small_preset, "--ponder 3", 8, 2048, "rtx4090", &fits);
-    CHECK(fits, "%s, S = 3, 8 rows of 2048 need %.1f GB, more than 24 GB", small_preset, (double)plan.total / 1e9);
+    Plan plan = planned(large_preset, "--ponder 3", 8, 8, 2048, "h200", 0);
+    CHECK(plan.recompute <= 1, "%s, S = 3, 16k tokens on 141 GB: --recompute %d, keep_p %d, %.1f GB", large_preset,
+          plan.recompute, plan.keep, (double)plan.total / 1e9);
+    planned(small_preset, "--ponder 3", 8, 8, 2048, "rtx4090", 0);
     // S costs what the plan says that it keeps, and nothing else.
     Model* model = make_model("--ponder 3", TEST_PRESET, NULL, NULL, 4, 2048);
     Model* more = make_model("--ponder 5", TEST_PRESET, NULL, NULL, 4, 2048);
@@ -722,13 +860,16 @@ static void test_program(void) {
     expect_exit(0, "0 differ|loss of each position", command);
     free(command);
     command = format_string(GPU_PROGRAM " %s --plan=h100 --ponder 3", arguments);
-    expect_exit(0, "H100|adamw_update_kernel|tokens/s|recompute", command);
+    expect_exit(0,
+                "H100|settings compared for a step of 6 rows|*        3          0           kept|chosen|"
+                "adamw_update_kernel|tokens/s|recompute",
+                command);
     free(command);
     command = format_string(GPU_PROGRAM " %s --plan=h300", arguments);
     expect_exit(1, "h300|a100|h200|rtx4090", command);
     free(command);
-    command = format_string(GPU_PROGRAM " %s --recompute 4 --ponder 2 --compare-cpu", arguments);
-    expect_exit(1, "--recompute 4|at most 3", command);
+    command = format_string(GPU_PROGRAM " %s --recompute 6 --ponder 2 --compare-cpu", arguments);
+    expect_exit(1, "--recompute 6|2 layers|at most 5", command);
     free(command);
     // A NaN stops the run before it reaches a checkpoint, and is named.
     command =
@@ -751,7 +892,7 @@ static void test_no_gpu(void) {
         {"EMULATE_DEVICES=0", "no GPU found|The CPU program needs none"},
         {"EMULATE_SM=75", "compute capability 7.5|at least 8.0"},
         {"EMULATE_DRIVER=11040", "driver|11.4|update"},
-        {"EMULATE_MEMORY=601000000", "GPU memory|missing|--batch"},
+        {"EMULATE_MEMORY=330000000", "GPU memory|missing|not even --batch 1 fits"},
     };
     for (int i = 0; i < 4; i++) {
         char* command = format_string("%s " GPU_PROGRAM " %s --ponder 2 --steps 1 --out %s/none", wanted[i][0],
@@ -759,6 +900,63 @@ static void test_no_gpu(void) {
         expect_exit(1, wanted[i][1], command);
         free(command);
     }
+}
+
+// The program where --batch is not given: the rows of a micro-batch follow from the card and stay the run's; what is
+// free decides what is computed again, and changes no bit.
+static void test_program_rows(void) {
+    program_setup();
+    if (access(GPU_PROGRAM, X_OK) != 0) {
+        test_skip("no " GPU_PROGRAM " (make emu)");
+        return;
+    }
+    enum { T = 48, ROWS = 6 };
+#define ROWS_MODEL "--layers 2 --width 32 --heads 2 --vocab 257 --ponder 2"
+    Model* model = make_model(ROWS_MODEL, TEST_PRESET, NULL, NULL, ROWS, T);
+    PlanChoice choice = ponder_choice(ponder_of(model));
+    size_t all = ponder_plan_of(model, 1, choice.recomputes, 0, ROWS).total;
+    size_t half = ponder_plan_of(model, 1, choice.recomputes, 0, ROWS / 2).total;
+    size_t whole = ponder_plan_of(model, 1, 0, 1, ROWS).total;
+    CHECK(half < all && all < whole, "the settings take %zu, %zu, %zu bytes", half, all, whole);
+    // A card (plan_usable) on which six rows do not fit, three do; what is free (plan_free) of one on which they do.
+    long long small_card = (long long)(((double)all - 1 + 600e6) / 0.96) - 2;
+    const long long large_card = 2000000000;
+    long long some = large_card - (long long)(((double)all + 1000 + 300e6) / 0.98);
+    long long most = large_card - (long long)(((double)half + 1000 + 300e6) / 0.98);
+    char* common = format_string("--model %s " ROWS_MODEL " --seq %d --total-batch %d --train %s/train.bin --val "
+                                 "%s/val.bin --val-batches 1 --sample-tokens 0 --tune 0 --lr 1e-3",
+                                 TEST_PRESET, T, T * ROWS, program_folder, program_folder);
+    const struct {
+        long long memory, taken;
+        int status;
+        const char *out, *more, *words;
+    } runs[] = {
+        {large_card, 0, 0, "free", "--steps 2", "micro-batches of 6 (chosen|--recompute 0|validation  8 rows"},
+        {large_card, some, 0, "taken", "--steps 2", "micro-batches of 6 (chosen|--recompute 5|validation  8 rows"},
+        {large_card, most, 1, "full", "--steps 2", "GPU memory|--batch 6|are free)|missing|--batch 3 fits"},
+        {large_card, some, 1, "asked", "--steps 2 --recompute 1", "GPU memory|missing|--recompute 5 fits"},
+        {small_card, 0, 0, "small", "--steps 4 --max-minutes 0.0000001", "micro-batches of 3 (chosen|stopped"},
+        {large_card, 0, 0, "small", "--steps 4 --resume --max-minutes 0.0000001", "micro-batches of 3,|stopped"},
+        {large_card, 0, 0, "small", "--steps 4 --resume --val-batches 1 --max-minutes 0.0000001",
+         "micro-batches of 3,|validation  8 rows|stopped"},
+        {large_card, 0, 0, "small", "--steps 4 --resume --batch 6", "micro-batches of 6,|--batch 6 (was 3)|val_loss"},
+    };
+    for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
+        char* command = format_string("EMULATE_MEMORY=%lld EMULATE_TAKEN=%lld " GPU_PROGRAM " %s %s --out %s/rows_%s",
+                                      runs[i].memory, runs[i].taken, common, runs[i].more, program_folder, runs[i].out);
+        expect_exit(runs[i].status, runs[i].words, command);
+        free(command);
+    }
+    check_same_run("rows_free", "rows_taken", "step_00000002");
+    char* command =
+        format_string("grep -q '\"batch\": \"6\"' %s/rows_free/step_00000002/trainer_state.json", program_folder);
+    must(command);
+    free(command);
+    // By default a step has 8 rows, whatever the card.
+    command = format_string(GPU_PROGRAM " --model %s " ROWS_MODEL " --seq 48 --plan=rtx4090", TEST_PRESET);
+    expect_exit(0, "384 tokens a step|settings compared for a step of 8 rows", command);
+    free(command);
+    free(common);
 }
 #endif
 
@@ -784,10 +982,14 @@ int main(int argc, char** argv) {
     RUN(test_logits);
     RUN(test_hundred_steps);
     RUN(test_plan);
+    RUN(test_plan_rows);
+    RUN(test_plan_search);
+    RUN(test_plan_next_rows);
     RUN(test_ledger);
     RUN(test_program);
 #ifndef __CUDACC__
     RUN(test_no_gpu);
+    RUN(test_program_rows);
 #endif
     program_cleanup();
     return test_end();

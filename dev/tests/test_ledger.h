@@ -65,6 +65,26 @@ static void test_ledger_seconds(void) {
     }
 }
 
+// All rows one after the other, each with what its launches cost.
+static void test_ledger_total(void) {
+    Card card;
+    memset(&card, 0, sizeof card);
+    card.bf16 = 1000, card.fp32 = 100, card.copy = 10;
+    Ledger before = ledger;
+    memset(&ledger, 0, sizeof ledger);
+    ledger.dry = 1;
+    CHECK(ledger_total(&card, 1) == 0, "nothing takes %g s", ledger_total(&card, 1));
+    for (int i = 0; i < 3; i++) {
+        states(1000, 20);
+        ledger_launch("a_product", 1);
+    }
+    states(100, 30);
+    ledger_launch("a_kernel", 0);
+    double want = 6 + 3 + 4 * 2.5e-6, got = ledger_total(&card, 1);
+    CHECK(fabs(got - want) <= 1e-12, "all takes %.12g s, expected %.12g", got, want);
+    ledger = before;
+}
+
 static void ledger_unstated(void* nothing) {
     (void)nothing;
     ledger.booking = 1;
@@ -126,6 +146,7 @@ static void ledger_tests(void) {
     RUN(test_ledger_booking);  // forks
     RUN(test_ledger_cards);
     RUN(test_ledger_seconds);
+    RUN(test_ledger_total);
 }
 
 #endif

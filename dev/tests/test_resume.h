@@ -24,6 +24,7 @@ static void test_state_round_trip(void) {
     memset(&s, 0, sizeof s);
     s.step = 11, s.total_steps = 12, s.tokens = 13, s.position = 14, s.seed = INT64_MAX, s.seq = 16;
     s.total_batch = 17, s.rows = 18, s.shards = 0xfedcba9876543210u, s.val_rows = 20, s.parameters = 21;
+    s.val_batch = 22;
     s.flops_per_token = 1e10 / 3, s.seconds = 12345.678901234567, s.val_step = 24, s.val_loss = 1.0 / 7;
     s.val_loss_pass = of_pass, s.passes = 3, s.best_step = 28, s.best_val_loss = 1.0 / 11;
     s.val_shards = 1, s.tokenizer = 0x8000000000000000u, s.arithmetic = "fp64 on paper";
@@ -41,7 +42,8 @@ static void test_state_round_trip(void) {
         TrainerState r = state_read(json, "FILE");
         CHECK(r.step == s.step && r.total_steps == s.total_steps && r.tokens == s.tokens && r.position == s.position &&
                   r.seed == s.seed && r.seq == s.seq && r.total_batch == s.total_batch && r.rows == s.rows &&
-                  r.shards == s.shards && r.val_rows == s.val_rows && r.parameters == s.parameters,
+                  r.shards == s.shards && r.val_rows == s.val_rows && r.parameters == s.parameters &&
+                  r.val_batch == s.val_batch,
               "whole numbers of %s", text);
         CHECK(r.val_known == validated && r.tokenizer_known == validated && (!validated || r.val_shards == 1) &&
                   (!validated || r.tokenizer == s.tokenizer) && strcmp(r.arithmetic, s.arithmetic) == 0,

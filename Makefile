@@ -73,8 +73,8 @@ $(eval $(call tool,compare,common/run/compare.c))
 # ---- which trainer ----
 
 NVCC ?= $(firstword $(wildcard $(shell command -v nvcc 2>/dev/null) /usr/local/cuda/bin/nvcc))
-# Compute capability of the first GPU, 90 for 9.0; empty where there is none.
-GPU_SM := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -dc 0-9)
+# Compute capability of the GPU that a program takes, 90 for 9.0; empty where there is none.
+GPU_SM := $(shell dev/gpu_sm.sh)
 # The main job computes on the GPU where there is one and nvcc to build for it; DEVICE=cpu or gpu says otherwise.
 GPU_NEW := $(shell [ "$(or $(GPU_SM),0)" -ge 80 ] && echo 1)
 DEVICE ?= $(if $(and $(GPU_NEW),$(NVCC)),gpu,cpu)
@@ -188,10 +188,16 @@ HOST_FLAGS = $(OPENMP) $(HOST_ISA) -ffp-contract=off -fno-math-errno $(WARN) -Wn
 NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 -O3 -diag-suppress 1675 $(if $(WERROR),-Werror all-warnings) \
     -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B)/include $(GENCODE)
 
+# Where nvcc's cuBLASLt is, found by asking nvcc, which may be a script or a link: programs find it there when they start,
+# without LD_LIBRARY_PATH.
+CUDA_LIBRARIES = $(shell "$(NVCC)" --dryrun -x cu -o /dev/null /dev/null 2>&1 | sed -n 's/^.*LIBRARIES=//p' | tr ' ' '\n' | \
+    sed -n 's/^"\{0,1\}-L\([^"]*\)"\{0,1\}$$/\1/p' | while read d; do ls "$$d"/libcublasLt.so* >/dev/null 2>&1 && cd "$$d" && pwd -P && break; done)
+RPATH = $(foreach d,$(CUDA_LIBRARIES),-Xlinker -rpath -Xlinker "$(d)")
+
 # $(call cuda,name,source,flags)
 define cuda
 $(B)/$(1): $(2) $(B)/include/modeling_ponder.h | need_nvcc
-	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt
+	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt $$(RPATH)
 endef
 need_nvcc:
 	@[ -x "$(NVCC)" ] || { echo "error: no nvcc found (CUDA Toolkit 12.4 or later); give its path as NVCC=..., or build" \

@@ -41,6 +41,7 @@ static int device_block_count;
 static inline const char* device_find(void) {
     static char why[512];
     int count = 0, driver = 0, runtime = 0;
+    setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);  // as nvidia-smi counts, and so make (dev/gpu_sm.sh)
     cudaError_t error = cudaGetDeviceCount(&count);
     cudaGetLastError();  // a failed look must not be reported by the next launch
     if (cudaDriverGetVersion(&driver) == cudaSuccess && cudaRuntimeGetVersion(&runtime) == cudaSuccess && driver > 0 &&

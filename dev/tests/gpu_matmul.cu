@@ -8,6 +8,12 @@
 #include "../../common/matmul.cuh"
 #include "test.h"
 
+// GPUs count as in nvidia-smi, and so in make, unless the user says otherwise.
+static void test_device_order(void) {
+    const char* order = getenv("CUDA_DEVICE_ORDER");
+    CHECK(order && strcmp(order, "PCI_BUS_ID") == 0, "CUDA_DEVICE_ORDER is %s", order ? order : "not set");
+}
+
 // ---- matrices ----
 
 typedef struct {
@@ -703,6 +709,7 @@ int main(int argc, char** argv) {
     RUN(test_choices_lost);  // forks: a child may use the GPU only while this process has not
     device_open();
     printf("gpu_matmul: %s, on %s\n", PRECISION, device.name);
+    RUN(test_device_order);
     RUN(test_products);
     RUN(test_long_sums);
     RUN(test_layer_products);

@@ -26,6 +26,7 @@ typedef struct {
     int processors;  // streaming multiprocessors
     char name[256];
     size_t memory;        // bytes
+    size_t shared;        // bytes of shared memory of a multiprocessor
     cudaStream_t stream;  // every launch and copy goes into it
     cublasLtHandle_t lt;
     void* workspace;  // (MATMUL_WORKSPACE)
@@ -62,6 +63,7 @@ static inline const char* device_find(void) {
     device.sm = 10 * prop.major + prop.minor;
     device.processors = prop.multiProcessorCount;
     device.memory = prop.totalGlobalMem;
+    device.shared = prop.sharedMemPerMultiprocessor;
     snprintf(device.name, sizeof device.name, "%s", prop.name);
     if (device.sm < OLDEST_SM) {
         snprintf(why, sizeof why, "%s has compute capability %d.%d, expected at least %d.%d (Ampere)", device.name,

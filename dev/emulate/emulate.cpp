@@ -720,6 +720,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int which) {
     snprintf(prop->name, sizeof prop->name, "emulator on the CPU");
     prop->totalGlobalMem = device_memory_total();
     prop->sharedMemPerBlock = MOST_STATIC_SHARED, prop->sharedMemPerBlockOptin = MOST_SHARED;
+    prop->sharedMemPerMultiprocessor = (size_t)(sm == 80 || sm == 87 ? 164 : sm == 90 ? 228 : 100) << 10;
     prop->multiProcessorCount = 4, prop->major = sm / 10, prop->minor = sm % 10;
     prop->warpSize = 32, prop->maxThreadsPerBlock = MOST_THREADS;
     return cudaSuccess;

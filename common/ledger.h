@@ -93,6 +93,7 @@ typedef struct {
     double flops, bytes;
     LedgerRow row[LEDGER_ROWS];
     int rows;
+    void (*watch)(int row);  // told of every launch that is booked and executed, before it is; NULL: nobody is
 } Ledger;
 static Ledger ledger;
 
@@ -142,6 +143,7 @@ static inline int ledger_launch(const char* name, int product) {
     row->launches++;
     row->flops += ledger.flops;
     row->bytes += ledger.bytes;
+    if (ledger.watch && !ledger.dry) { ledger.watch(i); }
     return !ledger.dry;
 }
 

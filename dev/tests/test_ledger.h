@@ -199,11 +199,32 @@ static void test_ledger_booking(void) {
     ledger = before;
 }
 
+// Who watches is told of every launch that is executed, and which row it is booked in; of none in a dry run.
+static int watched[8], watched_count;
+static void ledger_watcher(int row) { watched[watched_count++ % 8] = row; }
+static void test_ledger_watch(void) {
+    Ledger before = ledger;
+    memset(&ledger, 0, sizeof ledger);
+    ledger.watch = ledger_watcher;
+    const char* const names[] = {"first", "second", "first"};
+    for (int dry = 0; dry < 2; dry++) {
+        ledger.booking = 1, ledger.dry = dry;
+        for (int i = 0; i < 3; i++) {
+            states(1, 1);
+            CHECK(ledger_launch(names[i], 0) == !dry, "launch %d of a %s run", i, dry ? "dry" : "real");
+        }
+    }
+    CHECK(watched_count == 3 && watched[0] == 0 && watched[1] == 1 && watched[2] == 0, "%d launches, rows %d %d %d",
+          watched_count, watched[0], watched[1], watched[2]);
+    ledger = before;
+}
+
 static void ledger_tests(void) {
     RUN(test_ledger_booking);  // forks
     RUN(test_ledger_cards);
     RUN(test_ledger_names);
     RUN(test_gpu_sm);
+    RUN(test_ledger_watch);
     RUN(test_ledger_seconds);
 }
 

@@ -212,12 +212,15 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda,train_$(a).cu,))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda_fp32,train_$(a).cu,-DFP32)))
 $(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t),dev/tests/$(t).cu,-DTESTING -DBUILD_DIR='\"$(B)\"')))
 $(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t)_fp32,dev/tests/$(t).cu,-DTESTING -DFP32 -DBUILD_DIR='\"$(B)\"')))
+# As on a GPU that the toolkit does not know: the driver compiles the kernels when the program starts.
+$(eval $(call cuda,gpu_attention_ptx,dev/tests/gpu_attention.cu,-DTESTING -DBUILD_DIR='\"$(B)\"'))
+$(B)/gpu_attention_ptx: GENCODE = -gencode arch=compute_80$(comma)code=compute_80
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_gpu_$(a),dev/bench_gpu.cu,$(call of_trainer,$(a)))))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_step_$(a)_cuda,dev/bench_step.cu,$(call of_trainer,$(a)))))
 
 GPU_TRAINERS = $(foreach t,$(TRAINERS),$(t)_cuda $(t)_cuda_fp32)
 gpu: $(GPU_TRAINERS) ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
-gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) ## build the tests of the GPU half
+gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) $(B)/gpu_attention_ptx ## build the tests of the GPU half
 gpu-bench: $(foreach a,$(ARCHITECTURES),$(B)/bench_gpu_$(a) $(B)/bench_step_$(a)_cuda) ## build its benchmarks
 gpu-check: gpu gpu-tests gpu-bench $(B)/bytes ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh

@@ -11,6 +11,6 @@ ask() { nvidia-smi "$@" --format=csv,noheader 2>/dev/null; }
 case $first in
 *[!0-9A-Za-z/-]*) ;;
 [0-9]*) ask -i "$first" --query-gpu=compute_cap ;;
-GPU-*) ask --query-gpu=uuid,compute_cap | sed -n "s/^$first[^,]*, *//p" ;;
+GPU-*) ask --query-gpu=uuid,compute_cap | sed -n "s/^${first}[^,]*, *//p" ;;
 MIG-*) ask --query-gpu=compute_cap ;; # a part of a GPU has its UUID only in nvidia-smi -L: the machine's first, then
 esac | sed -n '1s/^ *\([0-9][0-9]*\)\.\([0-9]\) *$/\1\2/p'

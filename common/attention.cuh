@@ -1164,14 +1164,22 @@ static inline void attention_forward_class(floatX* out, float* lse, const floatX
     }
 }
 
-// heads: how many own the rows, kv heads or query heads.
-template <int HSC, int keys, int small>
-static inline void attention_backward_tiles(floatX* d0, floatX* d1, const float* delta, const floatX* dout,
-                                            const floatX* q, const floatX* k, const floatX* v, const float* lse,
-                                            size_t B, size_t heads, AttentionShape shape) {
-    typedef BackwardTiles<HSC, keys, small> S;
-    launch((attention_backward_kernel<HSC, keys, small>), attention_grid(B, (size_t)shape.T, heads, S::rows),
-           dim3(S::threads), S::bytes, device.stream, d0, d1, delta, dout, q, k, v, lse, shape);
+template <int HSC, int small>
+static inline void attention_backward_keys(floatX* dk, floatX* dv, const float* delta, const floatX* dout,
+                                           const floatX* q, const floatX* k, const floatX* v, const float* lse,
+                                           size_t B, size_t NKV, AttentionShape shape) {
+    typedef BackwardTiles<HSC, KEYS, small> S;
+    launch((attention_backward_kernel<HSC, KEYS, small>), attention_grid(B, (size_t)shape.T, NKV, S::rows),
+           dim3(S::threads), S::bytes, device.stream, dk, dv, delta, dout, q, k, v, lse, shape);
+}
+template <int HSC, int small>
+static inline void attention_backward_queries(floatX* dq, const float* delta, const floatX* dout, const floatX* q,
+                                              const floatX* k, const floatX* v, const float* lse, size_t B,
+                                              AttentionShape shape) {
+    typedef BackwardTiles<HSC, QUERIES, small> S;
+    launch((attention_backward_kernel<HSC, QUERIES, small>),
+           attention_grid(B, (size_t)shape.T, (size_t)shape.NH, S::rows), dim3(S::threads), S::bytes, device.stream, dq,
+           (floatX*)NULL, delta, dout, q, k, v, lse, shape);
 }
 template <int HSC>
 static inline void attention_backward_class(floatX* dq, floatX* dk, floatX* dv, const float* delta, const floatX* dout,
@@ -1180,16 +1188,15 @@ static inline void attention_backward_class(floatX* dq, floatX* dk, floatX* dv, 
     const size_t T = (size_t)shape.T, NH = (size_t)shape.NH, HS = (size_t)shape.HS;
     states_product(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
     if (AttentionSets<HSC>::keys && attention_small()) {
-        attention_backward_tiles<HSC, KEYS, AttentionSets<HSC>::keys>(dk, dv, delta, dout, q, k, v, lse, B, NKV, shape);
+        attention_backward_keys<HSC, AttentionSets<HSC>::keys>(dk, dv, delta, dout, q, k, v, lse, B, NKV, shape);
     } else {
-        attention_backward_tiles<HSC, KEYS, 0>(dk, dv, delta, dout, q, k, v, lse, B, NKV, shape);
+        attention_backward_keys<HSC, 0>(dk, dv, delta, dout, q, k, v, lse, B, NKV, shape);
     }
     states_product(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
     if (AttentionSets<HSC>::queries && attention_small()) {
-        attention_backward_tiles<HSC, QUERIES, AttentionSets<HSC>::queries>(dq, NULL, delta, dout, q, k, v, lse, B, NH,
-                                                                            shape);
+        attention_backward_queries<HSC, AttentionSets<HSC>::queries>(dq, delta, dout, q, k, v, lse, B, shape);
     } else {
-        attention_backward_tiles<HSC, QUERIES, 0>(dq, NULL, delta, dout, q, k, v, lse, B, NH, shape);
+        attention_backward_queries<HSC, 0>(dq, delta, dout, q, k, v, lse, B, shape);
     }
 }
 

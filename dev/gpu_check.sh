@@ -384,23 +384,23 @@ run_steps() {
 
 # Rows at a time, all in one micro-batch where they fit.
 run_batches() {
-    local case model S must name steps rows best=0 at= speed
+    local case model S must name steps many best=0 at='' speed
     for case in $mid_cases; do
         IFS=: read -r model S must <<<"$case"
         steps=${benchmarks}_step_${model%%-*}$built
         have "batches_$model" "$steps" || continue
-        for rows in $([ -n "$emulator" ] && echo 1 2 || echo 1 2 4 8 16 32); do
-            name="batch_${model}_$rows"
+        for many in $([ -n "$emulator" ] && echo 1 2 || echo 1 2 4 8 16 32); do
+            name="batch_${model}_$many"
             if [ -n "$emulator" ]; then
                 # shellcheck disable=SC2086
-                part "$name" 60 "$steps" "$model" "$S" $rows 16 --quick --steps 1 $tiny || continue
+                part "$name" 60 "$steps" "$model" "$S" $many 16 --quick --steps 1 $tiny || continue
             else
-                part "$name" 60 "$steps" "$model" "$S" $rows 2048 --steps 5 || continue
+                part "$name" 60 "$steps" "$model" "$S" $many 2048 --steps 5 || continue
             fi
             speed=$(field tokens_per_s)
             row "$name" "$(verdict)" "$seconds" "$(why "$(field ms) ms, $speed tokens/s, micro-batch $(field micro_batch), $(field share_of_P) of P, $(field peak_memory_gb) GB")"
             show
-            [ "$status" = 0 ] && [ "$(awk -v a="$speed" -v b="$best" 'BEGIN { print (a > b) }')" = 1 ] && best=$speed at=$rows
+            [ "$status" = 0 ] && [ "$(awk -v a="$speed" -v b="$best" 'BEGIN { print (a > b) }')" = 1 ] && best=$speed at=$many
         done
         [ -z "$at" ] || echo "    | $model: fastest with $at rows at a time"
     done

@@ -77,10 +77,8 @@ $(eval $(call tool,compare,common/run/compare.c))
 # ---- which trainer ----
 
 NVCC ?= $(firstword $(wildcard $(shell command -v nvcc 2>/dev/null) /usr/local/cuda/bin/nvcc))
-# Compute capability of the first GPU, 90 for 9.0; empty where there is none.
-# An nvidia-smi that fails, or that says anything else, knows of no GPU.
-GPU_SM := $(shell said=$$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null) && \
-    echo "$$said" | sed -n '1s/^\([1-9][0-9]*\)\.\([0-9]\)$$/\1\2/p')
+# Compute capability of the GPU that a program takes, 90 for 9.0; empty where there is none.
+GPU_SM := $(shell dev/gpu_sm.sh)
 # The main job computes on the GPU where there is one and nvcc to build for it; DEVICE=cpu or gpu says otherwise.
 GPU_NEW := $(shell [ "$(or $(GPU_SM),0)" -ge 80 ] && echo 1)
 DEVICE ?= $(if $(and $(GPU_NEW),$(NVCC)),gpu,cpu)
@@ -231,10 +229,16 @@ HOST_FLAGS = $(OPENMP) $(HOST_ISA) -ffp-contract=off -fno-math-errno $(WARN) -Wn
 NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 -O3 -diag-suppress 1675 $(if $(WERROR),-Werror all-warnings) \
     -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B)/include $(GENCODE)
 
+# Where nvcc's cuBLASLt is, found by asking nvcc, which may be a script or a link: programs find it there when they start,
+# without LD_LIBRARY_PATH.
+CUDA_LIBRARIES = $(shell "$(NVCC)" --dryrun -x cu -o /dev/null /dev/null 2>&1 | sed -n 's/^.*LIBRARIES=//p' | tr ' ' '\n' | \
+    sed -n 's/^"\{0,1\}-L\([^"]*\)"\{0,1\}$$/\1/p' | while read d; do ls "$$d"/libcublasLt.so* >/dev/null 2>&1 && cd "$$d" && pwd -P && break; done)
+RPATH = $(foreach d,$(CUDA_LIBRARIES),-Xlinker -rpath -Xlinker "$(d)")
+
 # $(call cuda,name,source,flags)
 define cuda
 $(B)/$(1): $(2) $(B)/include/modeling_ponder.h | need_nvcc
-	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt
+	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt $$(RPATH)
 endef
 need_nvcc:
 	@[ -x "$(NVCC)" ] || { echo "error: no nvcc found (CUDA Toolkit 12.4 or later); give its path as NVCC=..., or build" \
@@ -249,12 +253,15 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda,train_$(a).cu,))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda_fp32,train_$(a).cu,-DFP32)))
 $(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t),dev/tests/$(t).cu,-DTESTING -DBUILD_DIR='\"$(B)\"')))
 $(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t)_fp32,dev/tests/$(t).cu,-DTESTING -DFP32 -DBUILD_DIR='\"$(B)\"')))
+# As on a GPU that the toolkit does not know: the driver compiles the kernels when the program starts.
+$(eval $(call cuda,gpu_attention_ptx,dev/tests/gpu_attention.cu,-DTESTING -DBUILD_DIR='\"$(B)\"'))
+$(B)/gpu_attention_ptx: GENCODE = -gencode arch=compute_80$(comma)code=compute_80
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_gpu_$(a),dev/bench_gpu.cu,$(call of_trainer,$(a)))))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_step_$(a)_cuda,dev/bench_step.cu,$(call of_trainer,$(a)))))
 
 GPU_TRAINERS = $(foreach t,$(TRAINERS),$(t)_cuda $(t)_cuda_fp32)
 gpu: $(GPU_TRAINERS) ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
-gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) ## build the tests of the GPU half
+gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) $(B)/gpu_attention_ptx ## build the tests of the GPU half
 gpu-bench: $(foreach a,$(ARCHITECTURES),$(B)/bench_gpu_$(a) $(B)/bench_step_$(a)_cuda) ## build its benchmarks
 gpu-check: gpu gpu-tests gpu-bench $(B)/bytes ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh

@@ -950,6 +950,7 @@ typedef struct PonderCuda {
     floatX* z;           // (rows,Vp)
     floatX* dz;          // (rows,Vp)
     floatX* p;           // (S, N,Vp) kept probabilities, or NULL
+    int* text;           // (N) on the host: tokens of a sample, padded
     PlanTable compared;  // of the choice of rows, or else of what is computed again
     int64_t step_rows;   // of a step; 0: not known, a micro-batch
     int asked;           // --recompute, -1: not given
@@ -1116,9 +1117,10 @@ static inline void ponder_prepare_cuda(Model* model, int training) {
     c->plan = plan_fit(model, ponder_choice(m), &need, where, &own);
     if (c->compared.count == 0) { c->compared = own; }
     plan_rows(model, &c->plan);
-    // The share of the peak that a run prints refers to the ledger's table; of other cards it is not known.
+    // The share of the peak that a run prints refers to the data sheet, also where the ledger has measured limits; of
+    // cards that are not in its table it is not known.
     const Card* card = c->card ? NULL : card_of_device(device.name);
-    if (card) { model->peak_flops = sizeof(floatX) == 2 ? card->bf16 : card->fp32; }
+    if (card) { model->peak_flops = sizeof(floatX) == 2 ? card->sheet : card->fp32; }
 }
 
 static inline void ponder_allocate_cuda(Model* model, int training) {
@@ -1136,6 +1138,7 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
     ponder_bind_cuda(m);
     if (ledger.dry) { return; }
     batch_start(&c->batch, pass->N, (size_t)pass->size.V);
+    c->text = (int*)xalloc(pass->N, sizeof(int), "tokens");
     families_start(&c->families, &model->tensors);
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "parameters on the host");
     if (!training && c->tune) { rehearse_evaluation(); }
@@ -1245,11 +1248,10 @@ static inline void ponder_logits_cuda(Model* model, const int* inputs, int B, in
     int P = last_only && B == 1 ? (int)min_size(round_up((size_t)T, 64), (size_t)model->T) : T;
     size_t C = (size_t)m->pass->size.C, V = (size_t)model->V, Vp = round_up(V, PADDED_ROWS), N = (size_t)B * (size_t)P;
     const floatX* h = c->h + (size_t)m->config.steps * ponder_stride(m);
-    int* padded = (int*)xalloc(N, sizeof(int), "tokens");
-    memcpy(padded, inputs, (size_t)B * (size_t)T * sizeof(int));  // the rest, behind them, stays 0
-    batch_upload(&c->batch, padded, NULL, N, V, 0);
+    memset(c->text, 0, N * sizeof(int));
+    memcpy(c->text, inputs, (size_t)B * (size_t)T * sizeof(int));
+    batch_upload(&c->batch, c->text, NULL, N, V, 0);
     ponder_forward_cuda(m, B, P, 0);
-    free(padded);
     size_t rows = last_only ? (size_t)B : N, step = last_only ? (size_t)P : 1, skip = last_only ? (size_t)T - 1 : 0;
     for (size_t first = 0; first < rows; first += c->rows) {
         size_t R = min_size(c->rows, rows - first);

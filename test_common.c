@@ -30,6 +30,7 @@
 #include "dev/tests/test_safetensors.h"
 #include "dev/tests/test_sample.h"
 #include "dev/tests/test_shards.h"
+#include "dev/tests/test_tensors.h"
 #include "dev/tests/test_threads.h"
 #include "dev/tests/test_tokenizer.h"
 #include "dev/tests/test_train.h"
@@ -76,6 +77,7 @@ int MAIN(int argc, char** argv) {
     safetensors_tests();
     checkpoint_tests();
     shards_tests();
+    tensors_tests();
     tokenizer_tests();
     bytes_tests();
     compare_tests();

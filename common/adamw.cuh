@@ -95,7 +95,7 @@ static inline void grad_norm_cuda(double* squares, double* scratch, const float*
 
 // ---- the update ----
 
-// Numbers of one tensor that a thread block takes: begin .. begin + count of every family. Small tensors
+// Numbers of one group of tensors that a thread block takes: begin .. begin + count of every family. Small groups
 // are one span, large ones many, so that one launch walks the whole table and no block has to search it.
 typedef struct {
     uint64_t begin;
@@ -112,22 +112,25 @@ typedef struct {
     size_t numbers;  // in all spans: the parameters, without alignment gaps
 } AdamwPlan;
 
-// The spans of a tensor table, on the host; free(plan.host). Alignment gaps are in no span: what is 0
-// there stays so.
+// The spans of a tensor table, on the host; free(plan.host). They cover groups of joined tensors, whose decay is
+// the same, so that each begins at an aligned address. Alignment gaps are in no span: what is 0 there stays so.
 static inline AdamwPlan adamw_plan(const TensorTable* table) {
     AdamwPlan plan = {NULL, NULL, 0, 0};
-    for (int i = 0; i < table->count; i++) { plan.count += div_up(table->list[i].size, ADAMW_SPAN); }
+    for (int i = 0; i < table->count; i = tensor_group(table, i).end) {
+        plan.count += div_up(tensor_group(table, i).size, ADAMW_SPAN);
+    }
     plan.host = (AdamwSpan*)xalloc(plan.count, sizeof(AdamwSpan), "the optimiser's plan");
     AdamwSpan* span = plan.host;
-    for (int i = 0; i < table->count; i++) {
-        const Tensor* t = &table->list[i];
-        for (size_t j = 0; j < t->size; j += ADAMW_SPAN) {
-            span->begin = t->offset + j;
-            span->count = (uint32_t)min_size(ADAMW_SPAN, t->size - j);
-            span->decay = t->decay ? 1 : 0;
+    for (int i = 0; i < table->count;) {
+        TensorGroup group = tensor_group(table, i);
+        for (size_t j = 0; j < group.size; j += ADAMW_SPAN) {
+            span->begin = group.offset + j;
+            span->count = (uint32_t)min_size(ADAMW_SPAN, group.size - j);
+            span->decay = table->list[i].decay ? 1 : 0;
             span++;
         }
-        plan.numbers += t->size;
+        plan.numbers += group.size;
+        i = group.end;
     }
     return plan;
 }
@@ -186,7 +189,7 @@ static __global__ void __launch_bounds__(ADAMW_THREADS)
 #pragma unroll
         for (int u = 0; u < ADAMW_FLIGHT; u++) {
             const size_t i = first + (u * ADAMW_THREADS + threadIdx.x) * QUAD;
-            const int whole = aligned && i + QUAD <= end;  // spans begin at multiples of 16 numbers
+            const int whole = aligned && i + QUAD <= end;  // spans begin at multiples of TENSOR_START numbers
             load_quad(gi[u], grads, i, end, whole);
             load_quad(pi[u], params, i, end, whole);
             load_quad(mi[u], m, i, end, whole);
@@ -212,7 +215,7 @@ static __global__ void __launch_bounds__(ADAMW_THREADS)
 static inline void adamw_update_cuda(float* params, floatX* params_x, float* m, float* v, const float* grads,
                                      const AdamwPlan* plan, const AdamwStep* step) {
     static_assert(sizeof(real) == sizeof(float), "the GPU's optimiser computes in float");
-    static_assert(ALIGNMENT / sizeof(float) % QUAD == 0 && ADAMW_SPAN % QUAD == 0, "spans begin with a whole quad");
+    static_assert(TENSOR_START % QUAD == 0 && ADAMW_SPAN % QUAD == 0, "spans begin with a whole quad");
     int aligned = ((uintptr_t)params | (uintptr_t)params_x | (uintptr_t)m | (uintptr_t)v | (uintptr_t)grads) % 16 == 0;
     if ((const void*)params_x == (const void*)params) { params_x = NULL; }
     states(16.0 * (double)plan->numbers, (28.0 + (params_x ? (double)sizeof(floatX) : 0.0)) * (double)plan->numbers +

@@ -474,13 +474,18 @@ static __device__ __forceinline__ float quad_max(float x) {
 // 32 queries a warp, because each ldmatrix of keys or values (4 clocks of shared memory) then feeds 4
 // products (8 clocks of an A100's tensor cores); with 16 the two would be even. Accumulators of 32 x 256
 // numbers do not fit into registers, so class 256 has to live with 16.
+//
+// Here and in [4] there are two sets of tiles: what is best where a multiprocessor has 164 KB of shared memory or more
+// (A100, H100), and small ones for the 100 KB of an RTX 3090 or 4090, where else only one block would find room. Where
+// the two are the same, or two blocks need too many registers anyway (heads of 256), there is but one.
 
-template <int HSC> struct ForwardTiles {
+template <int HSC, int small> struct ForwardTiles {
     enum {
         squares = HSC == 256 ? 1 : 2,  // of 16 queries, in a warp
         warps = HSC == 256 ? 8 : 4,
-        keys = HSC == 256 ? 32 : 64,  // of a tile
-        slots = HSC == 128 ? 3 : 4,   // of the ring: what leaves room for two blocks on an SM of 164 KB
+        keys = HSC == 256 || (small && HSC >= 96) ? 32 : 64,  // of a tile
+        // Of the ring: what leaves room for two blocks on an SM of 164 KB, or (small) of 100 KB.
+        slots = HSC == 128 ? 3 - small : 4,
         held = HSC == 128  ? 0
                : HSC == 96 ? 4
                            : HSC / 16,  // squares of 16 columns of the queries that stay in registers
@@ -498,14 +503,15 @@ template <int HSC> struct ForwardTiles {
     static_assert(apart || held == HSC / 16, "queries must be somewhere");
     static_assert(apart || rows * HSC * 2 <= bytes, "queries must fit into the ring");
     static_assert(bytes <= 99 * 1024, "shared memory of a block");
+    static_assert(!small || HSC == 256 || bytes <= 49 * 1024, "two blocks in 100 KB, 1 KB of each the system's");
 };
 
 // Asks for half a step, keys (even) or values (odd) of tile half/2, if there is such a tile. kv: where the kv
 // head begins within a position. Addresses are computed anew each time: registers are dearer.
-template <int HSC>
+template <int HSC, int small>
 static __device__ __forceinline__ void forward_fetch(unsigned char* shared, int half, int tiles, const floatX* k,
                                                      const floatX* v, int kv, const AttentionShape& shape) {
-    typedef ForwardTiles<HSC> S;
+    typedef ForwardTiles<HSC, small> S;
     const int j = half / 2 * S::keys;
     if (half < 2 * tiles) {
         tile_load<HSC, S::keys, S::threads>(
@@ -516,33 +522,33 @@ static __device__ __forceinline__ void forward_fetch(unsigned char* shared, int 
     cp_async_commit();
 }
 // Waits for it, for all threads, and fills the slot that has become free. Returns where it begins.
-template <int HSC>
+template <int HSC, int small>
 static __device__ __forceinline__ int forward_next(unsigned char* shared, int half, int tiles, const floatX* k,
                                                    const floatX* v, int kv, const AttentionShape& shape) {
-    typedef ForwardTiles<HSC> S;
+    typedef ForwardTiles<HSC, small> S;
     cp_async_wait<S::slots - 2>();
     __syncthreads();
-    forward_fetch<HSC>(shared, half + S::slots - 1, tiles, k, v, kv, shape);
+    forward_fetch<HSC, small>(shared, half + S::slots - 1, tiles, k, v, kv, shape);
     return S::ring_at + half % S::slots * S::slot;
 }
 
 // The queries of this block and the first row of this warp.
-template <int HSC> static __device__ __forceinline__ int forward_first(int T) {
-    const int rows = ForwardTiles<HSC>::rows;
+template <int HSC, int small> static __device__ __forceinline__ int forward_first(int T) {
+    const int rows = ForwardTiles<HSC, small>::rows;
     return ((T + rows - 1) / rows - 1 - late(blockIdx.x)) * rows;  // the longest rows go first
 }
-template <int HSC> static __device__ __forceinline__ int forward_row(void) {
-    return late_thread() / WARP * 16 * ForwardTiles<HSC>::squares;
+template <int HSC, int small> static __device__ __forceinline__ int forward_row(void) {
+    return late_thread() / WARP * 16 * ForwardTiles<HSC, small>::squares;
 }
 
 // out = o / l, lse = log(sum of exp), both from the accumulators of this block; through shared memory, so that
 // whole lines are written.
-template <int HSC>
+template <int HSC, int small>
 static __device__ __forceinline__ void forward_finish(floatX* out, float* lse, unsigned char* shared,
                                                       const float o[][HSC / 8][4], const float m[][2],
                                                       const float l[][2], const AttentionShape& shape) {
-    typedef ForwardTiles<HSC> S;
-    const int i0 = forward_first<HSC>(shape.T), own = forward_row<HSC>(), g = late_thread() % WARP / 4;
+    typedef ForwardTiles<HSC, small> S;
+    const int i0 = forward_first<HSC, small>(shape.T), own = forward_row<HSC, small>(), g = late_thread() % WARP / 4;
     const size_t b = (size_t)late(blockIdx.z), h = (size_t)late(blockIdx.y), T = (size_t)shape.T, NH = (size_t)shape.NH;
     __syncthreads();
 #pragma unroll
@@ -563,15 +569,15 @@ static __device__ __forceinline__ void forward_finish(floatX* out, float* lse, u
                                          shared, shape.T - i0, shape.HS);
 }
 
-template <int HSC>
-static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTiles<HSC>::at_once)
+template <int HSC, int small>
+static __global__ void __launch_bounds__(ForwardTiles<HSC, small>::threads, ForwardTiles<HSC, small>::at_once)
     attention_forward_kernel(floatX* __restrict__ out, float* __restrict__ lse, const floatX* __restrict__ q,
                              const floatX* __restrict__ k, const floatX* __restrict__ v, AttentionShape shape) {
-    typedef ForwardTiles<HSC> S;
+    typedef ForwardTiles<HSC, small> S;
     SHARED_DYNAMIC(unsigned char, shared);  // queries (rows, HSC), then the ring; out at the end
     const int T = shape.T, HS = shape.HS;
     const int lane = (int)threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-    const int own = forward_row<HSC>(), i0 = forward_first<HSC>(T);  // of the warp, of the block
+    const int own = forward_row<HSC, small>(), i0 = forward_first<HSC, small>(T);  // of the warp, of the block
     const int kv = (int)blockIdx.y / shape.group * (int)shape.kv_head;
     const int tiles = (min(i0 + (int)S::rows, T) + S::keys - 1) / S::keys;
     tile_load<HSC, S::rows, S::threads>(
@@ -581,7 +587,7 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
     uint32_t qa[S::squares][S::held + 1][4];
     if (S::apart) {
 #pragma unroll
-        for (int i = 0; i < S::slots - 1; i++) { forward_fetch<HSC>(shared, i, tiles, k, v, kv, shape); }
+        for (int i = 0; i < S::slots - 1; i++) { forward_fetch<HSC, small>(shared, i, tiles, k, v, kv, shape); }
         cp_async_wait<S::slots - 1>();
     } else {
         cp_async_wait<0>();
@@ -597,7 +603,7 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
     if (!S::apart) {
         __syncthreads();  // the ring takes over
 #pragma unroll
-        for (int i = 0; i < S::slots - 1; i++) { forward_fetch<HSC>(shared, i, tiles, k, v, kv, shape); }
+        for (int i = 0; i < S::slots - 1; i++) { forward_fetch<HSC, small>(shared, i, tiles, k, v, kv, shape); }
     }
 
     float o[S::squares][HSC / 8][4], m[S::squares][2], l[S::squares][2];  // l: of this lane's columns
@@ -612,7 +618,7 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
         const int j0 = tile * S::keys, i_first = i0 + own,
                   needed = j0 < i_first + 16 * S::squares;  // below the diagonal
         float s[S::squares][S::keys / 8][4];
-        const int k_place = lane_place_b<HSC>() + forward_next<HSC>(shared, 2 * tile, tiles, k, v, kv, shape);
+        const int k_place = lane_place_b<HSC>() + forward_next<HSC, small>(shared, 2 * tile, tiles, k, v, kv, shape);
         if (needed) {
 #pragma unroll
             for (int y = 0; y < S::squares; y++) {
@@ -683,7 +689,8 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
                 }
             }
         }
-        const int v_place = lane_place_a<HSC>() + forward_next<HSC>(shared, 2 * tile + 1, tiles, k, v, kv, shape);
+        const int v_place =
+            lane_place_a<HSC>() + forward_next<HSC, small>(shared, 2 * tile + 1, tiles, k, v, kv, shape);
         if (needed) {
             // o (queries, HSC) += p v
 #pragma unroll
@@ -705,7 +712,7 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
         }
     }
 
-    forward_finish<HSC>(out, lse, shared, o, m, l, shape);
+    forward_finish<HSC, small>(out, lse, shared, o, m, l, shape);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -728,14 +735,15 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC>::threads, ForwardTile
 // and dp - delta; they swap results through shared memory, and each adds up half of the columns of the
 // sums. That leaves 4 products per ldmatrix, as with small heads, and no product is done twice.
 
-template <int HSC, int keys> struct BackwardTiles {
+template <int HSC, int keys, int small> struct BackwardTiles {
     enum {
         team = HSC <= 64 ? 1 : 2,      // warps that share rows
         squares = HSC == 256 ? 1 : 2,  // of 16 rows, of a team
         warps = HSC == 256 ? 8 : 4,
-        columns = HSC <= 64 ? 64 : 32,  // of a tile that comes by
-        part = squares == 2 ? 16 : 32,  // columns done at a time
-        apart = HSC != 256,             // own tiles have shared memory of their own, else they pass through the slots
+        columns = HSC <= 64 && !(small && HSC == 64) ? 64 : 32,  // of a tile that comes by
+        part = squares == 2 ? 16 : 32,                           // columns done at a time
+        // Own tiles have shared memory of their own, else they pass through the slots.
+        apart = HSC != 256 && !(small && (HSC == 96 || (HSC == 128 && !keys))),
         sums = keys ? 2 : 1,
         operands = 2 / team,  // own operands of a warp
         // Squares of 16 columns of an own operand that stay in registers: all, or all but one. What is missing is
@@ -761,16 +769,18 @@ template <int HSC, int keys> struct BackwardTiles {
     static_assert(apart || (own_tile <= slot && held == HSC / 16), "own tiles must be somewhere");
     static_assert(!keys || columns / 2 <= threads, "a thread fetches four statistics");
     static_assert(bytes <= 99 * 1024, "shared memory of a block");
+    // The keys of heads of 128 keep one block: all of own0 and own1 in registers would spill.
+    static_assert(!small || HSC == 256 || (HSC == 128 && keys) || bytes <= 49 * 1024, "two blocks in 100 KB");
 };
 
 // Asks for the columns from c on of what comes by for query head h, kv head kvh; where that is queries,
 // also for their lse and delta. What lies past the end becomes zeros: a query of zeros with a dout of zeros
 // changes no sum, whatever its probability. Addresses are computed anew each time: registers are dearer.
-template <int HSC, int keys>
+template <int HSC, int keys, int small>
 static __device__ __forceinline__ void
 backward_fetch(unsigned char* slot, const floatX* q, const floatX* k, const floatX* v, const floatX* dout,
                const float* lse, const float* delta, int h, int kvh, int c, const AttentionShape& shape) {
-    typedef BackwardTiles<HSC, keys> S;
+    typedef BackwardTiles<HSC, keys, small> S;
     const size_t b = (size_t)late(blockIdx.z), position = b * (size_t)shape.T + (size_t)c;
     const int row = late((int)shape.row), out_row = late(shape.NH * shape.HS);
     const size_t at_kv = position * shape.row + (size_t)kvh * shape.kv_head;
@@ -798,16 +808,16 @@ backward_fetch(unsigned char* slot, const floatX* q, const floatX* k, const floa
 }
 
 // The first own row of this block, of this warp within it, and the warp's role in its team.
-template <int HSC, int keys> static __device__ __forceinline__ int backward_first(int T) {
-    const int rows = BackwardTiles<HSC, keys>::rows, at = late(blockIdx.x);
+template <int HSC, int keys, int small> static __device__ __forceinline__ int backward_first(int T) {
+    const int rows = BackwardTiles<HSC, keys, small>::rows, at = late(blockIdx.x);
     return (keys ? at : (T + rows - 1) / rows - 1 - at) * rows;  // the first keys and the last queries have most to do
 }
-template <int HSC, int keys> static __device__ __forceinline__ int backward_row(void) {
-    typedef BackwardTiles<HSC, keys> S;
+template <int HSC, int keys, int small> static __device__ __forceinline__ int backward_row(void) {
+    typedef BackwardTiles<HSC, keys, small> S;
     return late_thread() / WARP / S::team * 16 * S::squares;
 }
-template <int HSC, int keys> static __device__ __forceinline__ int backward_role(void) {
-    return BackwardTiles<HSC, keys>::team == 2 ? late_thread() / WARP % 2 : 0;
+template <int HSC, int keys, int small> static __device__ __forceinline__ int backward_role(void) {
+    return BackwardTiles<HSC, keys, small>::team == 2 ? late_thread() / WARP % 2 : 0;
 }
 
 // 1 while h is one of the query heads of this block: the group of a kv head, or one.
@@ -816,14 +826,14 @@ template <int keys> static __device__ __forceinline__ int backward_more(int h, i
 }
 
 // d0 = scale * sum0, d1 = sum1; through shared memory, so that whole lines are written.
-template <int HSC, int keys>
-static __device__ __forceinline__ void
-backward_finish(floatX* d0, floatX* d1, unsigned char* shared,
-                const float sum[][BackwardTiles<HSC, keys>::squares][HSC / 8 / BackwardTiles<HSC, keys>::team][4],
-                const AttentionShape& shape) {
-    typedef BackwardTiles<HSC, keys> S;
-    const int r0 = backward_first<HSC, keys>(shape.T), first = backward_row<HSC, keys>(),
-              role = backward_role<HSC, keys>();
+template <int HSC, int keys, int small>
+static __device__ __forceinline__ void backward_finish(
+    floatX* d0, floatX* d1, unsigned char* shared,
+    const float sum[][BackwardTiles<HSC, keys, small>::squares][HSC / 8 / BackwardTiles<HSC, keys, small>::team][4],
+    const AttentionShape& shape) {
+    typedef BackwardTiles<HSC, keys, small> S;
+    const int r0 = backward_first<HSC, keys, small>(shape.T), first = backward_row<HSC, keys, small>(),
+              role = backward_role<HSC, keys, small>();
     __syncthreads();
 #pragma unroll
     for (int which = 0; which < S::sums; which++) {
@@ -846,20 +856,22 @@ backward_finish(floatX* d0, floatX* d1, unsigned char* shared,
     }
 }
 
-template <int HSC, int keys>
-static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, BackwardTiles<HSC, keys>::at_once)
+template <int HSC, int keys, int small>
+static __global__ void __launch_bounds__(BackwardTiles<HSC, keys, small>::threads,
+                                         BackwardTiles<HSC, keys, small>::at_once)
     attention_backward_kernel(floatX* __restrict__ d0, floatX* __restrict__ d1, const float* __restrict__ delta,
                               const floatX* __restrict__ dout, const floatX* __restrict__ q,
                               const floatX* __restrict__ k, const floatX* __restrict__ v, const float* __restrict__ lse,
                               AttentionShape shape) {
-    typedef BackwardTiles<HSC, keys> S;
+    typedef BackwardTiles<HSC, keys, small> S;
     SHARED_DYNAMIC(unsigned char,
                    shared);  // own0, own1; two slots of other0, other1; boxes; statistics. d0, d1 at the end
     float4* box = (float4*)(shared + S::boxes_at);  // (boxes, warps, values/4, 32)
     const int T = shape.T, NH = shape.NH, HS = shape.HS, group = shape.group;
     const int g = (int)threadIdx.x % WARP / 4;
-    const int role = backward_role<HSC, keys>();
-    const int r0 = backward_first<HSC, keys>(T), first_row = backward_row<HSC, keys>(), r_first = r0 + first_row;
+    const int role = backward_role<HSC, keys, small>();
+    const int r0 = backward_first<HSC, keys, small>(T), first_row = backward_row<HSC, keys, small>(),
+              r_first = r0 + first_row;
     const size_t b = blockIdx.z;
     const size_t start = b * (size_t)T, out_row = (size_t)NH * (size_t)HS;
     // Query heads h, h+1, ... of kv head kvh: the group, or one.
@@ -877,7 +889,7 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
                                         (int)(keys ? shape.row : out_row), T - r0, HS);
     cp_async_commit();
     if (S::apart) {
-        backward_fetch<HSC, keys>(shared + S::ring_at, q, k, v, dout, lse, delta, h, kvh, c_begin, shape);
+        backward_fetch<HSC, keys, small>(shared + S::ring_at, q, k, v, dout, lse, delta, h, kvh, c_begin, shape);
         cp_async_commit();
         cp_async_wait<1>();
     } else {
@@ -899,7 +911,7 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
     }
     if (!S::apart) {
         __syncthreads();  // the slots take over
-        backward_fetch<HSC, keys>(shared + S::ring_at, q, k, v, dout, lse, delta, h, kvh, c_begin, shape);
+        backward_fetch<HSC, keys, small>(shared + S::ring_at, q, k, v, dout, lse, delta, h, kvh, c_begin, shape);
         cp_async_commit();
     }
     // keys = 0: the statistics of the own rows g and g+8, [0] lse and [1] delta or only that of the role.
@@ -942,8 +954,8 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
         const int c_next = c0 + S::columns < c_end ? c0 + S::columns : c_begin;
         if (c_next <= c0) { h++; }
         if (backward_more<keys>(h, group)) {
-            backward_fetch<HSC, keys>(shared + (2 * S::ring_at + S::slot - slot), q, k, v, dout, lse, delta, h, kvh,
-                                      c_next, shape);
+            backward_fetch<HSC, keys, small>(shared + (2 * S::ring_at + S::slot - slot), q, k, v, dout, lse, delta, h,
+                                             kvh, c_next, shape);
         }
         cp_async_commit();
 #pragma unroll
@@ -977,7 +989,7 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
                                 uint32_t again[4];
                                 if (x >= S::held) {
                                     const int from = lane_place_a<HSC>() + (which + role) * S::own_tile +
-                                                     backward_row<HSC, keys>() * HSC * 2;
+                                                     backward_row<HSC, keys, small>() * HSC * 2;
                                     ldmatrix_x4(again, shared + square_place<HSC>(from, y * 16, 2 * x));
                                 }
                                 const uint32_t* a = x < S::held ? own[which][y][x < S::held ? x : 0] : again;
@@ -1116,40 +1128,95 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys>::threads, Back
         slot = 2 * S::ring_at + S::slot - late(slot);
     }
 
-    backward_finish<HSC, keys>(d0, d1, shared, sum, shape);
+    backward_finish<HSC, keys, small>(d0, d1, shared, sum, shape);
 }
 
 // ------------------------------------------------------------------------------------------------
 // [5] What the trainers call, in the bf16 program
 
+// Which set of tiles: that of the card, or for tests 0 or 1.
+static int attention_tiles = -1;
+static inline int attention_small(void) {
+    return attention_tiles >= 0 ? attention_tiles : device.shared > 0 && device.shared < (size_t)128 << 10;
+}
+template <int HSC> struct AttentionSets {  // whether a kernel has two
+    enum {
+        forward = (int)ForwardTiles<HSC, 1>::bytes != (int)ForwardTiles<HSC, 0>::bytes,
+        keys = (int)BackwardTiles<HSC, KEYS, 1>::bytes != (int)BackwardTiles<HSC, KEYS, 0>::bytes,
+        queries = (int)BackwardTiles<HSC, QUERIES, 1>::bytes != (int)BackwardTiles<HSC, QUERIES, 0>::bytes,
+    };
+};
+
+template <int HSC, int small>
+static inline void attention_forward_tiles(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v,
+                                           size_t B, AttentionShape shape) {
+    typedef ForwardTiles<HSC, small> S;
+    launch((attention_forward_kernel<HSC, small>), attention_grid(B, (size_t)shape.T, (size_t)shape.NH, S::rows),
+           dim3(S::threads), S::bytes, device.stream, out, lse, q, k, v, shape);
+}
 template <int HSC>
 static inline void attention_forward_class(floatX* out, float* lse, const floatX* q, const floatX* k, const floatX* v,
                                            size_t B, AttentionShape shape) {
-    typedef ForwardTiles<HSC> S;
-    launch(attention_forward_kernel<HSC>, attention_grid(B, (size_t)shape.T, (size_t)shape.NH, S::rows),
-           dim3(S::threads), S::bytes, device.stream, out, lse, q, k, v, shape);
+    if (AttentionSets<HSC>::forward && attention_small()) {
+        attention_forward_tiles<HSC, AttentionSets<HSC>::forward>(out, lse, q, k, v, B, shape);
+    } else {
+        attention_forward_tiles<HSC, 0>(out, lse, q, k, v, B, shape);
+    }
 }
 
+template <int HSC, int small>
+static inline void attention_backward_keys(floatX* dk, floatX* dv, const float* delta, const floatX* dout,
+                                           const floatX* q, const floatX* k, const floatX* v, const float* lse,
+                                           size_t B, size_t NKV, AttentionShape shape) {
+    typedef BackwardTiles<HSC, KEYS, small> S;
+    launch((attention_backward_kernel<HSC, KEYS, small>), attention_grid(B, (size_t)shape.T, NKV, S::rows),
+           dim3(S::threads), S::bytes, device.stream, dk, dv, delta, dout, q, k, v, lse, shape);
+}
+template <int HSC, int small>
+static inline void attention_backward_queries(floatX* dq, const float* delta, const floatX* dout, const floatX* q,
+                                              const floatX* k, const floatX* v, const float* lse, size_t B,
+                                              AttentionShape shape) {
+    typedef BackwardTiles<HSC, QUERIES, small> S;
+    launch((attention_backward_kernel<HSC, QUERIES, small>),
+           attention_grid(B, (size_t)shape.T, (size_t)shape.NH, S::rows), dim3(S::threads), S::bytes, device.stream, dq,
+           (floatX*)NULL, delta, dout, q, k, v, lse, shape);
+}
 template <int HSC>
 static inline void attention_backward_class(floatX* dq, floatX* dk, floatX* dv, const float* delta, const floatX* dout,
                                             const floatX* q, const floatX* k, const floatX* v, const float* lse,
                                             size_t B, size_t NKV, AttentionShape shape) {
-    typedef BackwardTiles<HSC, KEYS> ForKeys;
-    typedef BackwardTiles<HSC, QUERIES> ForQueries;
     const size_t T = (size_t)shape.T, NH = (size_t)shape.NH, HS = (size_t)shape.HS;
     states_product(attention_flops(4, B, T, NH, HS), attention_bytes(2, 4, 2, B, T, NH, NKV, HS));  // s, dp, dv, dk
-    launch((attention_backward_kernel<HSC, KEYS>), attention_grid(B, T, NKV, ForKeys::rows), dim3(ForKeys::threads),
-           ForKeys::bytes, device.stream, dk, dv, delta, dout, q, k, v, lse, shape);
+    if (AttentionSets<HSC>::keys && attention_small()) {
+        attention_backward_keys<HSC, AttentionSets<HSC>::keys>(dk, dv, delta, dout, q, k, v, lse, B, NKV, shape);
+    } else {
+        attention_backward_keys<HSC, 0>(dk, dv, delta, dout, q, k, v, lse, B, NKV, shape);
+    }
     states_product(attention_flops(3, B, T, NH, HS), attention_bytes(3, 2, 2, B, T, NH, NKV, HS));  // s, dp, dq
-    launch((attention_backward_kernel<HSC, QUERIES>), attention_grid(B, T, NH, ForQueries::rows),
-           dim3(ForQueries::threads), ForQueries::bytes, device.stream, dq, (floatX*)NULL, delta, dout, q, k, v, lse,
-           shape);
+    if (AttentionSets<HSC>::queries && attention_small()) {
+        attention_backward_queries<HSC, AttentionSets<HSC>::queries>(dq, delta, dout, q, k, v, lse, B, shape);
+    } else {
+        attention_backward_queries<HSC, 0>(dq, delta, dout, q, k, v, lse, B, shape);
+    }
 }
 
+template <int HSC, int small> static inline void attention_print_shared_set(void) {
+    typedef AttentionSets<HSC> Sets;
+    if (!small || Sets::forward) {
+        printf("attention_forward_kernel<%d,%d> %d\n", HSC, small, (int)ForwardTiles<HSC, small>::bytes);
+    }
+    if (!small || Sets::keys) {
+        printf("attention_backward_kernel<%d,%d,%d> %d\n", HSC, (int)KEYS, small,
+               (int)BackwardTiles<HSC, KEYS, small>::bytes);
+    }
+    if (!small || Sets::queries) {
+        printf("attention_backward_kernel<%d,%d,%d> %d\n", HSC, (int)QUERIES, small,
+               (int)BackwardTiles<HSC, QUERIES, small>::bytes);
+    }
+}
 template <int HSC> static inline void attention_print_shared_class(void) {
-    printf("attention_forward_kernel<%d> %d\n", HSC, (int)ForwardTiles<HSC>::bytes);
-    printf("attention_backward_kernel<%d,%d> %d\n", HSC, (int)KEYS, (int)BackwardTiles<HSC, KEYS>::bytes);
-    printf("attention_backward_kernel<%d,%d> %d\n", HSC, (int)QUERIES, (int)BackwardTiles<HSC, QUERIES>::bytes);
+    attention_print_shared_set<HSC, 0>();
+    attention_print_shared_set<HSC, 1>();
 }
 static inline void attention_print_shared(void) {
     attention_print_shared_class<32>();

@@ -26,6 +26,7 @@ typedef struct {
     int processors;  // streaming multiprocessors
     char name[256];
     size_t memory;        // bytes
+    size_t shared;        // bytes of shared memory of a multiprocessor
     cudaStream_t stream;  // every launch and copy goes into it
     cublasLtHandle_t lt;
     void* workspace;  // (MATMUL_WORKSPACE)
@@ -41,6 +42,7 @@ static int device_block_count;
 static inline const char* device_find(void) {
     static char why[512];
     int count = 0, driver = 0, runtime = 0;
+    setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);  // as nvidia-smi counts, and so make (dev/gpu_sm.sh)
     cudaError_t error = cudaGetDeviceCount(&count);
     cudaGetLastError();  // a failed look must not be reported by the next launch
     if (cudaDriverGetVersion(&driver) == cudaSuccess && cudaRuntimeGetVersion(&runtime) == cudaSuccess && driver > 0 &&
@@ -61,6 +63,7 @@ static inline const char* device_find(void) {
     device.sm = 10 * prop.major + prop.minor;
     device.processors = prop.multiProcessorCount;
     device.memory = prop.totalGlobalMem;
+    device.shared = prop.sharedMemPerMultiprocessor;
     snprintf(device.name, sizeof device.name, "%s", prop.name);
     if (device.sm < OLDEST_SM) {
         snprintf(why, sizeof why, "%s has compute capability %d.%d, expected at least %d.%d (Ampere)", device.name,

@@ -20,19 +20,20 @@ __attribute__((unused)) static const char* ledger_part_names[PARTS] = {"blocks",
 typedef struct {
     const char* name;
     const char* title;
-    const char* match;  // what the driver's name of such a card contains
+    const char* match;  // words that the driver's name of such a card contains
     double bf16;        // FLOP/s of products in bf16 with fp32 sums
     double fp32;        // FLOP/s outside the tensor cores
     double copy;        // bytes/s
     double memory;      // bytes
     const char* source;
+    double sheet;  // bf16 by the data sheet: what a run's "% of peak" refers to, on every card
 } Card;
 
 static const Card cards[] = {
-    {"a100", "A100 SXM 80 GB", "A100", 312e12, 19.5e12, 2.039e12, 80e9, "data sheet"},
-    {"h100", "H100 SXM 80 GB", "H100", 989e12, 67e12, 3.35e12, 80e9, "data sheet"},
-    {"h200", "H200 SXM 141 GB", "H200", 788e12, 67e12, 4.3e12, 141e9, "products and copies measured"},
-    {"rtx4090", "GeForce RTX 4090 24 GB", "RTX 4090", 165.2e12, 82.6e12, 1.008e12, 24e9, "data sheet"},
+    {"a100", "A100 SXM 80 GB", "A100", 312e12, 19.5e12, 2.039e12, 80e9, "data sheet", 312e12},
+    {"h100", "H100 SXM 80 GB", "H100", 989e12, 67e12, 3.35e12, 80e9, "data sheet", 989e12},
+    {"h200", "H200 SXM 141 GB", "H200", 788e12, 67e12, 4.3e12, 141e9, "products and copies measured", 989e12},
+    {"rtx4090", "GeForce RTX 4090 24 GB", "RTX 4090", 165.2e12, 82.6e12, 1.008e12, 24e9, "data sheet", 165.2e12},
 };
 enum { CARDS = sizeof cards / sizeof cards[0] };
 
@@ -43,10 +44,26 @@ static inline const Card* card_find(const char* name) {
     return NULL;
 }
 
-// The card of a driver's name, NULL if its limits are not known.
+// 1 if `words` stand in `text` whole: "H200" not in "GH200 480GB", "A100" not in "RTX A1000".
+static inline int card_words(const char* text, const char* words) {
+    const size_t n = strlen(words);
+    for (const char* at = strstr(text, words); at; at = strstr(at + 1, words)) {
+        const char before = at == text ? ' ' : at[-1], after = at[n];
+        const char* inside = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        if (!strchr(inside, before) && (!after || !strchr(inside, after))) { return 1; }
+    }
+    return 0;
+}
+
+// The card of a driver's name, NULL if its limits are not known: those of the variants with less power or fewer
+// processors, and of parts of a card, are others.
 static inline const Card* card_of_device(const char* name) {
+    static const char* const variants[] = {"PCIe", "PCIE", "NVL", "Laptop", "D", "MIG"};
+    for (size_t k = 0; k < sizeof variants / sizeof variants[0]; k++) {
+        if (card_words(name, variants[k])) { return NULL; }
+    }
     for (int i = 0; i < CARDS; i++) {
-        if (strstr(name, cards[i].match)) { return &cards[i]; }
+        if (card_words(name, cards[i].match)) { return &cards[i]; }
     }
     return NULL;
 }
@@ -76,6 +93,7 @@ typedef struct {
     double flops, bytes;
     LedgerRow row[LEDGER_ROWS];
     int rows;
+    void (*watch)(int row);  // told of every launch that is booked and executed, before it is; NULL: nobody is
 } Ledger;
 static Ledger ledger;
 
@@ -125,6 +143,7 @@ static inline int ledger_launch(const char* name, int product) {
     row->launches++;
     row->flops += ledger.flops;
     row->bytes += ledger.bytes;
+    if (ledger.watch && !ledger.dry) { ledger.watch(i); }
     return !ledger.dry;
 }
 

@@ -6,7 +6,7 @@
 // counts in columns, and a row-major matrix is the transpose of a column-major one, so it is asked
 // for out^T = op(B)^T op(A)^T: the operands change places and nothing is moved.
 //
-// Which algorithm computes a product decides its bits, so it is chosen once per shape and kept:
+// Which algorithm computes a product decides its bits, so it is chosen once per shape and alignment and kept:
 // by timing in a rehearsal (matmul_search = 1), else the library's first proposal. The choices are
 // written beside the checkpoints, for a resumed run, and beside the program, for other runs; keyed by GPU,
 // library and shape.
@@ -16,17 +16,24 @@
 #include "device.cuh"
 #include "open.h"
 
+// cuBLASLt leaves out algorithms that want more alignment than it is promised, up to 256 bytes. What is promised is
+// what an operand's address has; leading dimensions it knows.
+enum { MATMUL_A, MATMUL_B, MATMUL_FROM, MATMUL_OUT, MATMUL_BIAS, MATMUL_OPERANDS, MATMUL_ALIGNMENT = 256 };
+
 typedef struct {
     int trans_a, trans_b, out_float, has_bias, has_beta;
     uint64_t M, N, K, lda, ldb, ldo;
-    uint32_t align;  // bytes that every address and row is aligned to, at most 16
+    uint32_t align[MATMUL_OPERANDS];  // bytes that each address is a multiple of, at most 256; no bias: 0
 } MatmulShape;
+
+// Where an algorithm comes from: the library's first proposal, or timing: now, in a run that wrote the file beside the
+// program, in the run that is resumed.
+typedef enum { MATMUL_PROPOSED, MATMUL_TIMED, MATMUL_OF_MACHINE, MATMUL_OF_RUN } MatmulSource;
 
 typedef struct {
     MatmulShape shape;
-    int timed;  // 1: found by timing (now or in the run that wrote the file)
-    int made;   // 1: the descriptors below exist
-    int from_file;
+    MatmulSource source;
+    int made;  // 1: the descriptors below exist
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, out;
     cublasLtMatmulAlgo_t algorithm;
@@ -35,9 +42,22 @@ typedef struct {
 enum { MATMUL_PROPOSALS = 16 };
 static MatmulChoice* matmul_choices;  // moves when it grows
 static int matmul_choice_count, matmul_choice_room;
-static int matmul_search;  // 1: time the proposals for a shape that is new; outputs are then garbage
+static int matmul_search;      // 1: time the proposals for a shape that is new; outputs are then garbage
+static char* matmul_run_file;  // what the choices of MATMUL_OF_RUN were read from
 
-static inline void matmul_describe(MatmulChoice* c) {
+// The largest power of two up to 256 that divides an address.
+static inline uint32_t matmul_alignment(const void* address) {
+    uintptr_t bits = (uintptr_t)address | MATMUL_ALIGNMENT;
+    return (uint32_t)(bits & (~bits + 1));
+}
+
+static inline void matmul_set_bias(const MatmulChoice* c, const floatX* bias) {
+    if (!c->shape.has_bias) { return; }
+    CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(c->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+}
+
+// The bias is part of what is described: proposals depend on its alignment.
+static inline void matmul_describe(MatmulChoice* c, const floatX* bias) {
     const MatmulShape* s = &c->shape;
     cudaDataType_t in = sizeof(floatX) == 2 ? CUDA_R_16BF : CUDA_R_32F, out = s->out_float ? CUDA_R_32F : in;
     // The operands in cuBLASLt's order: its A is our B.
@@ -50,6 +70,7 @@ static inline void matmul_describe(MatmulChoice* c) {
         CUBLAS_CHECK(
             cublasLtMatmulDescSetAttribute(c->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
     }
+    matmul_set_bias(c, bias);
     CUBLAS_CHECK(
         cublasLtMatrixLayoutCreate(&c->a, in, s->trans_b ? s->K : s->N, s->trans_b ? s->N : s->K, (int64_t)s->ldb));
     CUBLAS_CHECK(
@@ -61,45 +82,62 @@ static inline void matmul_describe(MatmulChoice* c) {
 static inline cublasStatus_t matmul_run(const MatmulChoice* c, const cublasLtMatmulAlgo_t* algorithm, void* out,
                                         const floatX* A, const floatX* B, const void* from, const floatX* bias,
                                         float alpha, float beta) {
-    if (c->shape.has_bias) {
-        CUBLAS_CHECK(
-            cublasLtMatmulDescSetAttribute(c->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
-    }
+    matmul_set_bias(c, bias);
     return cublasLtMatmul(device.lt, c->operation, &alpha, B, c->a, A, c->b, &beta, from, c->out, out, c->out,
                           algorithm, device.workspace, MATMUL_WORKSPACE, device.stream);
 }
 
-// The library's proposals for a shape. Reductions across thread blocks only through a workspace, whose
+// The library's proposals for a shape, without those that it marks as failed. Reductions across thread blocks only through a workspace, whose
 // order is fixed: two runs give the same bits.
 static inline int matmul_propose(const MatmulChoice* c, cublasLtMatmulHeuristicResult_t* result) {
     size_t workspace = MATMUL_WORKSPACE;
-    uint32_t align = c->shape.align, reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    // An output of floats is aligned to 4 bytes, whatever the operands are.
-    uint32_t align_out = c->shape.out_float && align < sizeof(float) ? (uint32_t)sizeof(float) : align;
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     cublasLtMatmulPreference_t wish;
     CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&wish));
     CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                                       sizeof workspace));
     CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions,
                                                       sizeof reductions));
-    const cublasLtMatmulPreferenceAttributes_t aligned[] = {
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    const struct {  // the library's A is our B
+        cublasLtMatmulPreferenceAttributes_t what;
+        int operand;
+    } aligned[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, MATMUL_B},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, MATMUL_A},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, MATMUL_FROM},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, MATMUL_OUT}};
     for (int i = 0; i < 4; i++) {
-        const uint32_t* promised = i < 2 ? &align : &align_out;
-        CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(wish, aligned[i], promised, sizeof *promised));
+        const uint32_t* promised = &c->shape.align[aligned[i].operand];
+        CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(wish, aligned[i].what, promised, sizeof *promised));
     }
-    int count = 0;
+    int found = 0, count = 0;
     cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(device.lt, c->operation, c->a, c->b, c->out, c->out, wish,
-                                                           MATMUL_PROPOSALS, result, &count);
+                                                           MATMUL_PROPOSALS, result, &found);
     CUBLAS_CHECK(cublasLtMatmulPreferenceDestroy(wish));
-    if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
+    for (int i = 0; i < found && status == CUBLAS_STATUS_SUCCESS; i++) {
+        if (result[i].state == CUBLAS_STATUS_SUCCESS) { result[count++] = result[i]; }
+    }
+    if (count == 0) {
         const MatmulShape* s = &c->shape;
-        die("cuBLASLt has no algorithm for a product of %llu x %llu x %llu (transposed %d %d, aligned to %u bytes): %s",
+        die("cuBLASLt has no algorithm for a product of %llu x %llu x %llu (transposed %d %d; A, B, C, D and bias "
+            "aligned to %u, %u, %u, %u, %u bytes): %s",
             (unsigned long long)s->M, (unsigned long long)s->N, (unsigned long long)s->K, s->trans_a, s->trans_b,
-            s->align, cublasLtGetStatusString(status));
+            s->align[MATMUL_A], s->align[MATMUL_B], s->align[MATMUL_FROM], s->align[MATMUL_OUT], s->align[MATMUL_BIAS],
+            status != CUBLAS_STATUS_SUCCESS ? cublasLtGetStatusString(status)
+            : found                         ? "it marks all that it proposes as failed"
+                                            : "it proposes none");
     }
     return count;
+}
+
+// Whether the library takes the algorithm that a choice has from a file.
+static inline cublasStatus_t matmul_check(const MatmulChoice* c) {
+    cublasLtMatmulHeuristicResult_t result;
+    memset(&result, 0, sizeof result);
+    cublasStatus_t status =
+        cublasLtMatmulAlgoCheck(device.lt, c->operation, c->a, c->b, c->out, c->out, &c->algorithm, &result);
+    if (status == CUBLAS_STATUS_SUCCESS) { status = result.state; }
+    return status == CUBLAS_STATUS_SUCCESS && result.workspaceSize > MATMUL_WORKSPACE ? CUBLAS_STATUS_NOT_SUPPORTED
+                                                                                      : status;
 }
 
 // The fastest of the proposals on this machine; the outputs are overwritten many times.
@@ -135,7 +173,7 @@ static inline void matmul_time(MatmulChoice* c, void* out, const floatX* A, cons
     CUDA_CHECK(cudaEventDestroy(end));
     if (best < 0) { die("cuBLASLt: none of its %d proposals for a product could be run", count); }
     c->algorithm = result[best].algo;
-    c->timed = 1;
+    c->source = MATMUL_TIMED;
 }
 
 static inline MatmulChoice* matmul_choice(const MatmulShape* shape) {
@@ -155,6 +193,16 @@ static inline MatmulChoice* matmul_choice(const MatmulShape* shape) {
     return c;
 }
 
+// A choice of the run that is resumed cannot be kept: another one would give other bits, which is not ours to decide.
+__attribute__((noreturn)) static inline void matmul_lost(const MatmulChoice* c, cublasStatus_t status) {
+    const MatmulShape* s = &c->shape;
+    die("%s: cuBLASLt does not take the algorithm that this run chose for a product of %llu x %llu x %llu (%s), so it "
+        "cannot go on bit for bit; is the file damaged? Without it, algorithms are chosen anew, with other bits from "
+        "here on",
+        matmul_run_file ? matmul_run_file : "products.txt", (unsigned long long)s->M, (unsigned long long)s->N,
+        (unsigned long long)s->K, cublasLtGetStatusName(status));
+}
+
 // out and from are float if out_float, else floatX; from = NULL: out itself. bias may be NULL. `what`
 // names the product in the ledger.
 static inline void matmul_any_cuda(const char* what, int trans_a, int trans_b, size_t M, size_t N, size_t K,
@@ -170,25 +218,31 @@ static inline void matmul_any_cuda(const char* what, int trans_a, int trans_b, s
     shape.trans_a = trans_a, shape.trans_b = trans_b, shape.out_float = out_float;
     shape.has_bias = bias != NULL, shape.has_beta = beta != 0;
     shape.M = M, shape.N = N, shape.K = K, shape.lda = lda, shape.ldb = ldb, shape.ldo = ldo;
-    if (!from) { from = out; }
-    uintptr_t all = (uintptr_t)A | (uintptr_t)B | (uintptr_t)out | (uintptr_t)from | (lda | ldb) * sizeof(floatX) |
-                    ldo * number | 16;
-    shape.align = (uint32_t)(all & (~all + 1));  // the lowest bit that is set
+    if (!from || beta == 0) { from = out; }
+    const void* const operands[MATMUL_OPERANDS] = {A, B, from, out, bias};
+    for (int i = 0; i < MATMUL_OPERANDS; i++) { shape.align[i] = operands[i] ? matmul_alignment(operands[i]) : 0; }
     MatmulChoice* c = matmul_choice(&shape);
     if (!c->made) {
-        matmul_describe(c);
-        if (!c->timed && matmul_search) {
-            matmul_time(c, out, A, B, from, bias, alpha, beta);
-        } else if (!c->timed) {
-            cublasLtMatmulHeuristicResult_t result[MATMUL_PROPOSALS];
-            matmul_propose(c, result);
-            c->algorithm = result[0].algo;
+        matmul_describe(c, bias);
+        int from_file = c->source == MATMUL_OF_MACHINE || c->source == MATMUL_OF_RUN;
+        cublasStatus_t holds = from_file ? matmul_check(c) : CUBLAS_STATUS_SUCCESS;
+        if (holds != CUBLAS_STATUS_SUCCESS && c->source == MATMUL_OF_RUN) { matmul_lost(c, holds); }
+        if (holds != CUBLAS_STATUS_SUCCESS || !from_file) {
+            c->source = MATMUL_PROPOSED;
+            if (matmul_search) {
+                matmul_time(c, out, A, B, from, bias, alpha, beta);
+            } else {
+                cublasLtMatmulHeuristicResult_t result[MATMUL_PROPOSALS];
+                matmul_propose(c, result);
+                c->algorithm = result[0].algo;
+            }
         }
     }
     cublasStatus_t status = matmul_run(c, &c->algorithm, out, A, B, from, bias, alpha, beta);
-    if (status != CUBLAS_STATUS_SUCCESS && c->from_file) {
-        die("cuBLASLt: the algorithm of a product that an earlier run chose gave %s; remove products.txt in --out and "
-            "products_" PRECISION ".txt beside the program",
+    if (status != CUBLAS_STATUS_SUCCESS && c->source == MATMUL_OF_RUN) { matmul_lost(c, status); }
+    if (status != CUBLAS_STATUS_SUCCESS && c->source == MATMUL_OF_MACHINE) {
+        die("cuBLASLt: the algorithm of a product that an earlier run chose gave %s; remove products_" PRECISION
+            ".txt beside the program, and it is chosen anew",
             cublasLtGetStatusName(status));
     }
     CUBLAS_CHECK(status);
@@ -251,9 +305,10 @@ static inline char* matmul_common_choices(void) {
     return access(self, W_OK) == 0 ? format_string("%s/products_" PRECISION ".txt", self) : NULL;
 }
 
-// Reads the choices of an earlier run, if the file is there and was written on such a GPU with this
-// library. A line that cannot be read is left out: its shape is chosen anew.
-static inline int matmul_read_choices(const char* path) {
+// Reads the choices of an earlier run, or (source = MATMUL_OF_RUN) of this run until it was stopped, if the file is
+// there and was written on such a GPU with this library. A line that cannot be read is left out: its shape is chosen
+// anew.
+static inline int matmul_read_choices(const char* path, MatmulSource source) {
     const char* why = NULL;
     FILE* f = file_open_stream(path, &why);
     if (!f) {
@@ -262,15 +317,28 @@ static inline int matmul_read_choices(const char* path) {
     }
     char line[1024], key[512];
     matmul_key(key, sizeof key);
-    int read = 0;
-    if (fgets(line, sizeof line, f) && strncmp(line, key, strlen(key)) == 0 && line[strlen(key)] == '\n') {
+    int read = 0, any = fgets(line, sizeof line, f) != NULL;
+    int known = any && strncmp(line, key, strlen(key)) == 0 && line[strlen(key)] == '\n';
+    if (source == MATMUL_OF_RUN) {
+        free(matmul_run_file);
+        matmul_run_file = format_string("%s", path);
+        line[strcspn(line, "\n")] = 0;
+        if (any && !known) {
+            warn(
+                "%s was written for \"%s\", this is \"%s\": products choose their algorithms anew, and the run goes on "
+                "with other bits than it would have had there",
+                path, line, key);
+        }
+    }
+    if (known) {
         while (fgets(line, sizeof line, f)) {
             MatmulShape s;
             memset(&s, 0, sizeof s);
             unsigned long long n[6], data[8];
             int used = 0;
-            if (sscanf(line, "%d %d %d %d %d %llu %llu %llu %llu %llu %llu %u%n", &s.trans_a, &s.trans_b, &s.out_float,
-                       &s.has_bias, &s.has_beta, &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &s.align, &used) != 12) {
+            if (sscanf(line, "%d %d %d %d %d %llu %llu %llu %llu %llu %llu %u %u %u %u %u%n", &s.trans_a, &s.trans_b,
+                       &s.out_float, &s.has_bias, &s.has_beta, &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &s.align[0],
+                       &s.align[1], &s.align[2], &s.align[3], &s.align[4], &used) != 16) {
                 continue;
             }
             s.M = n[0], s.N = n[1], s.K = n[2], s.lda = n[3], s.ldb = n[4], s.ldo = n[5];
@@ -279,9 +347,9 @@ static inline int matmul_read_choices(const char* path) {
                 continue;
             }
             MatmulChoice* c = matmul_choice(&s);
-            if (c->timed) { continue; }  // an earlier file has it
+            if (c->source != MATMUL_PROPOSED) { continue; }  // an earlier file has it
             for (int i = 0; i < 8; i++) { c->algorithm.data[i] = data[i]; }
-            c->timed = c->from_file = 1;
+            c->source = source;
             read++;
         }
     }
@@ -289,8 +357,9 @@ static inline int matmul_read_choices(const char* path) {
     return read;
 }
 
-// Writes all timed choices; a file that cannot be written is said and costs nothing but the timing.
-static inline void matmul_write_choices(const char* path) {
+// Writes all timed choices, or (source = MATMUL_OF_RUN) those that this run has used, now or before it was stopped; a
+// file that cannot be written is said and costs nothing but the timing.
+static inline void matmul_write_choices(const char* path, MatmulSource source) {
     mode_t mode = file_mode(path);
     if (mode && !S_ISREG(mode)) {
         warn("%s could not be written (%s); a resumed run may choose other algorithms", path, file_unexpected(mode));
@@ -307,11 +376,13 @@ static inline void matmul_write_choices(const char* path) {
         for (int i = 0; i < matmul_choice_count; i++) {
             const MatmulChoice* c = &matmul_choices[i];
             const MatmulShape* s = &c->shape;
-            if (!c->timed) { continue; }
-            fprintf(f, "%d %d %d %d %d %llu %llu %llu %llu %llu %llu %u", s->trans_a, s->trans_b, s->out_float,
+            if (c->source == MATMUL_PROPOSED) { continue; }
+            if (source == MATMUL_OF_RUN && c->source == MATMUL_OF_MACHINE && !c->made) { continue; }
+            fprintf(f, "%d %d %d %d %d %llu %llu %llu %llu %llu %llu", s->trans_a, s->trans_b, s->out_float,
                     s->has_bias, s->has_beta, (unsigned long long)s->M, (unsigned long long)s->N,
                     (unsigned long long)s->K, (unsigned long long)s->lda, (unsigned long long)s->ldb,
-                    (unsigned long long)s->ldo, s->align);
+                    (unsigned long long)s->ldo);
+            for (int k = 0; k < MATMUL_OPERANDS; k++) { fprintf(f, " %u", s->align[k]); }
             for (int k = 0; k < 8; k++) { fprintf(f, " %llx", (unsigned long long)c->algorithm.data[k]); }
             fprintf(f, "\n");
         }

@@ -17,7 +17,8 @@ static inline void rehearse(Model* model, const char* path, int64_t rows, size_t
     if (!tune) { return; }
     double begin = now_seconds();
     char* common = matmul_common_choices();
-    int own = matmul_read_choices(path), read = own + (common ? matmul_read_choices(common) : 0);
+    matmul_read_choices(path, MATMUL_OF_RUN);
+    if (common) { matmul_read_choices(common, MATMUL_OF_MACHINE); }
     size_t N = (size_t)model->B * (size_t)model->T;
     int* tokens = (int*)xalloc(N, sizeof(int), "tokens of a rehearsal");
     for (size_t n = 0; n < N; n++) { tokens[n] = (int)(n * 2654435761u % (size_t)model->V); }
@@ -29,19 +30,20 @@ static inline void rehearse(Model* model, const char* path, int64_t rows, size_t
     matmul_search = 0;
     free(tokens);
     model->zero_grads(model);
-    int timed = 0;
-    for (int i = 0; i < matmul_choice_count; i++) { timed += matmul_choices[i].timed; }
-    if (timed > own) { matmul_write_choices(path); }
-    if (timed > read && common) { matmul_write_choices(common); }
-    printf("products    algorithms of %d shapes are known: %d from %s, %d from %s, %d timed in %.1f s\n", timed, own,
-           path, read - own, common ? common : "nowhere else", timed - read, now_seconds() - begin);
+    int used[4] = {0};  // by source
+    for (int i = 0; i < matmul_choice_count; i++) { used[matmul_choices[i].source] += matmul_choices[i].made; }
+    if (used[MATMUL_TIMED] + used[MATMUL_OF_MACHINE]) { matmul_write_choices(path, MATMUL_OF_RUN); }
+    if (used[MATMUL_TIMED] && common) { matmul_write_choices(common, MATMUL_OF_MACHINE); }
+    printf("products    algorithms of %d shapes: %d from %s, %d from %s, %d timed in %.1f s\n",
+           used[MATMUL_TIMED] + used[MATMUL_OF_MACHINE] + used[MATMUL_OF_RUN], used[MATMUL_OF_RUN], path,
+           used[MATMUL_OF_MACHINE], common ? common : "nowhere else", used[MATMUL_TIMED], now_seconds() - begin);
     free(common);
 }
 
 // Evaluation computes as training on this machine does.
 static inline void rehearse_evaluation(void) {
     char* common = matmul_common_choices();
-    if (common) { matmul_read_choices(common); }
+    if (common) { matmul_read_choices(common, MATMUL_OF_MACHINE); }
     free(common);
 }
 

@@ -41,6 +41,7 @@ typedef struct {
     size_t shape[2];    // shape[1] is 1 when ndim is 1
     size_t size;        // numbers in it
     size_t offset;      // of its first number in a family
+    int joined;         // 1: it begins where the row before it ends, with which it shares a group
     Init init;
     float std;
     int decay;  // 1: weight decay applies (tensors of two dimensions)
@@ -50,11 +51,42 @@ typedef struct {
 // then makes products with aligned rows (Vp instead of V columns of logits).
 enum { PADDED_ROWS = GPU ? 64 : 1 };
 
+// A group of joined tensors, or a tensor by itself, begins at a multiple of so many numbers: 256 bytes of bf16, the most
+// alignment that cuBLASLt asks for.
+enum { TENSOR_START = 128 };
+
 typedef struct {
     Tensor* list;
     int count, capacity;
     size_t total;  // numbers in a family, alignment gaps included (gaps are always 0)
 } TensorTable;
+
+// A group from row `first` of the table on: joined tensors, which lie side by side.
+typedef struct {
+    int first, end;        // its rows
+    size_t offset, size;   // of its numbers, without the gap that follows
+    size_t rows, columns;  // of the matrix that a product sees; a vector: size x 1
+} TensorGroup;
+static inline TensorGroup tensor_group(const TensorTable* table, int first) {
+    const Tensor* t = &table->list[first];
+    TensorGroup group = {first, first + 1, t->offset, t->size, t->shape[0], t->shape[1]};
+    while (group.end < table->count && table->list[group.end].joined) {
+        group.size += table->list[group.end].size;
+        group.rows += table->list[group.end++].shape[0];
+    }
+    return group;
+}
+
+// Decides where the last row of the table lies, and so how large a family is. Nothing else does.
+static inline void tensor_place(TensorTable* table) {
+    int last = table->count - 1, first = last;
+    while (table->list[first].joined) { first--; }
+    if (first == last) { table->list[last].offset = table->total; }
+    if (first < last) { table->list[last].offset = table->list[last - 1].offset + table->list[last - 1].size; }
+    TensorGroup group = tensor_group(table, first);
+    size_t rows = round_up(group.rows, table->list[first].ndim == 2 ? PADDED_ROWS : 1);
+    table->total = group.offset + round_up(rows * group.columns, TENSOR_START);
+}
 
 // Appends a row; returns its index. d1 = 0 makes a vector of d0 numbers. Takes over `name`
 // (use format_string). Decay is on exactly for tensors of two dimensions.
@@ -74,12 +106,23 @@ static inline int tensor_add(TensorTable* table, char* name, size_t d0, size_t d
     t->shape[0] = d0;
     t->shape[1] = d1 ? d1 : 1;
     t->size = mul_size(d0, t->shape[1], name);
-    t->offset = table->total;
     t->init = init;
     t->std = std;
     t->decay = t->ndim == 2;
-    table->total += round_up(round_up(d0, t->ndim == 2 ? PADDED_ROWS : 1) * t->shape[1], ALIGNMENT / sizeof(float));
-    return table->count++;
+    table->count++;
+    tensor_place(table);
+    return table->count - 1;
+}
+
+// Joins the row that was added last to the one before it: its numbers then follow without a gap, so that one product
+// reads both as a matrix of more rows (queries, keys and values; gate and up). Everything else sees two tensors.
+static inline void tensor_join(TensorTable* table) {
+    Tensor* t = &table->list[table->count - 1];
+    if (table->count < 2 || t[-1].ndim != t->ndim || t[-1].shape[1] != t->shape[1]) {
+        die("the tensor %s cannot be joined to the one before it: expected as many columns there", t->name);
+    }
+    t->joined = 1;
+    tensor_place(table);
 }
 
 // The same for a tensor that layers read through `weight`: a vector of n numbers, one for each column; a table

@@ -234,12 +234,17 @@ static inline double batch_loss(Batch* b, size_t N) {
 
 // to (R,V) on the host = the first V of the Vp numbers of R rows
 static inline void rows_download(real* to, const floatX* rows, size_t R, size_t V, size_t Vp) {
-    floatX* block = (floatX*)xalloc(R * Vp, sizeof(floatX), "logits");
+    static floatX* block = NULL;  // grows, stays: a sample asks for a row a token
+    static size_t room = 0;
+    if (R * Vp > room) {
+        free(block);
+        room = R * Vp;
+        block = (floatX*)xalloc(room, sizeof(floatX), "logits");
+    }
     device_download(block, rows, R * Vp * sizeof(floatX));
     for (size_t r = 0; r < R; r++) {
         for (size_t v = 0; v < V; v++) { to[r * V + v] = (real)host_float(block[r * Vp + v]); }
     }
-    free(block);
 }
 
 #endif

@@ -190,7 +190,7 @@ static void run_large_copy(Area* a) {
 static void bench_limits(void) {
     if (!bench_memory) { bench_take_memory((size_t)(bench_quick ? 64 : 3072) << 20); }
     matmul_search = 1;
-    Card none = {"", "", "", 1, 1, 1, 1, ""};
+    Card none = {"", "", "", 1, 1, 1, 1, "", 1};
     const double seconds = bench_seconds;
     bench_seconds = 0.4;  // a GPU that comes out of idleness is faster at first than it stays
     bench_time(run_large_product, &none);
@@ -202,13 +202,12 @@ static void bench_limits(void) {
     }
     bench_P = 1e6 * product.flops / product.us;
     bench_C = 1e6 * copy.bytes / copy.us;
-    bench_card = none;
-    for (int i = 0; i < CARDS; i++) {
-        if (strstr(device.name, cards[i].match)) { bench_card = cards[i]; }
-    }
-    if (!bench_card.name[0]) {  // a sixteenth: the ratio of plain fp32 to tensor cores on most cards
-        Card made = {"this", device.name,          "", bench_P, sizeof(floatX) == 2 ? bench_P / 16 : bench_P, bench_C,
-                     0,      "P and C of this run"};
+    const Card* known = card_of_device(device.name);
+    bench_card = known ? *known : none;
+    if (!known) {  // a sixteenth: the ratio of plain fp32 to tensor cores on most cards
+        Card made = {
+            "this", device.name,           "",     bench_P, sizeof(floatX) == 2 ? bench_P / 16 : bench_P, bench_C,
+            0,      "P and C of this run", bench_P};
         bench_card = made;
     }
     printf("%s, " PRECISION ", cuBLASLt %llu: P = %.1f TFLOP/s (product of %zu^3, random numbers; spread %.1f %%), "

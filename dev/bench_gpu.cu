@@ -384,6 +384,37 @@ static void run_head_both(Area* a) {
                                c->batch.tokens + shape.N, whole->pass->head.x, shape.N, shape.C, shape.V,
                                c->batch.scale, c->rows);
 }
+// The gradient by the input embeddings: what a token that occurs often costs shows with tokens as text has them.
+static void run_embedding_backward(Area* a) {
+    (void)a;
+    const PonderCuda* c = whole->cuda;
+    embedding_backward_cuda(whole->pass->embed.grad, c->parts, c->batch.tokens + 3 * shape.N,
+                            c->batch.tokens + 2 * shape.N, c->de, shape.N, shape.C, shape.V, 1);
+}
+// Tokens of a micro-batch: as probable as 1 / (1 + token), as Zipf has it, below `most`; or all alike.
+static void embedding_tokens(size_t most, int zipf) {
+    int* tokens = (int*)xalloc(shape.N, sizeof(int), "tokens");
+    for (size_t n = 0; n < shape.N; n++) {
+        const double u = (double)random_u32(3, 5, n) / 4294967296.0;
+        tokens[n] = (int)(zipf ? exp(u * log((double)most)) - 1 : u * (double)most);
+    }
+    batch_upload(&whole->cuda->batch, tokens, NULL, shape.N, shape.V, 1);
+    CUDA_CHECK(cudaStreamSynchronize(device.stream));
+    free(tokens);
+}
+static void bench_embedding(void) {
+    static const struct {
+        const char* name;
+        size_t most;
+        int zipf;
+    } rows[] = {
+        {"embedding, backward, even", 0, 0}, {"embedding, backward, Zipf", 0, 1}, {"the same, 256 bytes", 256, 1}};
+    for (int i = 0; i < 3; i++) {
+        embedding_tokens(rows[i].most ? rows[i].most : shape.V, rows[i].zipf);
+        bench_row("embedding, backward", rows[i].name, run_embedding_backward, 'C', 0, 0, 0);
+    }
+}
+
 static void run_layer_forward(Area* a) {
     (void)a;
     const PonderCuda* c = whole->cuda;
@@ -450,6 +481,7 @@ static void bench_whole(void) {
     // A forward must come before its backward; both are timed alone.
     bench_row("a layer", "a layer, forward", run_layer_forward, 'P', layer / 3, 0, 0);
     bench_row("a layer", "a layer, backward", run_layer_backward, 'P', layer / 3 * 2, 0, 0);
+    bench_embedding();
 }
 
 // ---- main ----

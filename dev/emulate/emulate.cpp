@@ -729,6 +729,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int which) {
     snprintf(prop->name, sizeof prop->name, "emulator on the CPU");
     prop->totalGlobalMem = device_memory_total();
     prop->sharedMemPerBlock = MOST_STATIC_SHARED, prop->sharedMemPerBlockOptin = MOST_SHARED;
+    prop->sharedMemPerMultiprocessor = (size_t)(sm == 80 || sm == 87 ? 164 : sm == 90 ? 228 : 100) << 10;
     prop->multiProcessorCount = 4, prop->major = sm / 10, prop->minor = sm % 10;
     prop->warpSize = 32, prop->maxThreadsPerBlock = MOST_THREADS;
     return cudaSuccess;
@@ -1019,7 +1020,14 @@ static int matmul_fits(const EmulateMatmul* m, const EmulateLayout* a, const Emu
            a->type == b->type && (uint64_t)a->ld >= a->rows && (uint64_t)b->ld >= b->rows && (uint64_t)c->ld >= M &&
            (uint64_t)d->ld >= M && M > 0 && N > 0 && K > 0;
 }
-// Two algorithms, which sum in different orders: a run that takes the other one gets other bits.
+// Two algorithms, which sum in different orders: a run that takes the other one gets other bits. Before them comes a
+// proposal that is marked as failed, as the library may have some. An algorithm keeps what it was promised: alignments of
+// the matrices, and of the bias, whose address the description must have by then.
+enum { ALGORITHM_WHOLE = 0x1000, ALGORITHM_HALVES = 0x1001, ALGORITHM_NONE = 0x1002 };
+static uint64_t alignment_of(const void* p) {
+    uintptr_t bits = (uintptr_t)p | 256;
+    return bits & (~bits + 1);
+}
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
                                               cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
                                               cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t wish, int wanted,
@@ -1028,14 +1036,33 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     if (!matmul_fits(desc, a, b, c, d)) { return CUBLAS_STATUS_INVALID_VALUE; }
     const EmulateLayout* layout[4] = {a, b, c, d};
     for (int k = 0; k < 4; k++) {  // to promise less than a number's own alignment makes no sense
-        if (wish->align[k] < layout_number(layout[k])) { return CUBLAS_STATUS_INVALID_VALUE; }
+        const uint32_t align = wish->align[k];
+        if (align < layout_number(layout[k]) || align > 256 || (align & (align - 1))) {
+            return CUBLAS_STATUS_INVALID_VALUE;
+        }
     }
-    for (int i = 0; i < 2 && i < wanted; i++) {
+    if (desc->epilogue == CUBLASLT_EPILOGUE_BIAS && !desc->bias) {
+        fault("cublasLtMatmulAlgoGetHeuristic: a bias is added, but its address is not set: its alignment counts");
+    }
+    static const uint64_t proposals[] = {ALGORITHM_NONE, ALGORITHM_WHOLE, ALGORITHM_HALVES};
+    for (int i = 0; i < 3 && i < wanted; i++) {
         memset(&result[i], 0, sizeof result[i]);
-        result[i].algo.data[0] = 0x1000 + (uint64_t)i;
+        result[i].algo.data[0] = proposals[i];
+        result[i].state = proposals[i] == ALGORITHM_NONE ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
         for (int k = 0; k < 4; k++) { result[i].algo.data[1 + k] = wish->align[k]; }
+        result[i].algo.data[5] = desc->epilogue == CUBLASLT_EPILOGUE_BIAS ? alignment_of(desc->bias) : 1;
         (*found)++;
     }
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algorithm, cublasLtMatmulHeuristicResult_t* result) {
+    if (!matmul_fits(desc, a, b, c, d)) { return CUBLAS_STATUS_INVALID_VALUE; }
+    if (algorithm->data[0] != ALGORITHM_WHOLE && algorithm->data[0] != ALGORITHM_HALVES) {
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    memset(result, 0, sizeof *result);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -1094,7 +1121,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               const cublasLtMatmulAlgo_t* algorithm, void* workspace, size_t workspace_bytes,
                               cudaStream_t stream) {
     if (!matmul_fits(desc, la, lb, lc, ld)) { return CUBLAS_STATUS_INVALID_VALUE; }
-    if (algorithm && algorithm->data[0] != 0x1000 && algorithm->data[0] != 0x1001) {
+    if (algorithm && algorithm->data[0] != ALGORITHM_WHOLE && algorithm->data[0] != ALGORITHM_HALVES) {
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
     const void* place[4] = {a, b, c, d};
@@ -1109,12 +1136,16 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     }
     if (desc->epilogue == CUBLASLT_EPILOGUE_BIAS) {
         emulate_check_device("cublasLtMatmul bias", desc->bias, ld->rows * layout_number(ld));
+        if (algorithm && (uintptr_t)desc->bias % algorithm->data[5] != 0) {
+            fault("cublasLtMatmul: the bias is not aligned to %d bytes as it was when the algorithm was proposed",
+                  (int)algorithm->data[5]);
+        }
     }
     if (workspace_bytes) { emulate_check_device("cublasLtMatmul workspace", workspace, workspace_bytes); }
     EmulateMatmul m = *desc;
     EmulateLayout xa = *la, xb = *lb, xc = *lc, xd = *ld;
     float x = *(const float*)alpha, y = *(const float*)beta;
-    int halves = algorithm && algorithm->data[0] == 0x1001;
+    int halves = algorithm && algorithm->data[0] == ALGORITHM_HALVES;
     emulate_push(stream, [=]() { matmul_now(m, x, a, xa, b, xb, y, c, xc, d, xd, halves); });
     return CUBLAS_STATUS_SUCCESS;
 }

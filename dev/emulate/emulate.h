@@ -245,7 +245,7 @@ typedef struct EmulateGraph* cudaGraph_t;
 typedef struct EmulateGraph* cudaGraphExec_t;
 struct cudaDeviceProp {
     char name[256];
-    size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin;
+    size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
     int multiProcessorCount, major, minor, warpSize, maxThreadsPerBlock;
 };
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };

@@ -423,14 +423,15 @@ static __global__ void deep_stack_kernel(float* out) {
 }
 static void deep_stack(void) { launch(deep_stack_kernel, 1, 1, 0, NULL, device_floats(1)); }
 
-// Matrices that are said to lie at multiples of 16 bytes, and one of them does not.
-static void unaligned_product(void) {
-    float *x = device_floats(3 * 64 + 4), one = 1, none = 0;
+// A product of 8 x 8 floats whose matrices are said to lie at multiples of 16 bytes: B is `shift` numbers past one. With
+// a bias its address is known when the proposals are asked for (`bias`), and another one when it is used (`later`).
+static void small_product(size_t shift, const float* bias, const float* later) {
+    float *x = device_floats(3 * 64 + 8), one = 1, none = 0;
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t square;
     cublasLtMatmulPreference_t wish;
-    cublasLtMatmulHeuristicResult_t found;
+    cublasLtMatmulHeuristicResult_t found[2];
     uint32_t align = 16;
     int count = 0;
     cublasLtCreate(&handle);
@@ -441,9 +442,21 @@ static void unaligned_product(void) {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     for (int i = 0; i < 4; i++) { cublasLtMatmulPreferenceSetAttribute(wish, all[i], &align, 4); }
-    cublasLtMatmulAlgoGetHeuristic(handle, desc, square, square, square, square, wish, 1, &found, &count);
-    cublasLtMatmul(handle, desc, &one, x, square, x + 65, square, &none, x + 132, square, x + 132, square, &found.algo,
-                   NULL, 0, NULL);
+    if (later) {
+        cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+        cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    }
+    cublasLtMatmulAlgoGetHeuristic(handle, desc, square, square, square, square, wish, 2, found, &count);
+    if (later) { cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &later, sizeof later); }
+    cublasLtMatmul(handle, desc, &one, x, square, x + 64 + shift, square, &none, x + 132, square, x + 132, square,
+                   &found[1].algo, NULL, 0, NULL);
+}
+static void unaligned_product(void) { small_product(1, NULL, NULL); }
+static void late_bias(void) { small_product(0, NULL, device_floats(8)); }
+static void unaligned_bias(void) {
+    float* bias = device_floats(12);
+    small_product(0, bias, bias + 1);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -513,6 +526,8 @@ static const Wrong wrongs[] = {
     {"copy_wrong_way", copy_wrong_way, ANY, "cudaMemcpy from|device memory"},
     {"deep_stack", deep_stack, PLAIN, "kernel deep_stack_kernel needs more than|bytes of stack"},
     {"unaligned_product", unaligned_product, ANY, "cublasLtMatmul: matrix B is not aligned to 16 bytes as promised"},
+    {"late_bias", late_bias, ANY, "cublasLtMatmulAlgoGetHeuristic: a bias is added, but its address is not set"},
+    {"unaligned_bias", unaligned_bias, ANY, "cublasLtMatmul: the bias is not aligned to 256 bytes as it was"},
 };
 enum { WRONGS = sizeof wrongs / sizeof wrongs[0] };
 
@@ -1005,9 +1020,19 @@ template <class number> static void product(int ta, int tb, int m, int n, int k,
     cublasLtMatmulHeuristicResult_t found[8];
     int algorithms = 0;
     LT_CHECK(cublasLtMatmulAlgoGetHeuristic(handle, desc, a, b, d, d, wish, 8, found, &algorithms));
-    CHECK(algorithms > 0, "no algorithm");
+    CHECK(algorithms > 2, "no algorithm, or none that failed");
     number* before = host[2];
     for (int which = 0; which < algorithms; which++) {
+        cublasLtMatmulHeuristicResult_t checked;
+        const cublasStatus_t check = cublasLtMatmulAlgoCheck(handle, desc, a, b, d, d, &found[which].algo, &checked);
+        CHECK(check == found[which].state, "proposal %d: state %d, checked %d", which, found[which].state, check);
+        if (found[which].state != CUBLAS_STATUS_SUCCESS) {
+            float one = 1;
+            CHECK(cublasLtMatmul(handle, desc, &one, on_device[0], a, on_device[1], b, &beta, on_device[2], d,
+                                 on_device[2], d, &found[which].algo, NULL, 0, NULL) == found[which].state,
+                  "a failed proposal is executed");
+            continue;
+        }
         CUDA_CHECK(cudaMemcpy(on_device[2], before, nd * sizeof(number), cudaMemcpyHostToDevice));
         float one = 1;
         LT_CHECK(cublasLtMatmul(handle, desc, &one, on_device[0], a, on_device[1], b, &beta, on_device[2], d,

@@ -573,6 +573,53 @@ static void test_ledger_bytes(void) {
     }
 }
 
+#ifndef FP32
+// The tiles for cards of 100 KB a multiprocessor, at every head size that has some of its own: lengths beyond one block
+// and around the sides of tiles, groups of heads.
+static void test_small_tiles(void) {
+    attention_tiles = 1;
+    static const int sizes[] = {40, 64, 72, 96, 104, 128};
+    static const int lengths[] = {1, 31, 33, 65, 130};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        for (size_t j = 0; j < sizeof lengths / sizeof lengths[0]; j++) {
+            if (i % 2 == 0 && j % 2 == 0 && lengths[j] != 65) { continue; }
+            compare_usual(1 + 8 / lengths[j], lengths[j], 1, 1, sizes[i], INTERLEAVED);
+        }
+    }
+    compare_usual(2, 40, 4, 2, 64, SEPARATE);
+    compare_usual(1, 40, 4, 2, 96, SEPARATE);
+    compare_usual(1, 33, 2, 1, 128, SEPARATE);
+    attention_tiles = 0;
+}
+
+// Which set a card gets, and that two blocks of the small one find room where those of the other do not.
+static void test_tile_sets(void) {
+    const size_t before = device.shared;
+    attention_tiles = -1;
+    static const struct {
+        size_t kilobytes;
+        int small;
+    } cards[] = {{100, 1}, {164, 0}, {228, 0}, {0, 0}};  // 0: a dry run, without a card
+    for (size_t i = 0; i < sizeof cards / sizeof cards[0]; i++) {
+        device.shared = cards[i].kilobytes << 10;
+        CHECK(attention_small() == cards[i].small, "%zu KB: set %d", cards[i].kilobytes, attention_small());
+    }
+    device.shared = before;
+    attention_tiles = 0;
+    const int two = 49 << 10;  // bytes: half of 100 KB, less the system's 1 KB
+    CHECK(AttentionSets<96>::forward && AttentionSets<128>::forward && !AttentionSets<64>::forward, "forward");
+    CHECK(AttentionSets<64>::keys && AttentionSets<96>::keys && AttentionSets<64>::queries &&
+              AttentionSets<128>::queries,
+          "backward");
+    const int bytes[2][2] = {{ForwardTiles<128, 0>::bytes, ForwardTiles<128, 1>::bytes},
+                             {BackwardTiles<64, KEYS, 0>::bytes, BackwardTiles<64, KEYS, 1>::bytes}};
+    for (int i = 0; i < 2; i++) {
+        CHECK(bytes[i][0] > two && bytes[i][1] <= two, "%s: %d bytes, small %d", i ? "backward, 64" : "forward, 128",
+              bytes[i][0], bytes[i][1]);
+    }
+}
+#endif
+
 static void bad_head_size(void* nothing) {
     (void)nothing;
     attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 1, 1, 257, 257, 257, 257);
@@ -594,6 +641,11 @@ int main(int argc, char** argv) {
     test_begin(argc, argv);
     RUN(test_errors);  // first: the GPU does not live on in a child process
     device_open();
+#ifndef FP32
+    attention_tiles = 0;  // whatever the card; the others have a test of their own
+    RUN(test_small_tiles);
+    RUN(test_tile_sets);
+#endif
     RUN(test_head_sizes);
     RUN(test_lengths);
     RUN(test_heads);

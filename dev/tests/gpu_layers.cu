@@ -664,10 +664,13 @@ static void test_copies(void) {
 
 static TensorTable odd_table(void) {
     static const size_t shape[][2] = {{1, 0},    {5, 0},    {3, 7}, {16, 0},   {4097, 0}, {64, 65},
-                                      {4096, 0}, {8193, 0}, {1, 1}, {63, 130}, {15, 0},   {128, 64}};
+                                      {4096, 0}, {8193, 0}, {1, 1}, {63, 130}, {15, 0},   {128, 64},
+                                      {10, 10},  {3, 10},   {7, 0}, {5, 0},    {500, 7},  {501, 7}};
+    static const int joined[] = {13, 15, 17};  // heads of 10, biases, an inner width of 7 that takes two spans
     TensorTable table = {NULL, 0, 0, 0};
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0, next = 0; i < 18; i++) {
         tensor_add(&table, format_string("tensor %d", i), shape[i][0], shape[i][1], INIT_ZEROS, 0);
+        if (i == joined[next]) { tensor_join(&table), next += next < 2; }
     }
     return table;
 }

@@ -8,6 +8,12 @@
 #include "../../common/matmul.cuh"
 #include "test.h"
 
+// GPUs count as in nvidia-smi, and so in make, unless the user says otherwise.
+static void test_device_order(void) {
+    const char* order = getenv("CUDA_DEVICE_ORDER");
+    CHECK(order && strcmp(order, "PCI_BUS_ID") == 0, "CUDA_DEVICE_ORDER is %s", order ? order : "not set");
+}
+
 // ---- matrices ----
 
 typedef struct {
@@ -345,7 +351,48 @@ static void test_choice_keys(void) {
         product_run(&other[i]);
         CHECK(matmul_choice_count == i + 2, "%d choices after %d shapes", matmul_choice_count, i + 2);
     }
-    CHECK(matmul_choices[0].timed == 0, "a choice counts as timed, but nothing was");
+    CHECK(matmul_choices[0].source == MATMUL_PROPOSED, "a choice counts as timed, but nothing was");
+}
+
+// What cuBLASLt is promised of each operand: its own address, no less and no more than 256 bytes, whatever the others
+// and the leading dimensions are.
+static void test_alignments(void) {
+    const unsigned char* none = (const unsigned char*)NULL;
+    for (uint32_t align = 1; align <= 1024; align *= 2) {
+        CHECK(matmul_alignment(none + 3 * (size_t)align) == min_size(align, 256), "%u: %u", align,
+              matmul_alignment(none + 3 * (size_t)align));
+    }
+    choices_clear();
+    enum { M = 16, N = 24, K = 32, ROOM = 4096 };
+    floatX* memory = NULL;
+    CUDA_CHECK(cudaMalloc(&memory, 6 * ROOM * sizeof(floatX)));
+    CUDA_CHECK(cudaMemset(memory, 0, 6 * ROOM * sizeof(floatX)));
+    CHECK((uintptr_t)memory % 256 == 0, "memory of a GPU is aligned to 256 bytes");
+    const uint32_t number = sizeof(floatX);
+    // Which operand is moved off its alignment: none, A, B, from, out, bias; and once all rows are longer.
+    for (int moved = -1; moved < MATMUL_OPERANDS; moved++) {
+        for (size_t more = 0; more < 4; more += 3) {
+            floatX* at[MATMUL_OPERANDS];
+            for (int i = 0; i < MATMUL_OPERANDS; i++) { at[i] = memory + (size_t)i * ROOM + (i == moved ? 8 : 0); }
+            const int of_floats = moved == MATMUL_FROM;  // only such products have it
+            int before = matmul_choice_count;
+            matmul_any_cuda("test", 0, 1, M, N, K, 1, at[MATMUL_A], K + more, at[MATMUL_B], K + more,
+                            of_floats ? 1.0f : 0.0f, at[MATMUL_OUT], of_floats, N + more,
+                            of_floats ? at[MATMUL_FROM] : NULL, of_floats ? NULL : at[MATMUL_BIAS]);
+            CHECK(matmul_choice_count == before + 1, "operand %d moved: %d choices", moved, matmul_choice_count);
+            const uint32_t* align = matmul_choices[matmul_choice_count - 1].shape.align;
+            for (int i = 0; i < MATMUL_OPERANDS; i++) {
+                uint32_t want = i == moved || (i == MATMUL_FROM && moved == MATMUL_OUT) ? 8 * number : 256;
+                if (i == MATMUL_BIAS && of_floats) { want = 0; }
+                CHECK(align[i] == want,
+                      "operand %d moved, rows %zu longer: %u bytes are promised of operand %d, not %u", moved, more,
+                      align[i], i, want);
+            }
+        }
+    }
+    CUDA_CHECK(cudaDeviceSynchronize());
+    CUDA_CHECK(cudaFree(memory));
+    choices_clear();
 }
 
 // In a rehearsal each new shape is timed, and the product after it is right.
@@ -356,11 +403,13 @@ static void test_search(void) {
     product_run(&p);
     p.bias = 1, p.more_out = 8;
     product_run(&p);
-    for (int i = 0; i < matmul_choice_count; i++) { CHECK(matmul_choices[i].timed, "choice %d is not timed", i); }
+    for (int i = 0; i < matmul_choice_count; i++) {
+        CHECK(matmul_choices[i].source == MATMUL_TIMED, "choice %d is not timed", i);
+    }
     CHECK(matmul_choice_count == 2, "%d choices", matmul_choice_count);
     p.out_float = 1, p.bias = 0, p.from = 1, p.beta = 1;  // `from` is only read, so the result is right at once
     product_run(&p);
-    CHECK(matmul_choices[2].timed, "the choice with `from` is not timed");
+    CHECK(matmul_choices[2].source == MATMUL_TIMED, "the choice with `from` is not timed");
     choices_clear();
 }
 
@@ -445,15 +494,15 @@ static void test_choices_file(void) {
     cublasLtMatmulHeuristicResult_t result[MATMUL_PROPOSALS];
     int count = matmul_propose(c, result);
     c->algorithm = result[count - 1].algo;
-    c->timed = 1;
+    c->source = MATMUL_TIMED;
     unsigned char* before = bits_of_a_product();
     MatmulChoice kept = *c;
-    matmul_write_choices(choices_path);
+    matmul_write_choices(choices_path, MATMUL_OF_MACHINE);
 
     choices_clear();
     unsigned char* first_choice = bits_of_a_product();
     choices_clear();
-    int read = matmul_read_choices(choices_path);
+    int read = matmul_read_choices(choices_path, MATMUL_OF_MACHINE);
     CHECK(read == 1 && matmul_choice_count == 1, "%d choices were read, 1 was written", read);
     CHECK(memcmp(&matmul_choices[0].shape, &kept.shape, sizeof kept.shape) == 0, "the shape came back changed");
     CHECK(memcmp(&matmul_choices[0].algorithm, &kept.algorithm, sizeof kept.algorithm) == 0,
@@ -466,7 +515,7 @@ static void test_choices_file(void) {
     }
     // What was read is written again as it was.
     char* text = file_read(choices_path);
-    matmul_write_choices(choices_path);
+    matmul_write_choices(choices_path, MATMUL_OF_MACHINE);
     char* again = file_read(choices_path);
     CHECK(text && again && strcmp(text, again) == 0, "written again the file differs:\n%s\n%s", text, again);
     free(before), free(first_choice), free(after), free(text), free(again);
@@ -476,11 +525,11 @@ static void test_choices_file(void) {
 static void test_choices_foreign(void) {
     choices_clear();
     choices_place();
-    CHECK(matmul_read_choices(choices_path) == 0, "choices from a file that is not there");
+    CHECK(matmul_read_choices(choices_path, MATMUL_OF_MACHINE) == 0, "choices from a file that is not there");
     matmul_search = 1;
     free(bits_of_a_product());
     matmul_search = 0;
-    matmul_write_choices(choices_path);
+    matmul_write_choices(choices_path, MATMUL_OF_MACHINE);
     char* text = file_read(choices_path);
     const char* lines = strchr(text, '\n') + 1;
     char key[512];
@@ -496,21 +545,22 @@ static void test_choices_foreign(void) {
         char* file = format_string("%s%s", keys[k], lines);
         file_write(choices_path, file);
         choices_clear();
-        int read = matmul_read_choices(choices_path);
+        int read = matmul_read_choices(choices_path, MATMUL_OF_MACHINE);
         CHECK(read == 0 && matmul_choice_count == 0, "%d choices were read below the key '%s'", read, keys[k]);
         free(file);
     }
     file_write(choices_path, "");
-    CHECK(matmul_read_choices(choices_path) == 0, "choices from an empty file");
+    CHECK(matmul_read_choices(choices_path, MATMUL_OF_MACHINE) == 0, "choices from an empty file");
     // Broken lines are left out, whole ones beside them are read; a last line without its end is one too.
-    char* file =
-        format_string("%s\nrubbish\n\n0 1 0 0 0 5 6\n0 1 0 0 0 1 2 3 4 5 6 16\n0 1 0 0 0 1 2 3 4 5 6 16 1 2 3 4 5 6 7\n"
-                      "0 1 0 0 0 1 2 3 4 5 6 16 1 2 zz 4 5 6 7 8\n%s0 1 x 0 0 1 2 3 4 5 6 16 1 2 3 4 5 6 7 8",
-                      key, lines);
+    char* file = format_string(
+        "%s\nrubbish\n\n0 1 0 0 0 5 6\n0 1 0 0 0 1 2 3 4 5 6 16\n0 1 0 0 0 1 2 3 4 5 6 16 1 2 3 4 5 6 7 8\n"
+        "0 1 0 0 0 1 2 3 4 5 6 16 16 16 16 0 1 2 3 4 5 6 7\n"
+        "0 1 0 0 0 1 2 3 4 5 6 16 16 16 16 0 1 2 zz 4 5 6 7 8\n%s0 1 x 0 0 1 2 3 4 5 6 16 16 16 16 0 1 2 3 4 5 6 7 8",
+        key, lines);
     file_write(choices_path, file);
     choices_clear();
-    int read = matmul_read_choices(choices_path);
-    CHECK(read == 1 && matmul_choices[0].shape.K == 1000, "%d choices were read of 1 whole and 6 broken lines", read);
+    int read = matmul_read_choices(choices_path, MATMUL_OF_MACHINE);
+    CHECK(read == 1 && matmul_choices[0].shape.K == 1000, "%d choices were read of 1 whole and 7 broken lines", read);
     free(file), free(newer), free(longer), free(text);
     choices_clear();
     choices_remove();
@@ -522,14 +572,14 @@ static void test_choices_first_file(void) {
     choices_place();
     char key[512];
     matmul_key(key, sizeof key);
-    static const char* const lines[] = {"0 1 0 0 0 16 24 32 32 32 24 16 1 2 3 4 5 6 7 8\n",
-                                        "0 1 0 0 0 16 24 32 32 32 24 16 9 9 9 9 9 9 9 9\n"
-                                        "0 1 0 0 0 17 24 32 32 32 24 16 a a a a a a a a\n"};
+    static const char* const lines[] = {"0 1 0 0 0 16 24 32 32 32 24 256 256 256 256 0 1 2 3 4 5 6 7 8\n",
+                                        "0 1 0 0 0 16 24 32 32 32 24 256 256 256 256 0 9 9 9 9 9 9 9 9\n"
+                                        "0 1 0 0 0 17 24 32 32 32 24 256 256 256 256 0 a a a a a a a a\n"};
     int read[2];
     for (int i = 0; i < 2; i++) {
         char* file = format_string("%s\n%s", key, lines[i]);
         file_write(choices_path, file);
-        read[i] = matmul_read_choices(choices_path);
+        read[i] = matmul_read_choices(choices_path, MATMUL_OF_MACHINE);
         free(file);
     }
     CHECK(read[0] == 1 && read[1] == 1 && matmul_choice_count == 2, "%d and %d choices were read, %d are there",
@@ -541,8 +591,93 @@ static void test_choices_first_file(void) {
     choices_remove();
 }
 
+// A choice from a file that the library does not take: the machine's is chosen anew, and the file then mended; the
+// run's own ends the run, since another algorithm would give other bits.
+static const char broken_choice[] = "0 1 1 0 0 30 20 1000 1000 1000 20 %u %u 256 256 0 ffff 2 3 4 5 6 7 8\n";
+static void write_broken_choice(const char* path) {
+    char key[512], line[200];
+    matmul_key(key, sizeof key);
+    const uint32_t aligned = 64 * sizeof(floatX) < 256 ? 128 : 256;  // behind the guards of a test's matrices
+    snprintf(line, sizeof line, broken_choice, aligned, aligned);
+    char* file = format_string("%s\n%s", key, line);
+    file_write(path, file);
+    free(file);
+}
+static void run_broken_choice(void* path) {
+    device_open();
+    write_broken_choice((const char*)path);
+    matmul_read_choices((const char*)path, MATMUL_OF_RUN);
+    free(bits_of_a_product());
+    printf("goes on\n");
+}
+static void read_foreign_choices(void* path) {
+    device_open();
+    file_write((const char*)path, "gpu another sm 80 cublaslt 1 bf16\n0 1 0\n");
+    printf("%d choices\n", matmul_read_choices((const char*)path, MATMUL_OF_RUN));
+}
+static void test_choices_checked(void) {
+    choices_clear();
+    choices_place();
+    unsigned char* right = bits_of_a_product();
+    for (int search = 0; search < 2; search++) {
+        write_broken_choice(choices_path);
+        choices_clear();
+        CHECK(matmul_read_choices(choices_path, MATMUL_OF_MACHINE) == 1, "the broken choice was not read");
+        matmul_search = search;
+        unsigned char* got = bits_of_a_product();
+        CHECK(matmul_choice_count == 1, "the broken choice is of another shape: %d choices", matmul_choice_count);
+        CHECK(matmul_choices[0].source == (search ? MATMUL_TIMED : MATMUL_PROPOSED), "its source is %d",
+              (int)matmul_choices[0].source);
+        CHECK(search || memcmp(got, right, PRODUCT_BYTES) == 0, "what was chosen anew is not the first proposal");
+        free(got);
+    }
+    matmul_write_choices(choices_path, MATMUL_OF_MACHINE);
+    choices_clear();
+    matmul_read_choices(choices_path, MATMUL_OF_MACHINE);
+    free(bits_of_a_product());
+    CHECK(matmul_choices[0].source == MATMUL_OF_MACHINE, "the file was not mended");
+    free(right);
+    choices_clear();
+    choices_remove();
+}
+// In children, which may use a GPU only while this process does not.
+static void test_choices_lost(void) {
+    choices_place();
+    char* output = NULL;
+    int code = run_child(run_broken_choice, choices_path, &output);
+    CHECK(code == 1 && strstr(output, choices_path) && strstr(output, "30 x 20 x 1000") &&
+              strstr(output, "other bits") && !strstr(output, "goes on"),
+          "a run's own choice that does not hold: exit code %d, it said: %s", code, output);
+    free(output);
+    code = run_child(read_foreign_choices, choices_path, &output);
+    CHECK(code == 0 && strstr(output, "warning") &&
+              strstr(output, "for \"gpu another sm 80 cublaslt 1 bf16\", this is \"gpu ") &&
+              strstr(output, "0 choices"),
+          "a run that comes from another GPU: exit code %d, it said: %s", code, output);
+    free(output);
+    choices_remove();
+}
+
+// The run's file gets what the run uses: what the machine's has besides was never checked.
+static void test_choices_of_run(void) {
+    choices_clear();
+    choices_place();
+    write_broken_choice(choices_path);
+    matmul_read_choices(choices_path, MATMUL_OF_MACHINE);
+    matmul_search = 1;
+    Product p = {0, 1, 16, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 0};
+    product_run(&p);
+    matmul_search = 0;
+    matmul_write_choices(choices_path, MATMUL_OF_RUN);
+    choices_clear();
+    int read = matmul_read_choices(choices_path, MATMUL_OF_RUN);
+    CHECK(read == 1 && matmul_choices[0].shape.M == 16, "%d choices in the file of a run that used one", read);
+    choices_clear();
+    choices_remove();
+}
+
 static void write_nowhere(void* path) {
-    matmul_write_choices((const char*)path);
+    matmul_write_choices((const char*)path, MATMUL_OF_RUN);
     printf("goes on\n");
 }
 static void test_choices_unwritable(void) {
@@ -601,19 +736,24 @@ static void test_choices_no_file(void) {
 
 int main(int argc, char** argv) {
     test_begin(argc, argv);
+    ledger.booking = 1;      // a product that states() does not precede dies
+    RUN(test_choices_lost);  // forks: a child may use the GPU only while this process has not
     device_open();
-    ledger.booking = 1;  // a product that states() does not precede dies
     printf("gpu_matmul: %s, on %s\n", PRECISION, device.name);
+    RUN(test_device_order);
     RUN(test_products);
     RUN(test_long_sums);
     RUN(test_layer_products);
     RUN(test_product_nan);
     RUN(test_choice_keys);
+    RUN(test_alignments);
     RUN(test_search);
     RUN(test_dry_run);
     RUN(test_choices_file);
     RUN(test_choices_foreign);
     RUN(test_choices_first_file);
+    RUN(test_choices_checked);
+    RUN(test_choices_of_run);
     RUN(test_choices_unwritable);
     RUN(test_choices_no_file);
     return test_end();

@@ -1,4 +1,6 @@
 // gpu_pythia.cu - the CUDA half of train_pythia.cu: what every architecture is tested for, with Pythia's own names.
+#include "allocations.h"
+
 #include "../../train_pythia.cu"
 #define TEST_ARCHITECTURE pythia
 #define TEST_KEY_BIAS "query_key_value.bias"

@@ -75,7 +75,7 @@ static int run_holds(Run* run, const char* path, int tag) {
             size_t at = (size_t)f * run->table.total + t->offset;
             same &= memcmp(got + at, run->params + at, t->size * sizeof(float)) == 0;
             // A gap after the tensor belongs to nobody: reading must leave it alone.
-            if (t->size % 16) { same &= got[at + t->size] != got[at + t->size]; }
+            if (t->size % TENSOR_START) { same &= got[at + t->size] != got[at + t->size]; }
         }
     }
     free(got);

@@ -35,6 +35,7 @@ typedef struct {
     // Filled in by the parser:
     int given;         // on the command line
     int set;           // given, restored, or with a default
+    int chosen;        // the program has set it, where no value was given (when the run was started)
     int64_t integer;   // OPTION_INT, and 1 for a given OPTION_FLAG
     double number;     // OPTION_NUMBER and OPTION_INT
     const char* text;  // the value as it was written; NULL when unset
@@ -148,7 +149,7 @@ static inline void options_add(OptionTable* table, const Option* rows, int count
         }
         Option* o = &table->rows[table->count++];
         *o = rows[i];
-        o->given = o->set = 0;
+        o->given = o->set = o->chosen = 0;
         o->integer = 0;
         o->number = 0;
         o->text = NULL;
@@ -281,6 +282,12 @@ static inline void options_wrap(FILE* file, const char* words, int column, int a
         words += n + strspn(words + n, " ");
     }
     fprintf(file, "\n");
+}
+
+// The value that the program chooses for an option which has none.
+static inline void option_choose(Option* o, int64_t value, const char* source) {
+    option_assign(o, format_string("%lld", (long long)value), source);
+    o->chosen = 1;
 }
 
 // The help: options by group, with defaults and what is allowed.

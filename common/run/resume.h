@@ -106,6 +106,27 @@ static inline void state_hex(StringBuilder* sb, const OptionTable* options) {
     sb_printf(sb, "%s", after);
 }
 
+// The names of the options whose values the program has chosen, where none were given.
+static inline void state_chosen(StringBuilder* sb, const OptionTable* options) {
+    const char* comma = "";
+    sb_printf(sb, "  \"chosen\": [");
+    for (int i = 0; i < options->count; i++) {
+        const Option* o = &options->rows[i];
+        if (!o->chosen || o->resume == RESUME_RUN) { continue; }
+        sb_printf(sb, "%s\"%s\"", comma, o->name);
+        comma = ", ";
+    }
+    sb_printf(sb, "],\n");
+}
+
+static inline int state_was_chosen(const Json* json, const char* name) {
+    const Json* list = json_get(json, "chosen");
+    for (int i = 0; list && list->type == JSON_ARRAY && i < list->count; i++) {
+        if (json_is(list->items[i], name)) { return 1; }
+    }
+    return 0;
+}
+
 // The file's text; the caller frees it.
 static inline char* state_text(const TrainerState* s, const OptionTable* options) {
     StringBuilder sb = {0};
@@ -140,6 +161,7 @@ static inline char* state_text(const TrainerState* s, const OptionTable* options
     }
     sb_printf(&sb, "%s],\n", s->command_count ? "\n  " : "");
     state_hex(&sb, options);
+    state_chosen(&sb, options);
     sb_printf(&sb, "  \"options\": {");
     const char* comma = "";
     for (int i = 0; i < options->count; i++) {
@@ -274,11 +296,22 @@ static inline void state_check_same(const Json* json, const char* path, const ch
         const Option* o = &options->rows[i];
         if (o->resume == RESUME_RUN || !state_matters(o->name) || !json_get(stored, o->name)) { continue; }
         const char *then = state_option(json, o->name, path), *now = o->set ? o->text : NULL;
+        if (!now && state_was_chosen(json, o->name)) { continue; }  // as it would be again
         char* derived = NULL;
-        if (strcmp(o->name, "total-batch") == 0 && !now && options_set(options, "seq") &&
-            options_set(options, "batch")) {
-            derived = format_string("%lld", (long long)(options_int(options, "seq") * options_int(options, "batch")));
-            now = derived;
+        if (strcmp(o->name, "total-batch") == 0 && !now) {
+            int64_t numbers[2] = {0, 0};
+            static const char* const factors[2] = {"seq", "batch"};
+            for (int f = 0; f < 2; f++) {
+                const char* was = state_was_chosen(json, factors[f]) ? state_option(json, factors[f], path) : NULL;
+                if (options_set(options, factors[f])) {
+                    numbers[f] = options_int(options, factors[f]);
+                } else if (was) {
+                    numbers[f] = strtoll(was, NULL, 10);
+                }
+            }
+            if (numbers[0] && numbers[1]) {
+                now = derived = format_string("%lld", (long long)(numbers[0] * numbers[1]));
+            }
         }
         if (!(then && now ? state_same(o, then, now) : then == now)) {
             sb_printf(&differ, "\n  --%s %s (now %s)", o->name, then ? then : "not set", now ? now : "not set");
@@ -315,6 +348,7 @@ static inline void state_restore_options(const Json* json, const char* path, Opt
         }
         if (!o->given && !ruled_out && text) {
             option_assign(o, text, source);
+            o->chosen = state_was_chosen(json, o->name);
         } else if (!o->given && o->set && !text && json_get(stored, o->name)) {
             o->set = 0;  // it had no value when the run began
             o->text = NULL;

@@ -343,7 +343,7 @@ static inline void trainer_find_model(Trainer* t) {
     if (T == 0) {
         T = t->model->T;
         char* source = format_string("the length that %s is made for: ", t->preset ? t->preset : t->config_path);
-        option_assign(seq, format_string("%lld", (long long)T), source);
+        option_choose(seq, T, source);
         free(source);
     }
     if (T * B > INT_MAX) {
@@ -365,7 +365,7 @@ static inline void trainer_find_model(Trainer* t) {
 static inline void trainer_size_step(Trainer* t) {
     int64_t T = t->T;
     Option* o = options_row(&t->options, "total-batch");
-    if (!o->set) { option_assign(o, format_string("%lld", (long long)(T * t->B)), ""); }
+    if (!o->set) { option_choose(o, T * t->B, ""); }
     int64_t total = o->integer;
     if (total % T != 0) {
         int64_t below = total / T * T;
@@ -400,7 +400,7 @@ static inline void trainer_choose_batch(Trainer* t) {
         t->B = t->model->choose_rows(t->model, card ? card : "", training ? t->step_rows : t->B, training);
         t->chosen = 1;
     }
-    option_assign(o, format_string("%d", t->B), "");
+    option_choose(o, t->B, "");
 }
 
 // The steps of the whole run, from --flops, --steps or else --epochs of `rows` rows.

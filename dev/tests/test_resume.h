@@ -180,8 +180,10 @@ static void resume_same(void* argument) {
     const ResumeSame* both = (const ResumeSame*)argument;
     OptionTable tables[2] = {resume_options(format_string("%s", both->stored)),
                              resume_options(format_string("%s", both->now))};
-    Option* total = options_row(&tables[0], "total-batch");
-    if (!total->set) { option_assign(total, "16384", ""); }  // as the trainer fills it in: 8 rows of 2048
+    // As the trainer fills them in: 8 rows of 2048.
+    Option *seq = options_row(&tables[0], "seq"), *total = options_row(&tables[0], "total-batch");
+    if (!seq->set) { option_choose(seq, 2048, ""); }
+    if (!total->set) { option_choose(total, 8 * seq->integer, ""); }
     TrainerState s;
     memset(&s, 0, sizeof s);
     char* text = state_text(&s, &tables[0]);
@@ -199,6 +201,9 @@ static void test_resume_same(void) {
         {{"--total-batch 16384", ""}, NULL},
         {{"--prompt a --keep 3 --top-k 5 --save-every 4 --sample-every 2", "--temperature 2"}, NULL},
         {{"--max-minutes 4 --out x", "--out y"}, NULL},
+        {{"", "--seq 2048"}, NULL},
+        {{"--seq 512", ""}, "--seq 512 (now not set)"},
+        {{"", "--seq 512"}, "--seq 2048 (now 512)"},
         {{"--steps 9", "--steps 10"}, "OUT holds a run with other options|--steps 9 (now 10)|another --out"},
         {{"--steps 9 --clip 0.5", "--steps 9"}, "--clip 0.5 (now 1.0)"},
         {{"--steps 9", "--flops 1000"}, "--steps 9 (now not set)|--flops not set (now 1000)"},

@@ -2,7 +2,7 @@
 // knows neither the architecture nor the pondering.
 //
 //     trainer_main()
-//         setup.h    options, model, data, memory, banner
+//         setup.h    options, model, memory, banner; data.h its shards and tokenizer
 //         loop       validate, save, sample, step, until the last step, a signal or --max-minutes
 //         step       rows of the step -> micro-batches forward and backward -> norm -> AdamW -> metrics
 //
@@ -16,6 +16,7 @@
 #define PONDER_TRAIN_H
 
 #include "../rows.h"
+#include "data.h"
 #include "save.h"
 #include "setup.h"
 

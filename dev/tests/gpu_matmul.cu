@@ -706,7 +706,7 @@ static void test_choices_unwritable(void) {
 static void read_and_write(void* path) {
     signal(SIGALRM, SIG_DFL);
     alarm(20);  // who waits for a FIFO ends by it
-    CHECK(matmul_read_choices((const char*)path) == 0, "choices from what is no file");
+    CHECK(matmul_read_choices((const char*)path, MATMUL_OF_MACHINE) == 0, "choices from what is no file");
     write_nowhere(path);
 }
 // What is no file is neither waited for nor replaced; a link stays, and its target is replaced.

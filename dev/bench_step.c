@@ -8,10 +8,12 @@
 //
 // --busy: how long the same step takes on an idle machine and with a busy process of our own beside it on every
 // processor, on all threads and on one: medians of turns that alternate, so that other programs disturb all alike.
+#define _GNU_SOURCE  // for sched_setaffinity
 #include "architecture.h"
 
 #include "../common/machine.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -95,12 +97,21 @@ static void bench_case(Bench* b) {
 
 enum { BUSY_TURNS = 5, BUSY_STEPS = 4, BUSY_MOST = 1024 };
 
-// Begins a process that computes for ever, and ends with this one.
-static pid_t busy_begin(void) {
+// Begins a process that computes for ever, on processor `number` of those that this one may use, and ends with it.
+// Left to the scheduler, some would share a processor for the second that a turn takes.
+static pid_t busy_begin(int number) {
     pid_t parent = getpid(), child = fork();
     if (child < 0) { die("--busy: no process could be made: %s", strerror(errno)); }
     if (child > 0) { return child; }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    cpu_set_t may, one;
+    CPU_ZERO(&one);
+    if (sched_getaffinity(0, sizeof may, &may) == 0) {
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+            if (CPU_ISSET(cpu, &may) && number-- == 0) { CPU_SET(cpu, &one); }
+        }
+        if (CPU_COUNT(&one)) { sched_setaffinity(0, sizeof one, &one); }
+    }
     for (volatile uint64_t i = 0; getppid() == parent || i % 1024 != 0; i++) {}
     _exit(0);
 }
@@ -130,7 +141,7 @@ static void bench_busy(Bench* b) {
     int processors = online < 1 ? 1 : online > BUSY_MOST ? BUSY_MOST : (int)online;
     for (int turn = 0; turn < BUSY_TURNS; turn++) {
         for (int is_busy = 0; is_busy < 2; is_busy++) {
-            for (int i = 0; is_busy && i < processors; i++) { busy[i] = busy_begin(); }
+            for (int i = 0; is_busy && i < processors; i++) { busy[i] = busy_begin(i); }
             for (int one = 0; one < 2; one++) {
                 set_threads(one ? 1 : threads);
                 double passes;

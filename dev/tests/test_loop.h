@@ -317,11 +317,11 @@ static void test_output_lost(void) {
 // A disk that is full for a while: metrics wait and a checkpoint is left out, nothing is lost.
 static void test_disk_full_for_a_while(void) {
     toy_run(0, "val_loss", "--out room --steps 12 --save-every 3");
-    toy_soft_limit = 900;
+    toy_soft_limit = 1100;  // clang's OpenMP writes 1,024 bytes of its own when it begins
     toy_run(0,
             "tight/metrics.jsonl: could not be written: File too large|the checkpoint of step 3: |The run goes on|step "
             "12 of 12",
-            "--out tight --steps 12 --save-every 3 --room-at 5");
+            "--out tight --steps 12 --save-every 3 --room-at 8");
     toy_run(1, "error: the checkpoint of step 12: ", "--out tight0 --steps 12 --save-every 3");
     toy_run(1, "error: the checkpoint of step 12: ", "--out tight0 --resume --steps 12 --save-every 3");
     toy_soft_limit = 0;

@@ -232,7 +232,7 @@ NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 -O3 -diag-suppress 1675 $(if $(WERROR),-We
 # Where nvcc's cuBLASLt is, found by asking nvcc, which may be a script or a link: programs find it there when they start,
 # without LD_LIBRARY_PATH.
 CUDA_LIBRARIES = $(shell "$(NVCC)" --dryrun -x cu -o /dev/null /dev/null 2>&1 | sed -n 's/^.*LIBRARIES=//p' | tr ' ' '\n' | \
-    sed -n 's/^"\{0,1\}-L\([^"]*\)"\{0,1\}$$/\1/p' | while read d; do ls "$$d"/libcublasLt.so* >/dev/null 2>&1 && cd "$$d" && pwd -P && break; done)
+    sed -n 's/^"\{0,1\}-L\([^"]*\)"\{0,1\}$$/\1/p' | grep -v '/stubs/*$$' | while read d; do ls "$$d"/libcublasLt.so.[0-9]* >/dev/null 2>&1 && cd "$$d" && pwd -P && break; done)
 RPATH = $(foreach d,$(CUDA_LIBRARIES),-Xlinker -rpath -Xlinker "$(d)")
 
 # $(call cuda,name,source,flags)

@@ -269,14 +269,14 @@ static void fuzz_state(const uint8_t* data, size_t size) {
     StringBuilder said = {0};
     Json* json = json_parse((const char*)data, size, "FILE");
     TrainerState state = state_read(json, "FILE");
-    state_restore_options(json, "FILE", &options, &said);
+    state_restore_options(json, "FILE", &options, &said, NULL);
     char* text = state_text(&state, &options);
     fuzz_phase = 1;
     Json* written = json_parse(text, strlen(text), "what was written");
     TrainerState again = state_read(written, "what was written");
     FUZZ_CHECK(again.step == state.step && again.position == state.position && again.shards == state.shards);
     OptionTable same = fuzz_options();
-    state_restore_options(written, "what was written", &same, &said);
+    state_restore_options(written, "what was written", &same, &said, NULL);
     for (int i = 0; i < options.count; i++) {
         const Option *a = &options.rows[i], *b = &same.rows[i];
         FUZZ_CHECK(a->set == b->set && (!a->set || strcmp(a->text, b->text) == 0));

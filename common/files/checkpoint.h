@@ -15,7 +15,7 @@
 //     .old_step_N     the former step_N while a new one takes its place; goes back if the crash came
 //                     before the new one was there
 //
-// All functions expect that no second process writes into OUT (the training loop holds a lock).
+// All functions but checkpoint_look expect that no second process writes into OUT (the training loop holds a lock).
 #ifndef PONDER_CHECKPOINT_H
 #define PONDER_CHECKPOINT_H
 
@@ -137,14 +137,20 @@ static inline int64_t* checkpoint_steps(const char* out, int* count) {
     return steps;
 }
 
-// Path of the newest whole checkpoint in OUT (the caller frees it), NULL if there is none.
-static inline char* checkpoint_newest(const char* out) {
-    checkpoint_recover(out);
+// Path of the newest whole checkpoint in OUT (the caller frees it), NULL if there is none. Nothing is changed, so OUT
+// may be in use.
+static inline char* checkpoint_look(const char* out) {
     int count = 0;
     int64_t* steps = checkpoint_steps(out, &count);
     char* path = count ? format_string("%s/step_%08lld", out, (long long)steps[count - 1]) : NULL;
     free(steps);
     return path;
+}
+
+// The same in a directory of our own, after what a crash has left there is mended.
+static inline char* checkpoint_newest(const char* out) {
+    checkpoint_recover(out);
+    return checkpoint_look(out);
 }
 
 // ---- writing ----

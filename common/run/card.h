@@ -125,7 +125,8 @@ static inline void card_head(const Trainer* t, StringBuilder* sb) {
 static inline void card_origin(const Trainer* t, StringBuilder* sb) {
     const char* name = options_text(&t->options, "model");
     int preset = 0;
-    for (int i = 0; t->kind->presets[i]; i++) { preset |= strcmp(t->kind->presets[i], name) == 0; }
+    for (int i = 0; t->kind->presets[i]; i++) { preset |= strcmp(t->kind->presets[i], preset_name(name)) == 0; }
+    if (preset) { name = preset_name(name); }
     sb_printf(sb, preset ? "Trained from fresh weights (preset " : "Trained on from the weights in ");
     card_word(sb, name);
     const Json* source = json_get(t->config, "_name_or_path");
@@ -171,7 +172,14 @@ static inline void card_shards(const Shards* shards, const char* what, const cha
 
 static inline void card_data(const Trainer* t, StringBuilder* sb) {
     sb_printf(sb, "\n## Data\n\n");
-    card_shards(t->train, "training", options_text(&t->options, "train"), t->T, sb);
+    const char* train = options_text(&t->options, "train");
+    if (!t->train && train) {  // a finished run, only validated anew
+        sb_printf(sb, "- training: ");
+        card_word(sb, train);
+        sb_printf(sb, ", %lld rows of %d, hash `%016llx`\n", (long long)t->state.rows, t->T,
+                  (unsigned long long)t->state.shards);
+    }
+    card_shards(t->train, "training", train, t->T, sb);
     card_shards(t->val, "validation", options_text(&t->options, "val"), t->T, sb);
     if (t->val) { sb_printf(sb, "- rows of a validation: %lld\n", (long long)t->state.val_rows); }
     sb_printf(sb, "- tokenizer: %s", tokenizer_kind_text(t->tokenizer));

@@ -31,6 +31,7 @@ typedef struct {
     // How far the seed being read has come. Steps are -1 before the first line of their kind.
     int seed, next;  // no point before at[next] has a later step
     double trained, validated, tokens, seconds, lr, tokens_per_step;
+    double val_since;  // validations before this step were of other data or rows
 } CompareRow;
 
 // A number that is finite and `least` or more.
@@ -57,6 +58,7 @@ static void compare_read_line(CompareRow* row, const Json* line, const char* whe
         if (!isfinite(loss)) { warn("%s: the loss of step %.0f is not a finite number", where, step); }
         return;
     }
+    if (step < row->val_since) { return; }
     if (!isfinite(loss)) { die("%s: no finite validation loss at step %.0f: the run has diverged", where, step); }
     const Json* pass = json_get(line, "val_loss_pass");
     int passes = pass ? pass->count : 0;
@@ -89,12 +91,11 @@ static void compare_read_line(CompareRow* row, const Json* line, const char* whe
     p[AT_SEEDS]++;
 }
 
-// The newest checkpoint of a run. Not checkpoint_newest(): that may rename things, and the run may be going on.
+// The newest checkpoint of a run, which may be going on.
 static char* compare_newest(const char* dir) {
-    int count = 0;
-    int64_t* whole = checkpoint_steps(dir, &count);
-    if (count == 0) { die("%s: no checkpoint that says what a step cost; train until it saves one", dir); }
-    return format_string("%s/step_%08lld", dir, (long long)whole[count - 1]);
+    char* path = checkpoint_look(dir);
+    if (!path) { die("%s: no checkpoint that says what a step cost; train until it saves one", dir); }
+    return path;
 }
 
 // What the newest checkpoint of the seed says of the model and of the cost of a token.
@@ -109,6 +110,11 @@ static void compare_read_state(CompareRow* row, const char* dir) {
     row->flops_per_token = compare_number(state, "flops_per_token", 1, path);
     row->tokens_per_step = compare_number(state, "tokens", 0, path) / fmax(1, compare_number(state, "step", 0, path));
     row->total_steps = compare_number(state, "total_steps", 0, path);
+    row->val_since = json_get(state, "val_since") ? compare_number(state, "val_since", 0, path) : 0;
+    if (row->val_since > 0) {
+        warn("%s: before step %.0f it was validated on other data or rows; its curve begins there", dir,
+             row->val_since);
+    }
     const char* lr = json_get_string(json_get(state, "options"), "lr", NULL, path);
     row->peak = lr ? strtod(lr, NULL) : NAN;
     if (row->seed > 0 && (row->parameters != parameters || row->flops_per_token != flops)) {
@@ -155,14 +161,14 @@ typedef struct {
     int option;               // 1: the key stands in "options"
 } CompareSetting;
 
-// What the state says beside the options. Rows that differ in one of the first four were validated differently.
-enum { SETTINGS_OF_LOSS = 4, SETTINGS_OF_STATE = 9 };
+// What the state says beside the options. Rows that differ in one of the first three were validated differently.
+enum { SETTINGS_OF_LOSS = 3, SETTINGS_OF_STATE = 10 };
 static const CompareSetting compare_of_state[SETTINGS_OF_STATE] = {
     {"seq", "length of a row", 0},        {"val_rows", "rows validated", 0},
     {"val_shards", "validation data", 0}, {"tokenizer", "tokenizer", 0},
     {"total_steps", "steps", 0},          {"total_batch", "tokens a step", 0},
     {"shards", "training data", 0},       {"seed", "seed", 0},
-    {"arithmetic", "arithmetic", 0},
+    {"arithmetic", "arithmetic", 0},      {"altered", "changed when resumed", 0},
 };
 
 // 1 if an option is a setting that the state does not say already.
@@ -272,19 +278,6 @@ static void compare_read_row(CompareRow* row) {
     if (last > row->end[AT_STEP]) {
         warn("%s: its runs end at different steps; they are compared at step %.0f", row->name, row->end[AT_STEP]);
     }
-}
-
-// p (AT_COUNT) = the row's curve where its column `axis` is x, linear between its points. Returns 0 if that lies
-// outside the curve (beyond rounding), else 1.
-static int compare_interpolate(const CompareRow* row, int axis, double x, double* p) {
-    int i = 0;
-    while (i < row->points && row->at[i][axis] < x * (1 - 1e-9)) { i++; }
-    int there = i < row->points && row->at[i][axis] <= x * (1 + 1e-9);
-    if (i == row->points || (i == 0 && !there)) { return 0; }
-    const double *right = row->at[i], *left = row->at[there ? i : i - 1];
-    double share = there ? 0 : (x - left[axis]) / (right[axis] - left[axis]);
-    for (int c = 0; c < AT_COUNT; c++) { p[c] = left[c] + (right[c] - left[c]) * share; }
-    return 1;
 }
 
 // 1 if the row's last point is that of its whole schedule.

@@ -17,15 +17,20 @@ static inline Shards* trainer_open_shards(const Trainer* t, const char* option) 
     return shards_open(patterns, t->T, t->model->V);
 }
 
-// The tokenizer's files: samples and bits per byte depend on them.
+// The tokenizer's files from which tokens and their texts follow, and its end of text: samples and bits per byte depend
+// on them.
 static inline void trainer_note_tokenizer(Trainer* t) {
-    CheckpointFile files[16];
-    int n = tokenizer_files(t->tokenizer, files);
+    static const char* const names[] = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"};
     uint64_t hash = HASH_START;
-    for (int i = 0; i < n; i++) {
-        hash = hash_bytes(hash, files[i].name, strlen(files[i].name) + 1);
-        hash = hash_bytes(hash, files[i].text, files[i].size);
+    for (int i = 0; i < 4; i++) {
+        const CheckpointFile* file = tokenizer_kept(t->tokenizer, names[i]);
+        if (!file) { continue; }
+        hash = hash_bytes(hash, names[i], strlen(names[i]) + 1);
+        hash = hash_bytes(hash, file->text, file->size);
     }
+    char end[32];
+    snprintf(end, sizeof end, "%d", tokenizer_eot(t->tokenizer));
+    hash = hash_bytes(hash, end, strlen(end));
     if (t->stored && t->state.tokenizer_known && t->state.tokenizer != hash) {
         sb_printf(&t->changed,
                   "  the tokenizer, which samples and bits per byte depend on (hash %016llx, was %016llx)\n",
@@ -73,9 +78,11 @@ static inline void trainer_open_tokenizer(Trainer* t) {
     for (int i = 0; i < 3 && asked && t->checkpoint; i++) {
         const CheckpointFile *a = tokenizer_kept(asked, files[i]), *b = tokenizer_kept(t->tokenizer, files[i]);
         if (!a != !b || (a && (a->size != b->size || memcmp(a->text, b->text, a->size) != 0))) {
-            die("--resume with --tokenizer %s: its %s is not that of %s, with which the run was started; leave the "
-                "option out, or start a new run in another --out",
-                given, files[i], t->checkpoint);
+            char* why =
+                b ? format_string("its %s is not that of %s, with which the run was started", files[i], t->checkpoint)
+                  : format_string("the run was started without a %s", files[i]);
+            die("--resume with --tokenizer %s: %s; leave the option out, or start a new run in another --out", given,
+                why);
         }
     }
     char* config = t->model->config_json(t->model);
@@ -109,10 +116,11 @@ static inline void trainer_open_validation(Trainer* t) {
                t->stored_path);
     }
     int other = had && (s->val_known ? t->val->hash != s->val_shards : !trainer_option_stays(t, "val"));
-    if (other && !options_given(o, "val")) {
+    const char* how = options_text(o, "resume");
+    if (other && (!options_given(o, "val") || (how && how[0]))) {
         die("--resume: the validation data has changed: --val %s has %llu rows and hash %016llx; the run has validated "
-            "on data with hash %016llx. Put that back, or give --val on the command line to go on with what there is "
-            "now: the best validation loss then starts anew",
+            "on data with hash %016llx. Put that back, or give --resume and --val on the command line to go on with "
+            "what there is now: the best validation loss then starts anew",
             val, (unsigned long long)t->val->rows, (unsigned long long)t->val->hash, (unsigned long long)s->val_shards);
     }
     // A resumed run validates on the same rows, even if --batch changes.
@@ -136,7 +144,9 @@ static inline void trainer_open_validation(Trainer* t) {
     if (other || (had && wanted != s->val_rows)) {
         sb_printf(&t->changed, "  so the best validation loss starts anew, and earlier ones do not compare\n");
         t->val_anew = 1;
+        s->val_since = s->step;
         s->val_step = s->best_step = -1;
+        s->altered = state_note_altered(s->altered, "the validation");
     }
     s->val_rows = wanted;
     s->val_known = t->val != NULL;
@@ -181,6 +191,9 @@ static inline void trainer_open_data(Trainer* t) {
     trainer_open_tokenizer(t);
     if (steps) { t->train = trainer_open_shards(t, "train"); }
 
+    trainer_open_validation(t);
+    // What is validated anew must not be text that was trained on: then the training data are looked at too.
+    if (!t->train && t->val_anew && train && shards_there(train)) { t->train = trainer_open_shards(t, "train"); }
     if (t->stored && t->train) {
         if (t->train->hash != t->state.shards) {
             die("--resume: the training data has changed: --train %s has %llu rows and hash %016llx; the run was "
@@ -192,8 +205,7 @@ static inline void trainer_open_data(Trainer* t) {
         t->state.shards = t->train->hash;
         t->state.rows = (int64_t)t->train->rows;
     }
-    trainer_open_validation(t);
-    if (!t->stored) { trainer_warn_of_data(t); }
+    if (!t->stored || t->val_anew) { trainer_warn_of_data(t); }
 }
 
 #endif

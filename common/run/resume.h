@@ -42,7 +42,9 @@ typedef struct {
     double val_bytes;   // of text that a validated token stands for, in the mean; 0: not known
     int64_t best_step;  // of the best validation; -1: none yet
     double best_val_loss;
-    char** commands;  // (command_count) command lines of the run, the first one first; room for two more
+    int64_t val_since;  // step from which on the validations of the curve are of these data and rows
+    char* altered;      // what was changed when the run was resumed, of all that its curve depends on; NULL: nothing
+    char** commands;    // (command_count) command lines of the run, the first one first; room for two more
     int command_count;
 } TrainerState;
 
@@ -141,7 +143,14 @@ static inline char* state_text(const TrainerState* s, const OptionTable* options
               (long long)s->val_batch, (long long)s->parameters);
     if (s->val_known) { sb_printf(&sb, "  \"val_shards\": \"%016llx\",\n", (unsigned long long)s->val_shards); }
     if (s->tokenizer_known) { sb_printf(&sb, "  \"tokenizer\": \"%016llx\",\n", (unsigned long long)s->tokenizer); }
-    if (s->arithmetic) { sb_printf(&sb, "  \"arithmetic\": \"%s\",\n", s->arithmetic); }
+    const char* const texts[2][2] = {{"arithmetic", s->arithmetic}, {"altered", s->altered}};
+    for (int i = 0; i < 2; i++) {
+        if (!texts[i][1]) { continue; }
+        sb_printf(&sb, "  \"%s\": ", texts[i][0]);
+        json_append_string(&sb, texts[i][1], strlen(texts[i][1]));
+        sb_printf(&sb, ",\n");
+    }
+    if (s->val_since > 0) { sb_printf(&sb, "  \"val_since\": %lld,\n", (long long)s->val_since); }
     state_number(&sb, "flops_per_token", s->flops_per_token);
     state_number(&sb, "flops", s->flops_per_token * (double)s->tokens);
     state_number(&sb, "seconds", s->seconds);
@@ -221,6 +230,9 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     s.val_known = state_hash(json, "val_shards", path, &s.val_shards);
     s.tokenizer_known = state_hash(json, "tokenizer", path, &s.tokenizer);
     s.arithmetic = json_get_string(json, "arithmetic", NULL, path);
+    const char* altered = json_get_string(json, "altered", NULL, path);
+    s.altered = altered ? format_string("%s", altered) : NULL;
+    s.val_since = json_get(json, "val_since") ? state_whole(json, "val_since", path) : 0;
     s.val_step = json_get_int(json, "val_step", -1, path);
     s.best_step = json_get_int(json, "best_val_step", -1, path);
     s.val_loss = json_get_number(json, "val_loss", 0, path);
@@ -230,7 +242,10 @@ static inline TrainerState state_read(const Json* json, const char* path) {
     int count = commands && commands->type == JSON_ARRAY ? commands->count : 0;
     s.commands = (char**)xalloc((size_t)count + 2, sizeof(char*), "command lines");
     for (int i = 0; i < count; i++) {
-        if (commands->items[i]->type != JSON_STRING) { die("%s: expected \"commands\" to be strings", path); }
+        const Json* command = commands->items[i];
+        if (command->type != JSON_STRING || strlen(command->string) != command->length) {
+            die("%s: expected \"commands\" to be strings", path);
+        }
         s.commands[s.command_count++] = format_string("%s", commands->items[i]->string);
     }
     const Json* of_pass = json_get(json, "val_loss_pass");
@@ -296,9 +311,12 @@ static inline void state_check_same(const Json* json, const char* path, const ch
         const Option* o = &options->rows[i];
         if (o->resume == RESUME_RUN || !state_matters(o->name) || !json_get(stored, o->name)) { continue; }
         const char *then = state_option(json, o->name, path), *now = o->set ? o->text : NULL;
-        if (!now && state_was_chosen(json, o->name)) { continue; }  // as it would be again
+        int total = strcmp(o->name, "total-batch") == 0;
+        if (!now && state_was_chosen(json, o->name) && !(total && options_set(options, "batch"))) {
+            continue;  // as it would be again
+        }
         char* derived = NULL;
-        if (strcmp(o->name, "total-batch") == 0 && !now) {
+        if (total && !now) {
             int64_t numbers[2] = {0, 0};
             static const char* const factors[2] = {"seq", "batch"};
             for (int f = 0; f < 2; f++) {
@@ -318,18 +336,34 @@ static inline void state_check_same(const Json* json, const char* path, const ch
         }
         free(derived);
     }
+    const char* altered = json_get_string(json, "altered", NULL, path);
+    if (altered) { sb_printf(&differ, "\n  changed when it was resumed: %s", altered); }
     if (differ.size) {
         die("--out %s holds a run with other options:%s\nremove that directory to train anew, or choose another --out",
             out, differ.data);
     }
 }
 
+// Adds to the list of what was changed; returns it.
+static inline char* state_note_altered(char* altered, const char* what) {
+    if (altered && strstr(altered, what)) { return altered; }
+    char* longer = format_string("%s%s%s", altered ? altered : "", altered ? ", " : "", what);
+    free(altered);
+    return longer;
+}
+static inline void state_note_option(char** altered, const Option* o) {
+    if (!altered || !state_matters(o->name)) { return; }
+    char* name = format_string("--%s", o->name);
+    *altered = state_note_altered(*altered, name);
+    free(name);
+}
+
 // Options not given on the command line get their stored values; those given are compared: a
 // RESUME_FIXED one must not differ, others may, and `said` gets a line for each. The stored texts
-// must live as long as the table. An option that was not set when the run began is left to the
+// must live as long as the table; what the curve depends on is noted in *altered, unless altered is NULL. An option that was not set when the run began is left to the
 // caller: for the model the configs are compared instead.
-static inline void state_restore_options(const Json* json, const char* path, OptionTable* options,
-                                         StringBuilder* said) {
+static inline void state_restore_options(const Json* json, const char* path, OptionTable* options, StringBuilder* said,
+                                         char** altered) {
     const Json* stored = json_get(json, "options");
     if (!stored || stored->type != JSON_OBJECT) { die("%s: expected \"options\" to be an object", path); }
     // Of two options that say the same thing, one given now rules out the other from then.
@@ -359,8 +393,12 @@ static inline void state_restore_options(const Json* json, const char* path, Opt
                     o->name, o->text, text, path);
             }
             sb_printf(said, "  --%s %s (was %s)\n", o->name, o->text, text);
+            state_note_option(altered, o);
+        } else if (o->given && text) {
+            o->chosen = state_was_chosen(json, o->name);
         } else if (o->given && !text && o->resume == RESUME_FREE) {
             sb_printf(said, "  --%s %s (was not set)\n", o->name, o->text);
+            state_note_option(altered, o);
         }
     }
     free(source);

@@ -239,6 +239,13 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
         die("--flops %s and --%s %s: both say how long the run is; give one of them",
             options_text(&t->options, "flops"), lengths[i], options_text(&t->options, lengths[i]));
     }
+    static const char* const ends[] = {"eval-only", "dump", "compare-cpu"};
+    const char* one = NULL;
+    for (int i = 0; i < (GPU ? 3 : 2); i++) {
+        int given = i == 1 ? options_text(&t->options, "dump") != NULL : options_given(&t->options, ends[i]);
+        if (given && one) { die("--%s and --%s: each is all that the program does; give one of them", one, ends[i]); }
+        if (given) { one = ends[i]; }
+    }
     t->out = options_text(&t->options, "out");
     if (t->out[0] == 0) { die("--out '': expected a directory"); }
 }
@@ -253,7 +260,7 @@ static inline void trainer_find_checkpoint(Trainer* t) {
         checkpoint_clean(t->out);
     }
     if (!resume && looks) { return; }
-    t->checkpoint = checkpoint_newest(t->out);
+    t->checkpoint = looks ? checkpoint_look(t->out) : checkpoint_newest(t->out);
     if (!resume) {
         if (t->checkpoint) {
             die("--out %s holds a run already (%s); go on with it by --resume, or choose another --out", t->out,
@@ -280,7 +287,7 @@ static inline void trainer_find_checkpoint(Trainer* t) {
     }
     const char* how = options_text(&t->options, "resume");
     if (how && how[0]) { state_check_same(t->stored, t->stored_path, t->out, &t->options); }
-    state_restore_options(t->stored, t->stored_path, &t->options, &t->changed);
+    state_restore_options(t->stored, t->stored_path, &t->options, &t->changed, &t->state.altered);
 }
 
 // An option of the model that is given when a run is resumed may repeat what the model is, not change it.

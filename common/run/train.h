@@ -420,9 +420,14 @@ static inline int trainer_run(Trainer* t) {
     trainer_guard(t, 1);
     for (;; first = 0) {
         int last = s->step >= s->total_steps;
-        int written = first && t->metrics.validated;  // by the run that is resumed, though its checkpoint may not know
+        // By the run that is resumed, though its checkpoint may not know; not if it was on other data.
+        int written = first && t->metrics.validated && !t->val_anew;
         if (trainer_validates(t, s->step) && !(written && s->val_step == s->step)) {
             if (!trainer_validate(t)) { break; }
+            if (first && t->val_anew) {  // only now the line that is there is taken out
+                close(t->metrics.fd);
+                metrics_open(&t->metrics, t->out, s->step, 1);
+            }
             if (!written) {
                 metrics_validation(&t->metrics, s->step, s->val_loss, s->val_loss_pass, s->passes, trainer_flops(t));
             }
@@ -510,7 +515,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     }
     int eval_only = options_given(&t->options, "eval-only");
     const char* dump = options_text(&t->options, "dump");
-    if (t->checkpoint && !eval_only && !dump) {
+    if (t->checkpoint && !trainer_only_looks(t)) {
         trainer_size_run(t, t->state.rows);
         if (trainer_is_finished(t)) { return 0; }
     }
@@ -543,7 +548,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_prepare_samples(t);
     save_prepare(t);
     card_note_command(t);
-    metrics_open(&t->metrics, t->out, t->checkpoint ? t->state.step : -1, t->val_anew);
+    metrics_open(&t->metrics, t->out, t->checkpoint ? t->state.step : -1, 0);
     if (t->checkpoint) { t->saved_step = t->state.step; }
     if (t->model->rehearse) {
         char* choices = format_string("%s/products.txt", t->out);

@@ -335,7 +335,6 @@ static void test_compare_settings(void) {
         {42, "", ", \"seq\": 64, \"val_rows\": 7", "not validated alike: rows validated 8 and 7"},
         {42, "", ", \"seq\": 64, \"val_rows\": 8, \"val_shards\": \"f00\"",
          "not validated alike: validation data f0a and f00"},
-        {42, "", ", \"tokenizer\": \"b\"", "not validated alike: tokenizer a and b"},
     };
     compare_made.more = ", \"seq\": 64, \"val_rows\": 8, \"val_shards\": \"f0a\", \"tokenizer\": \"a\"";
     compare_put_run("first", 6, 4, 2, 1e6, 1);
@@ -345,6 +344,13 @@ static void test_compare_settings(void) {
         CompareCall call = {2, {"first=@first", "second=@second"}};
         expect_death(bad[i].words, compare_call, &call, bad[i].words);
     }
+    // Validations of other data, before a step that the state names, are no part of the curve.
+    compare_made.more = ", \"val_since\": 9";
+    compare_put_run("second", 6, 4, 2, 1e6, 1);
+    CompareCall since = {1, {"second=@second"}};
+    char* said = compare_output(since);
+    compare_expect(said, "before step 9 it was validated on other data or rows");
+    free(said);
     // Seeds of a row: another seed, and nothing else.
     static const struct {
         int seed, total_steps;

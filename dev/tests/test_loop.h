@@ -127,11 +127,41 @@ static void test_resume_older_state(void) {
 }
 
 // What else a curve depends on: the tokenizer's files, and what computes.
+// What was changed on the way is remembered: --resume=same does not take such a run for one of these options, also when
+// they are those that hold now. A value that the program would choose is no change.
+static void test_resume_altered(void) {
+    toy_run(0, "val_loss", "--out al --steps 4");
+    toy_run(0, "finished", "--out al --steps 4 --resume=same");
+    toy_run(0, "step 6 of 6", "--out al --steps 6 --lr 2e-3 --resume");
+    toy_run(1, "other options|changed when it was resumed: --steps, --lr",
+            "--out al --steps 6 --lr 2e-3 --resume=same");
+    toy_bare(0, "val_loss", "--train train.bin --val val.bin --batch 4 --sample-tokens 0 --out ch --steps 2");
+    toy_bare(0, "finished", "--out ch --resume --batch 4");
+    // A finished run: other validation data are no business of =same, and must not be what was trained on.
+    toy_shell("mkdir swap && cp train.bin val.bin swap");
+    toy_bare(0, "val_loss",
+             "--train swap/train.bin --val swap/val.bin --seq 16 --batch 4 --sample-tokens 0 --out sw --steps 2");
+    toy_shell("cp val.bin swap/train.bin && cp train.bin swap/val.bin");
+    const char* same =
+        "--train swap/train.bin --val swap/val.bin --seq 16 --batch 4 --sample-tokens 0 --out sw --steps 2 ";
+    char* line = format_string("%s--resume=same", same);
+    toy_bare(1, "the validation data has changed", line);
+    free(line);
+    line = format_string("%s--resume", same);
+    toy_bare(1, "the training data has changed", line);
+    free(line);
+    // A validation that fails takes nothing away.
+    toy_shell("cp train.bin swap/train.bin && head -c 1200 val.bin > swap/val.bin");
+    toy_bare(1, "swap/val.bin", line = format_string("%s--resume", same));
+    free(line);
+    CHECK(toy_lines("sw", 2, "val_loss") == 1, "the line of the last validation is gone");
+}
+
 static void test_resume_says(void) {
     toy_run(0, "stopped", "--out sy --steps 3 --max-minutes 0");
     toy_run(0, "!changed since|stopped", "--out sy --resume --max-minutes 0");
     toy_change_line("sy/step_00000002/trainer_state.json", "  \"arithmetic\"", "  \"arithmetic\": \"bf16 on a GPU\",");
-    toy_shell("sed -i 's/\"eos_token\"/ \"eos_token\"/' sy/step_00000002/tokenizer_config.json");
+    toy_shell("echo >> sy/step_00000002/tokenizer.json");
     toy_run(0, "changed since|computed in fp32 on a CPU (was bf16 on a GPU)|the tokenizer, which samples",
             "--out sy --resume");
     toy_run(0, "finished|!changed", "--out sy --resume");
@@ -156,7 +186,7 @@ static void test_resume_bytes(void) {
         }
         Json* json = json_parse(text, strlen(text), "FILE");
         StringBuilder said = {0};
-        state_restore_options(json, "FILE", &now, &said);
+        state_restore_options(json, "FILE", &now, &said, NULL);
         CHECK(strcmp(options_text(&now, "prompt"), texts[i]) == 0 &&
                   strcmp(options_text(&now, "train"), texts[4 - i]) == 0 && said.size == 0,
               "text %zu comes back as '%s', '%s'", i, options_text(&now, "prompt"), options_text(&now, "train"));
@@ -476,6 +506,7 @@ static void loop_tests(void) {
     RUN(test_resume_finished);
     RUN(test_resume_older_state);
     RUN(test_resume_says);
+    RUN(test_resume_altered);
     RUN(test_resume_bytes);
     RUN(test_resume_elsewhere);
     RUN(test_damaged_data);

@@ -115,7 +115,7 @@ static void test_resume_rivals(void) {
             free(text);
             StringBuilder said = {0};
             sb_append(&said, "", 0);
-            state_restore_options(stored[next - 1], "FILE", &tables[next], &said);
+            state_restore_options(stored[next - 1], "FILE", &tables[next], &said, NULL);
             const char* want = next == 2 ? "" : cases[i].said;
             CHECK(!want || strcmp(said.data, want) == 0, "'%s', then '%s': it says '%s'", cases[i].stored,
                   cases[i].given, said.data);
@@ -233,7 +233,7 @@ static void test_resume_restores(void) {
                        "\"lr\": \"2.5\", \"out\": \"elsewhere\"}}";
     Json* json = json_parse(text, strlen(text), "FILE");
     StringBuilder said = {0};
-    state_restore_options(json, "FILE", &o, &said);
+    state_restore_options(json, "FILE", &o, &said, NULL);
     CHECK(!options_set(&o, "keep") && options_text(&o, "keep") == NULL, "null is no value");
     CHECK(options_number(&o, "beta2") == 0.5 && !options_given(&o, "beta2"), "stored");
     CHECK(options_int(&o, "val-every") == 7 && options_number(&o, "beta1") == 0.9 && options_number(&o, "lr") == 2,

@@ -124,9 +124,11 @@ int MAIN(int argc, char** argv) {
         double begin = now_seconds();
         model->zero_grads(model);
         loss = 0;
-        for (int i = 0; i < micro; i++) {
-            loss += model->train(model, inputs, targets, B, T, 1.0 / (double)tokens) / (double)tokens;
+        for (int i = 0; i < micro; i++) {  // as the trainer does: losses are read when the last is done
+            loss += model_train(model, inputs, targets, B, T, 1.0 / (double)tokens);
         }
+        int bad;
+        loss = (loss + model_finish(model, &bad)) / (double)tokens;
         double passes = now_seconds();
         double norm = model->grad_norm(model);
         if (step > 0) {  // the search overwrites outputs, so the first gradients are none

@@ -96,7 +96,8 @@ part() {
         row "$name" "left out" - "no time was left"
         return 1
     fi
-    [ "$limit" -le "$left" ] || limit=$left
+    cut=
+    [ "$limit" -le "$left" ] || limit=$left cut=1 # then not to end in time is no failure
     start=$(now)
     timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1 </dev/null
     status=$?
@@ -104,10 +105,13 @@ part() {
     { [ $status = 124 ] || [ $status = 137 ]; } && status=time
     return 0
 }
+# 1 if the part says that this card has no room for it.
+too_large() { [ "$status" != 0 ] && grep -qE '^error: GPU (memory|out of memory)' "$log"; }
 verdict() { # of a part whose exit status says whether it is right
     case $status in
     0) echo ok ;;
-    *) echo FAIL ;;
+    time) [ -n "$cut" ] && echo "left out" || echo FAIL ;;
+    *) too_large && echo skip || echo FAIL ;;
     esac
 }
 why() { # FIGURE: what to say of a part, or how it ended
@@ -118,7 +122,10 @@ why() { # FIGURE: what to say of a part, or how it ended
     esac
 }
 show() { # after a failure, what the log says of it: the lines that name one, and its end
-    [ "$status" = 0 ] || { grep -E 'FAIL|DIFFERS' "$log" | head -n 12; tail -n 6 "$log"; } | sed 's/^/    | /'
+    case $(verdict) in
+    FAIL) { grep -E 'FAIL|DIFFERS' "$log" | head -n 12; tail -n 6 "$log"; } | sed 's/^/    | /' ;;
+    skip) grep -m 1 '^error: GPU' "$log" | sed 's/^/    | /' ;;
+    esac
 }
 field() { # NAME: of the JSON line in the log, a number or a string
     sed -n "s/.*\"$1\": \"\{0,1\}\([^,\"}]*\).*/\1/p" "$log" | tail -n 1
@@ -155,11 +162,12 @@ if [ -n "$missing" ]; then
     else
         echo "gpu_check: making$missing"
         # shellcheck disable=SC2086
-        part build $((60 * minutes)) make -k B="$B" $missing && {
+        deadline=$((SECONDS + 3600)) # the minutes are for what follows
+        part build 3600 make -k B="$B" $missing && {
             row build "$(verdict)" "$seconds" "$(why "$(echo $missing | wc -w) programs")"
             show
         }
-        deadline=$((SECONDS + 60 * minutes)) # the minutes are for what follows
+        deadline=$((SECONDS + 60 * minutes))
     fi
 fi
 have() { # PART PROGRAM
@@ -274,8 +282,8 @@ run_sizes() {
 
 # Runs a command and puts the time before each line of its output, and before the first a line "started".
 stamped() {
-    printf '%s started\n' "$EPOCHREALTIME"
-    "$@" 2>&1 | while IFS= read -r line; do printf '%s %s\n' "$EPOCHREALTIME" "$line"; done
+    printf '%s started\n' "${EPOCHREALTIME:-$(date +%s.%N)}" # bash before 5 has no such variable
+    "$@" 2>&1 | while IFS= read -r line; do printf '%s %s\n' "${EPOCHREALTIME:-$(date +%s.%N)}" "$line"; done
     return "${PIPESTATUS[0]}"
 }
 export -f stamped
@@ -428,7 +436,11 @@ run_profile() {
 
 run_ptx() {
     have ptx "$ptx" || return
-    part ptx 180 env CUDA_FORCE_PTX_JIT=1 "$ptx" $([ -n "$emulator" ] && echo test_ledger || echo test_same_bits) || return
+    part ptx 300 env CUDA_FORCE_PTX_JIT=1 CUDA_CACHE_DISABLE=1 "$ptx" $([ -n "$emulator" ] && echo test_ledger || echo test_same_bits) || return
+    if [ "$status" != 0 ] && grep -qE 'UnsupportedPtxVersion|unsupported toolchain' "$log"; then
+        row ptx skip "$seconds" "the driver is older than the toolkit: it compiles no PTX of it"
+        return
+    fi
     row ptx "$(verdict)" "$seconds" "$(why "$(grep -E '^[0-9]+ passed' "$log" | tail -n 1), compiled by the driver")"
     show
 }
@@ -533,11 +545,11 @@ run_sanitize() {
             if [ "$what" = "${what% *}" ]; then
                 have "$name" "$B/train_${what}_cuda" || continue
                 # shellcheck disable=SC2046,SC2086
-                part "$name" 60 "$sanitizer" --tool $tool --print-limit 10000 --error-exitcode 99 "$B/train_${what}_cuda" $(micro_of $what) || continue
+                part "$name" 60 env OMP_WAIT_POLICY=passive "$sanitizer" --tool $tool --print-limit 10000 --error-exitcode 99 "$B/train_${what}_cuda" $(micro_of $what) || continue
             else
                 have "$name" "$tests/${what%% *}" || continue
                 # shellcheck disable=SC2086
-                part "$name" 40 "$sanitizer" --tool $tool --print-limit 10000 --error-exitcode 99 "$tests"/$what || continue
+                part "$name" 40 env OMP_WAIT_POLICY=passive "$sanitizer" --tool $tool --print-limit 10000 --error-exitcode 99 "$tests"/$what || continue
             fi
             read -r ours others <<<"$(sanitizer_records "$log")"
             # A tool can be a hundred times slower than the program: not to end in time is no error found.

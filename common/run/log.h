@@ -173,7 +173,8 @@ static inline void metrics_stamp(char* out, size_t room, double flops) {
     snprintf(out, room, "\"flops\": %.9g, \"time\": \"%s\"}\n", flops, text);
 }
 
-// After a step. ms, tokens_per_s and utilisation: means over the steps since the line before.
+// After a step. ms, tokens_per_s and utilisation: means over the steps since the line before, or since the run was
+// resumed.
 static inline void metrics_step(Metrics* metrics, int64_t step, int64_t tokens, double loss, double lr,
                                 double grad_norm, double ms, double tokens_per_s, double utilisation, double flops) {
     char line[512], stamp[128];

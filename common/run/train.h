@@ -475,7 +475,7 @@ static inline int trainer_is_finished(Trainer* t) {
         printf("changed since the run was started, too late to have an effect\n%s", t->changed.data);
     }
     if (s->step > s->total_steps) {
-        printf("finished: step %lld, beyond the %lld steps that are asked for now\n", (long long)s->step,
+        printf("finished: step %lld, beyond the %lld steps of this command\n", (long long)s->step,
                (long long)s->total_steps);
     } else {
         printf("finished: step %lld of %lld\n", (long long)s->step, (long long)s->total_steps);

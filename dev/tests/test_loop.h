@@ -94,7 +94,7 @@ static void test_resume_finished(void) {
     double first = toy_metric("fi", 3, "val_loss");
     toy_run(0, "finished: step 3 of 3|!changed", "--out fi --resume --val-batches 2");
     toy_run(0, "finished: step 3 of 3|too late to have an effect|--lr 0.5 (was 0)", "--out fi --resume --lr 0.5");
-    toy_run(0, "finished: step 3, beyond the 2 steps that are asked for now", "--out fi --resume --steps 2");
+    toy_run(0, "finished: step 3, beyond the 2 steps of this command", "--out fi --resume --steps 2");
     toy_run(0, "!finished|the validated rows: 12 (was 8)|starts anew", "--out fi --resume --val-batches 3");
     double rows = toy_metric("fi", 3, "val_loss");
     CHECK(fabs(rows - first) > 1e-5 && toy_lines("fi", 3, "val_loss") == 1, "12 rows: %.9g, 8: %.9g", rows, first);

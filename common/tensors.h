@@ -47,9 +47,10 @@ typedef struct {
     int decay;  // 1: weight decay applies (tensors of two dimensions)
 } Tensor;
 
-// On the GPU a matrix has room for rows up to a multiple of this, which stay 0: a vocabulary of any size
-// then makes products with aligned rows (Vp instead of V columns of logits).
-enum { PADDED_ROWS = GPU ? 64 : 1 };
+// On the GPU a matrix has room for rows up to a multiple of this, which stay 0: a vocabulary of any size then makes
+// products with aligned rows (Vp instead of V columns of logits), and any number of rows of logits in bf16 ends at a
+// multiple of 256 bytes, so that what follows them is aligned as they are.
+enum { PADDED_ROWS = GPU ? 128 : 1 };
 
 // A group of joined tensors, or a tensor by itself, begins at a multiple of so many numbers: 256 bytes of bf16, the most
 // alignment that cuBLASLt asks for.

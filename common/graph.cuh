@@ -31,4 +31,9 @@ static inline void graph_run(Graph* g, Model* model, int B, int T) {
     }
 }
 
+// Names the micro-batch that a step mostly has, which has run before: its next run is captured, whatever else has run.
+static inline void graph_expect(Graph* g, int B, int T) {
+    if (!g->exec) { g->B = B, g->T = T, g->runs = 1; }
+}
+
 #endif

@@ -8,7 +8,8 @@
 #include "model.h"
 
 // rows: of a step; its last micro-batch may have fewer than the others. planned: bytes, to be said beside what is
-// taken. tune = 0: nothing is timed. For the graph this is the first run of a shape, so that step 1 is captured.
+// taken. tune = 0: nothing is timed. For the graph this is the first run of a shape, so that step 1 is captured. A model
+// whose micro-batch has more rows than a step validates with all of them.
 static inline void rehearse(Model* model, const char* path, int64_t rows, size_t planned, int tune) {
     size_t available = 0, all = 0;
     CUDA_CHECK(cudaMemGetInfo(&available, &all));

@@ -35,7 +35,10 @@ typedef struct {
 static Device device;
 
 enum { DEVICE_BLOCKS = 64 };
-static void* device_blocks[DEVICE_BLOCKS];  // what device_alloc gave out
+static struct {
+    void* p;
+    size_t bytes;
+} device_blocks[DEVICE_BLOCKS];  // what device_alloc gave out
 static int device_block_count;
 
 // Why no GPU can be used, or NULL. Fills in `device` as far as it is known.
@@ -116,13 +119,23 @@ static inline void* device_alloc(size_t bytes, const char* what) {
     }
     CUDA_CHECK(error);
     if (device_block_count == DEVICE_BLOCKS) { die("more than %d pieces of GPU memory", DEVICE_BLOCKS); }
-    return device_blocks[device_block_count++] = p;
+    device_blocks[device_block_count].p = p;
+    device_blocks[device_block_count++].bytes = bytes;
+    return p;
 }
 
-// Gives back all that device_alloc gave out: for programs that make several models, one after the other.
+// Gives back what device_alloc gave out after its first `kept` blocks (device_block_count is how many there are): for
+// programs that make several models, one after the other.
+static inline void device_free_after(int kept) {
+    while (device_block_count > kept) {
+        device_block_count--;
+        CUDA_CHECK(cudaFree(device_blocks[device_block_count].p));
+        device.taken -= device_blocks[device_block_count].bytes;
+    }
+}
 static inline void device_free_all(void) {
-    while (device_block_count) { CUDA_CHECK(cudaFree(device_blocks[--device_block_count])); }
-    device.taken = device.open ? MATMUL_WORKSPACE : 0;
+    device_free_after(0);
+    device.taken = device.open ? MATMUL_WORKSPACE : 0;  // whatever dry runs have counted
 }
 
 static inline void device_zero(void* p, size_t bytes) {

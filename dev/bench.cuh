@@ -68,8 +68,7 @@ static void bench_take_memory(size_t bytes) {
 }
 static void bench_give_memory(void) {
     CUDA_CHECK(cudaStreamSynchronize(device.stream));
-    CUDA_CHECK(cudaFree(bench_memory));
-    device.taken -= bench_memory_bytes;
+    device_free_after(device_block_count - 1);
     bench_memory = NULL, bench_memory_bytes = 0;
 }
 

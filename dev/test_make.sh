@@ -136,6 +136,19 @@ make train_${model}_ponder DEVICE=gpu NVCC=/nowhere/nvcc >"$tmp/log" 2>&1
 status=$?
 ok "DEVICE=gpu without nvcc" fails_saying "error: no nvcc found"
 
+# ---- where a program finds cuBLASLt: not in a directory of stubs, with which it links and does not start ----
+
+for folder in stubs toolkit; do
+    mkdir -p "$tmp/lib_$folder/stubs"
+    touch "$tmp/lib_$folder/stubs/libcublasLt.so.13"
+done
+touch "$tmp/lib_toolkit/libcublasLt.so.13"
+libraries="\\\"-L$tmp/lib_stubs/stubs\\\" \\\"-L$tmp/lib_stubs\\\" \\\"-L$tmp/lib_toolkit/stubs/\\\" \\\"-L$tmp/lib_toolkit\\\""
+tool nvcc 0 "#\$ LIBRARIES=  $libraries"
+run_make -n "build3/train_${model}_cuda" NVCC="$tmp/tools/nvcc" GPU_ARCH=90 B=build3
+ok "a toolkit beside stubs" says "-Xlinker -rpath -Xlinker \"$tmp/lib_toolkit\""
+ok "stubs in a program's path" [ "$(grep -c stubs "$tmp/log")" = 0 ]
+
 # ---- a compiler of two words, the compile line without make ----
 
 run_make build/compare B=build2 CC="env cc" && rm -rf build2

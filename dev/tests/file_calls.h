@@ -1,5 +1,5 @@
 // file_calls.h - the calls that change directories, as a test sees them: listed in their order, with a look
-// at the directory before each, or with one that fails.
+// at the directory before each, or with one that fails. Files that cannot be read.
 //
 // The functions below take the place of the C library's in the whole test program. None of them syncs to the
 // disk, which takes long: no test pulls the plug. What would have been synced stands in the list.
@@ -62,11 +62,29 @@ static int file_calls_begin(const char* what, const char* path, const char* to) 
     return 1;
 }
 
-int fsync(int fd) {
-    char link[64], path[4096];
+// The path of an open file, or "".
+static const char* file_calls_path(int fd, char path[4096]) {
+    char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
+    ssize_t n = readlink(link, path, 4095);
     path[n > 0 ? n : 0] = 0;
+    return path;
+}
+
+// A file F cannot be read while there is a file F.unreadable, as where a disk has a bad block.
+ssize_t pread(int fd, void* out, size_t n, off_t offset) {
+    char path[4096], sign[4096 + 16];
+    snprintf(sign, sizeof sign, "%s.unreadable", file_calls_path(fd, path));
+    if (access(sign, F_OK) == 0) {
+        errno = EIO;
+        return -1;
+    }
+    return (ssize_t)syscall(SYS_pread64, fd, out, n, offset);
+}
+
+int fsync(int fd) {
+    char path[4096];
+    file_calls_path(fd, path);
     if (file_calls_begin("sync", path, NULL)) { return -1; }
     return fcntl(fd, F_GETFD) < 0 ? -1 : 0;
 }

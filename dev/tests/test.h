@@ -229,4 +229,16 @@ static inline void expect_death(const char* what, void (*f)(void*), void* argume
     free(output);
 }
 
+// How threads wait can be arranged, and be seen, only where the compiler has OpenMP and the system /proc.
+static inline int test_skips_threads(void) {
+#ifndef _OPENMP
+    test_skip("this compiler has no OpenMP");
+    return 1;
+#else
+    if (access("/proc/self/maps", R_OK) == 0) { return 0; }
+    test_skip("no /proc here");
+    return 1;
+#endif
+}
+
 #endif

@@ -254,8 +254,8 @@ static void test_damaged_data(void) {
     toy_damage("bad.bin", 20, 300);
     toy_bare(1, "token 300|!is saved", "--train bad.bin --seq 16 --batch 4 --sample-tokens 0 --shuffle 0 --out dm0");
     CHECK(!toy_exists("dm0/step_00000000"), "a checkpoint of no step");
-    // Files that change under a run: one that is cut off, one that goes away before it is opened, one that is
-    // validated on. Put back, they are the same data.
+    // Files that change under a run: one that is cut off, one that goes away before it is opened, one that cannot be
+    // read any more, two that are validated on. Put back, they are the same data.
     static const struct {
         const char *data, *more, *shell, *back, *words;
     } cases[] = {
@@ -263,9 +263,13 @@ static void test_damaged_data(void) {
         {"u1.bin,u2.bin", "", "mv u2.bin away", "mv away u2.bin", "u2.bin|could not be opened"},
         {"train.bin", "--val u3.bin --val-every 3", "truncate -s 1000 u3.bin", "cp val.bin u3.bin",
          "u3.bin|has become shorter"},
+        {"u4.bin", "", "touch u4.bin.unreadable", "rm u4.bin.unreadable",
+         "u4.bin: could not be read|Input/output error"},
+        {"train.bin", "--val u4.bin --val-every 3", "touch u4.bin.unreadable", "rm u4.bin.unreadable",
+         "u4.bin: could not be read|Input/output error"},
     };
-    toy_shell("cp train.bin u1.bin && cp val.bin u2.bin && cp val.bin u3.bin");
-    for (int i = 0; i < 3; i++) {
+    toy_shell("cp train.bin u1.bin && cp val.bin u2.bin && cp val.bin u3.bin && cp val.bin u4.bin");
+    for (int i = 0; i < 5; i++) {
         char* line =
             format_string("--train %s --seq 16 --batch 4 --sample-tokens 0 --shuffle 0 --steps 40 --out un%d %s",
                           cases[i].data, i, cases[i].more);

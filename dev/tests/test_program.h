@@ -290,13 +290,7 @@ static void test_command_lines(void) {
 
 // A run says how its threads wait: what it arranged itself, or what its user asked for.
 static void test_threads_of_a_run(void) {
-#ifndef _OPENMP
-    test_skip("this compiler has no OpenMP");
-#else
-    if (access("/proc/self/maps", R_OK) != 0) {
-        test_skip("no /proc here");
-        return;
-    }
+    if (test_skips_threads()) { return; }
     program_setup();
     const char* const runs[][2] = {{"", "2 threads waiting briefly"},
                                    {"OMP_WAIT_POLICY=active", "2 threads waiting as OMP_WAIT_POLICY says"}};
@@ -308,7 +302,6 @@ static void test_threads_of_a_run(void) {
         expect_exit(0, runs[i][1], command);
         free(command);
     }
-#endif
 }
 
 // A fixture through the command line: what the loop writes to metrics.jsonl and --dump is what PyTorch computed.

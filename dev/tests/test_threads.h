@@ -73,13 +73,7 @@ static void check_threads(const char* command, const char* words, const char* no
 }
 
 static void test_threads_wait_briefly(void) {
-#ifndef _OPENMP
-    test_skip("this compiler has no OpenMP");
-#else
-    if (access("/proc/self/maps", R_OK) != 0) {
-        test_skip("no /proc here");
-        return;
-    }
+    if (test_skips_threads()) { return; }
     char* set =
         format_string("waiting briefly|begun with %s=%s|begun with %s=%s|child: 0\ninput", threads_settings[0].name,
                       threads_settings[0].value, threads_settings[1].name, threads_settings[1].value);
@@ -98,7 +92,6 @@ static void test_threads_wait_briefly(void) {
     check_threads("KMP_LIBRARY=throughput @", "waiting as KMP_LIBRARY says|child: 0", "begun");
     // As if it had been executed anew, but somebody took the variables away: it goes on, once.
     check_threads("PONDER_THREADS=$$ exec @", "waiting busily|child: 0", "begun");
-#endif
 }
 
 // The program is run by another, as /proc/self/exe says: executing that with our arguments would be wrong.

@@ -49,8 +49,9 @@
 
 typedef struct {
     int L, C, NH, FF, V;  // layers, width, heads, inner width of the MLP, vocabulary
-    int HS;               // numbers of a head
-    int P;                // positions, as config.json says
+    int NKV;              // heads of keys and values, each for NH / NKV heads; 0: as many as heads
+    int HS;               // numbers of a head; 0: C / NH
+    int P;                // positions, as config.json says; of a preset: the length of its rows, 0: usual
     int tie;              // 1: the head is the input table
     double eps;           // of the norms
 } Sizes;
@@ -97,10 +98,10 @@ typedef struct {
     const char* default_preset;  // of --model
     size_t pass_size;            // of the architecture's own struct, which begins with a Pass
     int (*usual_ff)(int C);      // inner width of the MLP where only the width is given
-    int usual_length;            // tokens of a row of a fresh model where --seq does not say
+    int usual_length;            // tokens of a row of a fresh model where neither --seq nor its preset says
     // Sizes from config.json; with config NULL only what presets do not say. Dies, by name, on what is not supported.
     void (*read_config)(Pass*, const Json* config, const char* path);
-    // After presets and options: derived sizes; dies in words on shapes that do not fit.
+    // After presets and options: derived sizes beyond HS and NKV; dies in words on shapes that do not fit.
     void (*check)(Pass*, const char* path);
     // Appends the architecture's own config.json keys, each as ",\n  \"key\": value".
     void (*write_config)(const Pass*, StringBuilder*);
@@ -139,6 +140,8 @@ static inline void ponder_add_options(OptionTable* options) {
         {"model", "width", OPTION_INT, "", "N", 1, 1 << 20, RESUME_FIXED,
          "width C of the residual stream [default: the preset's]"},
         {"model", "heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED, "attention heads [default: the preset's]"},
+        {"model", "kv-heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED,
+         "heads of keys and values, in LLaMA [default: the preset's; with --heads as many as those]"},
         {"model", "ff", OPTION_INT, "", "N", 1, 1 << 22, RESUME_FIXED,
          "inner width of the MLP [default: the preset's; with --width what is usual for it]"},
         {"model", "ponder", OPTION_INT, "", "S", 0, 64, RESUME_FIXED,
@@ -170,13 +173,28 @@ static inline void ponder_override_sizes(const OptionTable* options, int (*usual
     const struct {
         const char* option;
         int* number;
-    } sizes[] = {{"layers", &size->L}, {"width", &size->C}, {"heads", &size->NH},
+    } sizes[] = {{"layers", &size->L}, {"width", &size->C}, {"heads", &size->NH}, {"kv-heads", &size->NKV},
                  {"ff", &size->FF},    {"vocab", &size->V}, {"tie", &size->tie}};
     if (options_given(options, "width") && !options_set(options, "ff")) {
         size->FF = usual_ff((int)options_int(options, "width"));
     }
+    // What a preset or a configuration says of heads holds for its own width and number of them.
+    if (options_set(options, "width") || options_set(options, "heads")) { size->HS = 0; }
+    if (options_set(options, "heads")) { size->NKV = 0; }
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         if (options_set(options, sizes[i].option)) { *sizes[i].number = (int)options_int(options, sizes[i].option); }
+    }
+}
+
+// Head size and groups where nothing says them; dies in words where they do not come out even.
+static inline void ponder_check_heads(Sizes* size, const char* path) {
+    if (!size->HS && size->C % size->NH != 0) {
+        die("%s: width %d is not a multiple of heads %d", path, size->C, size->NH);
+    }
+    if (!size->HS) { size->HS = size->C / size->NH; }
+    if (!size->NKV) { size->NKV = size->NH; }
+    if (size->NH % size->NKV != 0) {
+        die("%s: heads %d are not a multiple of heads of keys and values %d", path, size->NH, size->NKV);
     }
 }
 
@@ -785,8 +803,10 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
         if (strcmp(p->name, preset) == 0) { pass->size = p->size, path = preset; }
     }
     a->read_config(pass, config, path);
-    pass->T = T ? T : preset ? a->usual_length : pass->size.P;
+    pass->T = T ? T : pass->size.P ? pass->size.P : a->usual_length;
+    if (preset) { pass->size.P = pass->T; }
     ponder_override_sizes(options, a->usual_ff, &pass->size);
+    ponder_check_heads(&pass->size, path);
     a->check(pass, path);
     Model* model = ponder_model(a, pass, ponder_config(options, config, path), B, pass->T);
     ponder_use_cuda(model, options);
@@ -817,7 +837,7 @@ static inline int ponder_main(int argc, char** argv, const Architecture* archite
 // [5] CUDA: the same layers and passes on the GPU
 //
 // Twins of sections [2] to [4], judged by them. e, de, losses and every sum are fp32; what enters a product (h, p,
-// dz, the weights, the gradient by the mix) is floatX: bf16, or float in the fp32 program. Vp = V rounded up to 64:
+// dz, the weights, the gradient by the mix) is floatX: bf16, or float in the fp32 program. Vp = V rounded up to 128:
 // rows of logits are aligned, and the padding is 0 in p and dz, so it reaches nothing.
 #if GPU
 

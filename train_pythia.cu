@@ -142,8 +142,9 @@ static int pythia_rotated(const Pythia* m) { return (int)(m->pass.size.HS * m->r
 static void pythia_check(Pass* pass, const char* path) {
     Pythia* m = (Pythia*)pass;
     Sizes* size = &pass->size;
-    if (size->C % size->NH != 0) { die("%s: width %d is not a multiple of heads %d", path, size->C, size->NH); }
-    size->HS = size->C / size->NH;
+    if (size->NKV != size->NH) {
+        die("%s: --kv-heads %d: Pythia has as many heads of keys and values as heads, %d", path, size->NKV, size->NH);
+    }
     if (!(m->rotary_pct > 0 && m->rotary_pct <= 1)) {
         die("%s: the rotated share of a head is %g, expected more than 0, at most 1", path, m->rotary_pct);
     }

@@ -284,6 +284,28 @@ static inline void matmul_backward_weight_cuda(float* dweight, const floatX* dou
     snprintf(what, sizeof what, "dW %zu x %zu", OC, IC);
     gemm_float_cuda(what, 1, 0, OC, IC, N, 1, dout, OC, inp, IC, 1, dweight, IC, NULL);
 }
+// The same with weights (IC,OC), as conv1d_forward() of the C half and its backwards.
+// out (N,OC) = inp (N,IC) weight (IC,OC) + bias (OC); bias may be NULL
+static inline void conv1d_forward_cuda(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias,
+                                       size_t N, size_t IC, size_t OC) {
+    char what[MATMUL_NAME];
+    snprintf(what, sizeof what, "forward %zu -> %zu", IC, OC);
+    gemm_cuda(what, 0, 0, N, OC, IC, 1, inp, IC, weight, OC, 0, out, OC, bias);
+}
+// dinp (N,IC) = dout (N,OC) weight (IC,OC)^T
+static inline void conv1d_backward_input_cuda(floatX* dinp, const floatX* dout, const floatX* weight, size_t N,
+                                              size_t IC, size_t OC) {
+    char what[MATMUL_NAME];
+    snprintf(what, sizeof what, "dx %zu <- %zu", IC, OC);
+    gemm_cuda(what, 0, 1, N, IC, OC, 1, dout, OC, weight, OC, 0, dinp, IC, NULL);
+}
+// dweight (IC,OC) += inp (N,IC)^T dout (N,OC); fp32, sums over passes and micro-batches
+static inline void conv1d_backward_weight_cuda(float* dweight, const floatX* dout, const floatX* inp, size_t N,
+                                               size_t IC, size_t OC) {
+    char what[MATMUL_NAME];
+    snprintf(what, sizeof what, "dW %zu x %zu", IC, OC);
+    gemm_float_cuda(what, 1, 0, IC, OC, N, 1, inp, IC, dout, OC, 1, dweight, OC, NULL);
+}
 
 // ---- the file of choices ----
 

@@ -506,19 +506,27 @@ static inline void matmul_forward(real* out, const real* inp, const real* weight
     stored(out, N * OC);
 }
 
-// out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a branch that ends in the residual stream, which is never
-// rounded; bias may be NULL. Where products are stored as bf16, this one is before it is added.
-static inline void matmul_forward_add(real* out, const real* inp, const real* weight, const real* bias, size_t N,
-                                      size_t IC, size_t OC) {
+// out (N,OC) += inp (N,IC) op(weight) + bias (OC), ld numbers from one row of weight to the next. Where products are
+// stored as bf16, this one is before it is added.
+static inline void matmul_add(real* out, const real* inp, int transposed, const real* weight, size_t ld,
+                              const real* bias, size_t N, size_t IC, size_t OC) {
     if (!stored_as_bf16) {
-        gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 1, out, OC, bias);
+        gemm(0, transposed, N, OC, IC, 1, inp, IC, weight, ld, 1, out, OC, bias);
         return;
     }
     real* product =
         (real*)xalloc(mul_size(N, OC, "a product"), sizeof(real), "a product");  // only ever to compare with
-    matmul_forward(product, inp, weight, NULL, N, IC, OC);
+    gemm(0, transposed, N, OC, IC, 1, inp, IC, weight, ld, 0, product, OC, NULL);
+    stored(product, N * OC);
     for (size_t i = 0; i < N * OC; i++) { out[i] += product[i] + (bias ? bias[i % OC] : 0); }
     free(product);
+}
+
+// out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a branch that ends in the residual stream, which is never
+// rounded; bias may be NULL.
+static inline void matmul_forward_add(real* out, const real* inp, const real* weight, const real* bias, size_t N,
+                                      size_t IC, size_t OC) {
+    matmul_add(out, inp, 1, weight, IC, bias, N, IC, OC);
 }
 
 // dinp (N,IC) = dout (N,OC) weight (OC,IC)
@@ -550,6 +558,36 @@ static inline void add_column_sums(real* sums, const real* X, size_t rows, size_
 static inline void matmul_backward_weight(real* dweight, real* dbias, const real* dout, const real* inp, size_t N,
                                           size_t IC, size_t OC) {
     gemm(1, 0, OC, IC, N, 1, dout, OC, inp, IC, 1, dweight, IC, NULL);
+    if (dbias) { add_column_sums(dbias, dout, N, OC); }
+}
+
+// The same layer with its weight stored (IC,OC), as Hugging Face's Conv1D has it in the files of GPT-2: it is read and
+// written where it lies, nothing is ever transposed.
+
+// out (N,OC) = inp (N,IC) weight (IC,OC) + bias (OC); bias may be NULL.
+static inline void conv1d_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N, size_t IC,
+                                  size_t OC) {
+    gemm(0, 0, N, OC, IC, 1, inp, IC, weight, OC, 0, out, OC, bias);
+    stored(out, N * OC);
+}
+
+// out (N,OC) += inp (N,IC) weight (IC,OC) + bias (OC), as matmul_forward_add().
+static inline void conv1d_forward_add(real* out, const real* inp, const real* weight, const real* bias, size_t N,
+                                      size_t IC, size_t OC) {
+    matmul_add(out, inp, 0, weight, OC, bias, N, IC, OC);
+}
+
+// dinp (N,IC) = dout (N,OC) weight (IC,OC)^T
+static inline void conv1d_backward_input(real* dinp, const real* dout, const real* weight, size_t N, size_t IC,
+                                         size_t OC) {
+    gemm(0, 1, N, IC, OC, 1, dout, OC, weight, OC, 0, dinp, IC, NULL);
+    stored(dinp, N * IC);
+}
+
+// dweight (IC,OC) += inp (N,IC)^T dout (N,OC); dbias (OC) += column sums of dout; dbias may be NULL.
+static inline void conv1d_backward_weight(real* dweight, real* dbias, const real* dout, const real* inp, size_t N,
+                                          size_t IC, size_t OC) {
+    gemm(1, 0, IC, OC, N, 1, inp, IC, dout, OC, 1, dweight, OC, NULL);
     if (dbias) { add_column_sums(dbias, dout, N, OC); }
 }
 

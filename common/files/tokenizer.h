@@ -28,7 +28,7 @@
 enum {
     TOKENIZER_PIECE = 256,   // bytes that a decoded token may have
     TOKENIZER_FILES = 16,    // files that a checkpoint may carry
-    TOKENIZER_MAX = 1 << 24  // an id at or above this is taken for damage
+    TOKENIZER_MAX = 1 << 21  // an id at or above this is taken for damage: the largest vocabularies have 2^18
 };
 
 typedef enum {

@@ -454,7 +454,8 @@ enum { VOCABULARIES = 8 };
 // block's threads; with top-k the longest that fits, and one more.
 enum { LONG_MOST, LONG_MORE, LONG_ROUNDS, LONG_ROWS, LONG_TOP_K = LONG_ROWS, LONG_MORE_TOP_K };
 static size_t long_row(int i) {
-    const size_t most = (99 * 1024 - 256) / sizeof(floatX), select = (99 * 1024 - 1280) / sizeof(floatX);
+    const size_t whole = PADDED_ROWS * sizeof(floatX);
+    const size_t most = (99 * 1024 - 256) / whole * PADDED_ROWS, select = (99 * 1024 - 1280) / whole * PADDED_ROWS;
     const size_t rows[] = {most, most + 1, 512 * PACK * 12 / sizeof(floatX) + 1, select, select + 1};
     return rows[i];
 }
@@ -468,18 +469,20 @@ static void test_row_fits(void) {
 }
 static void test_softmax_rows(void) {
     for (int i = 0; i < VOCABULARIES; i++) {
-        const size_t V = some_vocabularies[i], Vp = round_up(V, 64);
+        const size_t V = some_vocabularies[i], Vp = round_up(V, PADDED_ROWS);
         softmax_rows_run(ROW_KINDS, V, Vp, 0, 0);
         softmax_rows_run(1, V, Vp, 0, i % ROW_KINDS);
     }
     softmax_rows_run(3, 130, 512, 0, 0);
-    for (int i = 0; i < LONG_ROWS; i++) { softmax_rows_run(1, long_row(i), round_up(long_row(i), 64), 0, ROW_NORMAL); }
+    for (int i = 0; i < LONG_ROWS; i++) {
+        softmax_rows_run(1, long_row(i), round_up(long_row(i), PADDED_ROWS), 0, ROW_NORMAL);
+    }
     measures_print();
 }
 
 static void test_mix_top_k(void) {
     for (int i = 0; i < VOCABULARIES; i++) {
-        const size_t V = some_vocabularies[i], Vp = round_up(V, 64);
+        const size_t V = some_vocabularies[i], Vp = round_up(V, PADDED_ROWS);
         const size_t some_k[] = {1, 2, 7, V / 2, V - 1, V, V + 1, (size_t)1 << 30};
         for (int j = 0; j < 8; j++) {
             if (some_k[j] == 0 || (V > 1000 && j % 3 != i % 3)) { continue; }
@@ -488,7 +491,7 @@ static void test_mix_top_k(void) {
     }
     softmax_rows_run(3, 130, 512, 100, ROW_STEPS);
     for (int i = LONG_TOP_K; i <= LONG_MORE_TOP_K; i++) {
-        softmax_rows_run(1, long_row(i), round_up(long_row(i), 64), 7, ROW_NORMAL);
+        softmax_rows_run(1, long_row(i), round_up(long_row(i), PADDED_ROWS), 7, ROW_NORMAL);
     }
     measures_print();
 }
@@ -500,7 +503,7 @@ static struct {
 } eh;
 static void either_way_case(void) {
     enum { N = 2 };
-    const size_t V = eh.V, Vp = round_up(V, 64);
+    const size_t V = eh.V, Vp = round_up(V, PADDED_ROWS);
     float *z = make_logits(N, V, Vp, eh.first_kind), *scale = zeros(1);
     int* targets = host_ints(N);
     targets[0] = (int)V - 1, targets[1] = V % 2 ? -1 : (int)(V / 2);
@@ -556,7 +559,7 @@ static struct {
 } sn;
 static void softmax_rows_nan_case(void) {
     enum { N = 3 };
-    const size_t V = sn.V, Vp = round_up(V, 64);
+    const size_t V = sn.V, Vp = round_up(V, PADDED_ROWS);
     float* z = make_logits(N, V, Vp, ROW_NORMAL);
     z[Vp + sn.where] = sn.what;
     for (size_t v = 0; sn.every && v < V; v += sn.every) { z[Vp + v] = sn.what; }
@@ -683,7 +686,7 @@ static void softmax_rows_backward_case(void) {
     agree_each("dz", got, want, scale, N * Vp, 5e-7);
 }
 static void softmax_rows_backward_run(size_t N, size_t V, float temperature, size_t nan_row) {
-    sb.N = N, sb.V = V, sb.Vp = round_up(V, 64), sb.temperature = temperature, sb.nan_row = nan_row;
+    sb.N = N, sb.V = V, sb.Vp = round_up(V, PADDED_ROWS), sb.temperature = temperature, sb.nan_row = nan_row;
     run_case(softmax_rows_backward_case, 4, "softmax of rows backward N %zu V %zu, temperature %g%s", N, V,
              (double)temperature, nan_row < N ? ", NaN" : "");
 }
@@ -767,7 +770,7 @@ static void test_cross_entropy_rows(void) {
         for (int r = 0; r < ROWS; r++) {
             for (int backward = 0; backward < 2; backward++) {
                 if (V > 1000 && r != 1 + i % 2) { continue; }
-                hd.N = some_rows[r], hd.V = V, hd.Vp = round_up(V, 64), hd.backward = backward;
+                hd.N = some_rows[r], hd.V = V, hd.Vp = round_up(V, PADDED_ROWS), hd.backward = backward;
                 hd.scale = r == 0 ? 1 : 1.0f / 4096;
                 run_case(cross_entropy_rows_case, 1 | 4 | 8, "cross-entropy of rows N %zu V %zu%s", hd.N, V,
                          backward ? ", with gradient" : "");
@@ -777,7 +780,7 @@ static void test_cross_entropy_rows(void) {
     hd.N = 3, hd.V = 130, hd.Vp = 512, hd.backward = 1;
     run_case(cross_entropy_rows_case, 0, "cross-entropy of rows, V 130 Vp 512");
     for (int i = 0; i <= LONG_ROWS; i++) {
-        hd.N = 1 + i / LONG_ROWS, hd.V = long_row(i % LONG_ROWS), hd.Vp = round_up(hd.V, 64);
+        hd.N = 1 + i / LONG_ROWS, hd.V = long_row(i % LONG_ROWS), hd.Vp = round_up(hd.V, PADDED_ROWS);
         hd.backward = i < LONG_ROWS, hd.scale = 1.0f / 4096;
         run_case(cross_entropy_rows_case, 0, "cross-entropy of rows N %zu V %zu%s", hd.N, hd.V,
                  hd.backward ? ", with gradient" : "");
@@ -845,7 +848,7 @@ static struct {
 
 static void mix_and_head_case(void) {
     enum { S = 2, s = 1 };  // the second of two mixes; the head is that of the last pass
-    const size_t N = wh.N, C = wh.C, V = wh.V, room = N + 2, stride = room * C, Vp = round_up(V, 64);
+    const size_t N = wh.N, C = wh.C, V = wh.V, room = N + 2, stride = room * C, Vp = round_up(V, PADDED_ROWS);
     TensorTable families;
     memset(&families, 0, sizeof families);
     TensorTable* table = &families;

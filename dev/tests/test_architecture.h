@@ -179,7 +179,7 @@ static void test_reference_fixtures(void) {
         test_skip("no fixtures of the reference implementation (set PONDER_SHARED)");
         return;
     }
-    CHECK(count >= 8, "%d fixtures in %s, expected at least 8", count, folder);
+    CHECK(count >= 5, "%d fixtures in %s, expected at least 5", count, folder);
 }
 
 // ------------------------------------------------------------------------------------------------

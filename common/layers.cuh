@@ -131,7 +131,7 @@ static inline void rotary_forward_cuda(floatX* x, const float* cosine, const flo
 // A row of inp (B,T,C) is T C numbers that go with the first T C of the table (P,C). A thread has four of them, the
 // same in each row.
 
-enum { POSITION_PACK = 4, POSITION_THREADS = 256 };
+enum { POSITION_PACK = 4, POSITION_THREADS = 256, POSITION_ROWS = 64 };  // most rows of blocks
 
 static inline unsigned position_blocks(size_t numbers) {
     return (unsigned)div_up(numbers, POSITION_THREADS * POSITION_PACK);
@@ -162,7 +162,7 @@ static inline void position_forward_cuda(float* out, const float* inp, const flo
     const size_t numbers = T * C;
     int whole = position_whole(numbers, address_bits(out) | address_bits(inp) | address_bits(table));
     states((double)B * (double)numbers, 8.0 * (double)B * (double)numbers + 4.0 * (double)numbers);
-    launch(position_forward_kernel, dim3(position_blocks(numbers), (unsigned)min_size(B, 65535)),
+    launch(position_forward_kernel, dim3(position_blocks(numbers), (unsigned)min_size(B, POSITION_ROWS)),
            dim3(POSITION_THREADS), 0, device.stream, out, inp, table, B, numbers, whole);
 }
 

@@ -166,8 +166,9 @@ static inline void position_forward_cuda(float* out, const float* inp, const flo
            dim3(POSITION_THREADS), 0, device.stream, out, inp, table, B, numbers, whole);
 }
 
-// Per number: 4 bytes in; of the table's gradient 4 in and 4 out.
-static __global__ void __launch_bounds__(POSITION_THREADS)
+// Per number: 4 bytes in; of the table's gradient 4 in and 4 out. Left alone, ptxas aims at 8 blocks on a
+// multiprocessor and spills.
+static __global__ void __launch_bounds__(POSITION_THREADS, 4)
     position_backward_kernel(float* __restrict__ dtable, const float* __restrict__ dout, size_t B, size_t numbers,
                              int whole) {
     const size_t i = ((size_t)blockIdx.x * POSITION_THREADS + threadIdx.x) * POSITION_PACK;

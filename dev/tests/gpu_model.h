@@ -184,9 +184,10 @@ static void seen_job(void* argument) {
     }
     hand.name = job->name, hand.numbers_of = job->numbers_of;
     hand.try_all = job->try_all;
-    // bf16 allows activations up to 0.8 % of their largest number and gradients of so few tokens 1.4 %, of which
-    // rounding alone uses half: so 1 % is seen in most tensors, this in all. fp32 allows 0.002 %.
-    hand.damage = fp32 ? 1e-4 : 2e-2, hand.gradient_damage = fp32 ? 1e-4 : 3e-2;
+    // bf16 allows activations up to 0.8 % of their largest number and gradients of so few tokens 1.4 % in Pythia, 3.3 %
+    // in GPT-2 (a norm's weight of 32 numbers), of which rounding alone uses half: so 1 % is seen in most tensors, this
+    // in all. fp32 allows 0.002 %.
+    hand.damage = fp32 ? 1e-4 : 2e-2, hand.gradient_damage = fp32 ? 1e-4 : 4e-2;
     hand_on(model);
     exit(model->compare_cpu(model, inputs, targets, B, T, B * T));
 }

@@ -68,8 +68,8 @@ static void test_positions_in_every_pass(void) {
         }
         double most = 0;
         for (int i = 0; i < n[0]; i++) { most = fmax(most, fabs((double)(logits[0][i] - logits[1][i]))); }
-        // Measured: 1.2e-7 where they are the same, rounding; 0.02 where they are not.
-        CHECK(S == 0 ? most < 1e-6 : most > 1e-3, "S = %d: logits differ by %g", S, most);
+        // Measured: 6e-8 where they are the same, rounding; 0.78 and 1.4 where they are not.
+        CHECK(S == 0 ? most < 5e-7 : most > 0.2, "S = %d: logits differ by %g", S, most);
         free(logits[0]), free(logits[1]), free(arguments);
     }
 }
@@ -172,11 +172,12 @@ static void test_bad_configurations(void) {
 
 // What a key that is absent or null means: the values of Hugging Face's class.
 static void test_absent_keys(void) {
-    const char* const texts[] = {"{}", "{\"attn_pdrop\": 0, \"embd_pdrop\": 0, \"resid_pdrop\": 0, \"n_layer\": null, "
-                                       "\"n_embd\": null, \"n_head\": null, \"n_inner\": null, "
-                                       "\"n_positions\": null, \"vocab_size\": null, \"layer_norm_epsilon\": null, "
-                                       "\"tie_word_embeddings\": null, \"quantization_config\": null, "
-                                       "\"activation_function\": null, \"hidden_size\": null}"};
+    const char* const texts[] = {"{\"attn_pdrop\": 0, \"embd_pdrop\": 0, \"resid_pdrop\": 0}",
+                                 "{\"attn_pdrop\": 0, \"embd_pdrop\": 0, \"resid_pdrop\": 0, \"n_layer\": null, "
+                                 "\"n_embd\": null, \"n_head\": null, \"n_inner\": null, "
+                                 "\"n_positions\": null, \"vocab_size\": null, \"layer_norm_epsilon\": null, "
+                                 "\"tie_word_embeddings\": null, \"quantization_config\": null, "
+                                 "\"activation_function\": null, \"hidden_size\": null}"};
     for (int i = 0; i < 2; i++) {
         const Sizes* s = &ponder_of(read_config(texts[i], ""))->pass->size;
         CHECK(s->L == 12 && s->C == 768 && s->NH == 12 && s->FF == 3072 && s->V == 50257 && s->P == 1024 && s->tie == 1,

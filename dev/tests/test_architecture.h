@@ -432,7 +432,7 @@ static void check_initialisation(const InitCase* c) {
             double std = name_has(t->name, test_projections) ? c->residual_std : c->std, n = (double)t->size;
             // A normal cut at 3 sigma keeps 0.9866 of its standard deviation.
             double expected = c->cut ? 0.98658 * std : std;
-            // Four deviations of the estimates from n numbers; the seed is fixed, and uses 1.7 and 2 of the four.
+            // Four deviations of the estimates from n numbers; the seed is fixed, and uses 2.9 of the four.
             CHECK(fabs(sqrt(squares / n) / expected - 1) < 4 / sqrt(2 * n), "%s: std %g, expected %g", t->name,
                   sqrt(squares / n), expected);
             CHECK(fabs(sum / n) < 4 * std / sqrt(n), "%s: mean %g", t->name, sum / n);

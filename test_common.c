@@ -50,6 +50,7 @@ static void double_tests(void) {
     RUN(test_gemm_reference);
     RUN(test_gemm_nothing);
     RUN(test_matmul_layer);
+    RUN(test_conv1d_layer);
     RUN(test_column_sums);
     RUN(test_attention_differences);
     RUN(test_attention_causal);

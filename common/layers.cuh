@@ -1,5 +1,5 @@
-// layers.cuh - CUDA kernels of the layers that the architectures share: rotary positions, GELU, column sums,
-// copies. Norms: norms.cuh.
+// layers.cuh - CUDA kernels of the layers that the architectures share: rotary and learned positions, GELU, column
+// sums, copies. Norms: norms.cuh.
 //
 // Their C twins are the layers of the trainers, section [4]. All of them are bound by memory, so
 // above each kernel stands what must move per number, and the aim is to move each byte once:
@@ -16,7 +16,7 @@
 // Accesses are of 128 bits where rows and addresses allow it (`whole`), else number by number: any
 // sizes work. A thread's pack is PACK neighbouring columns.
 //
-//   [1] rotary positions    [2] column sums, GELU    [3] copies
+//   [1] rotary positions    [2] learned positions    [3] column sums, GELU    [4] copies
 #ifndef PONDER_LAYERS_CUH
 #define PONDER_LAYERS_CUH
 
@@ -126,7 +126,81 @@ static inline void rotary_forward_cuda(floatX* x, const float* cosine, const flo
 }
 
 // ------------------------------------------------------------------------------------------------
-// [2] Column sums, GELU
+// [2] Learned positions
+//
+// A row of inp (B,T,C) is T C numbers that go with the first T C of the table (P,C). A thread has four of them, the
+// same in each row.
+
+enum { POSITION_PACK = 4, POSITION_THREADS = 256, POSITION_ROWS = 64 };  // most rows of blocks
+
+static inline unsigned position_blocks(size_t numbers) {
+    return (unsigned)div_up(numbers, POSITION_THREADS * POSITION_PACK);
+}
+static inline int position_whole(size_t numbers, uintptr_t addresses) {
+    return numbers % POSITION_PACK == 0 && addresses % 16 == 0;
+}
+
+// Per number: 4 bytes in, 4 out; the table stays in the caches.
+static __global__ void __launch_bounds__(POSITION_THREADS)
+    position_forward_kernel(float* __restrict__ out, const float* __restrict__ inp, const float* __restrict__ table,
+                            size_t B, size_t numbers, int whole) {
+    const size_t i = ((size_t)blockIdx.x * POSITION_THREADS + threadIdx.x) * POSITION_PACK;
+    for (size_t b = blockIdx.y; b < B; b += gridDim.y) {
+        const size_t at = b * numbers + i;
+        if (whole && i < numbers) {
+            const float4 x = *(const float4*)(inp + at), p = *(const float4*)(table + i);
+            *(float4*)(out + at) = make_float4(x.x + p.x, x.y + p.y, x.z + p.z, x.w + p.w);
+        } else {
+            for (size_t k = 0; k < POSITION_PACK && i + k < numbers; k++) { out[at + k] = inp[at + k] + table[i + k]; }
+        }
+    }
+}
+
+// out (N,C) = inp (N,C) + table[t], N = B T; table (P,C) holds a row for each position. All fp32: the stream.
+static inline void position_forward_cuda(float* out, const float* inp, const float* table, size_t B, size_t T,
+                                         size_t C) {
+    const size_t numbers = T * C;
+    int whole = position_whole(numbers, address_bits(out) | address_bits(inp) | address_bits(table));
+    states((double)B * (double)numbers, 8.0 * (double)B * (double)numbers + 4.0 * (double)numbers);
+    launch(position_forward_kernel, dim3(position_blocks(numbers), (unsigned)min_size(B, POSITION_ROWS)),
+           dim3(POSITION_THREADS), 0, device.stream, out, inp, table, B, numbers, whole);
+}
+
+// Per number: 4 bytes in; of the table's gradient 4 in and 4 out. Left alone, ptxas aims at 8 blocks on a
+// multiprocessor and spills.
+static __global__ void __launch_bounds__(POSITION_THREADS, 4)
+    position_backward_kernel(float* __restrict__ dtable, const float* __restrict__ dout, size_t B, size_t numbers,
+                             int whole) {
+    const size_t i = ((size_t)blockIdx.x * POSITION_THREADS + threadIdx.x) * POSITION_PACK;
+    if (whole && i < numbers) {
+        float4 sum = *(const float4*)(dtable + i);
+#pragma unroll 8
+        for (size_t b = 0; b < B; b++) {
+            const float4 d = *(const float4*)(dout + b * numbers + i);
+            sum = make_float4(sum.x + d.x, sum.y + d.y, sum.z + d.z, sum.w + d.w);
+        }
+        *(float4*)(dtable + i) = sum;
+    } else {
+        for (size_t k = i; k < i + POSITION_PACK && k < numbers; k++) {
+            float sum = dtable[k];
+            for (size_t b = 0; b < B; b++) { sum += dout[b * numbers + k]; }
+            dtable[k] = sum;
+        }
+    }
+}
+
+// dtable[t] (P,C) += sum over the B rows of dout (N,C), in their order: the bits of the C half. The gradient of inp is
+// dout itself. Sums over passes and micro-batches; positions from T on get nothing.
+static inline void position_backward_cuda(float* dtable, const float* dout, size_t B, size_t T, size_t C) {
+    const size_t numbers = T * C;
+    int whole = position_whole(numbers, address_bits(dtable) | address_bits(dout));
+    states((double)B * (double)numbers, 4.0 * (double)B * (double)numbers + 8.0 * (double)numbers);
+    launch(position_backward_kernel, dim3(position_blocks(numbers)), dim3(POSITION_THREADS), 0, device.stream, dtable,
+           dout, B, numbers, whole);
+}
+
+// ------------------------------------------------------------------------------------------------
+// [3] Column sums, GELU
 
 // A matrix (N,C) in tiles of 32 packs of columns and chunks of rows; a block takes one of each, a warp of
 // it a row at a time. From N and C alone: about as many blocks as are wanted, and 64 rows or more, so
@@ -347,7 +421,7 @@ static inline void gelu_backward_cuda(floatX* dinp, float* dbias, float* scratch
 }
 
 // ------------------------------------------------------------------------------------------------
-// [3] Copies
+// [4] Copies
 
 // A pack a thread. Per number: 4 bytes in, 2 out in bf16.
 static __global__ void __launch_bounds__(256)

@@ -465,6 +465,50 @@ static void test_rotary_back(void) {
 }
 
 // ------------------------------------------------------------------------------------------------
+// Learned positions
+
+static struct { size_t B, T, C; } po;
+
+// The table has a position more than rows have.
+static void position_case(void) {
+    const size_t B = po.B, T = po.T, C = po.C, n = B * T * C, entries = (T + 1) * C;
+    float *x = random_floats(n, 0, 1), *table = random_floats(entries, 0, 1), *prior = random_floats(entries, 0, 1);
+    float* out = array_floats("out", OUTPUT, NULL, n);
+    float* d_x = array_floats("inp", INPUT, x, n);
+    float* d_table = array_floats("table", INPUT, table, entries);
+    float* dtable = array_floats("dtable", IN_PLACE, prior, entries);
+    position_forward_cuda(out, d_x, d_table, B, T, C);
+    position_backward_cuda(dtable, d_x, B, T, C);
+    // One rounding an addition, in the order of the rows: to the bit.
+    float *sum = zeros(n), *dsum = zeros(entries);
+    for (size_t i = 0; i < n; i++) { sum[i] = x[i] + table[i % (T * C)]; }
+    for (size_t i = 0; i < entries; i++) {
+        dsum[i] = prior[i];
+        for (size_t b = 0; b < B && i < T * C; b++) { dsum[i] += x[b * T * C + i]; }
+    }
+    agree_bits("out", array_bytes(out), sum, n * sizeof(float));
+    agree_bits("dtable", array_bytes(dtable), dsum, entries * sizeof(float));
+}
+
+static void position_run(size_t B, size_t T, size_t C, uint64_t shift_mask) {
+    if (left_out(B * T * C)) { return; }
+    po.B = B, po.T = T, po.C = C;
+    run_case(position_case, shift_mask, "positions B %zu T %zu C %zu, shifts %llx", B, T, C,
+             (unsigned long long)shift_mask);
+}
+
+static void test_position(void) {
+    static const size_t shape[][3] = {{1, 1, 1},  {3, 5, 7},   {2, 1, 8},    {40, 1, 64}, {9, 3, 20},
+                                      {2, 6, 10}, {2, 7, 300}, {1, 33, 768}, {17, 4, 256}};
+    for (size_t k = 0; k < sizeof shape / sizeof shape[0]; k++) {
+        position_run(shape[k][0], shape[k][1], shape[k][2], 0);
+        position_run(shape[k][0], shape[k][1], shape[k][2], ALL_SHIFTED);
+    }
+    for (int i = 0; i < 4; i++) { position_run(3, 5, 64, (uint64_t)1 << i); }
+    position_run(POSITION_ROWS + 3, 2, 4, 0);  // rows that share a block
+}
+
+// ------------------------------------------------------------------------------------------------
 // Column sums
 
 static struct {
@@ -871,7 +915,7 @@ static void test_ledger(void) {
     struct {
         const char* name;
         double want, got;
-    } row[8];
+    } row[10];
     int rows = 0;
     layernorms_forward_cuda(f, x, x, f, f, f, x, f, x, f, f, f, f, f, n, c, 1e-5f);
     row[rows++] = {"norm forward", N * C * (8 + 4 * X), booked_bytes()};
@@ -881,6 +925,10 @@ static void test_ledger(void) {
     row[rows++] = {"norm backward", N * C * (12 + 3 * X), booked_bytes()};
     rotary_forward_cuda(x, f, f, 8, 2048, 8, 2, 16, 1536, 192, 64, 1);
     row[rows++] = {"rotary", N * 8 * 2 * 16 * 2 * X, booked_bytes()};
+    position_forward_cuda(f, f, f, 8, 2048, c);
+    row[rows++] = {"positions forward", N * C * 8, booked_bytes()};
+    position_backward_cuda(f, f, 8, 2048, c);
+    row[rows++] = {"positions backward", N * C * 5, booked_bytes()};
     gelu_forward_cuda(x, x, f, n, ff, 0);
     row[rows++] = {"GELU forward", N * FF * 2 * X, booked_bytes()};
     gelu_backward_cuda(x, f, f, x, x, f, n, ff, 0);
@@ -948,6 +996,7 @@ int main(int argc, char** argv) {
     RUN(test_norm_backward_nan);
     RUN(test_rotary);
     RUN(test_rotary_back);
+    RUN(test_position);
     RUN(test_column_sum);
     RUN(test_gelu);
     RUN(test_gelu_nan);

@@ -267,36 +267,55 @@ static void test_long_sums(void) {
 
 // ---- the three products of a layer ----
 
-static void layer_products(size_t N, size_t IC, size_t OC) {
+// conv: with weights (IC,OC), the conv1d_ functions.
+static void layer_products(size_t N, size_t IC, size_t OC, int conv) {
     char name[100];
-    snprintf(name, sizeof name, "layer N %zu IC %zu OC %zu", N, IC, OC);
+    snprintf(name, sizeof name, "%s N %zu IC %zu OC %zu", conv ? "conv1d" : "layer", N, IC, OC);
     random_state = N + IC * 1009 + OC * 1000003;
-    Matrix inp = matrix_new(N, IC, IC, sizeof(floatX), 0, 1), weight = matrix_new(OC, IC, IC, sizeof(floatX), 0, 1);
+    size_t rows = conv ? IC : OC, columns = conv ? OC : IC;  // of the weight
+    Matrix inp = matrix_new(N, IC, IC, sizeof(floatX), 0, 1);
+    Matrix weight = matrix_new(rows, columns, columns, sizeof(floatX), 0, 1);
     Matrix dout = matrix_new(N, OC, OC, sizeof(floatX), 0, 1), bias = matrix_new(1, OC, OC, sizeof(floatX), 0, 1);
     Matrix none = {0};
     const floatX *x = (const floatX*)matrix_at(&inp), *w = (const floatX*)matrix_at(&weight);
     const floatX *dy = (const floatX*)matrix_at(&dout), *b = (const floatX*)matrix_at(&bias);
     for (int with_bias = 0; with_bias < 2; with_bias++) {
         Matrix out = matrix_new(N, OC, OC, sizeof(floatX), 0, 0);
-        matmul_forward_cuda((floatX*)matrix_at(&out), x, w, with_bias ? b : NULL, N, IC, OC);
+        for (int turn = 0; turn < 2; turn++) {
+            if (conv) {
+                conv1d_forward_cuda((floatX*)matrix_at(&out), x, w, with_bias ? b : NULL, N, IC, OC);
+            } else {
+                matmul_forward_cuda((floatX*)matrix_at(&out), x, w, with_bias ? b : NULL, N, IC, OC);
+            }
+        }
         matrix_fetch(&out);
-        Product p = {0, 1, N, OC, IC, 0, 0, 0, 0, 1, 0, 0, 0, with_bias};
+        Product p = {0, !conv, N, OC, IC, 0, 0, 0, 0, 1, 0, 0, 0, with_bias};
         product_agree(name, &p, &inp, &weight, &none, with_bias ? &bias : &none, &out);
         matrix_untouched(name, &out, 0);
         matrix_free(&out);
     }
     Matrix dinp = matrix_new(N, IC, IC, sizeof(floatX), 0, 0);
-    matmul_backward_input_cuda((floatX*)matrix_at(&dinp), dy, w, N, IC, OC);
+    if (conv) {
+        conv1d_backward_input_cuda((floatX*)matrix_at(&dinp), dy, w, N, IC, OC);
+    } else {
+        matmul_backward_input_cuda((floatX*)matrix_at(&dinp), dy, w, N, IC, OC);
+    }
     matrix_fetch(&dinp);
-    Product p = {0, 0, N, IC, OC, 0, 0, 0, 0, 1, 0, 0, 0, 0};
+    Product p = {0, conv, N, IC, OC, 0, 0, 0, 0, 1, 0, 0, 0, 0};
     product_agree(name, &p, &dout, &weight, &none, &none, &dinp);
     matrix_untouched(name, &dinp, 0);
 
-    Matrix dweight = matrix_new(OC, IC, IC, sizeof(float), 0, 1);  // it has a sum already
-    for (int turn = 0; turn < 2; turn++) { matmul_backward_weight_cuda((float*)matrix_at(&dweight), dy, x, N, IC, OC); }
+    Matrix dweight = matrix_new(rows, columns, columns, sizeof(float), 0, 1);  // it has a sum already
+    for (int turn = 0; turn < 2; turn++) {
+        if (conv) {
+            conv1d_backward_weight_cuda((float*)matrix_at(&dweight), dy, x, N, IC, OC);
+        } else {
+            matmul_backward_weight_cuda((float*)matrix_at(&dweight), dy, x, N, IC, OC);
+        }
+    }
     matrix_fetch(&dweight);
-    Product q = {1, 0, OC, IC, N, 0, 0, 0, 0, 2, 1, 1, 0, 0};  // twice added: alpha 2
-    product_agree(name, &q, &dout, &inp, &dweight, &none, &dweight);
+    Product q = {1, 0, rows, columns, N, 0, 0, 0, 0, 2, 1, 1, 0, 0};  // twice added: alpha 2
+    product_agree(name, &q, conv ? &inp : &dout, conv ? &dout : &inp, &dweight, &none, &dweight);
     matrix_untouched(name, &dweight, 0);
     matrix_untouched(name, &inp, 1), matrix_untouched(name, &weight, 1), matrix_untouched(name, &dout, 1);
     matrix_free(&inp), matrix_free(&weight), matrix_free(&dout), matrix_free(&bias), matrix_free(&dinp);
@@ -304,12 +323,14 @@ static void layer_products(size_t N, size_t IC, size_t OC) {
 }
 
 static void test_layer_products(void) {
-    choices_clear();
-    layer_products(1, 1, 1);
-    layer_products(7, 5, 3);
-    layer_products(33, 40, 130);
-    layer_products(130, 64, 257);
-    layer_products(128, 96, 64);
+    for (int conv = 0; conv < 2; conv++) {
+        choices_clear();
+        layer_products(1, 1, 1, conv);
+        layer_products(7, 5, 3, conv);
+        layer_products(33, 40, 130, conv);
+        layer_products(130, 64, 257, conv);
+        layer_products(128, 96, 64, conv);
+    }
     errors_print();
 }
 
@@ -413,28 +434,38 @@ static void test_search(void) {
     choices_clear();
 }
 
-// A dry run books products and touches nothing: the addresses are none.
-static void test_dry_run(void) {
+// A dry run books products and touches nothing: the addresses are none. conv: of weights (IC,OC).
+static void dry_run(int conv) {
     choices_clear();
     Ledger before = ledger;
     ledger.dry = 1;
     ledger_clear();
     floatX* none = (floatX*)(uintptr_t)4096;
-    matmul_forward_cuda(none, none, none, NULL, 100, 30, 20);
-    matmul_backward_weight_cuda((float*)none, none, none, 100, 30, 20);
-    matmul_backward_input_cuda(none, none, none, 100, 30, 20);
+    if (conv) {
+        conv1d_forward_cuda(none, none, none, NULL, 100, 30, 20);
+        conv1d_backward_weight_cuda((float*)none, none, none, 100, 30, 20);
+        conv1d_backward_input_cuda(none, none, none, 100, 30, 20);
+    } else {
+        matmul_forward_cuda(none, none, none, NULL, 100, 30, 20);
+        matmul_backward_weight_cuda((float*)none, none, none, 100, 30, 20);
+        matmul_backward_input_cuda(none, none, none, 100, 30, 20);
+    }
     LedgerRow forward = ledger.row[0], weight = ledger.row[1], input = ledger.row[2];
     int rows = ledger.rows;
     ledger = before;
     const double X = sizeof(floatX);
     CHECK(rows == 3 && forward.product == 1 && weight.product == 1 && input.product == 1, "%d rows", rows);
-    CHECK(strcmp(forward.name, "forward 30 -> 20") == 0 && strcmp(weight.name, "dW 20 x 30") == 0 &&
-              strcmp(input.name, "dx 30 <- 20") == 0,
+    CHECK(strcmp(forward.name, "forward 30 -> 20") == 0 &&
+              strcmp(weight.name, conv ? "dW 30 x 20" : "dW 20 x 30") == 0 && strcmp(input.name, "dx 30 <- 20") == 0,
           "rows are named '%s', '%s', '%s'", forward.name, weight.name, input.name);
     CHECK(forward.flops == 120000 && weight.flops == 120000, "%g and %g FLOPs", forward.flops, weight.flops);
     CHECK(forward.bytes == X * (100 * 30 + 30 * 20 + 100 * 20), "%g bytes", forward.bytes);
     CHECK(weight.bytes == X * (100 * 30 + 100 * 20) + 8 * 30 * 20, "%g bytes", weight.bytes);  // in and out
     CHECK(matmul_choice_count == 0, "a dry run made %d choices", matmul_choice_count);
+}
+static void test_dry_run(void) {
+    dry_run(0);
+    dry_run(1);
 }
 
 // ---- the file of choices ----

@@ -79,10 +79,10 @@ typedef struct {
 // that are none of 64; every option of the method; rows of 1 and 70. In bf16 without top-k: which tokens are among
 // the k best turns on the last bit of two logits.
 static const Case cases[] = {
-    {"--layers 2 --width 64 --heads 2 --vocab 257 --ponder 2", 2, 33},
+    {"--layers 2 --width 64 --heads 2 --vocab 257 --ponder 2 --tie 0", 2, 33},
     {"--layers 1 --width 64 --heads 8 --ff 80 --vocab 61 --ponder 1", 5, 17},
     {"--layers 2 --width 40 --heads 5 --ff 52 --vocab 100 --ponder 1 --tie 1", 1, 70},
-    {"--layers 1 --width 80 --heads 2 --ff 100 --vocab 130 --ponder 3 --multiply-steps 1", 4, 19},
+    {"--layers 1 --width 80 --heads 2 --ff 100 --vocab 130 --ponder 3 --multiply-steps 1 --tie 0", 4, 19},
     {"--layers 2 --width 64 --heads 1 --vocab 300 --ponder 0", 2, 66},
     {"--layers 1 --width 160 --heads 2 --ff 64 --vocab 65 --ponder 1 --ponder-temperature 0.7", 1, 35},
     {"--layers 1 --width 96 --heads 1 --ff 32 --vocab 64 --ponder 1 --scale-embeds 0", 1, 40},
@@ -184,9 +184,10 @@ static void seen_job(void* argument) {
     }
     hand.name = job->name, hand.numbers_of = job->numbers_of;
     hand.try_all = job->try_all;
-    // bf16 allows activations up to 0.8 % of their largest number and gradients of so few tokens 1.4 %, of which
-    // rounding alone uses half: so 1 % is seen in most tensors, this in all. fp32 allows 0.002 %.
-    hand.damage = fp32 ? 1e-4 : 2e-2, hand.gradient_damage = fp32 ? 1e-4 : 3e-2;
+    // bf16 allows activations up to 0.8 % of their largest number and gradients of so few tokens 1.4 % in Pythia, 3.3 %
+    // in GPT-2 (a norm's weight of 32 numbers), of which rounding alone uses half: so 1 % is seen in most tensors, this
+    // in all. fp32 allows 0.002 %.
+    hand.damage = fp32 ? 1e-4 : 2e-2, hand.gradient_damage = fp32 ? 1e-4 : 4e-2;
     hand_on(model);
     exit(model->compare_cpu(model, inputs, targets, B, T, B * T));
 }

@@ -280,6 +280,55 @@ static void test_matmul_layer(void) {
     free(inp), free(weight), free(bias), free(dout);
 }
 
+// Weights (IC,OC) make the same products as weights (OC,IC), to the bit: each number is one sum in one order.
+static void test_conv1d_layer(void) {
+    enum { ROWS = 70, IC = 37, OC = 53 };
+    real *inp = mt_matrix(1, ROWS, IC, IC), *weight = mt_matrix(2, OC, IC, IC), *turned = mt_matrix(2, IC, OC, OC);
+    real *bias = mt_matrix(3, 1, OC, OC), *dout = mt_matrix(4, ROWS, OC, OC);
+    static double want[ROWS * OC + OC * IC], got[ROWS * OC + OC * IC];
+    for (int o = 0; o < OC; o++) {
+        for (int i = 0; i < IC; i++) { turned[i * OC + o] = weight[o * IC + i]; }
+    }
+    for (int option = 0; option < 4; option++) {
+        const real* b = option & 1 ? bias : NULL;
+        real *y = mt_matrix(5, ROWS, OC, OC), *x = mt_matrix(5, ROWS, OC, OC);
+        if (option & 2) {
+            conv1d_forward_add(y, inp, turned, b, ROWS, IC, OC);
+            matmul_forward_add(x, inp, weight, b, ROWS, IC, OC);
+        } else {
+            conv1d_forward(y, inp, turned, b, ROWS, IC, OC);
+            matmul_forward(x, inp, weight, b, ROWS, IC, OC);
+        }
+        for (int i = 0; i < ROWS * OC; i++) { got[i] = (double)y[i], want[i] = (double)x[i]; }
+        compare_doubles(option & 2 ? "conv1d_forward_add" : "conv1d_forward", got, want, ROWS * OC, 0);
+        free(y), free(x);
+    }
+    real *dy = mt_matrix(6, ROWS, IC, IC), *dx = mt_matrix(7, ROWS, IC, IC);
+    conv1d_backward_input(dy, dout, turned, ROWS, IC, OC);
+    matmul_backward_input(dx, dout, weight, ROWS, IC, OC);
+    for (int i = 0; i < ROWS * IC; i++) { got[i] = (double)dy[i], want[i] = (double)dx[i]; }
+    compare_doubles("conv1d_backward_input", got, want, ROWS * IC, 0);
+    free(dy), free(dx);
+    for (int with_bias = 0; with_bias < 2; with_bias++) {
+        real *dturned = mt_matrix(8, IC, OC, OC), *dweight = mt_matrix(8, OC, IC, IC);
+        real *dbias = mt_matrix(9, 1, OC, OC), *dbias_too = mt_matrix(9, 1, OC, OC);
+        for (int o = 0; o < OC; o++) {
+            for (int i = 0; i < IC; i++) { dweight[o * IC + i] = dturned[i * OC + o]; }
+        }
+        conv1d_backward_weight(dturned, with_bias ? dbias : NULL, dout, inp, ROWS, IC, OC);
+        matmul_backward_weight(dweight, with_bias ? dbias_too : NULL, dout, inp, ROWS, IC, OC);
+        for (int i = 0; i < IC; i++) {
+            for (int o = 0; o < OC; o++) {
+                got[i * OC + o] = (double)dturned[i * OC + o], want[i * OC + o] = (double)dweight[o * IC + i];
+            }
+        }
+        compare_doubles("conv1d_backward_weight: dweight", got, want, IC * OC, 0);
+        CHECK(memcmp(dbias, dbias_too, OC * sizeof(real)) == 0, "conv1d_backward_weight: other dbias");
+        free(dturned), free(dweight), free(dbias), free(dbias_too);
+    }
+    free(inp), free(weight), free(turned), free(bias), free(dout);
+}
+
 // A NaN or an infinity reaches exactly the row (of A) or column (of B) it must reach.
 static void test_gemm_nan(void) {
     static const size_t shapes[][3] = {{7, 17, 5}, {13, 33, 300}, {65, 129, 64}, {1, 1, 1}, {6, 16, 8}};
@@ -596,6 +645,7 @@ static void matmul_tests(void) {
     RUN(test_gemm_nothing);
     RUN(test_gemm_nan);
     RUN(test_matmul_layer);
+    RUN(test_conv1d_layer);
     RUN(test_gemm_threads);
     RUN(test_gemm_inside_parallel);
     RUN(test_gemm_worst_order);

@@ -211,7 +211,7 @@ static void test_start_from_a_directory(void) {
     CHECK(strstr(said, "\nval_loss_pass 0 ") && strstr(said, "\nval_loss_pass 2 ") && strstr(said, "perplexity") &&
               strstr(said, "bits"),
           "%s", said);
-    // Without --seq a directory is used at its own length, here that of the training; a preset at 2048.
+    // Without --seq a directory is used at its own length, here that of the training; a preset at its own too.
     free(command);
     command =
         format_string(TRAIN " --model %s/start/step_00000003 --val %s/val.bin --val-batches 2 --batch 3 --eval-only",
@@ -221,7 +221,10 @@ static void test_start_from_a_directory(void) {
     free(words);
     free(command);
     command = format_string(TRAIN " --model %s --layers 1 --width 32 --heads 2 --plan", TEST_PRESET);
-    expect_exit(0, "rows of 2048 tokens", command);
+    int usual = TEST_ARCHITECTURE.presets[0].size.P;
+    words = format_string("rows of %d tokens", usual ? usual : TEST_ARCHITECTURE.usual_length);
+    expect_exit(0, words, command);
+    free(words);
     free(command);
     free(said);
     free(metrics);

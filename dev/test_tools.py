@@ -168,8 +168,8 @@ def test_reference():
         got = convert("llama", {**pondering, "model_type": "ponder_llama", "rope_parameters": {**llama3, "rope_theta": 5e5}})
         require(got["rope_theta"] == 5e5 and got["rope_scaling"] == llama3 and "rope_parameters" not in got, f"LLaMA: {got}")
         got = convert("plain", {"model_type": "llama", "rope_theta": 1e4, "rope_scaling": None})
-        require(not got["ponderinglm"] and not got["recurrent_model"] and got["pondering_steps"] == 1 and got["rope_scaling"] is None,
-                f"plain: {got}")
+        require(got["ponderinglm"] and got["recurrent_model"] and got["pondering_steps"] == 0 and got["rope_scaling"] is None and
+                got["checkpoint_num_layers"] == 0, f"plain: {got}")
         refused = {
             "topk": ({**pondering, "model_type": "ponder_gpt2", "pondering_top_k": 5}, "pondering_top_k is 5"),
             "temperature": ({**pondering, "model_type": "ponder_gpt_neox", "softmax_temperature": 0.5}, "softmax_temperature is 0.5"),

@@ -4,9 +4,11 @@
 
 The reference keeps the stock names: its patched GPTNeoXForCausalLM, GPT2LMHeadModel and LlamaForCausalLM stand where the stock
 classes stood, and config.json alone says that a model ponders. So the weights are copied as they are, and config.json loses
-our class names and gets the reference's keys: ponderinglm and recurrent_model (its GPT-2 asks only for the second),
-pondering_steps, scale_embeds, mutiply_pondering_steps (spelt so there) and softmax_temperature. The stock classes of transformers
-load OUT as well, and run it without pondering, in silence. Its GPT-NeoX will say that adapter.weight is new: it uses it nowhere.
+our class names and gets the reference's keys: ponderinglm and recurrent_model (its GPT-2 asks only for the second), both true even
+with no steps, because its GPT-NeoX computes nothing otherwise; pondering_steps, scale_embeds, mutiply_pondering_steps (spelt so
+there), softmax_temperature; and checkpoint_num_layers, without which its classes do not start (0: recompute no layer). The stock
+classes of transformers load OUT as well, and run it without pondering, in silence. Its GPT-NeoX will say that adapter.weight is
+new: it uses it nowhere.
 
 Refused, because no key of the reference says it: pondering_top_k (one branch of its code mixes 100 tokens, a constant), and
 for GPT-NeoX a softmax_temperature other than 1, which that class does not read. The trainers read OUT again.
@@ -57,7 +59,6 @@ def convert(config, path):
         fail(f"{path}: model_type is {kind!r}, expected one of {', '.join(STOCK)}, or ponder_ and one of these")
     on = config.get("ponderinglm") or config.get("recurrent_model")
     steps = int(config.get("pondering_steps") or 0) if on else 0
-    scaled = bool(config.get("scale_embeds"))
     temperature = float(config.get("softmax_temperature") or 1.0)
     top_k = int(config.get("pondering_top_k") or 0)
     if steps and top_k:
@@ -66,11 +67,9 @@ def convert(config, path):
         fail(f"{path}: softmax_temperature is {temperature:g}; the reference's GPT-NeoX does not read it, only its GPT-2 and LLaMA do")
     out = {key: value for key, value in config.items() if key not in OURS}
     out.update({"model_type": stock, "architectures": [STOCK[stock]], "torch_dtype": config.get("torch_dtype", "float32")})
-    # As it saves them: a vanilla run of its command line leaves pondering_steps at 1; scaling alone is zero steps of pondering.
-    ponders = steps > 0 or scaled
-    out.update({"ponderinglm": ponders, "recurrent_model": ponders, "pondering_steps": steps if ponders else 1,
-                "scale_embeds": scaled, "mutiply_pondering_steps": bool(config.get("mutiply_pondering_steps")) and steps > 0,
-                "softmax_temperature": temperature})
+    out.update({"ponderinglm": True, "recurrent_model": True, "pondering_steps": steps, "scale_embeds": bool(config.get("scale_embeds")),
+                "mutiply_pondering_steps": bool(config.get("mutiply_pondering_steps")) and steps > 0,
+                "softmax_temperature": temperature, "checkpoint_num_layers": 0})
     if stock != "gpt2":
         spell_rotary(stock, out)
     return out

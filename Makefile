@@ -347,7 +347,7 @@ PYTHON = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python
 venv: ## the Python environment of the checks against PyTorch, build/venv (560 MB from the network)
 	dev/setup_venv.sh
 test-all: ## all that this machine can (network), and the total; gpu-check is apart
-	@MAKE="$(MAKE)" dev/run_parts.sh $(B)/parts test test-sanitize test-fuzz test-emu test-transformers
+	@MAKE="$(MAKE)" dev/run_parts.sh $(B)/parts test test-sanitize test-fuzz test-emu test-transformers test-smollm2
 # Guided by coverage, each parser by itself, where clang has libFuzzer; else blindly, all of them at once.
 FUZZ_SECONDS ?= 20
 CLANG ?= clang
@@ -368,11 +368,14 @@ test-fuzz: $(ARCHITECTURES:%=$(B)/$(FUZZER)_%) ## damaged files for every parser
 	@B="$(B)" JOBS=$(or $(JOBS),$(PROCESSORS)) dev/fuzz.sh $(FUZZ_SECONDS) $^
 test-transformers: $(TRAINERS) venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
 	$(PYTHON) dev/ref/check_fixtures.py
+	$(PYTHON) dev/test_tools.py $(B)/train_gpt2
 	$(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
 	PYTHONPATH=$(VENV)/transformers-old $(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
+test-smollm2: $(B)/train_llama venv ## real weights, SmolLM2-135M (93 MB from the network), in train_llama and in transformers
+	$(PYTHON) dev/check_smollm2.py $(B)/train_llama
 fixtures: venv ## make dev/fixtures anew with our PyTorch twin
 	$(PYTHON) dev/ref/make_fixtures.py
-.PHONY: venv test-all test-fuzz test-transformers fixtures
+.PHONY: venv test-all test-fuzz test-transformers test-smollm2 fixtures
 
 # Whole steps on the CPU, each PRESET/S/B/T: pythia-160m has the shape of GPT-2 124M. Then a step of the main job, alone
 # and with a busy process on every processor beside it.

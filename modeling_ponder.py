@@ -1,8 +1,8 @@
-"""A pondering GPT-NeoX (Pythia) for transformers; lies in a checkpoint of ponder.c and is loaded from there:
+"""Pondering GPT-2, GPT-NeoX (Pythia) and LLaMA for transformers; lies in a checkpoint of ponder.c and is loaded from there:
 
     AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
 
-It is the stock GPT-NeoX, run pondering_steps + 1 times over the whole sequence. Between two passes every position
+Each is the stock model, run pondering_steps + 1 times over the whole sequence. Between two passes every position
 guesses its next token, and the embeddings of all tokens, mixed by the probabilities of that guess, are added to its input:
 
     e = multiply * scale * W_in[token]
@@ -10,6 +10,8 @@ guesses its next token, and the embeddings of all tokens, mixed by the probabili
         p = softmax(transformer(e) W_out^T / temperature)
         e = e + p (scale * W_in)
     logits = transformer(e) W_out^T
+
+The transformer adds positions by itself, in every pass (GPT-2's learned ones too): e never holds them.
 
 Settings in config.json, with their neutral values: ponderinglm (false: no steps), pondering_steps (0), scale_embeds
 (false; true: scale is sqrt(hidden_size)), mutiply_pondering_steps (spelt so; false; true: multiply is pondering_steps),
@@ -24,12 +26,20 @@ import math
 
 import torch
 from torch import nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, GPTNeoXModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GPTNeoXModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
-class PonderGPTNeoXConfig(GPTNeoXConfig):
-    model_type = "ponder_gpt_neox"
+class PonderConfig:
+    """The pondering settings, on top of a stock configuration."""
 
     def __init__(
         self,
@@ -57,33 +67,28 @@ class PonderGPTNeoXConfig(GPTNeoXConfig):
         return int(self.pondering_steps or 0) if self.ponderinglm else 0
 
 
-class PonderGPTNeoXForCausalLM(GPTNeoXForCausalLM):
-    config_class = PonderGPTNeoXConfig
-    # transformers 5 names the head lm_head and renames what it reads, but only for model types that it knows. The
-    # tensor is called embed_out in every checkpoint, so the module is too. Version 5 wants a dict here, version 4 a list.
-    _tied_weights_keys = (
-        {"embed_out.weight": "gpt_neox.embed_in.weight"}
-        if isinstance(GPTNeoXForCausalLM._tied_weights_keys, dict)
-        else ["embed_out.weight"]
-    )
-    _tp_plan = {}
-    _pp_plan = {}
+# transformers 5 gives a configuration class an __init__ of its own, unless it has one: so each names it.
+class PonderGPT2Config(PonderConfig, GPT2Config):
+    model_type = "ponder_gpt2"
+    __init__ = PonderConfig.__init__
 
-    def __init__(self, config):
-        super(GPTNeoXForCausalLM, self).__init__(config)  # past the stock class, which would add a head of its own
-        self.gpt_neox = GPTNeoXModel(config)
-        self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
 
-    def get_output_embeddings(self):
-        return self.embed_out
+class PonderGPTNeoXConfig(PonderConfig, GPTNeoXConfig):
+    model_type = "ponder_gpt_neox"
+    __init__ = PonderConfig.__init__
 
-    def set_output_embeddings(self, new_embeddings):
-        self.embed_out = new_embeddings
+
+class PonderLlamaConfig(PonderConfig, LlamaConfig):
+    model_type = "ponder_llama"
+    __init__ = PonderConfig.__init__
+
+
+class PonderModel:
+    """Pondering, on top of any stock model with a base_model that takes inputs_embeds, and two tables."""
 
     def _guess(self, hidden):
         """Probabilities of the next token (B,T,V), in float32 or better."""
-        z = self.embed_out(hidden)
+        z = self.get_output_embeddings()(hidden)
         z = z.to(torch.promote_types(z.dtype, torch.float32)) / (self.config.softmax_temperature or 1.0)
         k = self.config.pondering_top_k or 0
         if 0 < k < z.shape[-1]:
@@ -112,13 +117,14 @@ class PonderGPTNeoXForCausalLM(GPTNeoXForCausalLM):
         if input_ids is None or unused.get("inputs_embeds") is not None:
             raise ValueError("a pondering model starts from input_ids: it mixes the embeddings of its own table")
         config = self.config
-        table = self.gpt_neox.embed_in.weight
+        embed, head = self.get_input_embeddings(), self.get_output_embeddings()
+        table = embed.weight
         scale = math.sqrt(config.hidden_size) if config.scale_embeds else 1.0
         multiply = config.steps if config.mutiply_pondering_steps else 1
         wide = torch.promote_types(table.dtype, torch.float32)  # the sum e stays in float32 in a half-precision model
 
         def transform(e, **outputs):
-            return self.gpt_neox(
+            return self.base_model(
                 inputs_embeds=e.to(table.dtype),
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -127,7 +133,7 @@ class PonderGPTNeoXForCausalLM(GPTNeoXForCausalLM):
                 **outputs,
             )
 
-        e = multiply * scale * self.gpt_neox.embed_in(input_ids).to(wide)
+        e = multiply * scale * embed(input_ids).to(wide)
         for _ in range(config.steps):
             p = self._guess(transform(e).last_hidden_state)
             e = e + scale * (p.to(table.dtype) @ table).to(wide)
@@ -135,7 +141,7 @@ class PonderGPTNeoXForCausalLM(GPTNeoXForCausalLM):
         last = transform(e, **{name: value for name, value in wanted.items() if value is not None})
 
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.embed_out(last.last_hidden_state[:, keep, :])
+        logits = head(last.last_hidden_state[:, keep, :])
         loss = None
         if labels is not None:
             extra = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
@@ -151,3 +157,40 @@ class PonderGPTNeoXForCausalLM(GPTNeoXForCausalLM):
         if attention_mask is not None:
             inputs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         return inputs
+
+
+class PonderGPT2LMHeadModel(PonderModel, GPT2LMHeadModel):
+    config_class = PonderGPT2Config
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.loss_type = "ForCausalLM"  # transformers reads it off a class's name, but not off this one's
+
+
+class PonderGPTNeoXForCausalLM(PonderModel, GPTNeoXForCausalLM):
+    config_class = PonderGPTNeoXConfig
+    # transformers 5 names the head lm_head and renames what it reads, but only for model types that it knows. The
+    # tensor is called embed_out in every checkpoint, so the module is too. Version 5 wants a dict here, version 4 a list.
+    _tied_weights_keys = (
+        {"embed_out.weight": "gpt_neox.embed_in.weight"}
+        if isinstance(GPTNeoXForCausalLM._tied_weights_keys, dict)
+        else ["embed_out.weight"]
+    )
+    _tp_plan = {}
+    _pp_plan = {}
+
+    def __init__(self, config):
+        super(GPTNeoXForCausalLM, self).__init__(config)  # past the stock class, which would add a head of its own
+        self.gpt_neox = GPTNeoXModel(config)
+        self.embed_out = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.embed_out
+
+    def set_output_embeddings(self, new_embeddings):
+        self.embed_out = new_embeddings
+
+
+class PonderLlamaForCausalLM(PonderModel, LlamaForCausalLM):
+    config_class = PonderLlamaConfig

@@ -9,7 +9,8 @@ A checkpoint without pondering and without embedding scale must load as the stoc
 modeling_ponder.py, and never without trust_remote_code. Compared: logits (largest difference at most 1e-4 of the largest
 entry), loss, greedy generation against argmax by hand, a batch padded on the left, saving and loading again, the tokenizer.
 Then the ways in which users load one: AutoConfig, AutoTokenizer, generate(**tokenizer(text)), pipeline, the model card; a tied
-table under either name; and a model directory written by transformers, trained on: what its files said is still there.
+table under either name; a model directory written by transformers, trained on: what its files said is still there; stock models made
+by transformers, in the trainer; and what dev/to_reference.py writes.
 """
 
 import argparse
@@ -36,13 +37,16 @@ import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
 from huggingface_hub import ModelCard
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, pipeline
 
+import llama
+import pythia
 import training
 
 transformers.utils.logging.disable_progress_bar()
 TOLERANCE = 1e-4
-PONDER_CLASSES = {"gpt_neox": ("PonderGPTNeoXConfig", "PonderGPTNeoXForCausalLM")}
+PONDER_CLASSES = {"gpt2": ("PonderGPT2Config", "PonderGPT2LMHeadModel"), "gpt_neox": ("PonderGPTNeoXConfig", "PonderGPTNeoXForCausalLM"),
+                  "llama": ("PonderLlamaConfig", "PonderLlamaForCausalLM")}
 
 
 class Failed(Exception):
@@ -113,11 +117,15 @@ def check_model(directory, inputs, targets, logits, loss, dtype=torch.float32, t
     shifted = F.cross_entropy(output.logits[:, :-1].float().flatten(0, 1), inputs[:, 1:].flatten()).item()
     require(abs(output.loss.item() - shifted) <= 1e-5, f"loss from labels {output.loss.item():.7f} instead of {shifted:.7f}")
 
-    # Generation: the cache may or may not be used; it must not matter.
+    # Generation: the cache may or may not be used; it must not matter. Learned positions end somewhere.
     prompt = inputs[:1, :7]
-    by_hand = greedy(model, prompt, 6)
+    learned = hasattr(model.base_model, "wpe")
+    new = min(6, config["n_positions"] - 9) if learned else 6
+    if learned:
+        model = model.float()       # transformers 4.49 cannot mask padding in a float64 GPT-2
+    by_hand = greedy(model, prompt, new)
     for use_cache in (False, True):
-        generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, min_new_tokens=6,
+        generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=new, min_new_tokens=new,
                                    do_sample=False, pad_token_id=0, eos_token_id=None, use_cache=use_cache)
         require(generated[0, 7:].tolist() == by_hand,
                 f"generate(use_cache={use_cache}) gives {generated[0, 7:].tolist()}, argmax by hand {by_hand}")
@@ -125,10 +133,12 @@ def check_model(directory, inputs, targets, logits, loss, dtype=torch.float32, t
     mask = torch.ones(2, 9, dtype=torch.long)
     mask[1, :2] = 0
     padded = torch.cat([inputs[:1, :9], F.pad(prompt, (2, 0), value=0)])
-    # Rotary positions are relative, so none are given here: transformers 5 would take those of padding for document borders.
-    change = distance(model(padded, attention_mask=mask).logits[1, -1], model(prompt).logits[0, -1], "logits of a padded row")
+    # Rotary positions are relative and need not be told of padding.
+    positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if learned else {}
+    change = distance(model(padded, attention_mask=mask, **positions).logits[1, -1], model(prompt).logits[0, -1],
+                      "logits of a padded row")
     require(change <= 1e-5, f"padding changes logits by {change:.1e}")     # angles of float32
-    together = model.generate(padded, attention_mask=mask, max_new_tokens=6, min_new_tokens=6, do_sample=False,
+    together = model.generate(padded, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False,
                               pad_token_id=0, eos_token_id=None)
     require(together[1, 9:].tolist() == by_hand, "generate() of a padded batch differs from that of the row alone")
 
@@ -213,12 +223,12 @@ def check_fixture(directory):
         config["auto_map"] = {"AutoConfig": "modeling_ponder." + names[0],
                               "AutoModelForCausalLM": "modeling_ponder." + names[1]}
         shutil.copy(MODELING, copy)
-    # One spelling of the rotary settings: which of the three a version of transformers reads is not what is tested here.
-    if stock == "gpt_neox":
-        from pythia import rotary_settings
-        config["rotary_pct"], config["rotary_emb_base"] = rotary_settings(config)
+    # One spelling of the rotary settings: which of them a version of transformers reads is not what is tested here.
+    if stock != "gpt2":
+        settings = {"gpt_neox": pythia, "llama": llama}[stock].rotary_settings(config)
         for key in ("partial_rotary_factor", "rope_theta", "rope_parameters", "rope_scaling"):
             config.pop(key, None)
+        config.update(zip(("rotary_pct", "rotary_emb_base") if stock == "gpt_neox" else ("rope_theta", "rope_scaling"), settings))
     config.pop("transformers_version", None)
     with open(copy + "/config.json", "w") as f:
         json.dump(config, f)
@@ -227,8 +237,11 @@ def check_fixture(directory):
     if not os.path.exists(directory + "/logits.safetensors"):
         return None
     logits = load_file(directory + "/logits.safetensors")["logits"]
-    # Recorded logits are float32; the loss is a double. Rotary angles are float32 everywhere.
-    return check_model(copy, inputs, targets, logits, expected["first_micro_batch"]["loss"], torch.float64, 2e-7)
+    # Recorded logits are float32; the loss is a double. Rotary angles are float32 everywhere, and so is LLaMA's RMSNorm in
+    # transformers, whatever the model's type, but not in our own numbers: measured 3e-7.
+    ours = os.path.dirname(os.path.realpath(directory)) == os.path.realpath(HERE + "/fixtures")
+    tolerance = 1e-6 if stock == "llama" and ours else 2e-7
+    return check_model(copy, inputs, targets, logits, expected["first_micro_batch"]["loss"], torch.float64, tolerance)
 
 
 def dumped(directory):
@@ -240,16 +253,36 @@ def dumped(directory):
 TRAINED = {
     "S=0, stock": ["--ponder", "0", "--scale-embeds", "0"],
     "S=0, scaled": ["--ponder", "0", "--scale-embeds", "1"],
-    "S=3": ["--ponder", "3"],
+    "S=3, untied": ["--ponder", "3", "--tie", "0"],
     "S=2, tied, temperature, multiply, top k": ["--ponder", "2", "--tie", "1", "--ponder-temperature", "0.8", "--multiply-steps", "1",
                                                 "--ponder-top-k", "20"],
 }
-SMALL = {"train_pythia": ["--model", "pythia-14m", "--layers", "2", "--width", "48", "--heads", "3", "--ff", "112"]}
+# program -> options of a micro model; names of its tables; tokenizers of the shared folder, with vocabulary and steps
+SMALL = {
+    "train_pythia": ["--model", "pythia-14m", "--layers", "2", "--width", "48", "--heads", "3", "--ff", "112"],
+    "train_gpt2": ["--model", "gpt2", "--layers", "2", "--width", "48", "--heads", "3", "--ff", "112"],
+    "train_llama": ["--model", "llama-405m", "--layers", "2", "--width", "48", "--heads", "4", "--kv-heads", "2", "--ff", "112"],
+}
+TABLES = {
+    "train_pythia": ("gpt_neox.embed_in.weight", "embed_out.weight"),
+    "train_gpt2": ("transformer.wte.weight", "lm_head.weight"),
+    "train_llama": ("model.embed_tokens.weight", "lm_head.weight"),
+}
+TOKENIZERS = {
+    "train_pythia": [("gpt-neox-20b", 50304, "1"), ("gpt2", 50257, "0")],
+    "train_gpt2": [("gpt2", 50257, "1")],
+    "train_llama": [("gpt-neox-20b", 50304, "0")],
+}
 
 
 def run(command):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     require(done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}")
+
+
+def program(binary):
+    """"train_gpt2" for build/train_gpt2 and for build/train_gpt2_emu."""
+    return next(name for name in SMALL if os.path.basename(binary).startswith(name))
 
 
 class Trained:
@@ -265,7 +298,7 @@ class Trained:
         training.write_shard(self.folder + "/val.bin", text[4000:5000] + [256])
         self.data = ["--train", self.folder + "/train.bin", "--val", self.folder + "/val.bin", "--seq", str(self.T),
                      "--batch", str(self.B), "--shuffle", "0", "--sample-tokens", "0"]
-        self.size = SMALL[next(name for name in SMALL if os.path.basename(binary).startswith(name))]
+        self.size = SMALL[program(binary)]
 
     def train(self, name, options, steps=3):
         """Path of the checkpoint after `steps` steps."""
@@ -304,14 +337,15 @@ def check_tied(binary, options):
     """A tied table is found under either name, by transformers and by the trainer."""
     trained = Trained(binary)
     checkpoint = trained.fresh([*options, "--tie", "1"])
+    table_name, head_name = TABLES[program(binary)]
     inputs, _ = trained.batch()
     logits, _ = trained.dump(checkpoint)
     worst = 0
-    for names in (["embed_out.weight"], ["gpt_neox.embed_in.weight", "embed_out.weight"]):
+    for names in ([head_name], [table_name, head_name]):
         copy = f"{trained.folder}/tied{len(names)}"
         shutil.copytree(checkpoint, copy)
         tensors = load_file(copy + "/model.safetensors")
-        table = tensors.pop("gpt_neox.embed_in.weight")
+        table = tensors.pop(table_name)
         tensors.update({name: table.clone() for name in names})
         save_file(tensors, copy + "/model.safetensors", metadata={"format": "pt"})
         require(torch.equal(trained.dump(copy)[0], logits), f"the trainer's logits differ with the table under {names}")
@@ -357,6 +391,90 @@ def check_carried(binary, options):
     return check_use(there, [256, 3])
 
 
+def neox(**more):
+    return GPTNeoXConfig(vocab_size=257, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=112,
+                         max_position_embeddings=24, eos_token_id=[256, 3], **more)
+
+
+def gpt2(**more):
+    return GPT2Config(vocab_size=257, n_embd=48, n_layer=2, n_head=3, n_positions=40, resid_pdrop=0.0, embd_pdrop=0.0,
+                      attn_pdrop=0.0, bos_token_id=256, eos_token_id=[256, 3], **more)
+
+
+def llama_config(**more):
+    return LlamaConfig(vocab_size=257, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                       intermediate_size=112, max_position_embeddings=24, bos_token_id=256, eos_token_id=[256, 3], **more)
+
+
+SCALED = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16, "rope_type": "llama3"}
+# program -> {name: config, what of the model is saved, options of save_pretrained}; each version of transformers spells the
+# rotary settings in its own way.
+STOCK = {
+    "train_pythia": {
+        "several files": (neox, "model", {"max_shard_size": "60KB"}),
+        "tied": (lambda: neox(tie_word_embeddings=True), "model", {}),
+    },
+    "train_gpt2": {
+        "several files": (gpt2, "model", {"max_shard_size": "60KB"}),
+        "names without transformer.": (gpt2, "trunk", {}),
+        "untied, n_inner": (lambda: gpt2(tie_word_embeddings=False, n_inner=112), "model", {}),
+    },
+    "train_llama": {
+        "several files, tied, llama3": (lambda: llama_config(tie_word_embeddings=True, rope_theta=500.0, rope_scaling=dict(SCALED)), "model",
+                                        {"max_shard_size": "60KB"}),
+        "head_dim": (lambda: llama_config(head_dim=20, rope_theta=500.0), "model", {}),
+    },
+}
+
+
+@torch.no_grad()
+def check_stock(binary, make, part, saving):
+    """A stock model made and saved by transformers, with every bias and norm moved; the trainer's logits and loss are the same."""
+    trained = Trained(binary)
+    config = make()
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for p in model.parameters():
+        p.add_(torch.randn_like(p) * 0.1)
+    model.tie_weights()
+    source = trained.folder + "/stock"
+    (model if part == "model" else model.base_model).save_pretrained(source, **saving)
+    files = glob.glob(source + "/*.safetensors")
+    require((len(files) > 1) == ("max_shard_size" in saving), f"transformers wrote {len(files)} files")
+    inputs, targets = trained.batch()
+    expected = model(inputs).logits
+    logits, loss = trained.dump(source)
+    apart = distance(logits, expected, "logits")
+    require(apart <= TOLERANCE, f"logits differ by {apart:.1e} of the largest entry, allowed {TOLERANCE:.0e}")
+    here = F.cross_entropy(expected.double().flatten(0, 1), targets.flatten()).item()
+    require(abs(here - loss) <= TOLERANCE, f"the trainer's loss is {loss:.7f}, that of transformers {here:.7f}")
+    # One step further it is our checkpoint, and still says where texts end.
+    there = trained.train("on", ["--model", source, "--ponder", "0", "--scale-embeds", "0"], 1)
+    again = load(there)
+    require(again.config.eos_token_id == [256, 3], f"eos_token_id is {again.config.eos_token_id} after a step, was [256, 3]")
+    return f"{type(model).__name__}: logits {apart:.1e}, loss {abs(here - loss):.1e}, {len(files)} files"
+
+
+@torch.no_grad()
+def check_reference(binary, options):
+    """dev/to_reference.py's directory: the stock class takes every tensor, the trainer computes the same bits from it."""
+    trained = Trained(binary)
+    checkpoint = trained.fresh(options)
+    out = trained.folder + "/reference"
+    run([sys.executable, HERE + "/to_reference.py", checkpoint, out])
+    with open(out + "/config.json") as f:
+        config = json.load(f)
+    model = load(out)
+    require(type(model).__module__.startswith("transformers.models."), f"stock class expected, found {type(model)}")
+    require(config["architectures"] == [type(model).__name__], f"architectures is {config['architectures']}")
+    for key in ("auto_map", "pondering_top_k", "rope_parameters"):
+        require(key not in config, f"{out}/config.json still has {key}")
+    steps = int(options[options.index("--ponder") + 1])
+    require(config["ponderinglm"] and config["recurrent_model"] and config["pondering_steps"] == steps, f"config.json: {config}")
+    require(torch.equal(trained.dump(out)[0], trained.dump(checkpoint)[0]), "the trainer's logits differ after to_reference.py")
+    return type(model).__name__
+
+
 def check_given_tokenizer(binary, tokenizer, vocabulary, options):
     """A fresh model with a tokenizer of the shared folder; the ids of AutoTokenizer are those of its files."""
     trained = Trained(binary)
@@ -389,6 +507,11 @@ def main():
     for binary in map(os.path.abspath, arguments.binary):
         cases += [(f"{os.path.basename(binary)}: {name}", lambda binary=binary, options=options: check_trained(binary, options))
                   for name, options in TRAINED.items()]
+        cases += [(f"{os.path.basename(binary)}: from transformers, {name}", lambda binary=binary, made=made: check_stock(binary, *made))
+                  for name, made in STOCK[program(binary)].items()]
+        cases += [(f"{os.path.basename(binary)}: to_reference.py, S={options[1]}", lambda binary=binary, options=options:
+                   check_reference(binary, options))
+                  for options in (["--ponder", "0", "--scale-embeds", "1"], ["--ponder", "3", "--multiply-steps", "1"])]
     shared = os.environ.get("PONDER_SHARED", HERE + "/../../shared")
     for binary in map(os.path.abspath, arguments.binary):
         name = os.path.basename(binary)
@@ -396,7 +519,7 @@ def main():
             options = ["--ponder", steps, "--scale-embeds", "0"]
             cases.append((f"{name}: tied, S={steps}", lambda binary=binary, options=options: check_tied(binary, options)))
             cases.append((f"{name}: trained on, S={steps}", lambda binary=binary, options=options: check_carried(binary, options)))
-        for folder, vocabulary, steps in (("gpt-neox-20b", 50304, "1"), ("gpt2", 50257, "0"), ("gpt2", 50257, "1")):
+        for folder, vocabulary, steps in TOKENIZERS[program(binary)]:
             path = f"{shared}/tokenizers/{folder}"
             if os.path.isdir(path):
                 options = ["--ponder", steps, "--scale-embeds", "0"]

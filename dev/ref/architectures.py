@@ -1,8 +1,10 @@
 """The twins by the model_type of their config.json; a pondering model's is ponder_<that of the plain one>."""
 
+from gpt2 import GPT2
+from llama import Llama
 from pythia import Pythia
 
-TWINS = {"gpt_neox": Pythia}
+TWINS = {"gpt2": GPT2, "gpt_neox": Pythia, "llama": Llama}
 
 
 def build(config):

@@ -19,8 +19,10 @@ import torch
 from safetensors.torch import load_file
 
 import architectures
+import llama
 import training
 
+OURS = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../fixtures"))
 TOLERANCE = {"loss": 1e-12, "grad_norm": 1e-12, "lr": 1e-12, "logits": 1e-7, "gradient": 1e-7, "final": 1e-7,
              "gradient qkv bias": 1e-7, "final qkv bias": 1e-7}
 
@@ -46,6 +48,9 @@ def check_case(directory, dtype):
     with open(path("expected.json")) as f:
         recorded = json.load(f)
     weights = load_file(path("model.safetensors"))
+    # The reference's float64 models round to float32 inside RMSNorm; with the same rounding here the numbers must be the same.
+    ours = os.path.dirname(os.path.realpath(directory)) == OURS
+    llama.RMSNorm.computes_in = None if ours else torch.float32
     mine, logits, gradient, final = training.run_case(
         config, weights, training.read_shard(path("train.bin")), training.read_shard(path("val.bin")), recorded["options"],
         dtype)
@@ -80,7 +85,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     directories = arguments.directories or [
-        d for parent in (os.path.join(here, "../fixtures"), os.path.join(shared, "fixtures"))
+        d for parent in (OURS, os.path.join(shared, "fixtures"))
         for d in sorted(glob.glob(parent + "/*/")) if os.path.exists(d + "expected.json")]
     passed = failed = skipped = 0
     for directory in directories:

@@ -4,10 +4,10 @@ Parallel residual x + attention(norm1(x)) + mlp(norm2(x)), biases everywhere but
 positions on the first part of each head. Parameters carry the names and the layout of a Hugging Face checkpoint.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
+import rotary
 from ponder import Pondering, PonderLM
 
 PRESETS = {     # layers, width, heads; MLP 4 * width, vocabulary 50304
@@ -37,23 +37,6 @@ def rotary_settings(config):
     return share, base
 
 
-def rotary_tables(T, size, base, dtype):
-    """cos and sin (T,size). Frequencies and angles are float32 in any model, as everywhere else."""
-    frequency = 1.0 / (base ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
-    angle = torch.arange(T, dtype=torch.float32)[:, None] * frequency
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def rotate(x, cos, sin):
-    """x (B,NH,T,HS): the first `size` entries of each head are rotated, entry i together with i + size/2."""
-    size = cos.shape[-1]
-    turned, rest = x[..., :size], x[..., size:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
-    return torch.cat([turned, rest], dim=-1)
-
-
 class Attention(nn.Module):
     def __init__(self, C, NH):
         super().__init__()
@@ -65,7 +48,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         qkv = self.query_key_value(x).view(B, T, self.NH, 3 * (C // self.NH)).transpose(1, 2)   # per head [q|k|v]
         q, k, v = qkv.chunk(3, dim=-1)
-        out = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        out = F.scaled_dot_product_attention(rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin), v, is_causal=True)
         return self.dense(out.transpose(1, 2).reshape(B, T, C))
 
 
@@ -95,15 +78,15 @@ class Trunk(nn.Module):
     def __init__(self, config):
         super().__init__()
         C, NH, eps = config["hidden_size"], config["num_attention_heads"], config.get("layer_norm_eps", 1e-5)
-        share, self.rotary_base = rotary_settings(config)
-        self.rotary_size = int(C // NH * share)
+        share, base = rotary_settings(config)
+        self.frequency = rotary.frequencies(int(C // NH * share), base)
         self.embed_in = nn.Embedding(config["vocab_size"], C)
         self.layers = nn.ModuleList(
             Layer(C, NH, config["intermediate_size"], eps) for _ in range(config["num_hidden_layers"]))
         self.final_layer_norm = nn.LayerNorm(C, eps=eps)
 
     def forward(self, e):
-        cos, sin = rotary_tables(e.shape[1], self.rotary_size, self.rotary_base, e.dtype)
+        cos, sin = rotary.tables(e.shape[1], self.frequency, e.dtype)
         x = e
         for layer in self.layers:
             x = layer(x, cos, sin)

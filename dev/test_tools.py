@@ -1,0 +1,201 @@
+"""Tests of the tools that turn model directories into others and back. Exits 1 unless all pass.
+
+    usage: test_tools.py [TRAIN_GPT2]          TRAIN_GPT2: the program, default build/train_gpt2
+
+from_llmc.py: files in llm.c's format, versions 3 and 5, are made here from random weights; the trainer must compute the same
+bits from what the tool makes of them as from the same weights in a Hugging Face directory, and the PyTorch twin the same loss.
+Both tools: what they cannot read is refused, in words that say what was found.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE + "/ref")
+
+import architectures
+import training
+
+V, VP, P, L, NH, C, T, B = 300, 384, 32, 2, 3, 48, 24, 2
+CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": V, "n_positions": P, "n_embd": C, "n_layer": L,
+          "n_head": NH, "tie_word_embeddings": True, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+# Names of a layer's tensors in the order of llm.c's files; its products lie as (out,in).
+LAYER = ["ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias", "ln_2.weight",
+         "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"]
+
+
+class Failed(Exception):
+    pass
+
+
+def require(good, message):
+    if not good:
+        raise Failed(message)
+
+
+def run(*command):
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def tool(name, *arguments):
+    return run(sys.executable, f"{HERE}/{name}.py", *arguments)
+
+
+def random_weights(dtype):
+    torch.manual_seed(7)
+    return {name: (torch.randn(p.shape) * 0.2 + (1 if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0)).to(dtype)
+            for name, p in architectures.build(CONFIG).state_dict().items()}
+
+
+def write_llmc(path, weights, version):
+    header = numpy.zeros(256, dtype="<i4")
+    header[:8] = 20240326, version, P, V, L, NH, C, VP
+    table = torch.zeros(VP, C, dtype=weights["transformer.wte.weight"].dtype)
+    table[:V] = weights["transformer.wte.weight"]
+    rows = [table, weights["transformer.wpe.weight"]]
+    for name in LAYER:
+        for layer in range(L):
+            x = weights[f"transformer.h.{layer}.{name}"]
+            rows.append(x.T.contiguous() if x.dim() == 2 else x)
+    rows += [weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"]]
+    with open(path, "wb") as f:
+        f.write(header.tobytes())
+        for x in rows:
+            f.write(x.view(torch.int16).numpy().tobytes() if version == 5 else x.numpy().tobytes())
+
+
+def write_directory(path, weights, config):
+    os.mkdir(path)
+    save_file({name: x.float() for name, x in weights.items()}, path + "/model.safetensors", metadata={"format": "pt"})
+    with open(path + "/config.json", "w") as f:
+        json.dump(config, f)
+
+
+def dump(trainer, directory, scratch):
+    """-> logits, loss of the first micro-batch, by the trainer."""
+    shard = scratch + "/tokens.bin"
+    if not os.path.exists(shard):
+        training.write_shard(shard, torch.randint(0, V, (B * T + 1,), generator=torch.Generator().manual_seed(3)).tolist())
+    done = run(trainer, "--model", directory, "--train", shard, "--val", shard, "--seq", str(T), "--batch", str(B), "--shuffle", "0",
+               "--steps", "1", "--out", scratch + "/unused", "--dump", scratch + "/dump")
+    require(done.returncode == 0, f"the trainer ended with {done.returncode}: {done.stdout[-1000:]}")
+    return load_file(scratch + "/dump/logits.safetensors")["logits"], load_file(scratch + "/dump/loss.safetensors")["loss"].item()
+
+
+def test_llmc(trainer, version):
+    dtype = {3: torch.float32, 5: torch.bfloat16}[version]
+    weights = random_weights(dtype)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_llmc(scratch + "/model.bin", weights, version)
+        write_directory(scratch + "/expected", weights, CONFIG)
+        done = tool("from_llmc", scratch + "/model.bin", scratch + "/made")
+        require(done.returncode == 0, f"from_llmc.py ended with {done.returncode}: {done.stdout}")
+        logits, loss = dump(trainer, scratch + "/made", scratch)
+        wanted, _ = dump(trainer, scratch + "/expected", scratch)
+        require(torch.equal(logits, wanted), "the trainer's logits differ from those of the same weights in a Hugging Face directory")
+        twin = architectures.build(CONFIG)
+        twin.load_state_dict({name: x.float() for name, x in weights.items()})
+        inputs, targets = training.batch_of(training.read_shard(scratch + "/tokens.bin"), 0, B, T)
+        apart = abs(twin.loss(inputs, targets).item() - loss)
+        require(apart <= 1e-5, f"loss {loss:.7f}, the twin's differs by {apart:.1e}")      # measured 5e-7
+        return f"loss {loss:.6f}, the twin's within {apart:.1e}"
+
+
+def test_llmc_refuses():
+    weights = random_weights(torch.float32)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_llmc(scratch + "/good.bin", weights, 3)
+        with open(scratch + "/good.bin", "rb") as f:
+            good = bytearray(f.read())
+
+        def damaged(word, value):
+            other = bytearray(good)
+            other[4 * word:4 * word + 4] = int(value).to_bytes(4, "little", signed=True)
+            return bytes(other)
+        nan = bytearray(good)
+        nan[1024:1028] = numpy.float32("nan").tobytes()
+        cases = {
+            "magic": (damaged(0, 20240520), "20240520"), "no file": (None, "No such file"), "empty": (b"", "an empty file"),
+            "header cut": (bytes(good[:500]), "1024 bytes"), "version": (damaged(1, 2), "version 2; 3 (float32)"),
+            "truncated": (bytes(good[:-4]), f"{len(good) - 4} bytes"), "too long": (bytes(good) + b"x", f"makes {len(good)}"),
+            "layers": (damaged(4, -1), "layers -1"), "heads": (damaged(5, 5), "width 48 and heads 5"),
+            "padding": (damaged(7, 256), "padded vocabulary of 256"), "bfloat16": (damaged(1, 5), "version 5, bfloat16"),
+            "NaN": (bytes(nan), "wte.weight holds numbers that are not finite"),
+        }
+        for name, (content, words) in cases.items():
+            path = f"{scratch}/{name}.bin"
+            if content is not None:
+                with open(path, "wb") as f:
+                    f.write(content)
+            done = tool("from_llmc", path, scratch + "/out")
+            require(done.returncode == 1 and words in done.stdout and path in done.stdout and "Traceback" not in done.stdout,
+                    f"{name}: exit status {done.returncode}, {done.stdout!r}, expected 1 and {words!r}")
+            require(not os.path.exists(scratch + "/out"), f"{name}: something was written")
+        done = tool("from_llmc", scratch + "/good.bin", scratch)
+        require(done.returncode == 1 and "is not there yet" in done.stdout, f"an OUT that exists: {done.stdout!r}")
+    return f"{len(cases) + 1} bad files"
+
+
+def test_reference():
+    """Keys of every architecture, and what is refused."""
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = {"w": torch.zeros(1)}
+
+        def convert(name, config):
+            write_directory(f"{scratch}/{name}", weights, config)
+            done = tool("to_reference", f"{scratch}/{name}", f"{scratch}/{name}-out")
+            if done.returncode:
+                return done.stdout
+            with open(f"{scratch}/{name}-out/config.json") as f:
+                return json.load(f)
+        pondering = {"ponderinglm": True, "pondering_steps": 2, "scale_embeds": True, "mutiply_pondering_steps": True,
+                     "softmax_temperature": 1.0, "pondering_top_k": 0, "auto_map": {}, "use_cache": False}
+        got = convert("neox", {**pondering, "model_type": "ponder_gpt_neox", "rope_parameters": {
+            "rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 500.0}})
+        require(got["model_type"] == "gpt_neox" and got["rotary_pct"] == 0.5 and got["rotary_emb_base"] == 500.0 and
+                got["pondering_steps"] == 2 and got["mutiply_pondering_steps"] and "auto_map" not in got, f"GPT-NeoX: {got}")
+        got = convert("gpt2", {**pondering, "model_type": "ponder_gpt2", "softmax_temperature": 0.7})
+        require(got["recurrent_model"] and got["softmax_temperature"] == 0.7 and "rope_theta" not in got, f"GPT-2: {got}")
+        llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                  "original_max_position_embeddings": 64}
+        got = convert("llama", {**pondering, "model_type": "ponder_llama", "rope_parameters": {**llama3, "rope_theta": 5e5}})
+        require(got["rope_theta"] == 5e5 and got["rope_scaling"] == llama3 and "rope_parameters" not in got, f"LLaMA: {got}")
+        got = convert("plain", {"model_type": "llama", "rope_theta": 1e4, "rope_scaling": None})
+        require(got["ponderinglm"] and got["recurrent_model"] and got["pondering_steps"] == 0 and got["rope_scaling"] is None and
+                got["checkpoint_num_layers"] == 0, f"plain: {got}")
+        refused = {
+            "topk": ({**pondering, "model_type": "ponder_gpt2", "pondering_top_k": 5}, "pondering_top_k is 5"),
+            "temperature": ({**pondering, "model_type": "ponder_gpt_neox", "softmax_temperature": 0.5}, "softmax_temperature is 0.5"),
+            "type": ({"model_type": "bert"}, "model_type is 'bert'"),
+        }
+        for name, (config, words) in refused.items():
+            got = convert(name, config)
+            require(isinstance(got, str) and words in got and not os.path.exists(f"{scratch}/{name}-out"), f"{name}: {got}")
+        return f"4 configurations, {len(refused)} refused"
+
+
+def main():
+    torch.set_num_threads(1)
+    trainer = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else HERE + "/../build/train_gpt2")
+    tests = {"from_llmc.py, float32": lambda: test_llmc(trainer, 3), "from_llmc.py, bfloat16": lambda: test_llmc(trainer, 5),
+             "from_llmc.py refuses": test_llmc_refuses, "to_reference.py": test_reference}
+    failed = 0
+    for name, test in tests.items():
+        try:
+            print(f"ok   {name}: {test()}")
+        except Failed as reason:
+            failed += 1
+            print(f"FAIL {name}: {reason}")
+    print(f"{len(tests) - failed} passed, {failed} failed, 0 skipped")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Writes a checkpoint so that the reference implementation's own classes load it (PonderingLM, on transformers 4.49).
+
+    usage: to_reference.py DIR OUT          DIR: a checkpoint of a trainer; OUT: a new directory. Needs Python alone.
+
+The reference keeps the stock names: its patched GPTNeoXForCausalLM, GPT2LMHeadModel and LlamaForCausalLM stand where the stock
+classes stood, and config.json alone says that a model ponders. So the weights are copied as they are, and config.json loses
+our class names and gets the reference's keys: ponderinglm and recurrent_model (its GPT-2 asks only for the second), both true even
+with no steps, because its GPT-NeoX computes nothing otherwise; pondering_steps, scale_embeds, mutiply_pondering_steps (spelt so
+there), softmax_temperature; and checkpoint_num_layers, without which its classes do not start (0: recompute no layer). The stock
+classes of transformers load OUT as well, and run it without pondering, in silence. Its GPT-NeoX will say that adapter.weight is
+new: it uses it nowhere.
+
+Refused, because no key of the reference says it: pondering_top_k (one branch of its code mixes 100 tokens, a constant), and
+for GPT-NeoX a softmax_temperature other than 1, which that class does not read. The trainers read OUT again.
+"""
+
+import json
+import os
+import shutil
+import sys
+
+STOCK = {"gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoXForCausalLM", "llama": "LlamaForCausalLM"}
+OURS = ("auto_map", "pondering_top_k", "use_cache", "dtype", "transformers_version")
+
+
+def fail(message):
+    sys.exit(f"to_reference: {message}")
+
+
+def rotary(config, key, *spellings):
+    """The value of `key` in rope_parameters or rope_scaling, or that of the first spelling beside them; None: nowhere."""
+    for holder in (config.get("rope_parameters"), config.get("rope_scaling")):
+        if holder and holder.get(key) is not None:
+            return holder[key]
+    return next((config[name] for name in (key, *spellings) if config.get(name) is not None), None)
+
+
+def spell_rotary(stock, config):
+    """Rotary settings as transformers 4.49 reads them; it takes those of version 5 for nothing, in silence."""
+    base = rotary(config, "rope_theta", "rotary_emb_base") or 10000.0
+    if stock == "gpt_neox":
+        share = rotary(config, "partial_rotary_factor", "rotary_pct") or 0.25
+        changed = {"rotary_pct": share, "partial_rotary_factor": share, "rotary_emb_base": base, "rope_theta": base}
+    else:
+        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        changed = {"rope_theta": base, "rope_scaling": None if kind == "default" else
+                   {key: value for key, value in {**scaling, "rope_type": kind}.items() if key not in ("rope_theta", "type")}}
+    for key in ("rope_parameters", "rope_scaling"):
+        config.pop(key, None)
+    config.update(changed)
+
+
+def convert(config, path):
+    """config.json of ours -> the reference's; dies on what it cannot say."""
+    kind = config.get("model_type")
+    stock = str(kind).removeprefix("ponder_")
+    if stock not in STOCK:
+        fail(f"{path}: model_type is {kind!r}, expected one of {', '.join(STOCK)}, or ponder_ and one of these")
+    on = config.get("ponderinglm") or config.get("recurrent_model")
+    steps = int(config.get("pondering_steps") or 0) if on else 0
+    temperature = float(config.get("softmax_temperature") or 1.0)
+    top_k = int(config.get("pondering_top_k") or 0)
+    if steps and top_k:
+        fail(f"{path}: pondering_top_k is {top_k}; the reference has no such key, it mixes all tokens")
+    if steps and temperature != 1 and stock == "gpt_neox":
+        fail(f"{path}: softmax_temperature is {temperature:g}; the reference's GPT-NeoX does not read it, only its GPT-2 and LLaMA do")
+    out = {key: value for key, value in config.items() if key not in OURS}
+    out.update({"model_type": stock, "architectures": [STOCK[stock]], "torch_dtype": config.get("torch_dtype", "float32")})
+    out.update({"ponderinglm": True, "recurrent_model": True, "pondering_steps": steps, "scale_embeds": bool(config.get("scale_embeds")),
+                "mutiply_pondering_steps": bool(config.get("mutiply_pondering_steps")) and steps > 0,
+                "softmax_temperature": temperature, "checkpoint_num_layers": 0})
+    if stock != "gpt2":
+        spell_rotary(stock, out)
+    return out
+
+
+def main():
+    if len(sys.argv) != 3 or sys.argv[1].startswith("-"):
+        print(__doc__)
+        sys.exit(sys.argv[1:] not in (["-h"], ["--help"]))
+    source, out = sys.argv[1:]
+    path = os.path.join(source, "config.json")
+    try:
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+    except (OSError, ValueError) as error:
+        fail(f"{path}: expected the config.json of a checkpoint: {error}")
+    weights = [name for name in os.listdir(source) if name.startswith("model") and
+               name.endswith((".safetensors", ".safetensors.index.json"))]
+    if not weights:
+        fail(f"{source}: expected model.safetensors, or its parts with an index, found neither")
+    converted = convert(config, path)
+    try:
+        os.makedirs(out)
+    except OSError as error:
+        fail(f"{out}: expected a directory that can be made and is not there yet: {error}")
+    # The trainer's own files and ours stay behind: moments, state, the model's code, its card.
+    left = ("config.json", "optimizer.safetensors", "trainer_state.json", "modeling_ponder.py", "README.md")
+    for name in os.listdir(source):
+        if name not in left and os.path.isfile(os.path.join(source, name)):
+            shutil.copyfile(os.path.join(source, name), os.path.join(out, name))
+    with open(os.path.join(out, "config.json"), "w", encoding="utf-8") as f:
+        f.write(json.dumps(converted, indent=2, ensure_ascii=False) + "\n")
+    said = ", ".join(f"{key} {json.dumps(converted[key])}" for key in
+                     ("ponderinglm", "pondering_steps", "scale_embeds", "mutiply_pondering_steps", "softmax_temperature"))
+    print(f"{out}: {STOCK[converted['model_type']]}, {said}")
+
+
+if __name__ == "__main__":
+    main()

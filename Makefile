@@ -2,7 +2,7 @@
 
 # Every train_X.cu is an architecture; what follows is written for any of them. MODEL names the one that `make
 # compare` and the checks of a single trainer take.
-ARCHITECTURES = pythia gpt2
+ARCHITECTURES = pythia gpt2 llama
 MODEL ?= pythia
 
 CC ?= cc

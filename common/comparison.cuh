@@ -35,6 +35,7 @@ typedef struct {
     real* exact;
     real* naive;
     Place gpu;
+    double beside;  // the largest number in the gradients of tensors that are joined to this one, or 0
 } Compared;
 
 typedef struct {
@@ -60,12 +61,18 @@ static inline int comparison_judge(const Compared* row) {
         if (row->naive) { naive = fmax(naive, fabs((double)row->naive[i] - (double)row->exact[i])); }
     }
     // fp32: 2e-5 of the largest entry (under the emulator at most 2e-6 was seen; a GPU adds in another order).
-    // bf16: twice the error of the reference that rounds as it stores (at most 1.99 times was seen, over 1,440 tensors
-    // of ten models and five sets of tokens). Three times in a tensor of under 128 numbers, the largest of whose errors
-    // is more a matter of chance: of 495 one had more than twice, 2.07 times, an earlier set 2.9. At least 1e-5 of the
-    // largest entry, for what neither rounds: the input embeddings of pass 0 are fp32 in both (and had the same bits);
-    // half of what fp32 may have.
-    double tolerance = row->naive ? fmax((n < 128 ? 3 : 2) * naive, 1e-5 * largest) : 2e-5 * largest;
+    // bf16: 2.2 times the error of the reference that rounds as it stores, 2.5 times of a gradient. Over 1,440 tensors of
+    // ten Pythia models and five sets of tokens at most 1.99 times was seen; over 5,900 of fifteen LLaMA models and seven
+    // sets two activations had 2.08 times, two gradients 2.02 and 2.38: the products of gate and up have few numbers
+    // that are much larger than others, and the reference keeps probabilities of attention in float. Three times in a
+    // tensor of under 128 numbers, the largest of whose errors is more a matter of chance: of 495 one had more than
+    // twice, 2.07 times, an earlier set 2.9. At least 1e-5 of the largest entry, for what neither rounds: the input
+    // embeddings of pass 0 are fp32 in both (and had the same bits); half of what fp32 may have.
+    double times = n < 128 ? 3 : strncmp(row->name, LIST_GRADIENT, strlen(LIST_GRADIENT)) == 0 ? 2.5 : 2.2;
+    double tolerance = row->naive ? fmax(times * naive, 1e-5 * largest) : 2e-5 * largest;
+    // Queries and keys may have no gradient where values have one: rows of one position. What is left of it are
+    // roundings of terms that cancel, 1e-7 of the values' was seen.
+    tolerance = fmax(tolerance, 1e-6 * row->beside);
     int good = error <= tolerance && tolerance < INFINITY;  // a reference that overflows allows nothing
     printf("%-58s %10.3e %10.3e %10.3e %6.2f  %s", row->name, largest, error, tolerance,
            error == 0 ? 0.0 : error / tolerance, good ? "ok" : "DIFFERS");
@@ -116,7 +123,7 @@ static inline void comparison_take(Comparison* k, const Places* cpu, const Place
             k->list = (Compared*)realloc(k->list, (size_t)k->room * sizeof(Compared));
             if (!k->list) { die("out of memory: %d rows of a comparison", k->room); }
         }
-        Compared row = {format_string("%s", c->name), copy, NULL, gpu->list[j]};
+        Compared row = {format_string("%s", c->name), copy, NULL, gpu->list[j], 0};
         k->list[k->count++] = row;
     }
 }
@@ -142,6 +149,25 @@ static inline double comparison_run_cpu(Model* model, const Half* cpu, Compariso
         places_free(&places);
     }
     return loss;
+}
+
+// Finds out what lies beside the gradients of joined tensors: they come from one product.
+static inline void comparison_join(const Comparison* k, const TensorTable* table) {
+    for (int first = 0, end; first < table->count; first = end) {
+        end = tensor_group(table, first).end;
+        for (int i = first; i < end && end - first > 1; i++) {
+            char* name = format_string(LIST_GRADIENT "%s", table->list[i].name);
+            int at = 0;
+            while (at < k->count && strcmp(k->list[at].name, name) != 0) { at++; }
+            free(name);
+            if (at + end - i > k->count) { break; }
+            for (int other = at + first - i; other < at + end - i; other++) {  // listed in the order of the table
+                for (size_t j = 0; j < k->list[other].gpu.count; j++) {
+                    k->list[at].beside = fmax(k->list[at].beside, fabs((double)k->list[other].exact[j]));
+                }
+            }
+        }
+    }
 }
 
 // --compare-cpu: one micro-batch with `count` targets on both, from the same weights (in the bf16 program rounded to
@@ -173,6 +199,7 @@ static inline int compare_halves(Model* model, const Half* cpu, const Half* gpu,
         naive_loss = comparison_run_cpu(model, cpu, &k, &places, inputs, targets, B, T, scale, 1, &forward);
         stored_as_bf16 = 0;
     }
+    comparison_join(&k, &model->tensors);
     printf("%-58s %10s %10s %10s %6s\n", "tensor, in forward order", "largest", "error", "tolerance", "share");
     const char* first = NULL;
     double got = 0;

@@ -1,5 +1,5 @@
-// layers.cuh - CUDA kernels of the layers that the architectures share: rotary and learned positions, GELU, column
-// sums, copies. Norms: norms.cuh.
+// layers.cuh - CUDA kernels of the layers that the architectures share: rotary and learned positions, GELU, SwiGLU,
+// column sums, copies. Norms: norms.cuh, rmsnorm.cuh.
 //
 // Their C twins are the layers of the trainers, section [4]. All of them are bound by memory, so
 // above each kernel stands what must move per number, and the aim is to move each byte once:
@@ -16,7 +16,7 @@
 // Accesses are of 128 bits where rows and addresses allow it (`whole`), else number by number: any
 // sizes work. A thread's pack is PACK neighbouring columns.
 //
-//   [1] rotary positions    [2] learned positions    [3] column sums, GELU    [4] copies
+//   [1] rotary positions    [2] learned positions    [3] column sums, GELU    [4] SwiGLU    [5] copies
 #ifndef PONDER_LAYERS_CUH
 #define PONDER_LAYERS_CUH
 
@@ -309,7 +309,7 @@ template <int tanh_form> static __device__ __forceinline__ float gelu_slope(floa
     return cdf + x * (0.39894228040143267794f * expf(-0.5f * x * x));
 }
 
-// Rows in flight for each thread of the two kernels below.
+// Rows in flight for each thread of the kernels of GELU and SwiGLU.
 enum { GELU_FLIGHT = 2 };
 
 // Per number: 2 bytes in, 2 out in bf16.
@@ -421,7 +421,91 @@ static inline void gelu_backward_cuda(floatX* dinp, float* dbias, float* scratch
 }
 
 // ------------------------------------------------------------------------------------------------
-// [4] Copies
+// [4] SwiGLU
+
+// The same tiles and rows in flight as GELU's; a thread has a pack of gate and the pack of up that belongs to it. Per
+// number of out: 4 bytes in, 2 out in bf16.
+static __global__ void __launch_bounds__(COLUMN_WARPS* WARP)
+    swiglu_forward_kernel(floatX* __restrict__ out, const floatX* __restrict__ inp, size_t N, size_t FF, size_t rows,
+                          int whole) {
+    const size_t i = ((size_t)blockIdx.x * WARP + threadIdx.x) * PACK;
+    const size_t begin = blockIdx.y * rows, end = begin + rows < N ? begin + rows : N;
+    if (i >= FF) { return; }
+    for (size_t n = begin + threadIdx.y; n < end; n += GELU_FLIGHT * COLUMN_WARPS) {
+        float gate[GELU_FLIGHT][PACK], up[GELU_FLIGHT][PACK];
+#pragma unroll
+        for (int u = 0; u < GELU_FLIGHT; u++) {
+            const size_t row = n + (size_t)u * COLUMN_WARPS;
+            if (row >= end) { continue; }
+            load_pack_of(gate[u], inp + row * 2 * FF, i, FF, whole, 0.0f);
+            load_pack_of(up[u], inp + row * 2 * FF + FF, i, FF, whole, 0.0f);
+        }
+#pragma unroll
+        for (int u = 0; u < GELU_FLIGHT; u++) {
+            const size_t row = n + (size_t)u * COLUMN_WARPS;
+            if (row >= end) { continue; }
+#pragma unroll
+            for (int j = 0; j < PACK; j++) { gate[u][j] = gate[u][j] / (1.0f + expf(-gate[u][j])) * up[u][j]; }
+            store_pack_of(out + row * FF, gate[u], i, FF, whole);
+        }
+    }
+}
+
+// out (N,FF) = g * sigmoid(g) * u, with g and u the halves of each row of inp (N,2FF) (Shazeer, arXiv 2002.05202),
+// computed in fp32, rounded once.
+static inline void swiglu_forward_cuda(floatX* out, const floatX* inp, size_t N, size_t FF) {
+    ColumnCut cut = column_cut(N, FF, PLAIN_BLOCKS);
+    int whole = rows_whole(FF, address_bits(out) | address_bits(inp));
+    states(25.0 * (double)N * (double)FF, 3.0 * (double)sizeof(floatX) * (double)N * (double)FF);
+    launch(swiglu_forward_kernel, dim3(cut.tiles, cut.chunks), dim3(WARP, COLUMN_WARPS), 0, device.stream, out, inp, N,
+           FF, cut.rows, whole);
+}
+
+// Per number of dout: 6 bytes in, 4 out in bf16.
+static __global__ void __launch_bounds__(COLUMN_WARPS* WARP)
+    swiglu_backward_kernel(floatX* __restrict__ dinp, const floatX* __restrict__ dout, const floatX* __restrict__ inp,
+                           size_t N, size_t FF, size_t rows, int whole) {
+    const size_t i = ((size_t)blockIdx.x * WARP + threadIdx.x) * PACK;
+    const size_t begin = blockIdx.y * rows, end = begin + rows < N ? begin + rows : N;
+    if (i >= FF) { return; }
+    for (size_t n = begin + threadIdx.y; n < end; n += GELU_FLIGHT * COLUMN_WARPS) {
+        float gate[GELU_FLIGHT][PACK], up[GELU_FLIGHT][PACK], d[GELU_FLIGHT][PACK];
+#pragma unroll
+        for (int u = 0; u < GELU_FLIGHT; u++) {
+            const size_t row = n + (size_t)u * COLUMN_WARPS;
+            if (row >= end) { continue; }
+            load_pack_of(gate[u], inp + row * 2 * FF, i, FF, whole, 0.0f);
+            load_pack_of(up[u], inp + row * 2 * FF + FF, i, FF, whole, 0.0f);
+            load_pack_of(d[u], dout + row * FF, i, FF, whole, 0.0f);
+        }
+#pragma unroll
+        for (int u = 0; u < GELU_FLIGHT; u++) {
+            const size_t row = n + (size_t)u * COLUMN_WARPS;
+            if (row >= end) { continue; }
+#pragma unroll
+            for (int j = 0; j < PACK; j++) {
+                const float g = gate[u][j], s = 1.0f / (1.0f + expf(-g));
+                gate[u][j] = d[u][j] * up[u][j] * s * (1.0f + g * (1.0f - s));
+                up[u][j] = d[u][j] * g * s;
+            }
+            store_pack_of(dinp + row * 2 * FF, gate[u], i, FF, whole);
+            store_pack_of(dinp + row * 2 * FF + FF, up[u], i, FF, whole);
+        }
+    }
+}
+
+// dinp (N,2FF) = [dout u s (1 + g (1 - s)) | dout g s], with s = sigmoid(g), dout (N,FF), and g and u the halves of
+// each row of inp (N,2FF); rounded once.
+static inline void swiglu_backward_cuda(floatX* dinp, const floatX* dout, const floatX* inp, size_t N, size_t FF) {
+    ColumnCut cut = column_cut(N, FF, PLAIN_BLOCKS);
+    int whole = rows_whole(FF, address_bits(dinp) | address_bits(dout) | address_bits(inp));
+    states(35.0 * (double)N * (double)FF, 5.0 * (double)sizeof(floatX) * (double)N * (double)FF);
+    launch(swiglu_backward_kernel, dim3(cut.tiles, cut.chunks), dim3(WARP, COLUMN_WARPS), 0, device.stream, dinp, dout,
+           inp, N, FF, cut.rows, whole);
+}
+
+// ------------------------------------------------------------------------------------------------
+// [5] Copies
 
 // A pack a thread. Per number: 4 bytes in, 2 out in bf16.
 static __global__ void __launch_bounds__(256)

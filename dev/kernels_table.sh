@@ -17,7 +17,7 @@
 # nvidia-cuda-nvdisasm); c++filt for readable names.
 set -u -o pipefail
 
-hot='attention|norm|mix|cross_entropy|softmax|gelu|adamw|rotary|position|add_kernel|embedding|column_'
+hot='attention|norm|mix|cross_entropy|softmax|gelu|swiglu|adamw|rotary|position|add_kernel|embedding|column_'
 
 stop() { printf 'error: %s\n' "$*" >&2; exit 1; }
 shared_program=

@@ -1,4 +1,4 @@
-// gpu_layers.cu - tests of common/layers.cuh, norms.cuh and adamw.cuh: every launcher against the same formula
+// gpu_layers.cu - tests of common/layers.cuh, norms.cuh, rmsnorm.cuh and adamw.cuh: every launcher against the same formula
 // in double, or against the C half where the bits must be the C half's.
 //
 //     gpu_layers [part of a test's name]
@@ -17,6 +17,7 @@
 #include "../../common/device.cuh"
 #include "../../common/layers.cuh"
 #include "../../common/norms.cuh"
+#include "../../common/rmsnorm.cuh"
 #include "gpu_arrays.h"
 
 // 45: where rows end, some threads have a next one in flight that is the first past the end.
@@ -371,6 +372,222 @@ static void test_norm_backward_nan(void) {
 }
 
 // ------------------------------------------------------------------------------------------------
+// RMSNorm
+
+static struct {
+    size_t N, C;
+    int branch;
+} rf;
+
+static void rmsnorm_forward_case(void) {
+    const size_t N = rf.N, C = rf.C, n = N * C;
+    float *x = random_floats(n, 0.3, 1), *a = random_x(n, 0.1, 1), *w = random_floats(C, 1, 0.3);
+    float* x_out = array_floats("x_out", rf.branch ? OUTPUT : INPUT, NULL, n);  // without a it stays as it was
+    floatX* ln = array_x("ln", OUTPUT, NULL, n);
+    float* rstd = array_floats("rstd", OUTPUT, NULL, N);
+    float* d_x = array_floats("x", INPUT, x, n);
+    floatX* d_a = array_x("a", rf.branch ? INPUT : NOWHERE, a, n);
+    float* d_w = array_floats("w", INPUT, w, C);
+    floatX* again = array_x("ln again", OUTPUT, NULL, n);
+
+    rmsnorm_forward_cuda(x_out, ln, rstd, d_x, d_a, d_w, N, C, norm_eps);
+    rmsnorm_again_cuda(again, rf.branch ? x_out : d_x, d_w, rstd, N, C);
+
+    double *sum = zeros_double(n), *s = zeros_double(N), *y = zeros_double(n);
+    double size = 0, rstd_size = 0, ln_size = 0;
+    for (size_t row = 0; row < N; row++) {
+        double squares = 0, most = 0;
+        for (size_t i = 0; i < C; i++) {
+            const size_t at = row * C + i;
+            sum[at] = (double)x[at] + (rf.branch ? (double)a[at] : 0);
+            squares += sum[at] * sum[at];
+            most = fmax(most, fabs(sum[at]));
+        }
+        s[row] = 1 / sqrt(squares / (double)C + (double)norm_eps);
+        size = fmax(size, most), rstd_size = fmax(rstd_size, s[row]);
+        for (size_t i = 0; i < C; i++) {
+            y[row * C + i] = sum[row * C + i] * s[row] * w[i];
+            ln_size = fmax(ln_size, fabs(y[row * C + i]));
+        }
+    }
+    if (rf.branch) { agree("x_out", fetch(x_out), sum, n, size, 3e-7, 0); }
+    agree("rstd", fetch(rstd), s, N, rstd_size, 5e-7, 0);
+    agree("ln", fetch(ln), y, n, ln_size, 5e-7, 1);
+    agree_bits("ln again", array_bytes(again), array_bytes(ln), n * sizeof(floatX));
+}
+
+static void rmsnorm_forward_run(size_t N, size_t C, int branch, uint64_t shift_mask) {
+    if (left_out(N * C)) { return; }
+    rf.N = N, rf.C = C, rf.branch = branch;
+    run_case(rmsnorm_forward_case, shift_mask, "RMSNorm forward N %zu C %zu, %d branches, eps %g, shifts %llx", N, C,
+             branch, (double)norm_eps, (unsigned long long)shift_mask);
+}
+
+static void test_rmsnorm_forward(void) {
+    for (int branch = 0; branch < 2; branch++) {
+        for (int i = 0; i < 8; i++) { rmsnorm_forward_run(3, 64, branch, i == 7 ? 0 : (uint64_t)1 << i); }
+        for (int r = 0; r < ROWS; r++) {
+            for (int w = 0; w < WIDTHS; w++) {
+                size_t N = some_rows[r], C = some_widths[w];
+                if (N * C > 110000) { continue; }
+                if ((r + w) % 2 == branch) { rmsnorm_forward_run(N, C, branch, 0); }
+                if ((r + w) % 2 != branch && N * C < 50000) { rmsnorm_forward_run(N, C, branch, ALL_SHIFTED); }
+            }
+        }
+        // Rows that do not fit into the registers of a block.
+        rmsnorm_forward_run(1, 16392, branch, 0);
+        rmsnorm_forward_run(2, 16389, branch, 0);
+        rmsnorm_forward_run(1, 40000, branch, 0);
+    }
+    // Another eps, large beside the squares: outside the root it would be off by a fifth.
+    const float usual = norm_eps;
+    static const size_t widths[] = {64, 256, 512, 768, 5, 16392};
+    norm_eps = 0.5f;
+    for (int w = 0; w < 6; w++) { rmsnorm_forward_run(w < 5 ? 3 : 1, widths[w], w % 2, 0); }
+    norm_eps = usual;
+    measures_print();
+}
+
+// One number of an input is NaN or infinite: its row's outputs are NaN (of a row with an infinity, which is infinitely
+// large, the others are 0), no other's.
+static void rmsnorm_forward_nan_case(void) {
+    enum { N = 5, C = 300, ROW = 3, AT = 299 };
+    float *x = random_floats(N * C, 0, 1), *a = random_x(N * C, 0, 1), *w = random_floats(C, 1, 0.1);
+    float* place[] = {x + ROW * C + AT, a + ROW * C + AT, w + AT};
+    *place[nan_where] = nan_value;
+    float* x_out = array_floats("x_out", OUTPUT, NULL, N * C);
+    floatX* ln = array_x("ln", OUTPUT, NULL, N * C);
+    float* rstd = array_floats("rstd", OUTPUT, NULL, N);
+    float* d_x = array_floats("x", INPUT, x, N * C);
+    floatX* d_a = array_x("a", INPUT, a, N * C);
+    float* d_w = array_floats("w", INPUT, w, C);
+    rmsnorm_forward_cuda(x_out, ln, rstd, d_x, d_a, d_w, N, C, norm_eps);
+    const size_t want = nan_where == 2 ? (size_t)N : nan_value != nan_value ? (size_t)C : 1;  // a column, a row
+    CHECK(count_nan(fetch(ln), N * C) == want, "%s: ln", case_name);
+    CHECK(count_nan(fetch(rstd), N) == (nan_where < 2 && nan_value != nan_value ? 1u : 0u), "%s: rstd", case_name);
+}
+static void test_rmsnorm_forward_nan(void) {
+    for (nan_where = 0; nan_where < 3; nan_where++) {
+        nan_value = NAN;
+        run_case(rmsnorm_forward_nan_case, 0, "RMSNorm forward with a NaN");
+        nan_value = INFINITY;
+        if (nan_where < 2) { run_case(rmsnorm_forward_nan_case, 0, "RMSNorm forward with an infinity"); }
+    }
+}
+
+enum { RB_DXB = 1, RB_W = 2, RB_ALL = 3, RB_IN_PLACE = 4 };
+static struct {
+    size_t N, C;
+    int accumulate, wanted;
+} rb;
+
+static void rmsnorm_backward_case(void) {
+    const size_t N = rb.N, C = rb.C, n = N * C;
+    const int in_place = (rb.wanted & RB_IN_PLACE) != 0;
+    float *x = random_floats(n, 0.5, 2), *dout = random_x(n, 0.1, 1), *w = random_floats(C, 1, 0.3);
+    float *dx0 = random_floats(n, 0.2, 1), *rstd = zeros(N), *prior = random_floats(C, 0, 1);
+    for (size_t row = 0; row < N; row++) {
+        double squares = 0;
+        for (size_t i = 0; i < C; i++) { squares += pow(x[row * C + i], 2); }
+        rstd[row] = (float)(1 / sqrt(squares / (double)C + 1e-5));
+    }
+    const float* before = in_place ? x : rb.accumulate ? dx0 : NULL;
+    float* dx = array_floats("dx", before ? IN_PLACE : OUTPUT, before, n);
+    floatX* dxb = array_x("dxb", rb.wanted & RB_DXB ? OUTPUT : NOWHERE, NULL, n);
+    float* dw = array_floats("dw", rb.wanted & RB_W ? IN_PLACE : NOWHERE, prior, C);
+    float* scratch = array_floats("scratch", OUTPUT, NULL, rmsnorm_backward_scratch(N, C));
+    floatX* d_dout = array_x("dout", INPUT, dout, n);
+    float* d_x = in_place ? dx : array_floats("x", INPUT, x, n);
+    float *d_w = array_floats("w", INPUT, w, C), *d_rstd = array_floats("rstd", INPUT, rstd, N);
+
+    rmsnorm_backward_cuda(dx, dxb, dw, scratch, d_dout, d_x, d_w, d_rstd, N, C, rb.accumulate);
+
+    double *want = zeros_double(n), *column = zeros_double(C), *size = zeros_double(C), dx_size = 0;
+    for (size_t i = 0; i < C; i++) { column[i] = prior[i], size[i] = fabs((double)prior[i]); }
+    for (size_t row = 0; row < N; row++) {
+        const double s = rstd[row];
+        double dot = 0, dot_size = 0;
+        for (size_t i = 0; i < C; i++) {
+            const double x_hat = x[row * C + i] * s, dy = dout[row * C + i];
+            dot += dy * w[i] * x_hat, dot_size += fabs(dy * w[i] * x_hat);
+            column[i] += dy * x_hat, size[i] += fabs(dy * x_hat);
+        }
+        for (size_t i = 0; i < C; i++) {
+            const size_t at = row * C + i;
+            const double x_hat = x[at] * s, d = (double)dout[at] * w[i], old = rb.accumulate ? before[at] : 0;
+            want[at] = old + s * (d - x_hat * dot / (double)C);
+            dx_size = fmax(dx_size, fabs(old) + s * (fabs(d) + fabs(x_hat) * dot_size / (double)C));
+        }
+    }
+    float* got = fetch(dx);
+    if (dxb) {
+        float* b = fetch(dxb);
+        size_t bad = 0;
+        for (size_t i = 0; i < n; i++) { bad += b[i] != rounding(got[i]); }
+        CHECK(bad == 0, "%s: %zu numbers of dxb are not dx rounded", case_name, bad);
+        free(b);
+    }
+    agree("dx", got, want, n, dx_size, 5e-7, 0);
+    if (dw) { agree("dw", fetch(dw), column, C, largest(size, C), 4e-7, 0); }
+}
+
+static void rmsnorm_backward_run(size_t N, size_t C, int accumulate, int wanted, uint64_t shift_mask) {
+    if (left_out(max_size(N, 4) * C)) { return; }  // adding the sums of a row takes as long as some rows
+    rb.N = N, rb.C = C, rb.accumulate = accumulate, rb.wanted = wanted;
+    run_case(rmsnorm_backward_case, shift_mask, "RMSNorm backward N %zu C %zu, accumulate %d, wanted %x, shifts %llx",
+             N, C, accumulate, (unsigned)wanted, (unsigned long long)shift_mask);
+}
+
+static void test_rmsnorm_backward(void) {
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        for (int wanted = 0; wanted <= RB_ALL; wanted++) {
+            rmsnorm_backward_run(3, 64, accumulate, wanted, wanted % 2 ? ALL_SHIFTED : 0);
+            rmsnorm_backward_run(3, 5, accumulate, wanted, 0);
+        }
+    }
+    rmsnorm_backward_run(33, 64, 0, RB_ALL | RB_IN_PLACE, 0);  // dx is x
+    rmsnorm_backward_run(3, 5121, 0, RB_ALL | RB_IN_PLACE, 0);
+    rmsnorm_backward_run(33, 5120, 0, RB_ALL | RB_IN_PLACE, 0);
+    for (int i = 0; i < 9; i++) { rmsnorm_backward_run(3, 64, 1, RB_ALL, (uint64_t)1 << i); }
+    for (int r = 0; r < ROWS; r++) {
+        for (int w = 0; w < WIDTHS; w++) {
+            size_t N = some_rows[r], C = some_widths[w];
+            if (N * C > 180000) { continue; }
+            rmsnorm_backward_run(N, C, (r + w) % 2, RB_ALL, 0);
+            if (N * C < 50000) { rmsnorm_backward_run(N, C, (r + w + 1) % 2, RB_ALL, ALL_SHIFTED); }
+        }
+    }
+    rmsnorm_backward_run(2, 512, 1, RB_ALL, 0);
+    rmsnorm_backward_run(40, 2048, 1, RB_ALL, 0);
+    rmsnorm_backward_run(35, 4096, 0, RB_ALL, 0);
+    rmsnorm_backward_run(35, 4104, 1, RB_ALL, 0);
+    rmsnorm_backward_run(16500, 5, 1, RB_ALL, 0);  // chunks of more than 32 rows, many of them
+    measures_print();
+}
+
+static void rmsnorm_backward_nan_case(void) {
+    enum { N = 70, C = 300, ROW = 65, AT = 299 };
+    float *x = random_floats(N * C, 0, 1), *dout = random_x(N * C, 0, 1), *w = random_floats(C, 1, 0.1);
+    float *rstd = random_floats(N, 1, 0.01), *prior = random_floats(C, 0, 1);
+    (nan_where ? x : dout)[ROW * C + AT] = NAN;
+    float* dx = array_floats("dx", OUTPUT, NULL, N * C);
+    floatX* dxb = array_x("dxb", OUTPUT, NULL, N * C);
+    float *dw = array_floats("dw", IN_PLACE, prior, C), *d_x = array_floats("x", INPUT, x, N * C);
+    float* scratch = array_floats("scratch", OUTPUT, NULL, rmsnorm_backward_scratch(N, C));
+    floatX* d_dout = array_x("dout", INPUT, dout, N * C);
+    float *d_w = array_floats("w", INPUT, w, C), *d_rstd = array_floats("rstd", INPUT, rstd, N);
+    rmsnorm_backward_cuda(dx, dxb, dw, scratch, d_dout, d_x, d_w, d_rstd, N, C, 0);
+    CHECK(count_nan(fetch(dx), N * C) == C, "%s: dx", case_name);
+    CHECK(count_nan(fetch(dxb), N * C) == C, "%s: dxb", case_name);
+    CHECK(count_nan(fetch(dw), C) == 1, "%s: dw", case_name);
+}
+static void test_rmsnorm_backward_nan(void) {
+    for (nan_where = 0; nan_where < 2; nan_where++) {
+        run_case(rmsnorm_backward_nan_case, 0, "RMSNorm backward with a NaN");
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
 // Rotary positions
 
 static struct {
@@ -664,6 +881,70 @@ static void test_gelu_nan(void) {
 }
 
 // ------------------------------------------------------------------------------------------------
+// SwiGLU
+
+static struct { size_t N, FF; } sg;
+
+static void swiglu_case(void) {
+    const size_t N = sg.N, FF = sg.FF, n = N * FF;
+    float *inp = random_x(2 * n, 0, 2), *dout = random_x(n, 0.1, 1);
+    if (FF > 4) {  // far out on both sides: expf() overflows
+        inp[0] = 0, inp[1] = rounding(120), inp[2] = rounding(-120), inp[3] = rounding(-5), inp[4] = rounding(1e-6f);
+        for (int i = 1; i < 3; i++) { inp[FF + (size_t)i] = 1.0f / 32, dout[i] = 1.0f / 64; }  // not the largest of all
+    }
+    floatX *d_inp = array_x("inp", INPUT, inp, 2 * n), *out = array_x("out", OUTPUT, NULL, n);
+    floatX *dinp = array_x("dinp", OUTPUT, NULL, 2 * n), *d_dout = array_x("dout", INPUT, dout, n);
+
+    swiglu_forward_cuda(out, d_inp, N, FF);
+    swiglu_backward_cuda(dinp, d_dout, d_inp, N, FF);
+
+    double *y = zeros_double(n), *dx = zeros_double(2 * n);
+    for (size_t i = 0; i < n; i++) {
+        const size_t at = i / FF * 2 * FF + i % FF;
+        const double g = inp[at], u = inp[at + FF], s = 1 / (1 + exp(-g)), d = dout[i];
+        y[i] = g * s * u;
+        dx[at] = d * u * s * (1 + g * (1 - s)), dx[at + FF] = d * g * s;
+    }
+    agree("SwiGLU", fetch(out), y, n, largest(y, n), 3e-7, 1);
+    agree("gradient of SwiGLU", fetch(dinp), dx, 2 * n, largest(dx, 2 * n), 5e-7, 1);
+}
+static void swiglu_run(size_t N, size_t FF, uint64_t shift_mask) {
+    if (left_out(2 * N * FF)) { return; }
+    sg.N = N, sg.FF = FF;
+    run_case(swiglu_case, shift_mask, "SwiGLU N %zu FF %zu, shifts %llx", N, FF, (unsigned long long)shift_mask);
+}
+static void test_swiglu(void) {
+    for (int i = 0; i < 5; i++) { swiglu_run(3, 64, i == 4 ? 0 : (uint64_t)1 << i); }
+    for (int r = 0; r < ROWS; r++) {
+        for (int w = 0; w < WIDTHS; w++) {
+            size_t N = some_rows[r], FF = some_widths[w];
+            if (N * FF > 110000) { continue; }
+            swiglu_run(N, FF, 0);
+            if (N * FF < 20000) { swiglu_run(N, FF, ALL_SHIFTED); }
+        }
+    }
+    swiglu_run(66000, 3, 0);  // chunks of more than 64 rows
+    measures_print();
+}
+
+static void swiglu_nan_case(void) {
+    enum { N = 70, FF = 300, ROW = 66, COLUMN = 299 };
+    float *inp = random_x(2 * N * FF, 0, 1), *dout = random_x(N * FF, 0, 1);
+    if (nan_where < 2) { inp[ROW * 2 * FF + nan_where * FF + COLUMN] = NAN; }
+    if (nan_where == 2) { dout[ROW * FF + COLUMN] = NAN; }
+    floatX *d_inp = array_x("inp", INPUT, inp, 2 * N * FF), *out = array_x("out", OUTPUT, NULL, N * FF);
+    floatX *dinp = array_x("dinp", OUTPUT, NULL, 2 * N * FF), *d_dout = array_x("dout", INPUT, dout, N * FF);
+    swiglu_forward_cuda(out, d_inp, N, FF);
+    swiglu_backward_cuda(dinp, d_dout, d_inp, N, FF);
+    CHECK(count_nan(fetch(out), N * FF) == (nan_where < 2 ? 1u : 0u), "%s: out", case_name);
+    // up is in the gradient of gate alone, the others are in both.
+    CHECK(count_nan(fetch(dinp), 2 * N * FF) == (nan_where == 1 ? 1u : 2u), "%s: dinp", case_name);
+}
+static void test_swiglu_nan(void) {
+    for (nan_where = 0; nan_where < 3; nan_where++) { run_case(swiglu_nan_case, 0, "SwiGLU with a NaN"); }
+}
+
+// ------------------------------------------------------------------------------------------------
 // Copies
 
 static size_t copy_count;
@@ -915,7 +1196,7 @@ static void test_ledger(void) {
     struct {
         const char* name;
         double want, got;
-    } row[10];
+    } row[15];
     int rows = 0;
     layernorms_forward_cuda(f, x, x, f, f, f, x, f, x, f, f, f, f, f, n, c, 1e-5f);
     row[rows++] = {"norm forward", N * C * (8 + 4 * X), booked_bytes()};
@@ -933,6 +1214,16 @@ static void test_ledger(void) {
     row[rows++] = {"GELU forward", N * FF * 2 * X, booked_bytes()};
     gelu_backward_cuda(x, f, f, x, x, f, n, ff, 0);
     row[rows++] = {"GELU backward", N * FF * 3 * X, booked_bytes()};
+    rmsnorm_forward_cuda(f, x, f, f, x, f, n, c, 1e-5f);
+    row[rows++] = {"RMSNorm forward", N * C * (8 + 2 * X), booked_bytes()};
+    rmsnorm_again_cuda(x, f, f, f, n, c);
+    row[rows++] = {"RMSNorm forward again", N * C * (4 + X), booked_bytes()};
+    rmsnorm_backward_cuda(f, x, f, f, x, f, f, f, n, c, 1);
+    row[rows++] = {"RMSNorm backward", N * C * (12 + 2 * X), booked_bytes()};
+    swiglu_forward_cuda(x, x, n, ff);
+    row[rows++] = {"SwiGLU forward", N * FF * 3 * X, booked_bytes()};
+    swiglu_backward_cuda(x, x, x, n, ff);
+    row[rows++] = {"SwiGLU backward", N * FF * 5 * X, booked_bytes()};
     column_sum_cuda(f, (float*)NULL, f, (const floatX*)x, n, ff);
     row[rows++] = {"column sums", N * FF * X, booked_bytes()};
     copy_rounded_cuda(x, f, n * c);
@@ -994,12 +1285,18 @@ int main(int argc, char** argv) {
     RUN(test_norm_forward_nan);
     RUN(test_norm_backward);
     RUN(test_norm_backward_nan);
+    RUN(test_rmsnorm_forward);
+    RUN(test_rmsnorm_forward_nan);
+    RUN(test_rmsnorm_backward);
+    RUN(test_rmsnorm_backward_nan);
     RUN(test_rotary);
     RUN(test_rotary_back);
     RUN(test_position);
     RUN(test_column_sum);
     RUN(test_gelu);
     RUN(test_gelu_nan);
+    RUN(test_swiglu);
+    RUN(test_swiglu_nan);
     RUN(test_copies);
     RUN(test_adamw);
     RUN(test_adamw_nan);

@@ -1,7 +1,7 @@
 // gpu_model.h - the CUDA half of a trainer and of ponder.cuh as a whole, judged by the C half; and the program as its
 // user runs it. On a GPU and under the emulator alike. Included at the end of one file an architecture, gpu_X.cu, which
 // has included its trainer and says what is its own: TEST_ARCHITECTURE, large_preset and
-// small_preset, eps_config, seen_weights, seen_pairs.
+// small_preset, eps_config, seen_weights, seen_pairs; and, unless it has none, OWN_CASES to compare with the C half.
 //
 //     gpu_X [part of a test's name]
 #include "test.h"
@@ -49,13 +49,16 @@ static void fill_weights(Model* model) {
     jitter(model, 0.05);  // more, and small differences grow: two roundings are then hard to compare
 }
 
-static Model* gpu_model(const char* arguments, int B, int T) {
-    Model* model = make_model(arguments, TEST_PRESET, NULL, NULL, B, T);
+// config: the text of a config.json, or NULL.
+static Model* gpu_model_of(const char* arguments, const char* config, int B, int T) {
+    const Json* json = config ? json_parse(config, strlen(config), "config.json") : NULL;
+    Model* model = make_model(arguments, config ? NULL : TEST_PRESET, json, "config.json", B, T);
     model->allocate(model, 1);
     fill_weights(model);
     model->upload(model, NULL, NULL);
     return model;
 }
+static Model* gpu_model(const char* arguments, int B, int T) { return gpu_model_of(arguments, NULL, B, T); }
 
 static void close_model(Model* model) {
     CUDA_CHECK(cudaDeviceSynchronize());
@@ -72,6 +75,7 @@ static void close_model(Model* model) {
 typedef struct {
     const char* arguments;
     int B, T;
+    const char* config;  // the text of a config.json, or NULL
 } Case;
 
 // In bf16 at most 0.997 of the tolerance was used over five sets of tokens, in fp32 0.1. Heads of 8, 10, 20
@@ -90,6 +94,9 @@ static const Case cases[] = {
     {"--layers 1 --width 256 --heads 1 --ff 24 --vocab 33 --ponder 1", 1, 70},
     {"--layers 2 --width 64 --heads 2 --vocab 40 --ponder 1", 40, 1},
     {"--layers 2 --width 10 --heads 1 --ff 7 --vocab 61 --ponder 2", 3, 13},
+#ifdef OWN_CASES
+    OWN_CASES
+#endif
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
 
@@ -104,7 +111,7 @@ static void compare_job(void* argument) {
     int *inputs = (int*)xalloc((size_t)n, sizeof(int), "a test"),
         *targets = (int*)xalloc((size_t)n, sizeof(int), "a test");
     char* arguments = format_string("%s%s", job->of->arguments, fp32 ? "" : " --ponder-top-k 0");
-    Model* model = gpu_model(arguments, B, T);
+    Model* model = gpu_model_of(arguments, job->of->config, B, T);
     random_tokens(inputs, targets, n, model->V);
     if (n > 3) { targets[n / 2] = -1; }
     if (job->break_it) { model->params[model->tensors.list[model->tensors.count - 1].offset] = NAN; }

@@ -104,51 +104,50 @@ static double top_k_gap(const Model* model, const char* arguments, int steps, in
     return least;
 }
 
-// The whole S+1-pass loss of a micro model, every tensor. PONDER_TEST_SEED=n begins with other weights.
+// The whole S+1-pass loss of a micro model, every tensor. config: the text of a config.json, or NULL. top_k: as the
+// arguments have it. PONDER_TEST_SEED=n begins with other weights.
+static void check_whole_differences(const char* arguments, const char* config, int steps, int top_k) {
+    enum { B = 2, T = 6 };
+    int inputs[B * T], targets[B * T];
+    char* all = format_string("%s --ponder %d", arguments, steps);
+    const Json* json = config ? json_parse(config, strlen(config), "config.json") : NULL;
+    Model* model = make_model(all, config ? NULL : TEST_PRESET, json, "config.json", B, T);
+    model->allocate(model, 1);
+    random_tokens(inputs, targets, B * T, model->V);
+    targets[5] = -1;
+    // The loss jumps where a token enters or leaves the top k. So of the seeds from the first on, one is taken
+    // whose weights keep every choice away from that by more than a step of the differences moves it.
+    const char* first = getenv("PONDER_TEST_SEED");
+    uint64_t seed = first ? strtoull(first, NULL, 10) : 3;
+    for (double gap = 0; gap < TOP_K_GAP; seed++) {
+        tensor_init(&model->tensors, model->params, seed);
+        jitter(model, 0.2);
+        gap = top_k ? top_k_gap(model, arguments, steps, top_k, inputs, B, T) : INFINITY;
+    }
+    Whole whole = {model, inputs, targets, B, T};
+    model->train(model, inputs, targets, B, T, 1);
+    for (int k = 0; k < model->tensors.count; k++) {
+        const Tensor* t = &model->tensors.list[k];
+        char* what = format_string("%s%s: %s", all, config ? " with a config.json" : "", t->name);
+        check_gradient(what, whole_loss, &whole, model->params + t->offset, t->size, model->grads + t->offset,
+                       t->size / 23 + 1, 0);
+        free(what);
+    }
+    free(all);
+}
+
 static void test_whole_differences(void) {
     if (!is_double()) {
         test_skip("runs in the double build");
         return;
     }
-    const struct {
-        const char* arguments;
-        int steps, top_k;
-    } cases[] = {
-        {"--layers 2 --width 16 --heads 2 --vocab 13 --tie 0", 0, 0},
-        {"--layers 2 --width 16 --heads 2 --vocab 13 --tie 0", 2, 0},
-        {"--layers 1 --width 24 --heads 3 --ff 20 --vocab 11 --tie 1 --multiply-steps 1", 3, 0},
-        {"--layers 1 --width 16 --heads 1 --vocab 13 --tie 0 --ponder-temperature 0.6 --ponder-top-k 5", 1, 5},
-    };
-    const char* first = getenv("PONDER_TEST_SEED");
     set_threads(1);  // micro models: a second thread only waits
-    for (int i = 0; i < 4; i++) {
-        enum { B = 2, T = 6 };
-        int inputs[B * T], targets[B * T];
-        char* arguments = format_string("%s --ponder %d", cases[i].arguments, cases[i].steps);
-        Model* model = make_model(arguments, TEST_PRESET, NULL, NULL, B, T);
-        model->allocate(model, 1);
-        random_tokens(inputs, targets, B * T, model->V);
-        targets[5] = -1;
-        // The loss jumps where a token enters or leaves the top k. So of the seeds from the first on, one is taken
-        // whose weights keep every choice away from that by more than a step of the differences moves it.
-        uint64_t seed = first ? strtoull(first, NULL, 10) : 3;
-        for (double gap = 0; gap < TOP_K_GAP; seed++) {
-            tensor_init(&model->tensors, model->params, seed);
-            jitter(model, 0.2);
-            gap = cases[i].top_k ? top_k_gap(model, cases[i].arguments, cases[i].steps, cases[i].top_k, inputs, B, T)
-                                 : INFINITY;
-        }
-        Whole whole = {model, inputs, targets, B, T};
-        model->train(model, inputs, targets, B, T, 1);
-        for (int k = 0; k < model->tensors.count; k++) {
-            const Tensor* t = &model->tensors.list[k];
-            char* what = format_string("%s: %s", arguments, t->name);
-            check_gradient(what, whole_loss, &whole, model->params + t->offset, t->size, model->grads + t->offset,
-                           t->size / 23 + 1, 0);
-            free(what);
-        }
-        free(arguments);
-    }
+    check_whole_differences("--layers 2 --width 16 --heads 2 --vocab 13 --tie 0", NULL, 0, 0);
+    check_whole_differences("--layers 2 --width 16 --heads 2 --vocab 13 --tie 0", NULL, 2, 0);
+    check_whole_differences("--layers 1 --width 24 --heads 3 --ff 20 --vocab 11 --tie 1 --multiply-steps 1", NULL, 3,
+                            0);
+    check_whole_differences(
+        "--layers 1 --width 16 --heads 1 --vocab 13 --tie 0 --ponder-temperature 0.6 --ponder-top-k 5", NULL, 1, 5);
     set_threads(0);
 }
 

@@ -271,7 +271,7 @@ static void test_command_lines(void) {
         {1, "no/such/*.bin", "--train 'no/such/*.bin' --out OUT"},
         {1, "multiply-steps", "--ponder 0 --multiply-steps 1"},
         {1, "--total-batch|100", "--total-batch 100"},
-        {1, "--kv-heads", "--kv-heads 1"},
+        {1, "heads 2|keys and values 3", "--kv-heads 3"},
         {1, "token 256|vocabulary", "--vocab 100 --out OUT"},
         {1, "README.md", "--train README.md --out OUT"},
     };

@@ -1,14 +1,19 @@
-// test_rotary.h - rotary positions of the trainers that have them.
+// test_rotary.h - rotary positions of the trainers that have them. TEST_SERIES, the includer's: what rotary_tables() takes
+// for the plain series of base 10000, where that is not the number.
 #ifndef PONDER_TEST_ROTARY_H
 #define PONDER_TEST_ROTARY_H
 
 #include "test_architecture.h"
 
+#ifndef TEST_SERIES
+#define TEST_SERIES 10000
+#endif
+
 // A rotation keeps lengths, its backward undoes it, and q.k depends on the distance alone.
 static void test_rotary(void) {
     enum { T = 9, NH = 2, HS = 12, ROTATED = 6 };
     real cosine[T * ROTATED / 2], sine[T * ROTATED / 2], x[T * NH * 3 * HS], y[T * NH * 3 * HS];
-    rotary_tables(cosine, sine, T, ROTATED, 10000);
+    rotary_tables(cosine, sine, T, ROTATED, TEST_SERIES);
     // Measured: 2.9e-8; half a unit in the last place of 0.84 is 3e-8. In double 0.
     CHECK(fabs((double)cosine[3] - 0.54030230586813977) < 1e-7 && fabs((double)sine[3] - 0.84147098480789651) < 1e-7,
           "position 1 turns pair 0 by one radian");
@@ -16,7 +21,7 @@ static void test_rotary(void) {
     // it is 0.412328207, with the angle alone rounded 0.412352842. Measured: 1.2e-8, the rounding of the result.
     enum { FAR = 2029, PAIRS = 8 };
     real* far = (real*)xalloc(2 * FAR * PAIRS, sizeof(real), "rotary tables");
-    rotary_tables(far, far + FAR * PAIRS, FAR, 2 * PAIRS, 10000);
+    rotary_tables(far, far + FAR * PAIRS, FAR, 2 * PAIRS, TEST_SERIES);
     double sine_far = (double)far[FAR * PAIRS + 2028 * PAIRS + 1];
     CHECK(fabs(sine_far - 0.41229723668739820) < 1e-7, "sine of pair 1 at position 2028: %.9g", sine_far);
     free(far);

@@ -292,7 +292,6 @@ static Gpt2Work gpt2_work_at(const Pass* pass) {
 // [4] Layers (C)
 
 // mean (N) and rstd (N) = 1/sqrt(variance + eps) of the rows of inp (N,C); Ba et al., arXiv 1607.06450.
-// twin: layernorm
 static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t N, size_t C, real eps) {
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
@@ -356,7 +355,6 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
         }
     }
 }
-// end twin
 
 // out (N,C) = inp (N,C) + table[t], N = B T; table (P,C) holds a row for each position.
 static void position_forward(real* out, const real* inp, const real* table, size_t B, size_t T, size_t C) {

@@ -482,7 +482,6 @@ static void rmsnorm_backward(real* dinp, real* dweight, const real* dout, const 
     }
 }
 
-// twin: rotary
 // Rotates heads by their positions, in place: the first `rotated` numbers of a head are pairs (i, i + rotated/2).
 // Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride: q and k in qkv
 // (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS; v has no position. cosine, sine
@@ -508,7 +507,6 @@ static void rotary_forward(real* x, const real* cosine, const real* sine, size_t
         }
     }
 }
-// end twin
 
 // out (N,FF) = g * sigmoid(g) * u, with g and u the halves of each row of inp (N,2FF); Shazeer, arXiv 2002.05202.
 static void swiglu_forward(real* out, const real* inp, size_t N, size_t FF) {

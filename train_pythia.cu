@@ -299,7 +299,6 @@ static PythiaWork pythia_work(const Pass* pass, Arena* a, int training) {
     return work;
 }
 
-// twin: rotary-tables
 // Angles of position t: t / base^(2i/rotated), i = 0 .. rotated/2-1; Su et al., arXiv 2104.09864.
 // Frequencies and angles are rounded to float like the reference's: at position 2048 the rounding
 // alone turns a pair by 1e-4, and models were trained with it.
@@ -315,7 +314,6 @@ static void rotary_tables(real* cosine, real* sine, int T, int rotated, double b
         }
     }
 }
-// end twin
 
 // Lays out the work space; with memory under it, fills in what never changes.
 static void pythia_prepare(Pass* pass, Arena* a, int training) {
@@ -338,7 +336,6 @@ static PythiaWork pythia_work_at(const Pass* pass) {
 // [4] Layers (C)
 
 // mean (N) and rstd (N) = 1/sqrt(variance + eps) of the rows of inp (N,C); Ba et al., arXiv 1607.06450.
-// twin: layernorm
 static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t N, size_t C, real eps) {
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
@@ -402,9 +399,7 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
         }
     }
 }
-// end twin
 
-// twin: rotary
 // Rotates heads by their positions, in place: the first `rotated` numbers of a head are pairs (i, i + rotated/2).
 // Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride: q and k in qkv
 // (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS; v has no position. cosine, sine
@@ -430,7 +425,6 @@ static void rotary_forward(real* x, const real* cosine, const real* sine, size_t
         }
     }
 }
-// end twin
 
 // out = x * Phi(x), Phi the normal distribution function; Hendrycks & Gimpel, arXiv 1606.08415.
 static void gelu_forward(real* out, const real* inp, size_t n) {

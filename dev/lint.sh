@@ -101,21 +101,27 @@ for cc in gcc clang; do
         case $f in
         test_*) extra="-DTESTING -DBUILD_DIR='\"$B\"'" ;;
         common/run/dispatch.c) extra=-DHAVE_portable ;;
-        dev/bench_step.c) # built for a trainer: here for the first
+        dev/bench_step.c) # built for each trainer: for the first in every way
             set -- $trainers
+            for t in "$@"; do
+                name=${t#train_}
+                extra="-I. -DARCHITECTURE=${name%.cu} -DTRAINER='\"$t\"'"
+                [ "$t" = "$1" ] || job "$cc -x c -std=gnu11 $rules $extra $openmp $f"
+            done
             name=${1#train_}
             extra="-I. -DARCHITECTURE=${name%.cu} -DTRAINER='\"$1\"'"
             ;;
         esac
         c="$cc -x c -std=gnu11 $rules $extra"
         case $f in
-        train_* | test_* | dev/bench*)
+        train_* | test_common.c | dev/bench_cpu.c)
             for isa in $isas; do
                 eval "flags=\$isa_$isa"
                 job "$c $openmp $flags $f"
             done
             job "$c -Wno-unknown-pragmas $f"
             ;;
+        test_*) job "$c $openmp $f" && job "$c -Wno-unknown-pragmas $f" ;;
         *) job "$c $openmp $f" ;;
         esac
         case $f in train_*) job "$c $openmp -DREAL=double $f" ;; esac
@@ -330,37 +336,64 @@ for f in $(files '^common/.*\.(c|h|cuh)$'); do
     grep -qF "](${f#common/})" common/README.md || echo "common/README.md: ${f#common/} is not on the map"
 done | check "common/README.md has every file of common/"
 
-# ---- (l) C twins ----
+# ---- (l) siblings: trainers differ where architectures do ----
 
-twins() { # FILE: writes $tmp/twins/NAME/FILE
-    awk -v dir="$tmp/twins" -v file="$1" '
-        /^ *\/\/ twin: / {
-            if (name != "") print file ":" FNR ": a twin inside the twin " name
-            name = $0; sub(/^ *\/\/ twin: */, "", name); gsub(/[^A-Za-z0-9_-]/, "_", name)
-            if (seen[name]++) print file ":" FNR ": the twin " name " a second time"
-            system("mkdir -p " dir "/" name); next
+# The functions of a trainer in their order, as SECTION NAME MARK, the trainer's own name written as X; the text of those
+# in its C half that are not named after it, its layers, goes to $tmp/layers/NAME/FILE. MARK is "differs" where the
+# comment above a function says `differs: why`, else "same".
+functions() { # FILE OWN_NAME
+    awk -v file="$1" -v own="$2_" -v dir="$tmp/layers" '
+        /^\/\/ \[[0-8]\] / { section = substr($2, 2, 1) + 0 }
+        /^\/\// { if ($0 ~ /differs: *[^ ]/) mark = "differs"; next }
+        !inside && /^static [^=;{]*[ *][a-z_0-9]+\(/ && !/\);$/ {
+            name = $0
+            sub(/\(.*/, "", name); sub(/.*[ *]/, "", name)
+            shown = name
+            if (index(name, own) == 1) shown = "X_" substr(name, length(own) + 1)
+            print section, shown, mark == "" ? "same" : mark
+            layer = section <= 5 && shown == name
+            if (layer) system("mkdir -p " dir "/" name)
+            inside = 1
         }
-        /^ *\/\/ end twin/ { if (name == "") print file ":" FNR ": ends no twin"; close(dir "/" name "/" file); name = ""; next }
-        name != "" { print > (dir "/" name "/" file) }
-        END { if (name != "") print file ": the twin " name " has no end" }' "$1"
+        inside && layer { print > (dir "/" name "/" file) }
+        inside && /\}$/ && ($0 ~ /^\}/ || $0 ~ /^static/) { inside = 0; if (layer) close(dir "/" name "/" file) }
+        !/^[ \t]*#/ { mark = "" }' "$1"
 }
-mkdir "$tmp/twins"
-{
-    for f in $trainers; do twins "$f"; done
-    for dir in "$tmp"/twins/*/; do
-        [ -d "$dir" ] || continue
-        first=
-        for copy in "$dir"*; do
-            [ -f "$copy" ] || continue
-            if [ -z "$first" ]; then first=$copy; continue; fi
-            diff "$first" "$copy" >"$tmp/diff" || {
-                echo "the twin $(basename "$dir") differs between $(basename "$first") and $(basename "$copy"):"
-                head -n 8 "$tmp/diff"
-            }
-        done
+mkdir "$tmp/layers" "$tmp/functions"
+for f in $trainers; do
+    name=${f#train_}
+    functions "$f" "${name%.cu}" >"$tmp/functions/$f"
+done
+for dir in "$tmp"/layers/*/; do
+    [ -d "$dir" ] || continue
+    name=$(basename "$dir")
+    grep -qE "^[0-9]+ $name differs\$" "$tmp"/functions/* && continue
+    first=
+    for copy in "$dir"*; do
+        if [ -z "$first" ]; then first=$copy; continue; fi
+        diff "$first" "$copy" >"$tmp/diff" || {
+            echo "$name() is not the same in $(basename "$first") and $(basename "$copy"), and the comment above it says no \"differs: why\":"
+            head -n 8 "$tmp/diff"
+        }
     done
-} >"$tmp/unequal"
-check "C twins are equal ($(ls "$tmp/twins" | wc -l | tr -d ' ') marked)" <"$tmp/unequal"
+done | check "C layers of one name are equal, or say why they differ ($(ls "$tmp/layers" | wc -l | tr -d ' ') layers)"
+
+# Of any two trainers, the functions that both have come in the same order and sections: a diff then shows architecture.
+for f in $trainers; do
+    for other in $trainers; do
+        [ "$f" \< "$other" ] || continue
+        for side in "$f" "$other"; do
+            counterpart=$f
+            [ "$side" != "$f" ] || counterpart=$other
+            awk 'NR == FNR { there[$2] = 1; next } $2 in there { print $1, $2 }' "$tmp/functions/$counterpart" \
+                "$tmp/functions/$side" >"$tmp/order.$side"
+        done
+        diff "$tmp/order.$f" "$tmp/order.$other" >"$tmp/diff" || {
+            echo "$f and $other have the functions that both have (X: their own name) in another order or section:"
+            grep '^[<>]' "$tmp/diff" | head -n 8
+        }
+    done
+done | check "functions of the trainers are in the same order"
 
 if [ -s "$tmp/failed" ]; then
     printf '\nlint: %d checks failed\n' "$(wc -l <"$tmp/failed")"

@@ -1,15 +1,18 @@
 # ponder.c: `make` lists the targets. Needs make and a C compiler; everything else is optional.
 
 # Every train_X.cu is an architecture; what follows is written for any of them. MODEL names the one that `make
-# compare` and the checks of a single trainer take.
+# compare` and the checks of a single trainer take. What knows nothing of layers is tested with the first of the list
+# alone; WHOLE="pythia gpt2 llama" names others that take all tests too.
 ARCHITECTURES = pythia gpt2 llama
-MODEL ?= pythia
+FIRST = $(firstword $(ARCHITECTURES))
+MODEL ?= $(FIRST)
+WHOLE ?= $(FIRST)
 
 CC ?= cc
 B ?= build
 # Paths. make takes one with a blank for two, where it is a target; in recipes they stand between double quotes.
 $(foreach v,B DATA,$(if $(word 2,$($(v))),$(error $(v)=$($(v)): expected a path without blanks)))
-$(foreach v,B DATA OUT,$(foreach c," ` \ $$,$(if $(findstring $(c),$($(v))),$(error $(v)=$($(v)): expected a path without \
+$(foreach v,B DATA OUT TRAIN VAL,$(foreach c," ` \ $$,$(if $(findstring $(c),$($(v))),$(error $(v)=$($(v)): expected a path without \
     quotes, backslashes and dollar signs))))
 PROCESSORS := $(shell nproc 2>/dev/null || echo 1)
 # Build on every core, unless -j was given.
@@ -37,7 +40,7 @@ LINK = $(CC) $(CFLAGS) $(OPENMP)
 
 help: ## list the targets
 	@echo "make TARGET [STEPS=n] [OUT=dir] [ARGS=\"--option ...\"]"
-	@grep -hE '^[a-z][a-z_-]*(\$$\(1\)[a-z_]*)?:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/; s/\$$\(1\)/MODEL/g' | awk -F'\t' '{ printf "  %-24s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z][a-z0-9_-]*(\$$\(1\)[a-z_]*)?:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/; s/\$$\(1\)/MODEL/g' | awk -F'\t' '{ printf "  %-24s %s\n", $$1, $$2 }'
 	@echo "MODEL is one of: $(ARCHITECTURES)"
 .PHONY: help
 
@@ -106,8 +109,8 @@ $(DATA)/train.bin: $(NO_VAL) | $(B)/bytes
 no_val:
 .PHONY: data no_val
 
-# The model and the run of the main job: chosen by the sweep that dev/LOG.md records. All three
-# rows of the comparison share everything but the options that make them what they are, and the
+# The model and the run of the main job: chosen by the sweeps that dev/LOG.md records. All three
+# rows of a comparison share everything but the options that make them what they are, and the
 # learning rate, which is each row's own best. What ARGS says of the length of the run counts instead of STEPS.
 STEPS ?= 2000
 SEED ?= 42
@@ -120,6 +123,16 @@ MAIN_pythia = --model pythia-14m --layers 4 --width 64 --heads 2 --vocab 257
 ROW_pythia_ponder = --ponder 3 --lr 4e-3
 ROW_pythia_vanilla = --ponder 0 --lr 4e-3
 ROW_pythia_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
+TITLE_gpt2 = GPT-2
+MAIN_gpt2 = --model gpt2 --layers 4 --width 64 --heads 2 --vocab 257
+ROW_gpt2_ponder = --ponder 3 --lr 4e-3
+ROW_gpt2_vanilla = --ponder 0 --lr 4e-3
+ROW_gpt2_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
+TITLE_llama = LLaMA
+MAIN_llama = --model llama-405m --layers 4 --width 64 --heads 2 --kv-heads 1 --vocab 257
+ROW_llama_ponder = --ponder 3 --lr 4e-3
+ROW_llama_vanilla = --ponder 0 --lr 4e-3
+ROW_llama_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
 # $(call main_job,architecture,row,length and seed,directory)
 main_job = $(call trainer,$(1)) $(MAIN_$(1)) $(MAIN_RUN) $(3) $(ROW_$(1)_$(2)) --out "$(4)" $(ARGS)
 # build/compare takes NAME=DIR,DIR: it is called in the directory, whose name may hold what separates them.
@@ -142,6 +155,24 @@ $(call row,$(1),fair)
 .PHONY: train_$(1) train_$(1)_ponder train_$(1)_vanilla train_$(1)_fair
 endef
 $(foreach a,$(ARCHITECTURES),$(eval $(call jobs,$(a))))
+
+# llm.c's own job, GPT-2 124M on the shards of TRAIN and VAL, with the settings of its scripts/run_gpt2_124M.sh: 524,288
+# tokens a step, once through the data (18,865 steps of FineWeb's ten billion tokens) unless STEPS or ARGS says
+# otherwise, 10,485,760 tokens a validation. The rows of a micro-batch, there 64 on each of eight GPUs, are the card's.
+LENGTH_124M = $(if $(filter file undefined,$(origin STEPS)),,$(LENGTH))
+JOB_124M = --model gpt2 --ponder 0 --seq 1024 --total-batch 524288 --lr 6e-4 --schedule cosine --min-lr-ratio 0 \
+    --warmup-steps 700 --weight-decay 0.1 --beta1 0.9 --beta2 0.95 --eps 1e-8 --clip 1.0 --val-every 250 --val-batches 1280 \
+    --save-every 5000 --sample-every 20000 --sample-tokens 144
+train_gpt2_124m: need_shards $(call trainer,gpt2) $(B)/compare ## llm.c's GPT-2 124M with its settings: TRAIN="GLOB" VAL="GLOB", token shards
+	$(call say_trainer,gpt2)
+	$(call trainer,gpt2) $(JOB_124M) --train "$(TRAIN)" --val "$(VAL)" $(LENGTH_124M) --seed $(SEED) --resume \
+	    --out "$(or $(OUT),out/gpt2_124m)" $(ARGS)
+	@$(call plot,$(or $(OUT),out/gpt2_124m))
+need_shards:
+	@[ -n "$(TRAIN)" ] && [ -n "$(VAL)" ] || { echo "error: make train_gpt2_124m needs the token shards to train on and to" \
+	    "validate on, in llm.c's format and GPT-2's tokens; found TRAIN=\"$(TRAIN)\" VAL=\"$(VAL)\", expected for instance" \
+	    "TRAIN=\"fineweb10B/fineweb_train_*.bin\" VAL=\"fineweb10B/fineweb_val_*.bin\"" >&2; exit 1; }
+.PHONY: train_gpt2_124m need_shards
 
 # Pondering, both baselines at its steps, and both again at its FLOPs, each a run with a schedule of its own; of every
 # seed from SEED on. A directory that holds a run with other options is refused, not taken for one of these.
@@ -193,15 +224,17 @@ $(eval $(call test,test_common,test_common.c,-DARITHMETIC=0 $(LESS),$(NATIVE)))
 $(eval $(call test,test_common_double,test_common.c,-DARITHMETIC=1 -DREAL=double $(LESS),portable))
 $(eval $(call test,test_ponder,test_ponder.c,-DMIX_ROWS=8 $(LESS),$(NATIVE)))
 $(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double $(LESS),portable))
-$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a),test_$(a).c,$(LESS),$(NATIVE))))
+# $(call is_whole,architecture): takes the tests that know nothing of layers too
+is_whole = -DTEST_WHOLE=$(if $(filter $(1),$(WHOLE)),1,0)
+$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a),test_$(a).c,$(LESS) $(call is_whole,$(a)),$(NATIVE))))
 $(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a)_double,test_$(a).c,-DMIX_ROWS=8 -DREAL=double $(LESS),portable)))
-TESTS = $(addprefix $(B)/,$(ARCHITECTURES:%=test_%) test_common $(ARCHITECTURES:%=test_%_double) test_portable \
+TESTS = $(addprefix $(B)/,test_common $(ARCHITECTURES:%=test_%) $(ARCHITECTURES:%=test_%_double) test_portable \
     test_arithmetic test_ponder test_ponder_double test_common_double)
 TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)
 trainers: $(TRAINERS) ## build the CPU trainers of all architectures
 .PHONY: trainers
 
-test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (one to two minutes)
+test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
 	@JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS) "dev/test_make.sh $(B) $(MODEL)"
 	@echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
@@ -249,28 +282,35 @@ need_nvcc:
 .PHONY: need_nvcc
 
 GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder $(ARCHITECTURES:%=gpu_%)
+# $(call of_test,program): what is_whole says where it is a model's
+of_test = -DTESTING $(if $(filter $(ARCHITECTURES:%=gpu_%),$(1)),$(call is_whole,$(1:gpu_%=%)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda,train_$(a).cu,)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda_fp32,train_$(a).cu,-DFP32)))
-$(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t),dev/tests/$(t).cu,-DTESTING -DBUILD_DIR='\"$(B)\"')))
-$(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t)_fp32,dev/tests/$(t).cu,-DTESTING -DFP32 -DBUILD_DIR='\"$(B)\"')))
+$(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t),dev/tests/$(t).cu,$(call of_test,$(t)) -DBUILD_DIR='\"$(B)\"')))
+$(foreach t,$(GPU_TESTS),$(eval $(call cuda,$(t)_fp32,dev/tests/$(t).cu,$(call of_test,$(t)) -DFP32 -DBUILD_DIR='\"$(B)\"')))
 # As on a GPU that the toolkit does not know: the driver compiles the kernels when the program starts.
 $(eval $(call cuda,gpu_attention_ptx,dev/tests/gpu_attention.cu,-DTESTING -DBUILD_DIR='\"$(B)\"'))
 $(B)/gpu_attention_ptx: GENCODE = -gencode arch=compute_80$(comma)code=compute_80
-$(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_gpu_$(a),dev/bench_gpu.cu,$(call of_trainer,$(a)))))
+# The kernels are the same for all.
+$(eval $(call cuda,bench_gpu,dev/bench_gpu.cu,$(call of_trainer,$(FIRST))))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_step_$(a)_cuda,dev/bench_step.cu,$(call of_trainer,$(a)))))
 
 GPU_TRAINERS = $(foreach t,$(TRAINERS),$(t)_cuda $(t)_cuda_fp32)
 gpu: $(GPU_TRAINERS) ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
 gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) $(B)/gpu_attention_ptx ## build the tests of the GPU half
-gpu-bench: $(foreach a,$(ARCHITECTURES),$(B)/bench_gpu_$(a) $(B)/bench_step_$(a)_cuda) ## build its benchmarks
+gpu-bench: $(B)/bench_gpu $(foreach a,$(ARCHITECTURES),$(B)/bench_step_$(a)_cuda) ## build its benchmarks
 gpu-check: gpu gpu-tests gpu-bench $(B)/bytes ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh
-# Whole steps that gpu_check.sh times, each PRESET:S:SHARE, the share of P that is wanted; pythia-160m with S = 0 has
-# the shape of GPT-2 124M. Under the emulator the first preset alone, tiny.
+# Whole steps that gpu_check.sh times, each PRESET:S:SHARE, the share of P that is wanted; of 8 rows of 2,048 tokens, or
+# PRESET:S:SHARE:ROWS:TOKENS. Under the emulator the first preset of each architecture alone, tiny.
 GPU_STEPS_pythia = pythia-160m:0:0.48 pythia-70m:3:0.48 pythia-160m:3:0.48 pythia-410m:3:0.55 pythia-1.4b:3:0.60
+GPU_STEPS_gpt2 = gpt2:0:0.48:16:1024 gpt2:3:0.48:16:1024
+GPU_STEPS_llama = llama-405m:3:0.55
 # A micro model with the default corpus; on a GPU a longer row, under the emulator what it does in seconds.
 COMPARED = $(if $(filter gpu,$(DEVICE)),cuda,emu)
 COMPARED_pythia = --model pythia-14m --layers 2 --width 64 --heads 2 --vocab 257 --ponder 3
+COMPARED_gpt2 = --model gpt2 --layers 2 --width 64 --heads 2 --vocab 257 --ponder 3
+COMPARED_llama = --model llama-405m --layers 2 --width 64 --heads 2 --kv-heads 1 --vocab 257 --ponder 3
 COMPARED_RUN = --train "$(DATA)/train.bin" $(if $(filter gpu,$(DEVICE)),--seq 512 --batch 4,--seq 64 --batch 2) --compare-cpu
 compare-gpu: $(foreach t,$(TRAINERS),$(t)_$(COMPARED) $(t)_$(COMPARED)_fp32) $(DATA)/train.bin ## GPU (or emulator) against CPU, tensor by tensor
 	$(foreach a,$(ARCHITECTURES),$(foreach p,_fp32 ,$(B)/train_$(a)_$(COMPARED)$(p) $(COMPARED_$(a)) $(COMPARED_RUN) $(ARGS) &&) \
@@ -283,14 +323,14 @@ kernels-table: gpu $(B)/gpu_attention ## registers, spills, shared memory and oc
 # ---- the emulator ----
 
 # How the emulator is built finds different things (dev/emulate/README.md): plain; race: data races between
-# CUDA threads, by race.cpp; asan: accesses out of bounds; msan: values that nobody wrote (clang only);
-# ubsan: misaligned vectors, overflow.
+# CUDA threads, by race.cpp; asan: accesses out of bounds, misaligned vectors, overflow; msan: values that nobody wrote
+# (clang only). ubsan, a part of asan, stands alone for the emulator's own test.
 CLANGXX ?= clang++
 EMU_plain = $(CXX) -O1 $(OPENMP)
 EMU_race = $(EMU_plain) -fsanitize=thread
-EMU_asan = $(EMU_plain) -fsanitize=address
+EMU_asan = $(EMU_plain) -fsanitize=address,undefined -fno-sanitize-recover=all
 EMU_ubsan = $(EMU_plain) -fsanitize=undefined -fno-sanitize-recover=all
-EMU_msan = $(CLANGXX) -O1 -fsanitize=memory -fno-omit-frame-pointer
+EMU_msan = $(CLANGXX) -O0 -fsanitize=memory -fno-omit-frame-pointer
 # race.cpp answers the calls that -fsanitize=thread puts into kernels: its library must not.
 EMU_LINK_race = $(EMU_plain) -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
 EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -Idev/emulate -I$(B)/include -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP
@@ -299,7 +339,7 @@ EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -Idev/emulate -I$(B)/include -g1 -ffp-cont
 define emulator
 $(B)/emu/emulate_$(1).o: dev/emulate/emulate.cpp
 	@mkdir -p $$(@D)
-	$(if $(filter race ubsan,$(1)),$$(EMU_plain),$$(EMU_$(1))) -O2 $$(EMU_FLAGS) -c -o $$@ $$<
+	$(if $(filter race ubsan,$(1)),$$(EMU_plain),$(if $(filter asan,$(1)),$$(EMU_plain) -fsanitize=address,$$(EMU_$(1)))) -O2 $$(EMU_FLAGS) -c -o $$@ $$<
 endef
 $(foreach v,plain race asan ubsan msan,$(eval $(call emulator,$(v))))
 $(B)/emu/race.o: dev/emulate/race.cpp
@@ -313,12 +353,12 @@ $(1): $(2) $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B
 endef
 $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu,train_$(a).cu,plain,$(HOST_ISA))))
 $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu_fp32,train_$(a).cu,plain,$(HOST_ISA) -DFP32)))
-$(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t),dev/tests/$(t).cu,plain,-DTESTING $(HOST_ISA))))
-$(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t)_fp32,dev/tests/$(t).cu,plain,-DTESTING -DFP32 $(HOST_ISA))))
-$(foreach v,race asan ubsan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention gpu_ponder, \
+$(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t),dev/tests/$(t).cu,plain,$(call of_test,$(t)) $(HOST_ISA))))
+$(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t)_fp32,dev/tests/$(t).cu,plain,$(call of_test,$(t)) -DFP32 $(HOST_ISA))))
+$(foreach v,race asan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention gpu_ponder, \
     $(eval $(call emu,$(B)/emu/$(t)_$(v),dev/tests/$(t).cu,$(v),-DTESTING))))
 $(foreach v,race asan ubsan msan,$(eval $(call emu,$(B)/emu/test_emulate_$(v),dev/emulate/test_emulate.cpp,$(v),-DTESTING)))
-$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_gpu_$(a),dev/bench_gpu.cu,plain,-O2 $(call of_trainer,$(a)) $(HOST_ISA))))
+$(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,-O2 $(call of_trainer,$(FIRST)) $(HOST_ISA)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_step_$(a),dev/bench_step.cu,plain,-O2 $(call of_trainer,$(a)) $(HOST_ISA))))
 
 emu: $(foreach t,$(TRAINERS),$(t)_emu $(t)_emu_fp32) ## build the CUDA source under the emulator: no GPU, no toolkit
@@ -330,13 +370,12 @@ endif
 E = $(B)/emu
 EMU_TESTS = $(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a) $(E)/gpu_$(a)_fp32) $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race \
     $(E)/gpu_attention_asan $(E)/gpu_layers_asan $(E)/gpu_ponder_asan $(E)/gpu_matmul_asan $(E)/gpu_attention \
-    $(E)/gpu_attention_fp32 $(E)/gpu_layers_ubsan $(E)/gpu_attention_ubsan $(E)/gpu_ponder_ubsan $(E)/gpu_layers_fp32 \
-    $(E)/gpu_ponder $(E)/gpu_ponder_fp32 $(E)/gpu_matmul_fp32 $(E)/test_emulate_race $(E)/test_emulate_asan \
+    $(E)/gpu_attention_fp32 $(E)/gpu_layers_fp32 $(E)/gpu_ponder $(E)/gpu_ponder_fp32 $(E)/gpu_matmul_fp32 $(E)/test_emulate_race $(E)/test_emulate_asan \
     $(E)/test_emulate_ubsan \
     $(if $(CLANGXX_FOUND),$(E)/gpu_layers_msan $(E)/gpu_ponder_msan $(E)/gpu_attention_msan $(E)/test_emulate_msan)
-EMU_LATE = %/gpu_attention %/gpu_layers_ubsan %/gpu_attention_ubsan %/gpu_matmul_asan %/gpu_ponder $(foreach a,$(ARCHITECTURES),%/gpu_$(a)_fp32)
+EMU_LATE = %/gpu_attention %/gpu_layers_asan %/gpu_attention_asan %/gpu_matmul_asan %/gpu_ponder $(foreach a,$(ARCHITECTURES),%/gpu_$(a)_fp32)
 EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
-test-emu: $(EMU_TESTS) emu $(B)/bytes ## every CUDA kernel and the whole model under the emulator, by the C half (8 minutes)
+test-emu: $(EMU_TESTS) emu $(B)/bytes ## every CUDA kernel and the whole model under the emulator, by the C half (ten minutes)
 	@ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh \
 	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)")
 	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
@@ -377,15 +416,21 @@ fixtures: venv ## make dev/fixtures anew with our PyTorch twin
 	$(PYTHON) dev/ref/make_fixtures.py
 .PHONY: venv test-all test-fuzz test-transformers test-smollm2 fixtures
 
-# Whole steps on the CPU, each PRESET/S/B/T: pythia-160m has the shape of GPT-2 124M. Then a step of the main job, alone
-# and with a busy process on every processor beside it.
+# Whole steps on the CPU, each PRESET/S/B/T; gpt2/0/4/64 is what llm.c's own CPU program trains, which runs beside it
+# where LLMC names a directory with its sources. Then a step of the first main job, alone and with a busy process on
+# every processor beside it.
 STEPS_pythia = pythia-160m/0/4/64 pythia-70m/3/2/256
-bench-cpu: $(B)/bench_cpu $(ARCHITECTURES:%=$(B)/bench_step_%) ## speed beside this machine's limits, and PyTorch's where build/venv has it
+STEPS_gpt2 = gpt2/0/4/64
+STEPS_llama = llama-405m/0/2/64
+bench-cpu: $(B)/bench_cpu $(ARCHITECTURES:%=$(B)/bench_step_%) ## speed beside this machine's limits, beside PyTorch where build/venv has it and llm.c where LLMC=DIR has its sources
 	$(B)/bench_cpu
 	$(foreach a,$(ARCHITECTURES),$(foreach c,$(STEPS_$(a)),$(B)/bench_step_$(a) $(subst /, ,$(c)) &&)) true
-	$(foreach a,$(ARCHITECTURES),$(B)/bench_step_$(a) --busy $(filter-out --model,$(MAIN_$(a))) 3 4 256 &&) true
-	@if [ -x $(VENV)/bin/python ]; then $(PYTHON) dev/bench_torch.py; \
+	@if [ -n "$(LLMC)" ]; then CC="$(CC)" dev/bench_llmc.sh "$(LLMC)"; \
+	    else echo "llm.c beside it: LLMC=DIR, its sources"; fi
+	@if [ -x $(VENV)/bin/python ]; then \
+	    $(PYTHON) dev/bench_torch.py $(foreach a,$(ARCHITECTURES),$(STEPS_$(a))); \
 	    else echo "PyTorch beside it: dev/setup_venv.sh first"; fi
+	$(B)/bench_step_$(FIRST) --busy $(filter-out --model,$(MAIN_$(FIRST))) 3 4 256
 .PHONY: bench-cpu
 
 lint: $(B)/include/modeling_ponder.h ## the rules of the code

@@ -96,6 +96,19 @@ run_make data B="two words"
 status=$?
 ok "B with a blank" fails_saying "B=two words: expected a path without blanks"
 
+# ---- llm.c's own job: on the user's shards, once through them or as long as asked ----
+
+run_make need_shards TRAIN="$tmp/*.bin"
+status=$?
+ok "shards to train on alone" fails_saying "needs the token shards to train on and to validate on"
+job() { run_make -n train_gpt2_124m DEVICE=cpu TRAIN="a*.bin" VAL=b.bin "$@"; }
+job
+ok "the job's data" says '--train "a*.bin" --val "b.bin"'
+ok "the job's length without STEPS" [ "$(grep -c -e '--steps' "$tmp/log")" = 0 ]
+job STEPS=7 OUT=elsewhere
+ok "the job's STEPS" says "--steps 7 "
+ok "the job's OUT" says '--out "elsewhere"'
+
 # ---- which device ----
 
 PATH=$tmp/tools:$PATH

@@ -113,6 +113,15 @@ static inline void run_test(const char* name, void (*test)(void)) {
 }
 #define RUN(test) run_test(#test, test)
 
+// A test of what is the same in every architecture: one of them takes it for all (WHOLE in the Makefile).
+#ifndef TEST_WHOLE
+#define TEST_WHOLE 1
+#endif
+#define RUN_WHOLE(test)                \
+    do {                               \
+        if (TEST_WHOLE) { RUN(test); } \
+    } while (0)
+
 // A test program's arguments: an optional part of a test name.
 static inline void test_begin(int argc, char** argv) {
     threads_wait_briefly(argv);

@@ -407,11 +407,11 @@ static void test_command_line_fixtures(void) {
 
 static void program_tests(void) {
     RUN(test_command_lines);
-    RUN(test_threads_of_a_run);
+    RUN_WHOLE(test_threads_of_a_run);
     RUN(test_same_bits_everywhere);
-    RUN(test_resume_is_exact);
+    RUN_WHOLE(test_resume_is_exact);
     RUN(test_start_from_a_directory);
-    RUN(test_a_nan_stops_the_run);
+    RUN_WHOLE(test_a_nan_stops_the_run);
     RUN(test_command_line_fixtures);
     program_cleanup();
 }

@@ -12,11 +12,13 @@
 // more than the formula asks: the backward of attention counts as 5/2 of its forward (its two kernels
 // compute the scores twice), the mix and the loss head as the model's 12 V C and 6 V C a token.
 //
-// The layers are timed as Pythia has them: fused q, k and v, a quarter of each head rotated.
+// The layers are timed as Pythia has them: fused q, k and v, a quarter of each head rotated. Beside them, at the same
+// widths, those that only the other architectures have: RMSNorm, SwiGLU, GELU in the tanh form, learned positions.
 //
 // Nothing is asserted about times: the exit status is 1 only when something could not run.
 #include "architecture.h"
 
+#include "../common/rmsnorm.cuh"
 #include "bench.cuh"
 
 // ---- the table ----
@@ -140,12 +142,13 @@ static void run_rotary(Area* a) {
     const float *cosine = area_floats(a, shape.T * half), *sine = area_floats(a, shape.T * half);
     rotary_forward_cuda(qkv, cosine, sine, shape.B, shape.T, shape.NH, 2, shape.rotated, 3 * C, 3 * HS, HS, 1);
 }
+static int gelu_form = GELU_ERF;
 static void run_gelu_forward(Area* a) {
     size_t n = shape.N * shape.FF;
     floatX* act = area_x(a, n);
     const floatX* fc = area_x(a, n);
     const float* bias = area_floats(a, shape.FF);
-    gelu_forward_cuda(act, fc, bias, shape.N, shape.FF, 0);
+    gelu_forward_cuda(act, fc, bias, shape.N, shape.FF, gelu_form);
 }
 // The trainer's is in place; here the input must survive many launches.
 static void run_gelu_backward(Area* a) {
@@ -154,7 +157,45 @@ static void run_gelu_backward(Area* a) {
     float *dbias = area_floats(a, shape.FF), *scratch = area_floats(a, column_sum_scratch(shape.N, shape.FF));
     const floatX *dact = area_x(a, n), *fc = area_x(a, n);
     const float* bias = area_floats(a, shape.FF);
-    gelu_backward_cuda(dfc, dbias, scratch, dact, fc, bias, shape.N, shape.FF, 0);
+    gelu_backward_cuda(dfc, dbias, scratch, dact, fc, bias, shape.N, shape.FF, gelu_form);
+}
+static void run_rmsnorm_forward(Area* a) {
+    size_t n = shape.N * shape.C;
+    float *x_out = area_floats(a, n), *rstd = area_floats(a, shape.N);
+    floatX* ln = area_x(a, n);
+    const float *x = area_floats(a, n), *w = area_floats(a, shape.C);
+    const floatX* out = area_x(a, n);
+    rmsnorm_forward_cuda(x_out, ln, rstd, x, out, w, shape.N, shape.C, 1e-5f);
+}
+static void run_rmsnorm_backward(Area* a) {
+    size_t n = shape.N * shape.C;
+    float *dx = area_floats(a, n), *dw = area_floats(a, shape.C);
+    floatX* dxb = area_x(a, n);
+    float* scratch = area_floats(a, rmsnorm_backward_scratch(shape.N, shape.C));
+    const floatX* dout = area_x(a, n);
+    const float *x = area_floats(a, n), *w = area_floats(a, shape.C), *rstd = area_positive(a, shape.N);
+    rmsnorm_backward_cuda(dx, dxb, dw, scratch, dout, x, w, rstd, shape.N, shape.C, 1);
+}
+static void run_swiglu_forward(Area* a) {
+    floatX* act = area_x(a, shape.N * shape.FF);
+    const floatX* gate_up = area_x(a, shape.N * 2 * shape.FF);
+    swiglu_forward_cuda(act, gate_up, shape.N, shape.FF);
+}
+static void run_swiglu_backward(Area* a) {
+    floatX* dgate_up = area_x(a, shape.N * 2 * shape.FF);
+    const floatX *dact = area_x(a, shape.N * shape.FF), *gate_up = area_x(a, shape.N * 2 * shape.FF);
+    swiglu_backward_cuda(dgate_up, dact, gate_up, shape.N, shape.FF);
+}
+static void run_position_forward(Area* a) {
+    size_t n = shape.N * shape.C;
+    float* x0 = area_floats(a, n);
+    const float *e = area_floats(a, n), *table = area_floats(a, shape.T * shape.C);
+    position_forward_cuda(x0, e, table, shape.B, shape.T, shape.C);
+}
+static void run_position_backward(Area* a) {
+    float* dtable = area_floats(a, shape.T * shape.C);
+    const float* dx = area_floats(a, shape.N * shape.C);
+    position_backward_cuda(dtable, dx, shape.B, shape.T, shape.C);
 }
 static void run_column_sum(Area* a) {
     size_t columns = 3 * shape.C;
@@ -185,6 +226,16 @@ static void bench_layers(void) {
     bench_row("column sums", "column sums of (N,3C)", run_column_sum, 'C', 0, 0, 0);
     bench_row("add, embedding", "add", run_add, 'C', 0, 0, 0);
     bench_row("add, embedding", "embedding, forward", run_embedding_forward, 'C', 0, 0, 0);
+    bench_row("RMSNorm, forward", "RMSNorm, forward", run_rmsnorm_forward, 'C', 0, 0.85, 0.95);
+    bench_row("RMSNorm, backward", "RMSNorm, backward", run_rmsnorm_backward, 'C', 0, 0.75, 0.88);
+    bench_row("SwiGLU, forward", "SwiGLU, forward", run_swiglu_forward, 'C', 0, 0, 0);
+    bench_row("SwiGLU, backward", "SwiGLU, backward", run_swiglu_backward, 'C', 0, 0, 0);
+    gelu_form = GELU_TANH;
+    bench_row("GELU (tanh), forward", "GELU (tanh), forward", run_gelu_forward, 'C', 0, 0, 0);
+    bench_row("GELU (tanh), backward", "GELU (tanh), backward", run_gelu_backward, 'C', 0, 0, 0);
+    gelu_form = GELU_ERF;
+    bench_row("positions", "positions, forward", run_position_forward, 'C', 0, 0, 0);
+    bench_row("positions", "positions, backward", run_position_backward, 'C', 0, 0, 0);
 }
 
 // ---- products ----

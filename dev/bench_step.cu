@@ -2,8 +2,8 @@
 //
 //     bench_step PRESET S ROWS T [--steps N] [--profile] [--quick] [the trainer's options of the model]
 //
-// PRESET with S pondering steps on ROWS rows of T random tokens a step; pythia-160m with S = 0 has the
-// shape of GPT-2 124M. They come in the micro-batches that the trainer would choose.
+// PRESET with S pondering steps on ROWS rows of T random tokens a step. They come in the micro-batches that the
+// trainer would choose.
 // Weights are the trainer's at step 0. Times are the host's clock around whole steps, which end by waiting
 // for the GPU; the median of N (10). Rates count model FLOPs (forward and backward, causal attention as
 // half the square, nothing computed again) and are given beside P, the rate of a large product measured

@@ -1,10 +1,10 @@
 """Times PyTorch on the training steps that our benchmarks time, and prints one JSON object a line.
 
-    usage: bench_torch.py [--model pythia-70m --ponder 3 --batch 2 --seq 256] [--steps 3] [--threads N] [--stock]
+    usage: bench_torch.py [MODEL/S/B/T ... | --model pythia-70m --ponder 3 --batch 2 --seq 256] [--steps 3] [--threads N] [--stock]
                           [--device cpu|cuda] [--compile parts|whole|none] [--layers N --width N --heads N --vocab N]
 
-Without --model both steps of the benchmark: pythia-160m (the size of GPT-2 124M) without pondering, B=4 T=64, and pythia-70m with
-three pondering steps, B=2 T=256. A step is forward, backward, clipping and AdamW (the fused one, PyTorch's fastest) in float32.
+MODEL/S/B/T are the steps of `make bench-cpu`: a preset, pondering steps, rows, tokens of a row; without any, those of Pythia.
+A step is forward, backward, clipping and AdamW (the fused one, PyTorch's fastest) in float32.
 The model is our own twin in dev/ref; --stock takes transformers' class instead (for pondering: modeling_ponder.py).
 The time is the median of --steps steps after one that warms up. Each workload has a process of its own, so that the peak
 memory (largest resident set, interpreter and libraries included; base_memory_mb is that share) is its own.
@@ -31,7 +31,37 @@ sys.path.insert(0, os.path.dirname(HERE))
 
 WORKLOADS = [("pythia-160m", 0, 4, 64), ("pythia-70m", 3, 2, 256)]
 CUDA_WORKLOADS = [("pythia-160m", 0, 8, 2048), ("pythia-70m", 3, 8, 2048), ("pythia-160m", 3, 8, 2048)]
-LARGER = {"pythia-1b": (16, 2048, 8), "pythia-1.4b": (24, 2048, 16), "pythia-2.8b": (32, 2560, 32)}   # layers, width, heads
+SHAPES = {      # layers, width, heads, and what else a preset of ours says
+    "pythia-1b": (16, 2048, 8), "pythia-1.4b": (24, 2048, 16), "pythia-2.8b": (32, 2560, 32),
+    "gpt2": (12, 768, 12), "gpt2-medium": (24, 1024, 16), "gpt2-large": (36, 1280, 20), "gpt2-xl": (48, 1600, 25),
+    "llama-405m": (24, 1024, 16), "llama-834m": (24, 1536, 24), "llama-1.4b": (24, 2048, 32),
+}
+
+
+def preset(arguments):
+    """The config.json of a workload's model, as a dict; options of the command line change the preset's sizes."""
+    import pythia
+    layers, width, heads = (pythia.PRESETS | SHAPES)[arguments.model]
+    layers, width, heads = arguments.layers or layers, arguments.width or width, arguments.heads or heads
+    S = arguments.ponder
+    config = {"ponderinglm": True, "pondering_steps": S, "scale_embeds": True} if S else {}
+    if arguments.model.startswith("gpt2"):
+        return config | {"model_type": "gpt2", "vocab_size": arguments.vocab or 50257, "n_embd": width, "n_layer": layers,
+                         "n_head": heads, "n_positions": max(arguments.seq, 1024)}
+    config |= {"vocab_size": arguments.vocab or 50304, "hidden_size": width, "num_hidden_layers": layers,
+               "num_attention_heads": heads, "max_position_embeddings": 2048}
+    if arguments.model.startswith("llama"):
+        return config | {"model_type": "llama", "intermediate_size": (8 * width + 191) // 192 * 64}
+    return config | {"model_type": "gpt_neox", "intermediate_size": 4 * width}
+
+
+def trunk_of(model):
+    """The module that holds a twin's layers, and the layers."""
+    for trunk in model.children():
+        for name in ("layers", "h"):
+            if hasattr(trunk, name):
+                return trunk, getattr(trunk, name)
+    raise ValueError("the twin has no layers")
 
 
 def peak_memory_mb():
@@ -39,21 +69,36 @@ def peak_memory_mb():
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def step_flops(config, S, B, T):
+def initialise(torch, model):
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() >= 2:
+                p.normal_(0.0, 0.02)
+            else:
+                p.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def step_flops(twin, S, B, T):
     """Forward and backward, nothing recomputed, causal attention counted as half the square."""
-    C, L, FF, V = (config[k] for k in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"))
-    per_token = (6 * (4 * C * C + 2 * C * FF) + 6 * T * C) * L * (S + 1) + 12 * V * C * S + 6 * V * C
+    V, C = twin.output_table().shape
+    _, layers = trunk_of(twin)
+    matrices = sum(p.numel() for p in layers.parameters() if p.dim() == 2)
+    per_token = (6 * matrices + 6 * T * C * len(layers)) * (S + 1) + 12 * V * C * S + 6 * V * C
     return per_token * B * T
 
 
-def stock_model(config, ponder):
+def stock_model(config):
     import transformers
-    if ponder:
-        import modeling_ponder
-        model = modeling_ponder.PonderGPTNeoXForCausalLM(modeling_ponder.PonderGPTNeoXConfig(**config))
+    kind = {"gpt2": "GPT2", "gpt_neox": "GPTNeoX", "llama": "Llama"}[config["model_type"]]
+    name = kind + ("LMHeadModel" if kind == "GPT2" else "ForCausalLM")
+    plain = {key: value for key, value in config.items() if key != "model_type"}
+    if config.get("ponderinglm"):
+        import modeling_ponder as source
+        kind, name = "Ponder" + kind, "Ponder" + name
     else:
-        model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**config))
-    return model.train(), f"transformers {transformers.__version__}, {type(model).__name__}"
+        source = transformers
+    model = getattr(source, name)(getattr(source, kind + "Config")(**plain))
+    return model.train(), f"transformers {transformers.__version__}, {name}"
 
 
 class Compiled:
@@ -75,7 +120,7 @@ class Compiled:
         self.step, self.final, self.embed = step, loss, embed
         if how == "parts":
             self.step, self.final = torch.compile(step), torch.compile(loss)
-            layer = type(model.gpt_neox.layers[0])
+            layer = type(trunk_of(model)[1][0])
             layer.forward = torch.compile(layer.forward)    # of the class: one compilation serves all layers
         elif how == "whole":
             self.parts = torch.compile(self.parts)
@@ -96,23 +141,21 @@ class Compiled:
 
 def cuda_step(torch, arguments, config):
     """Measures one workload like bench_step.cu; returns the JSON object."""
-    import pythia
+    import architectures
+    import rotary
     device, B, T, S = arguments.device, arguments.batch, arguments.seq, arguments.ponder
     tables = {}
 
-    def tables_there(T, size, base, dtype):     # made once, where the model is, in the type of q and k
+    def tables_there(T, frequency, dtype):      # made once, where the model is, in the type of q and k
         if T not in tables:
-            tables[T] = tuple(x.to(device) for x in made(T, size, base, torch.bfloat16))
+            tables[T] = tuple(x.to(device) for x in made(T, frequency, torch.bfloat16))
         return tables[T]
-    made, pythia.rotary_tables = pythia.rotary_tables, tables_there
+    made, rotary.tables = rotary.tables, tables_there
     torch.manual_seed(1)
-    model = pythia.Pythia(config)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.dim() >= 2:
-                p.normal_(0.0, 0.02)
+    model = architectures.build(config)
+    initialise(torch, model)
     model.to(device)
-    model.gpt_neox(torch.zeros(1, T, config["hidden_size"], device=device))     # the tables, outside what is compiled
+    model.transform(torch.zeros(1, T, model.input_table().shape[1], device=device))     # the tables, outside what is compiled
     loss_of = Compiled(torch, model, arguments.compile)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     tokens = torch.randint(config["vocab_size"], (B, T + 1), device=device)
@@ -164,7 +207,7 @@ def cuda_step(torch, arguments, config):
         "program": "PyTorch", "gpu": torch.cuda.get_device_name() if cuda else "none (CPU)", "torch": torch.__version__,
         "what": f"twin in dev/ref, bf16 autocast, compiled: {arguments.compile}", "precision": "bf16",
         "model": arguments.model, "ponder": S, "batch": B, "micro_batch": micro, "seq": T, "ms": round(1000 * seconds, 3),
-        "tokens_per_s": round(B * T / seconds, 1), "model_tflops": round(step_flops(config, S, B, T) / seconds / 1e12, 1),
+        "tokens_per_s": round(B * T / seconds, 1), "model_tflops": round(step_flops(model, S, B, T) / seconds / 1e12, 1),
         "peak_memory_gb": round(memory / 1e9, 3), "warm_up_s": round(warm, 1), "loss": round(float(value), 4),
     }
 
@@ -178,45 +221,31 @@ def measure_cuda(arguments):
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print(f"PyTorch beside it: left out, PyTorch {torch.__version__} finds no GPU")
         return
-    import pythia
-    for name, shape in LARGER.items():
-        pythia.PRESETS.setdefault(name, shape)
-    S = arguments.ponder
-    config = pythia.preset(arguments.model, ponderinglm=S > 0, pondering_steps=S, scale_embeds=S > 0)
-    if arguments.width:
-        config.update(hidden_size=arguments.width, intermediate_size=4 * arguments.width)
-    for key, value in (("num_hidden_layers", arguments.layers), ("num_attention_heads", arguments.heads),
-                       ("vocab_size", arguments.vocab)):
-        if value:
-            config[key] = value
+    config = preset(arguments)
     print(json.dumps(cuda_step(torch, arguments, config)), flush=True)
 
 
 def measure(arguments):
     import torch
     import torch.nn.functional as F
-    import pythia
+    import architectures
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     base = peak_memory_mb()
     S, B, T = arguments.ponder, arguments.batch, arguments.seq
-    config = pythia.preset(arguments.model, ponderinglm=S > 0, pondering_steps=S, scale_embeds=S > 0)
+    config = preset(arguments)
     torch.manual_seed(1)
+    with torch.device("meta"):
+        flops = step_flops(architectures.build(config), S, B, T)
     if arguments.stock:
-        plain = {k: v for k, v in config.items() if k != "model_type"}
-        if S == 0:
-            plain = {k: v for k, v in plain.items() if k not in ("ponderinglm", "pondering_steps", "scale_embeds")}
-        model, name = stock_model(plain, S > 0)
+        model, name = stock_model(config)
 
         def loss_of(inputs, targets):
             return F.cross_entropy(model(inputs, use_cache=False).logits.flatten(0, 1), targets.flatten())
     else:
-        model, name, loss_of = pythia.Pythia(config), "twin in dev/ref", None
+        model, name = architectures.build(config), "twin in dev/ref"
         loss_of = model.loss
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.dim() >= 2:
-                p.normal_(0.0, 0.02)
+    initialise(torch, model)
     parameters = sum(p.numel() for p in model.parameters())
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     tokens = torch.randint(config["vocab_size"], (B, T + 1))
@@ -232,7 +261,6 @@ def measure(arguments):
         value = loss.item()
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times[1:])
-    flops = step_flops(config, S, B, T)
     print(json.dumps({
         "workload": f"{arguments.model} S={S} B={B} T={T}", "what": name, "torch": torch.__version__,
         "threads": torch.get_num_threads(), "parameters": parameters, "ms": round(1000 * seconds, 1),
@@ -244,6 +272,7 @@ def measure(arguments):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("workloads", nargs="*", metavar="MODEL/S/B/T")
     parser.add_argument("--model")
     parser.add_argument("--ponder", type=int, default=0)
     parser.add_argument("--batch", type=int, default=2)
@@ -264,7 +293,8 @@ def main():
         else:
             measure(arguments)
         return
-    for model, S, B, T in CUDA_WORKLOADS if cuda else WORKLOADS:
+    workloads = [tuple(words.split("/")) for words in arguments.workloads]
+    for model, S, B, T in workloads or (CUDA_WORKLOADS if cuda else WORKLOADS):
         command = [sys.executable, os.path.abspath(__file__), "--model", model, "--ponder", S, "--batch", B, "--seq", T,
                    "--steps", arguments.steps, "--threads", arguments.threads, "--device", arguments.device]
         command += ["--stock"] * arguments.stock + (["--compile", arguments.compile] if arguments.compile else [])

@@ -71,18 +71,20 @@ else
     fi
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,power.limit --format=csv,noheader 2>/dev/null
 fi
-# The list of architectures, and the micro model of each, are the Makefile's.
+# The list of architectures, and the micro model of each, are the Makefile's. What takes long and is the same for all
+# is done with the first.
 architectures=$(sed -n 's/^ARCHITECTURES = //p' Makefile)
+first=${architectures%% *}
 programs="gpu_matmul gpu_layers gpu_attention gpu_ponder"
 for a in $architectures; do programs="$programs gpu_$a"; done
 whole() { case " $architectures " in *" ${1#gpu_} "*) return 0 ;; esac; return 1; } # a test program of a whole model
 
 # ---- one part ----
 
-rows=$work/rows
-: >"$rows"
+table=$work/table
+: >"$table"
 row() { # PART VERDICT SECONDS FIGURE
-    printf '%-26s %-8s %6s  %s\n' "$1" "$2" "$3" "$4" | tee -a "$rows"
+    printf '%-26s %-8s %6s  %s\n' "$1" "$2" "$3" "$4" | tee -a "$table"
 }
 now() { date +%s; }
 
@@ -138,7 +140,7 @@ if wanted tests || wanted sanitize; then
     for p in $programs; do needed="$needed $tests/$p $tests/${p}_fp32"; done
 fi
 if wanted tests && [ -z "$emulator" ]; then needed="$needed $B/bytes"; fi
-kernels=${benchmarks}_gpu_${architectures%% *} # the kernels are the same for all
+kernels=${benchmarks}_gpu # the kernels are the same for all
 if wanted kernels; then needed="$needed $kernels"; fi
 ptx=$tests/gpu_attention_ptx # the whole program is compute_80 PTX
 [ -z "$emulator" ] || ptx=$tests/gpu_attention
@@ -259,12 +261,13 @@ size_of() { # CASE
     blocks) echo "--vocab 50304 --layers 1 --width 128 --heads 2 --ponder 1 --batch 8 --seq 2048" ;;
     esac
 }
-text=$work/text.bin # 16,385 tokens of a vocabulary of 50,304: one micro-batch of eight rows
-if wanted sizes || wanted runs; then make_shard 16385 $([ -n "$emulator" ] && echo 257 || echo 50304) >"$text"; fi
+text=$work/text.bin # 16,385 tokens of the smallest of the presets' vocabularies: one micro-batch of eight rows
+if wanted sizes || wanted runs; then make_shard 16385 $([ -n "$emulator" ] && echo 257 || echo 50257) >"$text"; fi
 run_sizes() {
     local a case suffix
     for a in $architectures; do
         for case in heads64 heads128 blocks; do
+            [ $case = heads64 ] || [ $a = $first ] || continue
             for suffix in "" _fp32; do
                 [ -z "$emulator" ] || [ $case$suffix = heads64 ] || continue
                 have "size_${a}_$case$suffix" "$B/train_${a}_$trainers$suffix" || continue
@@ -293,16 +296,16 @@ between() { # FROM TO
         !begun && $0 ~ from { begun = 1; start = $1 }' "$log"
 }
 run_runs() {
-    local a model S must case run options steps=4 saved same what
+    local a model S must batch T case run options steps=4 saved same what
     for case in $mid_cases; do
-        IFS=: read -r model S must <<<"$case"
+        read_case "$case"
         a=${model%%-*}
         have "runs_$a" "$B/train_${a}_$trainers" || continue
         options="--model $model --ponder $S --train $text --steps $steps --save-every 2"
         if [ -n "$emulator" ]; then
             options="$options $tiny --seq 16 --batch 1 --sample-tokens 2"
         else
-            options="$options --seq 2048 --batch 8 --sample-tokens 64"
+            options="$options --seq $T --batch $batch --sample-tokens 64"
         fi
         run="$B/train_${a}_$trainers"
         # shellcheck disable=SC2086
@@ -353,28 +356,34 @@ run_kernels() {
     show
 }
 
-# PRESET:S:SHARE, the share of P that is wanted: the Makefile's.
+# PRESET:S:SHARE[:ROWS:TOKENS], SHARE the share of P that is wanted: the Makefile's.
+read_case() { # CASE: sets model, S, must, batch, T
+    IFS=: read -r model S must batch T <<<"$1"
+    batch=${batch:-8} T=${T:-2048}
+}
 step_cases=
 for a in $architectures; do step_cases="$step_cases $(sed -n "s/^GPU_STEPS_$a = //p" Makefile)"; done
 tiny="--layers 1 --width 32 --heads 1 --vocab 257"
-# Of each architecture the first that ponders: for runs, batches, profile.
-mid_cases=
+# Of each architecture the first that ponders: for runs, profile, and batches, those of the first architecture alone.
+mid_cases= tiny_cases=
 for a in $architectures; do
+    tiny_case=
     for case in $step_cases; do
-        case $case in $a-*:0:*) ;; $a-*) mid_cases="$mid_cases $case" && break ;; esac
+        case $case in $a[-:]*) [ -n "$tiny_case" ] || tiny_case=${case%%:*}:1:0 ;; esac
+        case $case in $a:0:* | $a-*:0:*) ;; $a[-:]*) mid_cases="$mid_cases $case" && break ;; esac
     done
+    tiny_cases="$tiny_cases $tiny_case"
 done
 if [ -n "$emulator" ]; then
-    set -- $step_cases
-    step_cases="${1%%:*}:1:0"
-    mid_cases=$step_cases
+    step_cases=$tiny_cases
+    mid_cases=$tiny_cases
 fi
 ours=$work/ours # MODEL S TOKENS/S MEMORY
 : >"$ours"
 run_steps() {
-    local case model S must name steps
+    local case model S must batch T name steps
     for case in $step_cases; do
-        IFS=: read -r model S must <<<"$case"
+        read_case "$case"
         steps=${benchmarks}_step_${model%%-*}$built # presets begin with their architecture's name
         have steps "$steps" || continue
         name="step_${model}_s$S"
@@ -382,7 +391,7 @@ run_steps() {
             # shellcheck disable=SC2086
             part "$name" 60 "$steps" "$model" "$S" 1 16 --quick --steps 1 $tiny || continue
         else
-            part "$name" 120 "$steps" "$model" "$S" 8 2048 || continue
+            part "$name" 120 "$steps" "$model" "$S" "$batch" "$T" || continue
         fi
         [ "$status" != 0 ] || echo "$model $S $(field tokens_per_s) $(field peak_memory_gb)" >>"$ours"
         row "$name" "$(verdict)" "$seconds" "$(why "$(field ms) ms, $(field tokens_per_s) tokens/s, $(field share_of_P) of P (must $must), limit $(field limit_ms) ms, $(field peak_memory_gb) GB")"
@@ -392,9 +401,9 @@ run_steps() {
 
 # Rows at a time, all in one micro-batch where they fit.
 run_batches() {
-    local case model S must name steps many best=0 at='' speed
-    for case in $mid_cases; do
-        IFS=: read -r model S must <<<"$case"
+    local case model S must batch T name steps many best=0 at='' speed
+    for case in $(echo $mid_cases | cut -d ' ' -f 1); do
+        read_case "$case"
         steps=${benchmarks}_step_${model%%-*}$built
         have "batches_$model" "$steps" || continue
         for many in $([ -n "$emulator" ] && echo 1 2 || echo 1 2 4 8 16 32); do
@@ -403,7 +412,7 @@ run_batches() {
                 # shellcheck disable=SC2086
                 part "$name" 60 "$steps" "$model" "$S" $many 16 --quick --steps 1 $tiny || continue
             else
-                part "$name" 60 "$steps" "$model" "$S" $many 2048 --steps 5 || continue
+                part "$name" 60 "$steps" "$model" "$S" $many "$T" --steps 5 || continue
             fi
             speed=$(field tokens_per_s)
             row "$name" "$(verdict)" "$seconds" "$(why "$(field ms) ms, $speed tokens/s, micro-batch $(field micro_batch), $(field share_of_P) of P, $(field peak_memory_gb) GB")"
@@ -415,9 +424,9 @@ run_batches() {
 }
 
 run_profile() {
-    local case model S must name steps
+    local case model S must batch T name steps
     for case in $mid_cases; do
-        IFS=: read -r model S must <<<"$case"
+        read_case "$case"
         steps=${benchmarks}_step_${model%%-*}$built
         name="profile_$model"
         have "$name" "$steps" || continue
@@ -425,7 +434,7 @@ run_profile() {
             # shellcheck disable=SC2086
             part "$name" 60 "$steps" "$model" "$S" 1 16 --profile --quick --steps 1 $tiny || continue
         else
-            part "$name" 60 "$steps" "$model" "$S" 8 2048 --profile --steps 3 || continue
+            part "$name" 60 "$steps" "$model" "$S" "$batch" "$T" --profile --steps 3 || continue
         fi
         [ "$status" != 0 ] || grep -q '^profile of a step' "$log" || status="0, but without a profile"
         row "$name" "$(verdict)" "$seconds" "$(why "$(grep -A 1 '^profile of a step' "$log" | sed -n '2s/  */ /gp'), ...: $log")"
@@ -446,7 +455,7 @@ run_ptx() {
 }
 
 run_torch() {
-    local python= p case model S must name speed memory figure
+    local python= p case model S must batch T name speed memory figure
     for p in $PYTHON $B/venv/bin/python python3; do
         if [ -z "$python" ] && command -v "$p" >/dev/null && "$p" -c 'import torch' 2>/dev/null; then python=$p; fi
     done
@@ -455,14 +464,14 @@ run_torch() {
         return
     fi
     for case in $step_cases; do
-        IFS=: read -r model S must <<<"$case"
+        read_case "$case"
         name="torch_${model}_s$S"
         case $model in *-1.4b) continue ;; esac # compiling and running it takes what is left of the time
         if [ -n "$emulator" ]; then
             # shellcheck disable=SC2086
             part "$name" 90 "$python" -B dev/bench_torch.py --model "$model" --ponder "$S" --batch 1 --seq 16 --steps 1 --compile none $tiny || continue
         else
-            part "$name" 90 "$python" -B dev/bench_torch.py --device cuda --model "$model" --ponder "$S" --batch 8 --seq 2048 --steps 10 || continue
+            part "$name" 90 "$python" -B dev/bench_torch.py --device cuda --model "$model" --ponder "$S" --batch "$batch" --seq "$T" --steps 10 || continue
         fi
         if [ "$status" = 0 ] && ! grep -q '^{' "$log"; then
             row "$name" skip "$seconds" "$(tail -n 1 "$log")"
@@ -543,6 +552,7 @@ run_sanitize() {
         for what in "gpu_layers test_norm_backward" "gpu_attention test_same_bits" "gpu_ponder test_softmax_rows" $architectures; do
             name=${tool}_${what%% *}
             if [ "$what" = "${what% *}" ]; then
+                [ $tool = memcheck ] || [ $what = $first ] || continue
                 have "$name" "$B/train_${what}_cuda" || continue
                 # shellcheck disable=SC2046,SC2086
                 part "$name" 60 env OMP_WAIT_POLICY=passive "$sanitizer" --tool $tool --print-limit 10000 --error-exitcode 99 "$B/train_${what}_cuda" $(micro_of $what) || continue
@@ -575,12 +585,12 @@ done
 
 # ---- the table ----
 
-failed=$(awk '{ if (substr($0, 28, 4) == "FAIL") n++ } END { print n + 0 }' "$rows")
-out=$(awk '{ if (substr($0, 28, 8) == "left out") n++ } END { print n + 0 }' "$rows")
-skipped=$(awk '{ if (substr($0, 28, 4) == "skip") n++ } END { print n + 0 }' "$rows")
+failed=$(awk '{ if (substr($0, 28, 4) == "FAIL") n++ } END { print n + 0 }' "$table")
+out=$(awk '{ if (substr($0, 28, 8) == "left out") n++ } END { print n + 0 }' "$table")
+skipped=$(awk '{ if (substr($0, 28, 4) == "skip") n++ } END { print n + 0 }' "$table")
 {
     printf '\n%-26s %-8s %6s  %s\n' part verdict s "key figure"
-    cat "$rows"
+    cat "$table"
     printf '%d parts failed, %d left out for time, %d skipped; %d s; logs in %s\n' "$failed" "$out" "$skipped" "$SECONDS" "$OUT"
 } | tee "$OUT/summary.txt"
 [ "$failed" = 0 ]

@@ -33,15 +33,16 @@ typedef struct {
 } Weight;
 
 typedef struct {
-    char* name;         // the Hugging Face name
-    const char* alias;  // of a table with two uses: the name of the other, which a file may have for it; or NULL
-    Weight* weight;     // where layers look for it; NULL: nowhere
-    int product;        // 1: every position is multiplied with it, 6 FLOPs a number, forward and backward
-    int ndim;           // 1 or 2
-    size_t shape[2];    // shape[1] is 1 when ndim is 1
-    size_t size;        // numbers in it
-    size_t offset;      // of its first number in a family
-    int joined;         // 1: it begins where the row before it ends, with which it shares a group
+    char* name;           // the Hugging Face name
+    const char* alias;    // of a table with two uses: the name of the other, which a file may have for it; or NULL
+    const char* copy_of;  // the tensor whose numbers it begins with where a file does not have it; or NULL
+    Weight* weight;       // where layers look for it; NULL: nowhere
+    int product;          // 1: every position is multiplied with it, 6 FLOPs a number, forward and backward
+    int ndim;             // 1 or 2
+    size_t shape[2];      // shape[1] is 1 when ndim is 1
+    size_t size;          // numbers in it
+    size_t offset;        // of its first number in a family
+    int joined;           // 1: it begins where the row before it ends, with which it shares a group
     Init init;
     float std;
     int decay;  // 1: weight decay applies (tensors of two dimensions)

@@ -472,8 +472,8 @@ static inline void weights_check_twin(const WeightFiles* w, const SafeFile* file
 // model.safetensors.index.json names; F32, F16, BF16 or F64. Dies, naming file and tensor, if one is
 // missing, has another shape, is not finite, or is one that the model does not have and that
 // ignores(context, its name in the file) does not wave through (NULL: none); or if a table with two names stands there
-// under both, with different numbers. Nothing is read before all of
-// that but the numbers themselves is checked; with params NULL nothing is read at all.
+// under both, with different numbers. A tensor that may begin as a copy of another does so where it is not there.
+// Nothing is read before all of that but the numbers themselves is checked; with params NULL nothing is read at all.
 static inline void weights_read(const char* dir, const TensorTable* table, float* params,
                                 int (*ignores)(const void* context, const char* name), const void* context) {
     WeightFiles w = weights_open(dir);
@@ -494,7 +494,7 @@ static inline void weights_read(const char* dir, const TensorTable* table, float
         const char* alias = table->list[i].alias;
         if (alias) { twin[i] = weights_take(&w, alias, &twin_files[i]); }
         if (!found[i] && twin[i]) { found[i] = twin[i], files[i] = twin_files[i], twin[i] = NULL; }
-        if (!found[i]) { names_add(&missing, table->list[i].name); }
+        if (!found[i] && !table->list[i].copy_of) { names_add(&missing, table->list[i].name); }
     }
     for (int f = 0; f < w.count; f++) {
         for (int i = 0; i < w.files[f]->count; i++) {
@@ -512,14 +512,22 @@ static inline void weights_read(const char* dir, const TensorTable* table, float
         die("%s: %s%s (does config.json belong to it?)", w.path, lacks, has);
     }
     for (int i = 0; i < 2 * table->count; i++) {
-        if (!found[i]) { continue; }  // no second copy
+        if (!found[i]) { continue; }  // no second copy, or that of another tensor
         weights_check_shape(files[i], found[i], &table->list[i % table->count]);
         safetensors_check_dtype(files[i], found[i]);
     }
     for (int i = 0; params && i < table->count; i++) {
         float* numbers = params + table->list[i].offset;
+        if (!found[i]) { continue; }
         weights_read_tensor(files[i], found[i], numbers);
         if (twin[i]) { weights_check_twin(&w, twin_files[i], twin[i], &table->list[i], numbers); }
+    }
+    for (int i = 0; params && i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        if (found[i]) { continue; }
+        memcpy(params + t->offset, params + table->list[tensor_find(table, t->copy_of)].offset,
+               t->size * sizeof(float));
+        printf("%s: %s begins as a copy of %s\n", w.path, t->name, t->copy_of);
     }
     free(found);
     free(files);

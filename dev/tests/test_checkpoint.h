@@ -839,6 +839,33 @@ static void test_weights_two_names(void) {
     run_end(&run);
 }
 
+// A table that may begin as a copy of another does so in a file without it; where it is there, it is read.
+static void test_weights_copy(void) {
+    Run run = run_begin();
+    char* path = files_join(run.out, "model.safetensors");
+    const Tensor *from = &run.table.list[0], *to = &run.table.list[4];
+    SafeWrite rows[8];
+    for (int there = 0; there <= 1; there++) {
+        run.table.list[4].copy_of = from->name;
+        run_fill(&run, 4);
+        run_rows(&run, rows);
+        safetensors_write(path, rows, 4 + there, NULL);
+        run_poison(&run);
+        weights_read(run.out, &run.table, run.params, NULL, NULL);
+        const float *a = run.params + from->offset, *b = run.params + to->offset;
+        CHECK((memcmp(a, b, to->size * sizeof(float)) == 0) == !there && b[to->size - 1] == b[to->size - 1],
+              "%s where the file has %s: %g, %g", to->name, there ? "it" : "only the other", (double)a[0],
+              (double)b[0]);
+        run.table.list[4].copy_of = NULL;
+        Reading reading = {&run, run.out, 0};
+        if (!there) {
+            expect_death("no copy", reading_child, &reading, "lacks 1 of the model's 5 tensors: head.weight");
+        }
+    }
+    free(path);
+    run_end(&run);
+}
+
 static void test_weights_shards(void) {
     Run run = run_begin();
     char* index = files_join(run.out, "model.safetensors.index.json");
@@ -1001,6 +1028,7 @@ static void checkpoint_tests(void) {
     RUN(test_weights_dtypes);
     RUN(test_weights_prefix);
     RUN(test_weights_two_names);
+    RUN(test_weights_copy);
     RUN(test_weights_shards);
     RUN(test_optimizer_rejects);
 }

@@ -53,6 +53,7 @@ typedef struct {
     int HS;               // numbers of a head; 0: C / NH
     int P;                // positions, as config.json says; of a preset: the length of its rows, 0: usual
     int tie;              // 1: the head is the input table
+    int untied;           // 1: it was, as config.json says, and --tie 0 makes it a table of its own
     double eps;           // of the norms
 } Sizes;
 
@@ -86,6 +87,7 @@ typedef struct {
     // norms of the next layer or the last norm, is done in either case.
     void (*forward)(Pass*, floatX* h, const float* e, int B, int T, int layers);
     void (*backward)(Pass*, float* de, const floatX* dh, const float* e, int B, int T);
+    int most_head;  // numbers that a head may have
 } PassCuda;
 
 // One architecture: everything else (memory, options, FLOPs, checkpoints, tests) follows from this table.
@@ -99,7 +101,8 @@ typedef struct {
     size_t pass_size;            // of the architecture's own struct, which begins with a Pass
     int (*usual_ff)(int C);      // inner width of the MLP where only the width is given
     int usual_length;            // tokens of a row of a fresh model where neither --seq nor its preset says
-    // Sizes from config.json; with config NULL only what presets do not say. Dies, by name, on what is not supported.
+    // Sizes from config.json, whose model_type is right; with config NULL only what presets do not say. Dies, by name, on
+    // what is not supported.
     void (*read_config)(Pass*, const Json* config, const char* path);
     // After presets and options: derived sizes beyond HS and NKV; dies in words on shapes that do not fit.
     void (*check)(Pass*, const char* path);
@@ -181,8 +184,30 @@ static inline void ponder_override_sizes(const OptionTable* options, int (*usual
     // What a preset or a configuration says of heads holds for its own width and number of them.
     if (options_set(options, "width") || options_set(options, "heads")) { size->HS = 0; }
     if (options_set(options, "heads")) { size->NKV = 0; }
+    size->untied = size->tie && options_set(options, "tie") && !options_int(options, "tie");
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         if (options_set(options, sizes[i].option)) { *sizes[i].number = (int)options_int(options, sizes[i].option); }
+    }
+}
+
+// Dies on the config.json of another architecture, and on weights that are not stored as numbers.
+static inline void ponder_check_type(const Architecture* a, const Json* config, const char* path) {
+    const char* type = json_get_string(config, "model_type", a->stock_type, path);
+    const char* stock = strncmp(type, "ponder_", 7) == 0 ? type + 7 : type;
+    if (strcmp(stock, a->stock_type) != 0) {
+        die("%s: model_type is \"%s\", %s reads %s and ponder_%s", path, type, a->program, a->stock_type,
+            a->stock_type);
+    }
+    const char* const others[] = {"add_cross_attention", "is_encoder_decoder"};
+    for (int i = 0; i < 2; i++) {
+        if (json_get_bool(config, others[i], 0, path)) {
+            die("%s: %s is true; there is no other sequence to attend to", path, others[i]);
+        }
+    }
+    const Json* quantised = json_get(config, "quantization_config");
+    if (quantised && quantised->type != JSON_NULL) {
+        die("%s: there is a quantization_config (quant_method %s); quantised weights are not supported", path,
+            json_get_string(quantised, "quant_method", "not said", path));
     }
 }
 
@@ -752,6 +777,11 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
     model->B = B;
     model->passes = config.steps + 1;
     architecture->tensors(pass, &model->tensors, config.steps + 1, config.ponder_init);
+    Tensor* list = model->tensors.list;
+    for (int i = 0, table = 0; size->untied && i < model->tensors.count; i++) {
+        if (list[i].weight == &pass->embed) { table = i; }
+        if (list[i].weight == &pass->head) { list[i].copy_of = list[table].name; }
+    }
 
     Arena area[AREAS];
     memset(area, 0, sizeof area);
@@ -802,6 +832,7 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     for (const Preset* p = a->presets; p->name && preset; p++) {
         if (strcmp(p->name, preset) == 0) { pass->size = p->size, path = preset; }
     }
+    if (config) { ponder_check_type(a, config, path); }
     a->read_config(pass, config, path);
     pass->T = T ? T : pass->size.P ? pass->size.P : a->usual_length;
     if (preset) { pass->size.P = pass->T; }
@@ -1344,6 +1375,10 @@ static inline int ponder_compare_cpu(Model* model, const int* inputs, const int*
 static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = m->cuda = (PonderCuda*)xalloc(1, sizeof(PonderCuda), "the model");
+    if (m->pass->size.HS > m->architecture->cuda->most_head) {
+        die("heads of %d numbers: on a GPU they may have at most %d; build/%s, the CPU program, takes any",
+            m->pass->size.HS, m->architecture->cuda->most_head, m->architecture->program);
+    }
     families_drive(model, &c->families);
     c->asked = options_set(options, "recompute") ? (int)options_int(options, "recompute") : -1;
     if (options_given(options, "compare-cpu") && c->asked < 0) { c->asked = 0; }

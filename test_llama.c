@@ -286,7 +286,17 @@ static void test_bad_configurations(void) {
         {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2}", NULL, NULL, "rope_scaling|linear"},
         {"rope_scaling", "{\"rope_type\": \"dynamic\", \"factor\": 2}", NULL, NULL, "rope_scaling|dynamic"},
         {"rope_scaling", "{\"factor\": 2}", NULL, NULL, "a factor but no rope_type"},
+        {"rope_scaling", "{" LLAMA3, NULL, NULL, "a low_freq_factor but no rope_type"},
         {"rope_scaling", "7", NULL, NULL, "rope_scaling|object"},
+        // Version 5 would leave the base of rope_parameters out, 4.49 all of it.
+        {"rope_parameters", "{\"rope_type\": \"llama3\", \"rope_theta\": 500, \"factor\": 8.0, " LLAMA3, "rope_scaling",
+         "{\"rope_type\": \"llama3\", \"factor\": 8, " LLAMA3,
+         "rope_parameters has rope_theta but rope_scaling has not"},
+        {"rope_parameters", "{\"full_attention\": {\"rope_type\": \"yarn\", \"factor\": 4}}", NULL, NULL,
+         "rope_parameters.full_attention is an object"},
+        {"use_sliding_window", "true", NULL, NULL, "use_sliding_window is true"},
+        {"add_cross_attention", "true", NULL, NULL, "add_cross_attention is true"},
+        {"is_encoder_decoder", "true", NULL, NULL, "is_encoder_decoder is true"},
         {"rope_parameters", "{\"rope_type\": \"yarn\"}", NULL, NULL, "rope_parameters|yarn"},
         {"rope_parameters", "{\"rope_type\": \"default\"}", "rope_scaling",
          "{\"rope_type\": \"llama3\", \"factor\": 2, " LLAMA3,
@@ -318,6 +328,8 @@ static void test_bad_configurations(void) {
         {NULL},
     };
     check_bad_configurations(bad);
+    const char* const dropouts[] = {"attention_dropout", NULL};
+    check_dropouts(dropouts);
 }
 
 static void test_rotary_spellings(void) {
@@ -337,7 +349,7 @@ static void test_rotary_spellings(void) {
         {"rope_parameters", "{\"rope_type\": \"llama3\", \"rope_theta\": 500, \"factor\": 8.0, " LLAMA3, NULL, NULL,
          500, 8, 16},
         {"rope_parameters", "{\"rope_type\": \"llama3\", \"rope_theta\": 500, \"factor\": 8.0, " LLAMA3, "rope_scaling",
-         "{\"rope_type\": \"llama3\", \"type\": \"llama3\", \"factor\": 8, " LLAMA3, 500, 8, 16},
+         "{\"rope_type\": \"llama3\", \"type\": \"llama3\", \"rope_theta\": 500.0, \"factor\": 8, " LLAMA3, 500, 8, 16},
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         Model* model = read_config(config_text(good[i].key, good[i].value, good[i].key2, good[i].value2), "");

@@ -51,6 +51,7 @@ static void test_presets(void) {
 static void test_bad_configurations(void) {
     const BadConfig bad[] = {
         {"model_type", "\"llama\"", NULL, NULL, "model_type|llama|gpt_neox"},
+        {"quantization_config", "{\"quant_method\": \"gptq\"}", NULL, NULL, "quantization_config|gptq"},
         {"hidden_size", "33", NULL, NULL, "width 33|multiple|heads 4"},
         {"hidden_size", "99999999999", NULL, NULL, "hidden_size|99999999999"},
         {"hidden_size", "-8", NULL, NULL, "hidden_size|-8"},
@@ -79,6 +80,9 @@ static void test_bad_configurations(void) {
         {NULL},
     };
     check_bad_configurations(bad);
+    const char* const dropouts[] = {"attention_dropout", "hidden_dropout", NULL};
+    check_dropouts(dropouts);
+    check_no_groups();
 }
 
 static void test_rotary_spellings(void) {

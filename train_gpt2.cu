@@ -26,6 +26,7 @@
 #include "ponder.cuh"
 
 #include "common/attention.h"
+#include "common/files/settings.h"
 
 // ------------------------------------------------------------------------------------------------
 // [1] Configuration and presets
@@ -57,26 +58,23 @@ static int gpt2_usual_ff(int C) { return 4 * C; }
 // must agree.
 static int gpt2_size(const Json* config, const char* key, const char* other, int64_t fallback, int64_t most,
                      const char* path) {
-    const Json *own = json_get(config, key), *common = json_get(config, other);
-    if (!common || common->type == JSON_NULL) { return json_get_size(config, key, fallback, most, path); }
-    int size = json_get_size(config, other, fallback, most, path);
-    if (own && own->type != JSON_NULL && json_get_size(config, key, fallback, most, path) != size) {
-        die("%s: %s is %s but %s is %s: two names of one size, expected the same", path, key, json_describe(own), other,
-            json_describe(common));
-    }
-    return size;
+    const SettingPlace places[] = {{NULL, key}, {NULL, other}};
+    setting_number(config, places, 2, "two names of one size", 0, path);
+    const Json* own = json_get(config, key);
+    return json_get_size(config, own && own->type != JSON_NULL ? key : other, fallback, most, path);
 }
 
 // Dies on what GPT-2 does not have, by name; warns of what training here ignores.
 static void gpt2_refuse(const Json* config, const char* path) {
-    const char* type = json_get_string(config, "model_type", "gpt2", path);
-    if (strcmp(type, "gpt2") != 0 && strcmp(type, "ponder_gpt2") != 0) {
-        die("%s: model_type is \"%s\", train_gpt2 reads gpt2 and ponder_gpt2", path, type);
-    }
     const char* act = json_get_string(config, "activation_function", "gelu_new", path);
-    if (strcmp(act, "gelu_new") != 0 && strcmp(act, "gelu_pytorch_tanh") != 0) {
-        die("%s: activation_function is \"%s\", GPT-2 has \"gelu_new\" or \"gelu_pytorch_tanh\" (both the tanh form)",
-            path, act);
+    if (strcmp(act, "gelu_new") != 0 && strcmp(act, "gelu_pytorch_tanh") != 0 && strcmp(act, "gelu_python_tanh") != 0) {
+        die("%s: activation_function is \"%s\", GPT-2 has \"gelu_new\" (or, the same, \"gelu_pytorch_tanh\")", path,
+            act);
+    }
+    const Json* pruned = json_get(config, "pruned_heads");
+    if (pruned && pruned->count > 0) {
+        die("%s: pruned_heads names heads of %d layers; only models with all their heads are supported", path,
+            pruned->count);
     }
     const struct {
         const char* key;
@@ -86,7 +84,6 @@ static void gpt2_refuse(const Json* config, const char* path) {
         {"scale_attn_weights", 1, "scores of attention are divided by the square root of the head size"},
         {"scale_attn_by_inverse_layer_idx", 0, "scores of attention are scaled alike in all layers"},
         {"reorder_and_upcast_attn", 0, "attention is computed in its usual order"},
-        {"add_cross_attention", 0, "there is no other sequence to attend to"},
     };
     for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
         int value = json_get_bool(config, settings[i].key, settings[i].usual, path);
@@ -95,15 +92,8 @@ static void gpt2_refuse(const Json* config, const char* path) {
                 value ? "false" : "true", settings[i].what);
         }
     }
-    const Json* quantised = json_get(config, "quantization_config");
-    if (quantised && quantised->type != JSON_NULL) {
-        die("%s: quantization_config is %s; quantised weights are not supported", path, json_describe(quantised));
-    }
     const char* const dropouts[] = {"attn_pdrop", "embd_pdrop", "resid_pdrop"};
-    for (int i = 0; i < 3; i++) {
-        double p = json_get_number(config, dropouts[i], 0.1, path);
-        if (p != 0) { warn("%s: %s is %g, but training here has no dropout; it is ignored", path, dropouts[i], p); }
-    }
+    setting_no_dropout(config, dropouts, 3, 0.1, path);
 }
 
 // Sizes of a config.json, or only what no preset says (config == NULL).
@@ -238,7 +228,7 @@ static Gpt2Kept gpt2_kept(const Pass* pass, Arena* a, int l) {
     k.qkv = TAKE(a, kept, "queries, keys and values", 3 * NC);
     k.lse = TAKE(a, real, "log-sum-exp of the scores", N * (size_t)pass->size.NH);
     k.att = TAKE(a, kept, "attention output", NC);
-    k.mid = TAKE(a, real, "after attention", NC);
+    k.mid = TAKE(a, real, "stream after attention", NC);
     k.mean2 = TAKE(a, real, "mean after attention", N);
     k.rstd2 = TAKE(a, real, "1 / deviation after attention", N);
     k.fc = TAKE(a, kept, "MLP before GELU", N * (size_t)pass->size.FF);
@@ -529,7 +519,7 @@ static Gpt2KeptCuda gpt2_kept_cuda(const Pass* pass, Arena* a, int l) {
     k.qkv = TAKE(a, floatX, "queries, keys and values", 3 * NC);
     k.lse = TAKE(a, float, "log-sum-exp of the scores", scores);
     k.att = TAKE(a, floatX, "attention output", NC);
-    k.mid = TAKE(a, float, "after attention", NC);
+    k.mid = TAKE(a, float, "stream after attention", NC);
     k.mean2 = TAKE(a, float, "mean after attention", N);
     k.rstd2 = TAKE(a, float, "1 / deviation after attention", N);
     k.fc = TAKE(a, floatX, "MLP before GELU", N * FF);
@@ -690,7 +680,8 @@ static void gpt2_backward_cuda(Pass* pass, float* de, const floatX* dh, const fl
     add_cuda(de, work.dx, N * C);
 }
 
-static const PassCuda gpt2_cuda = {gpt2_keep_cuda, gpt2_prepare_cuda, gpt2_forward_cuda, gpt2_backward_cuda};
+static const PassCuda gpt2_cuda = {gpt2_keep_cuda, gpt2_prepare_cuda, gpt2_forward_cuda, gpt2_backward_cuda,
+                                   ATTENTION_MOST_HS};
 #else
 static const PassCuda gpt2_cuda = {NULL};
 #endif

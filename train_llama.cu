@@ -25,6 +25,7 @@
 #include "ponder.cuh"
 
 #include "common/attention.h"
+#include "common/files/settings.h"
 
 // ------------------------------------------------------------------------------------------------
 // [1] Configuration and presets
@@ -38,6 +39,7 @@ typedef struct {
     double factor;     // 0: the series as it is
     double low, high;  // turns
     double positions;  // of a row, before
+    double after;      // of a row, after; 0: not known
 } LlamaRope;
 
 typedef struct {
@@ -60,7 +62,7 @@ static const struct {
     const char* preset;
     LlamaRope rope;
 } llama_ropes[] = {
-    {"llama-3.2-1b", {.base = 500000, .factor = 32, .low = 1, .high = 4, .positions = 8192}},
+    {"llama-3.2-1b", {.base = 500000, .factor = 32, .low = 1, .high = 4, .positions = 8192, .after = 131072}},
     {NULL, {.base = 10000}},
 };
 
@@ -70,26 +72,31 @@ static int llama_usual_ff(int C) { return (int)div_up(8 * (size_t)C, 3 * 64) * 6
 // Rotary settings are spelt three ways: rope_theta by itself, the others in rope_scaling; or all in rope_parameters
 // (transformers 5). Where several are given they must agree.
 static double llama_rotary(const Json* config, const char* key, double fallback, const char* path) {
-    const char* const objects[] = {"rope_parameters", "rope_scaling", NULL};
-    double found = fallback;
-    char *from = NULL, *text = NULL;  // where it was found first, and how it is written there
-    for (int i = 0; i < 3; i++) {
-        const char* object = objects[i];
-        const Json* holder = object ? json_get(config, object) : config;
-        double value = json_get_number(holder, key, NAN, path);
-        if (value != value) { continue; }
-        char* name = format_string("%s%s%s", object ? object : "", object ? "." : "", key);
-        char* written = json_describe(json_get(holder, key));
-        if (from && value != found) {
-            die("%s: %s is %s but %s is %s: both say how rotary positions work, expected the same", path, from, text,
-                name, written);
+    const SettingPlace places[] = {{"rope_parameters", key}, {"rope_scaling", key}, {NULL, key}};
+    return setting_number(config, places, 3, "both say how rotary positions work", fallback, path);
+}
+
+// Dies where the settings lie as no version of transformers reads them: by kind of layer, or some of them in an object
+// that version 5 leaves out because there is a rope_scaling.
+static void llama_rotary_places(const Json* config, const char* path) {
+    const Json *newer = json_get(config, "rope_parameters"), *older = json_get(config, "rope_scaling");
+    const Json* const objects[] = {newer, older};
+    for (int i = 0; i < 2; i++) {
+        for (int k = 0; objects[i] && objects[i]->type == JSON_OBJECT && k < objects[i]->count; k++) {
+            if (objects[i]->items[k]->type == JSON_OBJECT) {
+                die("%s: %s.%s is an object; only one kind of rotary positions, for all layers, is supported", path,
+                    i ? "rope_scaling" : "rope_parameters", objects[i]->keys[k]);
+            }
         }
-        found = value;
-        free(from), free(text);
-        from = name, text = written;
     }
-    free(from), free(text);
-    return found;
+    int both = newer && newer->type == JSON_OBJECT && older && older->type == JSON_OBJECT && older->count > 0;
+    for (int k = 0; both && k < newer->count; k++) {
+        const char* key = newer->keys[k];
+        if (newer->items[k]->type == JSON_NUMBER && !json_get(older, key) && !json_get(config, key)) {
+            die("%s: rope_parameters has %s but rope_scaling has not; where both are there, expected the same in both",
+                path, key);
+        }
+    }
 }
 
 // 1 if a config.json asks for Llama 3's frequencies, 0 for the plain ones; dies on all others.
@@ -114,18 +121,17 @@ static int llama_rotary_scaled(const Json* config, const char* path) {
             found = kind, from = scalings[i];
         }
     }
-    if (!found && llama_rotary(config, "factor", 0, path) != 0) {
-        die("%s: the rotary positions have a factor but no rope_type, expected \"llama3\"", path);
+    const char* const scaled[] = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"};
+    for (int i = 0; i < 4 && !found; i++) {
+        if (llama_rotary(config, scaled[i], 0, path) != 0) {
+            die("%s: the rotary positions have a %s but no rope_type, expected \"llama3\"", path, scaled[i]);
+        }
     }
     return found && strcmp(found, "llama3") == 0;
 }
 
 // Dies on what this program does not have, by name; warns of what training here ignores.
 static void llama_refuse(const Json* config, const char* path) {
-    const char* type = json_get_string(config, "model_type", "llama", path);
-    if (strcmp(type, "llama") != 0 && strcmp(type, "ponder_llama") != 0) {
-        die("%s: model_type is \"%s\", train_llama reads llama and ponder_llama", path, type);
-    }
     const char* act = json_get_string(config, "hidden_act", "silu", path);
     if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0) {
         die("%s: hidden_act is \"%s\", LLaMA has \"silu\"", path, act);
@@ -136,17 +142,13 @@ static void llama_refuse(const Json* config, const char* path) {
     }
     int64_t window = json_get_int(config, "sliding_window", 0, path);
     if (json_get_bool(config, "use_sliding_window", window != 0, path)) {
+        if (window == 0) { die("%s: use_sliding_window is true; attention is to all positions before", path); }
         die("%s: sliding_window is %lld; only attention to all positions before is supported", path, (long long)window);
-    }
-    const Json* quantized = json_get(config, "quantization_config");
-    if (quantized && quantized->type != JSON_NULL) {
-        const char* method = json_get_string(quantized, "quant_method", "not said", path);
-        die("%s: there is a quantization_config (quant_method %s); quantised weights are not supported", path, method);
     }
     double share = llama_rotary(config, "partial_rotary_factor", 1, path);
     if (share != 1) { die("%s: partial_rotary_factor is %g; LLaMA rotates whole heads", path, share); }
-    double p = json_get_number(config, "attention_dropout", 0, path);
-    if (p != 0) { warn("%s: attention_dropout is %g, but training here has no dropout; it is ignored", path, p); }
+    const char* const dropouts[] = {"attention_dropout"};
+    setting_no_dropout(config, dropouts, 1, 0, path);
 }
 
 // Sizes of a config.json, or only what no preset says (config == NULL); then `path` is the preset's name.
@@ -170,6 +172,11 @@ static void llama_read_config(Pass* pass, const Json* config, const char* path) 
     size->P = json_get_size(config, "max_position_embeddings", 2048, 1 << 30, path);
     size->eps = json_get_number(config, "rms_norm_eps", 1e-6, path);
     size->tie = json_get_bool(config, "tie_word_embeddings", 0, path);
+    if (size->C % size->NH != 0 && size->HS) {
+        warn("%s: width %d is not a multiple of heads %d; transformers 4 loads such a model, 5 does not", path, size->C,
+             size->NH);
+    }
+    llama_rotary_places(config, path);
     m->rope.base = llama_rotary(config, "rope_theta", m->rope.base, path);
     if (!llama_rotary_scaled(config, path)) { return; }
     const struct {
@@ -207,7 +214,9 @@ static void llama_check(Pass* pass, const char* path) {
     }
     if (!(size->eps > 0 && size->eps < 1)) { die("%s: rms_norm_eps is %g, expected between 0 and 1", path, size->eps); }
     if (size->HS % 2 != 0) { die("%s: heads of %d numbers; rotated in pairs they must be even", path, size->HS); }
-    if (size->P < pass->T) { size->P = pass->T; }  // nothing in the model depends on how many positions there are
+    // Nothing in the model depends on how many positions there are.
+    if (size->P < pass->T) { size->P = pass->T; }
+    if (size->P < rope->after) { size->P = (int)rope->after; }
 }
 
 // As a float, also where it is whole: transformers complains of such settings as whole numbers.
@@ -816,7 +825,8 @@ static void llama_backward_cuda(Pass* pass, float* de, const floatX* dh, const f
     add_cuda(de, work.dx, N * C);
 }
 
-static const PassCuda llama_cuda = {llama_keep_cuda, llama_prepare_cuda, llama_forward_cuda, llama_backward_cuda};
+static const PassCuda llama_cuda = {llama_keep_cuda, llama_prepare_cuda, llama_forward_cuda, llama_backward_cuda,
+                                    ATTENTION_MOST_HS};
 #else
 static const PassCuda llama_cuda = {NULL};
 #endif

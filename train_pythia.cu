@@ -24,6 +24,7 @@
 #include "ponder.cuh"
 
 #include "common/attention.h"
+#include "common/files/settings.h"
 
 // ------------------------------------------------------------------------------------------------
 // [1] Configuration and presets
@@ -58,36 +59,13 @@ static int pythia_usual_ff(int C) { return 4 * C; }
 // given they must agree.
 static double pythia_rotary(const Json* config, const char* old_key, const char* new_key, double fallback,
                             const char* path) {
-    const struct {
-        const char *object, *key;
-    } places[] = {{"rope_parameters", new_key}, {"rope_scaling", new_key}, {NULL, new_key}, {NULL, old_key}};
-    double found = fallback;
-    char *from = NULL, *text = NULL;  // where it was found first, and how it is written there
-    for (int i = 0; i < 4; i++) {
-        const char *object = places[i].object, *key = places[i].key;
-        const Json* holder = object ? json_get(config, object) : config;
-        double value = json_get_number(holder, key, NAN, path);
-        if (value != value) { continue; }
-        char* name = format_string("%s%s%s", object ? object : "", object ? "." : "", key);
-        char* written = json_describe(json_get(holder, key));
-        if (from && value != found) {
-            die("%s: %s is %s but %s is %s: both say how rotary positions work, expected the same", path, from, text,
-                name, written);
-        }
-        found = value;
-        free(from), free(text);
-        from = name, text = written;
-    }
-    free(from), free(text);
-    return found;
+    const SettingPlace places[] = {
+        {"rope_parameters", new_key}, {"rope_scaling", new_key}, {NULL, new_key}, {NULL, old_key}};
+    return setting_number(config, places, 4, "both say how rotary positions work", fallback, path);
 }
 
 // Dies on what Pythia does not have, by name; warns of what training here ignores.
 static void pythia_refuse(const Json* config, const char* path) {
-    const char* type = json_get_string(config, "model_type", "gpt_neox", path);
-    if (strcmp(type, "gpt_neox") != 0 && strcmp(type, "ponder_gpt_neox") != 0) {
-        die("%s: model_type is \"%s\", train_pythia reads gpt_neox and ponder_gpt_neox", path, type);
-    }
     const char* act = json_get_string(config, "hidden_act", "gelu", path);
     if (strcmp(act, "gelu") != 0) { die("%s: hidden_act is \"%s\", Pythia has \"gelu\" (the erf form)", path, act); }
     if (!json_get_bool(config, "use_parallel_residual", 1, path)) {
@@ -109,10 +87,7 @@ static void pythia_refuse(const Json* config, const char* path) {
         }
     }
     const char* const dropouts[] = {"attention_dropout", "hidden_dropout"};
-    for (int i = 0; i < 2; i++) {
-        double p = json_get_number(config, dropouts[i], 0, path);
-        if (p != 0) { warn("%s: %s is %g, but training here has no dropout; it is ignored", path, dropouts[i], p); }
-    }
+    setting_no_dropout(config, dropouts, 2, 0, path);
 }
 
 // Sizes of a config.json, or only what no preset says (config == NULL).
@@ -743,7 +718,8 @@ static void pythia_backward_cuda(Pass* pass, float* de, const floatX* dh, const 
     add_cuda(de, work.dx, N * C);
 }
 
-static const PassCuda pythia_cuda = {pythia_keep_cuda, pythia_prepare_cuda, pythia_forward_cuda, pythia_backward_cuda};
+static const PassCuda pythia_cuda = {pythia_keep_cuda, pythia_prepare_cuda, pythia_forward_cuda, pythia_backward_cuda,
+                                     ATTENTION_MOST_HS};
 #else
 static const PassCuda pythia_cuda = {NULL};
 #endif

@@ -309,6 +309,28 @@ static void check_bad_configurations(const BadConfig* bad) {
 }
 
 // Sizes on the command line, and keys of a config.json that say the same. arguments NULL ends a list.
+// A key that asks for a dropout is warned of, and not where it is 0.
+static void check_dropouts(const char* const* keys) {
+    for (; *keys; keys++) {
+        for (int some = 0; some <= 1; some++) {
+            char *output = NULL, *text = config_text(*keys, some ? "0.25" : "0.0", NULL, NULL);
+            char* words = format_string("%s is 0.25, but training here has no dropout", *keys);
+            int code = run_child(read_config_child, text, &output);
+            CHECK(code == 0 && (strstr(output, words) != NULL) == some && (strstr(output, "dropout;") != NULL) == some,
+                  "%s: exit code %d, it said: %s", text, code, output);
+            free(text), free(output), free(words);
+        }
+    }
+}
+
+// An architecture without groups takes as many heads of keys and values as heads, no others.
+static void read_grouped_child(void* text) { read_config((const char*)text, "--kv-heads 2"); }
+static void check_no_groups(void) {
+    char* text = config_text(NULL, NULL, NULL, NULL);
+    expect_death("--kv-heads 2", read_grouped_child, text, "--kv-heads 2|as many heads of keys and values as heads, 4");
+    free(text);
+}
+
 typedef struct {
     const char *arguments, *key, *value, *key2, *value2;
 } SizesBeside;
@@ -388,6 +410,13 @@ static void check_ignored_tensors(const char* const* ignored, const char* const*
     const char* alias = model->tensors.list[0].alias;
     CHECK(alias && strcmp(alias, head) == 0, "a tied model's table has the other name %s, expected %s",
           alias ? alias : "(none)", head);
+    // --tie 0 beside a config that ties: the head begins as a copy; where the config does not tie, its head must be there.
+    for (int tied = 0; tied <= 1; tied++) {
+        model = read_config(config_text("tie_word_embeddings", tied ? "true" : "false", NULL, NULL), "--tie 0");
+        const Tensor* t = &model->tensors.list[tensor_find(&model->tensors, head)];
+        CHECK(tied ? t->copy_of && strcmp(t->copy_of, model->tensors.list[0].name) == 0 : !t->copy_of,
+              "tied %d, --tie 0: %s begins as a copy of %s", tied, head, t->copy_of ? t->copy_of : "nothing");
+    }
 }
 
 // ------------------------------------------------------------------------------------------------

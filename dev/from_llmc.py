@@ -16,6 +16,8 @@ import sys
 import numpy
 from safetensors.numpy import save_file
 
+from new_directory import new_directory
+
 MAGIC, HEADER = 20240326, 256
 TYPES = {3: ("float32", "<f4"), 5: ("bfloat16", "<u2")}       # version -> type of all numbers
 
@@ -99,13 +101,10 @@ def main():
         sys.exit(sys.argv[1:] not in (["-h"], ["--help"]))
     path, out = sys.argv[1:]
     config, weights = convert(path)
-    try:
-        os.makedirs(out)
-    except OSError as error:
-        fail(f"{out}: expected a directory that can be made and is not there yet: {error}")
-    save_file(weights, os.path.join(out, "model.safetensors"), metadata={"format": "pt"})
-    with open(os.path.join(out, "config.json"), "w", encoding="utf-8") as f:
-        f.write(json.dumps(config, indent=2) + "\n")
+    with new_directory(out, fail) as directory:
+        save_file(weights, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
+        with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
+            f.write(json.dumps(config, indent=2) + "\n")
     print(f"{out}: GPT-2, layers {config['n_layer']}, width {config['n_embd']}, heads {config['n_head']}, "
           f"positions {config['n_positions']}, vocabulary {config['vocab_size']}")
 

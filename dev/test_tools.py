@@ -4,11 +4,12 @@
 
 from_llmc.py: files in llm.c's format, versions 3 and 5, are made here from random weights; the trainer must compute the same
 bits from what the tool makes of them as from the same weights in a Hugging Face directory, and the PyTorch twin the same loss.
-Both tools: what they cannot read is refused, in words that say what was found.
+Both tools: what they cannot read is refused, in words that say what was found; where they cannot write, nothing is left.
 """
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -181,11 +182,36 @@ def test_reference():
         return f"4 configurations, {len(refused)} refused"
 
 
+def test_unwritten():
+    """A disk that is full, here a limit on the size of a file: one line, nothing left behind, and the next try succeeds."""
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = random_weights(torch.float32)
+        write_llmc(scratch + "/model.bin", weights, 3)
+        write_directory(scratch + "/model", weights, CONFIG)
+        before = sorted(os.listdir(scratch))
+        for name, source in (("from_llmc", "/model.bin"), ("to_reference", "/model")):
+            out = f"{scratch}/{name}"
+            done = subprocess.run([sys.executable, f"{HERE}/{name}.py", scratch + source, out + "/"], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True,
+                                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14)))
+            require(done.returncode == 1 and done.stdout.startswith(f"{name}: {out}: expected to write") and
+                    done.stdout.count("\n") == 1, f"{name}, no room: exit status {done.returncode}, {done.stdout!r}")
+            require(sorted(os.listdir(scratch)) == before, f"{name}, no room: left {os.listdir(scratch)}")
+            done = tool(name, scratch + source, out)
+            require(done.returncode == 0, f"{name}, the next try: {done.stdout!r}")
+            require(sorted(os.listdir(out)) == ["config.json", "model.safetensors"], f"{name} wrote {os.listdir(out)}")
+            done = tool(name, scratch + source, out)
+            require(done.returncode == 1 and "is not there yet" in done.stdout, f"{name}, an OUT that exists: {done.stdout!r}")
+            before = sorted(os.listdir(scratch))
+    return "both tools"
+
+
 def main():
     torch.set_num_threads(1)
     trainer = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else HERE + "/../build/train_gpt2")
     tests = {"from_llmc.py, float32": lambda: test_llmc(trainer, 3), "from_llmc.py, bfloat16": lambda: test_llmc(trainer, 5),
-             "from_llmc.py refuses": test_llmc_refuses, "to_reference.py": test_reference}
+             "from_llmc.py refuses": test_llmc_refuses, "to_reference.py": test_reference,
+             "no room to write": test_unwritten}
     failed = 0
     for name, test in tests.items():
         try:

@@ -19,6 +19,8 @@ import os
 import shutil
 import sys
 
+from new_directory import new_directory
+
 STOCK = {"gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoXForCausalLM", "llama": "LlamaForCausalLM"}
 OURS = ("auto_map", "pondering_top_k", "use_cache", "dtype", "transformers_version")
 
@@ -91,17 +93,14 @@ def main():
     if not weights:
         fail(f"{source}: expected model.safetensors, or its parts with an index, found neither")
     converted = convert(config, path)
-    try:
-        os.makedirs(out)
-    except OSError as error:
-        fail(f"{out}: expected a directory that can be made and is not there yet: {error}")
     # The trainer's own files and ours stay behind: moments, state, the model's code, its card.
     left = ("config.json", "optimizer.safetensors", "trainer_state.json", "modeling_ponder.py", "README.md")
-    for name in os.listdir(source):
-        if name not in left and os.path.isfile(os.path.join(source, name)):
-            shutil.copyfile(os.path.join(source, name), os.path.join(out, name))
-    with open(os.path.join(out, "config.json"), "w", encoding="utf-8") as f:
-        f.write(json.dumps(converted, indent=2, ensure_ascii=False) + "\n")
+    with new_directory(out, fail) as directory:
+        for name in os.listdir(source):
+            if name not in left and os.path.isfile(os.path.join(source, name)):
+                shutil.copyfile(os.path.join(source, name), os.path.join(directory, name))
+        with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
+            f.write(json.dumps(converted, indent=2, ensure_ascii=False) + "\n")
     said = ", ".join(f"{key} {json.dumps(converted[key])}" for key in
                      ("ponderinglm", "pondering_steps", "scale_embeds", "mutiply_pondering_steps", "softmax_temperature"))
     print(f"{out}: {STOCK[converted['model_type']]}, {said}")

@@ -182,6 +182,28 @@ def test_reference():
         return f"4 configurations, {len(refused)} refused"
 
 
+def test_llmc_end():
+    """Which token ends a text is known only of GPT-2's own vocabulary; a config.json must not name another one."""
+    said = []
+    for v, end in ((50257, 50256), (50258, None), (300, None)):
+        with tempfile.TemporaryDirectory() as scratch:
+            vp, c = (v + 127) // 128 * 128, 2       # one layer, one head, one position
+            header = numpy.zeros(256, dtype="<i4")
+            header[:8] = 20240326, 3, 1, v, 1, 1, c, vp
+            with open(scratch + "/model.bin", "wb") as f:
+                f.write(header.tobytes() + bytes(4 * (vp * c + c + 12 * c * c + 13 * c + 2 * c)))
+            done = tool("from_llmc", scratch + "/model.bin", scratch + "/out")
+            require(done.returncode == 0, f"vocabulary {v}: {done.stdout}")
+            with open(scratch + "/out/config.json") as f:
+                config = json.load(f)
+            for key in ("bos_token_id", "eos_token_id"):
+                require(key in config and config[key] == end, f"vocabulary {v}: {key} is {config.get(key)}, expected {end}")
+            words = f"eos_token_id: {json.dumps(end)}"
+            require(words in done.stdout, f"vocabulary {v}: expected {words!r} in {done.stdout!r}")
+            said.append(f"{v}: {json.dumps(end)}")
+    return ", ".join(said)
+
+
 def test_unwritten():
     """A disk that is full, here a limit on the size of a file: one line, nothing left behind, and the next try succeeds."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -210,7 +232,7 @@ def main():
     torch.set_num_threads(1)
     trainer = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else HERE + "/../build/train_gpt2")
     tests = {"from_llmc.py, float32": lambda: test_llmc(trainer, 3), "from_llmc.py, bfloat16": lambda: test_llmc(trainer, 5),
-             "from_llmc.py refuses": test_llmc_refuses, "to_reference.py": test_reference,
+             "from_llmc.py refuses": test_llmc_refuses, "from_llmc.py, end of a text": test_llmc_end, "to_reference.py": test_reference,
              "no room to write": test_unwritten}
     failed = 0
     for name, test in tests.items():

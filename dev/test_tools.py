@@ -204,6 +204,61 @@ def test_llmc_end():
     return ", ".join(said)
 
 
+def test_reference_weights():
+    """A model without its weights, or with a part of them, is not written."""
+    config = {"model_type": "gpt2"}
+    tensors = {"a": torch.zeros(3), "b": torch.ones(2)}
+    index = "model.safetensors.index.json"
+
+    def parts(path, weight_map, *there):
+        os.mkdir(path)
+        for name in there:
+            save_file({key: tensors[key] for key in weight_map if weight_map[key] == name}, f"{path}/{name}")
+        for name, content in (("config.json", config), (index, {"weight_map": weight_map})):
+            with open(f"{path}/{name}", "w") as f:
+                json.dump(content, f)
+
+    def whole(path, change):
+        write_directory(path, tensors, config)
+        with open(path + "/model.safetensors", "rb") as f:
+            content = f.read()
+        os.remove(path + "/model.safetensors")
+        content = change(content)
+        if content is None:
+            os.mkdir(path + "/model.safetensors")
+        else:
+            with open(path + "/model.safetensors", "wb") as f:
+                f.write(content)
+    cases = {       # name -> how DIR is made, its arguments, what is said; None: it is converted
+        "whole": (whole, [lambda x: x], None),
+        "two parts": (parts, [{"a": "1.safetensors", "b": "2.safetensors"}, "1.safetensors", "2.safetensors"], None),
+        "a directory": (whole, [lambda x: None], "model.safetensors: expected a file of weights, found a directory"),
+        "cut": (whole, [lambda x: x[:-1]], "bytes; its header makes"),
+        "cut in the header": (whole, [lambda x: x[:20]], "expected a safetensors file with"),
+        "empty": (whole, [lambda x: b""], "expected a safetensors file with"),
+        "pointer": (whole, [lambda x: b"version https://git-lfs.github.com/spec/v1\n"], "expected a safetensors file with"),
+        "no tensor": (whole, [lambda x: (2).to_bytes(8, "little") + b"{}"], "expected a safetensors file with"),
+        "no parts": (parts, [{"a": "1.safetensors"}], "1.safetensors: expected a file of weights, found none"),
+        "one of two parts": (parts, [{"a": "1.safetensors", "b": "2.safetensors"}, "1.safetensors"],
+                             "2.safetensors: expected a file of weights, found none"),
+        "no map": (parts, [{}], 'expected an object "weight_map" of tensor and file names, found {}'),
+        "a part elsewhere": (parts, [{"a": "../whole/model.safetensors"}], "tensor a: expected the name of a file in the same directory"),
+        "a part of no name": (parts, [{"a": 1}], "tensor a: expected the name of a file in the same directory, found 1"),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (make, arguments, words) in cases.items():
+            source, out = f"{scratch}/{name}", f"{scratch}/{name} out"
+            make(source, *arguments)
+            done = tool("to_reference", source, out)
+            if words is None:
+                require(done.returncode == 0 and sorted(os.listdir(out)) == sorted(os.listdir(source)), f"{name}: {done.stdout!r}")
+                continue
+            require(done.returncode == 1 and words in done.stdout and done.stdout.count("\n") == 1,
+                    f"{name}: exit status {done.returncode}, {done.stdout!r}, expected 1 and {words!r}")
+            require(not os.path.exists(out), f"{name}: something was written")
+    return f"{len(cases)} directories"
+
+
 def test_unwritten():
     """A disk that is full, here a limit on the size of a file: one line, nothing left behind, and the next try succeeds."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -233,7 +288,7 @@ def main():
     trainer = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else HERE + "/../build/train_gpt2")
     tests = {"from_llmc.py, float32": lambda: test_llmc(trainer, 3), "from_llmc.py, bfloat16": lambda: test_llmc(trainer, 5),
              "from_llmc.py refuses": test_llmc_refuses, "from_llmc.py, end of a text": test_llmc_end, "to_reference.py": test_reference,
-             "no room to write": test_unwritten}
+             "to_reference.py, weights": test_reference_weights, "no room to write": test_unwritten}
     failed = 0
     for name, test in tests.items():
         try:

@@ -29,6 +29,57 @@ def fail(message):
     sys.exit(f"to_reference: {message}")
 
 
+def read_json(path, what):
+    """The object in a JSON file; dies on anything else."""
+    def refuse(number):
+        raise ValueError(f"{number} is not JSON")
+    try:
+        with open(path, encoding="utf-8") as f:
+            value = json.load(f, parse_constant=refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        fail(f"{path}: expected {what}: {error}")
+    if not isinstance(value, dict):
+        fail(f"{path}: expected {what}, an object, found {show(value)}")
+    return value
+
+
+def show(value):
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+def check_safetensors(path):
+    """Dies unless a whole safetensors file is there: no directory, no pointer of git-lfs, no download cut short."""
+    if not os.path.isfile(path):
+        fail(f"{path}: expected a file of weights, found {'a directory' if os.path.isdir(path) else 'none'}")
+    try:
+        with open(path, "rb") as f:
+            length, size = int.from_bytes(f.read(8), "little"), os.path.getsize(path)
+            header = json.loads(f.read(length)) if length <= size - 8 else {}
+        expected = 8 + length + max(row["data_offsets"][1] for name, row in header.items() if name != "__metadata__")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        fail(f"{path}: expected a safetensors file with at least one tensor")
+    if size != expected:
+        fail(f"{path}: {size} bytes; its header makes {expected}")
+
+
+def check_weights(source):
+    """Dies unless the weights are all there, in the files that the trainers would read."""
+    single, index = (os.path.join(source, name) for name in ("model.safetensors", "model.safetensors.index.json"))
+    if os.path.lexists(single):
+        return check_safetensors(single)
+    if not os.path.lexists(index):
+        fail(f"{source}: expected model.safetensors, or its parts with an index, found neither")
+    parts = read_json(index, "the index of a model's weights").get("weight_map")
+    if not isinstance(parts, dict) or not parts:
+        fail(f"{index}: expected an object \"weight_map\" of tensor and file names, found {show(parts)}")
+    for tensor, name in parts.items():
+        if not isinstance(name, str) or not name or name.startswith(".") or "/" in name:
+            fail(f"{index}: tensor {tensor}: expected the name of a file in the same directory, found {show(name)}")
+    for name in sorted(set(parts.values())):
+        check_safetensors(os.path.join(source, name))
+
+
 def rotary(config, key, *spellings):
     """The value of `key` in rope_parameters or rope_scaling, or that of the first spelling beside them; None: nowhere."""
     for holder in (config.get("rope_parameters"), config.get("rope_scaling")):
@@ -83,16 +134,8 @@ def main():
         sys.exit(sys.argv[1:] not in (["-h"], ["--help"]))
     source, out = sys.argv[1:]
     path = os.path.join(source, "config.json")
-    try:
-        with open(path, encoding="utf-8") as f:
-            config = json.load(f)
-    except (OSError, ValueError) as error:
-        fail(f"{path}: expected the config.json of a checkpoint: {error}")
-    weights = [name for name in os.listdir(source) if name.startswith("model") and
-               name.endswith((".safetensors", ".safetensors.index.json"))]
-    if not weights:
-        fail(f"{source}: expected model.safetensors, or its parts with an index, found neither")
-    converted = convert(config, path)
+    converted = convert(read_json(path, "the config.json of a checkpoint"), path)
+    check_weights(source)
     # The trainer's own files and ours stay behind: moments, state, the model's code, its card.
     left = ("config.json", "optimizer.safetensors", "trainer_state.json", "modeling_ponder.py", "README.md")
     with new_directory(out, fail) as directory:

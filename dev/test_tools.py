@@ -174,7 +174,7 @@ def test_reference():
         refused = {
             "topk": ({**pondering, "model_type": "ponder_gpt2", "pondering_top_k": 5}, "pondering_top_k is 5"),
             "temperature": ({**pondering, "model_type": "ponder_gpt_neox", "softmax_temperature": 0.5}, "softmax_temperature is 0.5"),
-            "type": ({"model_type": "bert"}, "model_type is 'bert'"),
+            "type": ({"model_type": "bert"}, 'model_type is "bert"'),
         }
         for name, (config, words) in refused.items():
             got = convert(name, config)
@@ -202,6 +202,65 @@ def test_llmc_end():
             require(words in done.stdout, f"vocabulary {v}: expected {words!r} in {done.stdout!r}")
             said.append(f"{v}: {json.dumps(end)}")
     return ", ".join(said)
+
+
+def test_reference_settings():
+    """config.json: what is no configuration, or what the trainers would refuse, is refused; what may be left out or null may be here."""
+    on = {"model_type": "gpt2", "ponderinglm": True, "pondering_steps": 1}
+    neox, llama = {"model_type": "gpt_neox"}, {"model_type": "llama"}
+    scaled = {"rope_type": "llama3", "factor": 8.0}
+    temperatures = "expected 0.001 to 1000"
+    refused = [     # text or value of config.json, words
+        ("[]", "an object, found []"), ('"x"', 'an object, found "x"'), ("{", "config.json of a checkpoint"),
+        ("[" * 100000, "config.json of a checkpoint"), ('{"model_type": "gpt2", "softmax_temperature": NaN}', "NaN is not JSON"),
+        ({**on, "pondering_steps": "three"}, 'pondering_steps is "three", expected a whole number'),
+        ({**on, "pondering_steps": 1.5}, "pondering_steps is 1.5, expected a whole number"),
+        ({**on, "pondering_steps": True}, "pondering_steps is true, expected a whole number"),
+        ({**on, "pondering_steps": -1}, "pondering_steps is -1, expected 0 to 64"),
+        ({**on, "pondering_steps": 65}, "pondering_steps is 65, expected 0 to 64"),
+        ({**on, "ponderinglm": 1}, "ponderinglm is 1, expected true or false"),
+        ({**on, "scale_embeds": "false"}, 'scale_embeds is "false", expected true or false'),
+        ({**on, "softmax_temperature": 0}, f"softmax_temperature is 0, {temperatures}"),
+        ({**on, "softmax_temperature": -1.0}, f"softmax_temperature is -1.0, {temperatures}"),
+        ({**on, "softmax_temperature": 1001}, f"softmax_temperature is 1001, {temperatures}"),
+        ({**on, "softmax_temperature": "1"}, 'softmax_temperature is "1", expected a number'),
+        ({**on, "pondering_top_k": -1}, "pondering_top_k is -1, expected 0"),
+        ({**on, "torch_dtype": 5}, "torch_dtype is 5, expected a string"),
+        ({**llama, "rope_scaling": "linear"}, 'rope_scaling is "linear", expected an object'),
+        ({**neox, "rope_scaling": "linear"}, 'rope_scaling is "linear", expected an object'),
+        ({**neox, "rope_scaling": {"type": "linear", "factor": 2.0}}, 'rotary positions of type "linear"'),
+        ({**llama, "rope_parameters": [1]}, "rope_parameters is [1], expected an object"),
+        ({**llama, "rope_theta": "big"}, 'rope_theta is "big", expected a number'),
+        ({**llama, "rope_theta": 0}, "rope_theta is 0, expected 1 to 1e+12"),
+        ({**neox, "rotary_pct": 2}, "rotary_pct is 2, expected 0 to 1"),
+        ({"model_type": ["gpt2"]}, 'model_type is ["gpt2"]'),
+    ]
+    taken = [       # value of config.json, some of what is written
+        ({**on, "softmax_temperature": None, "pondering_top_k": None}, {"softmax_temperature": 1.0, "pondering_steps": 1}),
+        ({**on, "pondering_steps": None}, {"pondering_steps": 0}), ({**on, "softmax_temperature": 0.5}, {"softmax_temperature": 0.5}),
+        ({**on, "ponderinglm": False, "mutiply_pondering_steps": True}, {"pondering_steps": 0, "mutiply_pondering_steps": False}),
+        ({**on, "dtype": "bfloat16"}, {"torch_dtype": "bfloat16"}), (on, {"torch_dtype": "float32"}),
+        ({**on, "dtype": "bfloat16", "torch_dtype": "float16"}, {"torch_dtype": "float16"}),
+        ({**on, "dtype": "bfloat16", "torch_dtype": None}, {"torch_dtype": "bfloat16"}),
+        ({**llama, "rope_parameters": {"rope_theta": 500}, "rope_scaling": scaled}, {"rope_theta": 500, "rope_scaling": scaled}),
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        write_directory(scratch + "/model", {"w": torch.zeros(1)}, {})
+        for number, (config, wanted) in enumerate(refused + taken):
+            out = f"{scratch}/{number}"
+            with open(scratch + "/model/config.json", "w") as f:
+                f.write(config if isinstance(config, str) else json.dumps(config))
+            done = tool("to_reference", scratch + "/model", out)
+            if isinstance(wanted, str):
+                require(done.returncode == 1 and wanted in done.stdout and done.stdout.count("\n") == 1,
+                        f"{str(config)[:200]}: exit status {done.returncode}, {done.stdout!r}, expected 1 and {wanted!r}")
+                require(not os.path.exists(out), f"{config}: something was written")
+                continue
+            require(done.returncode == 0, f"{config}: {done.stdout!r}")
+            with open(out + "/config.json") as f:
+                got = json.load(f)
+            require({key: got.get(key) for key in wanted} == wanted and "dtype" not in got, f"{config}: {got}, expected {wanted}")
+    return f"{len(taken)} configurations, {len(refused)} refused"
 
 
 def test_reference_weights():
@@ -288,7 +347,8 @@ def main():
     trainer = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else HERE + "/../build/train_gpt2")
     tests = {"from_llmc.py, float32": lambda: test_llmc(trainer, 3), "from_llmc.py, bfloat16": lambda: test_llmc(trainer, 5),
              "from_llmc.py refuses": test_llmc_refuses, "from_llmc.py, end of a text": test_llmc_end, "to_reference.py": test_reference,
-             "to_reference.py, weights": test_reference_weights, "no room to write": test_unwritten}
+             "to_reference.py, settings": test_reference_settings, "to_reference.py, weights": test_reference_weights,
+             "no room to write": test_unwritten}
     failed = 0
     for name, test in tests.items():
         try:

@@ -80,23 +80,46 @@ def check_weights(source):
         check_safetensors(os.path.join(source, name))
 
 
-def rotary(config, key, *spellings):
-    """The value of `key` in rope_parameters or rope_scaling, or that of the first spelling beside them; None: nowhere."""
-    for holder in (config.get("rope_parameters"), config.get("rope_scaling")):
-        if holder and holder.get(key) is not None:
-            return holder[key]
-    return next((config[name] for name in (key, *spellings) if config.get(name) is not None), None)
+def setting(config, key, default, path, least=None, most=None):
+    """The value of a key, of the default's type; the default where it is absent or null. Dies on other types, and outside of
+    least .. most, as the trainers do."""
+    value = config.get(key)
+    if value is None:
+        return default
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    wanted, good = {
+        bool: ("true or false", isinstance(value, bool)), str: ("a string", isinstance(value, str)),
+        dict: ("an object", isinstance(value, dict)), float: ("a number", number),
+        int: ("a whole number", number and (isinstance(value, int) or value.is_integer())),
+    }[type(default)]
+    if not good:
+        fail(f"{path}: {key} is {show(value)}, expected {wanted}")
+    if least is not None and not least <= value <= most:
+        fail(f"{path}: {key} is {show(value)}, expected {least:g} to {most:g}")
+    return value if isinstance(value, (bool, str, dict)) else type(default)(value)
 
 
-def spell_rotary(stock, config):
+def rotary(config, holders, keys, default, path, least, most):
+    """The value of the first key in one of `holders`, or else that of the first key that stands beside them."""
+    for holder in holders:
+        if holder.get(keys[0]) is not None:
+            return setting(holder, keys[0], default, path, least, most)
+    found = [key for key in keys if config.get(key) is not None]
+    return setting(config, found[0], default, path, least, most) if found else default
+
+
+def spell_rotary(stock, config, path):
     """Rotary settings as transformers 4.49 reads them; it takes those of version 5 for nothing, in silence."""
-    base = rotary(config, "rope_theta", "rotary_emb_base") or 10000.0
+    holders = [setting(config, key, {}, path) for key in ("rope_parameters", "rope_scaling")]
+    scaling = {key: value for holder in reversed(holders) for key, value in holder.items() if value is not None}
+    kind = setting(scaling, "rope_type", setting(scaling, "type", "default", path), path)
+    base = rotary(config, holders, ("rope_theta", "rotary_emb_base"), 10000.0, path, 1, 1e12)
     if stock == "gpt_neox":
-        share = rotary(config, "partial_rotary_factor", "rotary_pct") or 0.25
+        if kind != "default":
+            fail(f"{path}: rotary positions of type {show(kind)}; a GPT-NeoX of the trainers has only the unscaled ones")
+        share = rotary(config, holders, ("partial_rotary_factor", "rotary_pct"), 0.25, path, 0, 1)
         changed = {"rotary_pct": share, "partial_rotary_factor": share, "rotary_emb_base": base, "rope_theta": base}
     else:
-        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
         changed = {"rope_theta": base, "rope_scaling": None if kind == "default" else
                    {key: value for key, value in {**scaling, "rope_type": kind}.items() if key not in ("rope_theta", "type")}}
     for key in ("rope_parameters", "rope_scaling"):
@@ -109,22 +132,23 @@ def convert(config, path):
     kind = config.get("model_type")
     stock = str(kind).removeprefix("ponder_")
     if stock not in STOCK:
-        fail(f"{path}: model_type is {kind!r}, expected one of {', '.join(STOCK)}, or ponder_ and one of these")
-    on = config.get("ponderinglm") or config.get("recurrent_model")
-    steps = int(config.get("pondering_steps") or 0) if on else 0
-    temperature = float(config.get("softmax_temperature") or 1.0)
-    top_k = int(config.get("pondering_top_k") or 0)
+        fail(f"{path}: model_type is {show(kind)}, expected one of {', '.join(STOCK)}, or ponder_ and one of these")
+    on = [setting(config, key, False, path) for key in ("ponderinglm", "recurrent_model")]
+    steps = setting(config, "pondering_steps", 0, path, 0, 64) if any(on) else 0
+    scale, multiply = (setting(config, key, False, path) for key in ("scale_embeds", "mutiply_pondering_steps"))
+    temperature = setting(config, "softmax_temperature", 1.0, path, 1e-3, 1e3)
+    top_k = setting(config, "pondering_top_k", 0, path, 0, 1 << 30)
     if steps and top_k:
         fail(f"{path}: pondering_top_k is {top_k}; the reference has no such key, it mixes all tokens")
     if steps and temperature != 1 and stock == "gpt_neox":
         fail(f"{path}: softmax_temperature is {temperature:g}; the reference's GPT-NeoX does not read it, only its GPT-2 and LLaMA do")
+    number_type = setting(config, "torch_dtype", setting(config, "dtype", "float32", path), path)
     out = {key: value for key, value in config.items() if key not in OURS}
-    out.update({"model_type": stock, "architectures": [STOCK[stock]], "torch_dtype": config.get("torch_dtype", "float32")})
-    out.update({"ponderinglm": True, "recurrent_model": True, "pondering_steps": steps, "scale_embeds": bool(config.get("scale_embeds")),
-                "mutiply_pondering_steps": bool(config.get("mutiply_pondering_steps")) and steps > 0,
-                "softmax_temperature": temperature, "checkpoint_num_layers": 0})
+    out.update({"model_type": stock, "architectures": [STOCK[stock]], "torch_dtype": number_type})
+    out.update({"ponderinglm": True, "recurrent_model": True, "pondering_steps": steps, "scale_embeds": scale,
+                "mutiply_pondering_steps": multiply and steps > 0, "softmax_temperature": temperature, "checkpoint_num_layers": 0})
     if stock != "gpt2":
-        spell_rotary(stock, out)
+        spell_rotary(stock, out, path)
     return out
 
 

@@ -14,7 +14,7 @@ guesses its next token, and the embeddings of all tokens, mixed by the probabili
 The transformer adds positions by itself, in every pass (GPT-2's learned ones too): e never holds them.
 
 Settings in config.json, with their neutral values: ponderinglm (false: no steps), pondering_steps (0), scale_embeds
-(false; true: scale is sqrt(hidden_size)), mutiply_pondering_steps (spelt so; false; true: multiply is pondering_steps),
+(false; true: scale is sqrt(hidden_size)), mutiply_pondering_steps (spelt so; false; true: multiply is pondering_steps, if any),
 softmax_temperature (1.0), pondering_top_k (0: mix all tokens). A model may be run with another number of steps than it was trained
 with: set model.config.pondering_steps.
 
@@ -120,7 +120,7 @@ class PonderModel:
         embed, head = self.get_input_embeddings(), self.get_output_embeddings()
         table = embed.weight
         scale = math.sqrt(config.hidden_size) if config.scale_embeds else 1.0
-        multiply = config.steps if config.mutiply_pondering_steps else 1
+        multiply = config.steps if config.mutiply_pondering_steps and config.steps else 1  # no steps: not times 0
         wide = torch.promote_types(table.dtype, torch.float32)  # the sum e stays in float32 in a half-precision model
 
         def transform(e, **outputs):

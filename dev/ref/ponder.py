@@ -25,10 +25,11 @@ class Pondering:
     @staticmethod
     def from_config(config):
         on = config.get("ponderinglm") or config.get("recurrent_model")
+        steps = int(config.get("pondering_steps") or 0) if on else 0
         return Pondering(
-            steps=int(config.get("pondering_steps") or 0) if on else 0,
+            steps=steps,
             scale=bool(config.get("scale_embeds")),
-            multiply=bool(config.get("mutiply_pondering_steps")),       # spelt so
+            multiply=bool(config.get("mutiply_pondering_steps")) and steps > 0,     # spelt so; has no meaning without steps
             temperature=float(config.get("softmax_temperature") or 1.0),
             top_k=int(config.get("pondering_top_k") or 0),
         )

@@ -15,6 +15,7 @@ by transformers, in the trainer; and what dev/to_reference.py writes.
 
 import argparse
 import glob
+import importlib.util
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ from safetensors.torch import load_file, save_file
 from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, pipeline
 
+import architectures
 import llama
 import pythia
 import training
@@ -242,6 +244,47 @@ def check_fixture(directory):
     ours = os.path.dirname(os.path.realpath(directory)) == os.path.realpath(HERE + "/fixtures")
     tolerance = 1e-6 if stock == "llama" and ours else 2e-7
     return check_model(copy, inputs, targets, logits, expected["first_micro_batch"]["loss"], torch.float64, tolerance)
+
+
+def check_refused():
+    """Settings that mean nothing, in modeling_ponder.py and the twin, and inputs that forward would have to ignore, are errors."""
+    spec = importlib.util.spec_from_file_location("modeling_ponder", MODELING)
+    ponder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ponder)
+    settings = {"ponderinglm": True, "pondering_steps": 1}
+    size = {"vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 8}
+    tokens = torch.arange(6).view(1, 6)
+
+    def refuses(what, name, call):
+        try:
+            call()
+        except ValueError as error:
+            require(name in str(error), f"{what}: {error}")
+            return
+        raise Failed(f"{what} was accepted")
+    wrong = [("pondering_steps", -1), ("softmax_temperature", 0), ("softmax_temperature", 1e4), ("softmax_temperature", float("nan")),
+             ("pondering_top_k", -1)]
+    for name, value in [*wrong, ("pondering_steps", "three"), ("pondering_steps", 1.5), ("pondering_steps", True)]:
+        refuses(f"{name} {value!r}", name, lambda: ponder.PonderGPT2Config(**size, **{**settings, name: value}))
+        model = ponder.PonderGPT2LMHeadModel(ponder.PonderGPT2Config(**size, **settings)).eval()
+        setattr(model.config, name, value)      # as users do, for another number of steps
+        refuses(f"{name} {value!r}, set later,", name, lambda: model(tokens))
+    for name, value in wrong:
+        refuses(f"the twin: {name} {value!r}", name.split("_", 1)[1],
+                lambda: architectures.build({"model_type": "gpt2", **size, **settings, name: value}))
+    neutral = {"pondering_steps": None, "softmax_temperature": None, "pondering_top_k": None}
+    config = ponder.PonderGPT2Config(**size, **{**settings, **neutral})
+    require((config.steps, config.mix_temperature, config.mix_top_k) == (0, 1.0, 0), "null is not the neutral value")
+
+    model = ponder.PonderGPT2LMHeadModel(ponder.PonderGPT2Config(**size, **settings)).eval()
+    cache = transformers.DynamicCache()
+    model(tokens, past_key_values=cache)        # an empty one says nothing
+    cache.update(torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 3, 8), 0)
+    refuses("a cache", "cache", lambda: model(tokens, past_key_values=cache))
+    for name, value in (("token_type_ids", torch.zeros_like(tokens)), ("head_mask", torch.zeros(1, 1)),
+                        ("encoder_hidden_states", torch.zeros(1, 6, 8)), ("inputs_embeds", torch.zeros(1, 6, 8))):
+        refuses(name, "input_ids" if name == "inputs_embeds" else name, lambda: model(tokens, **{name: value}))
+    return "settings and inputs without a meaning"
 
 
 def dumped(directory):
@@ -526,6 +569,7 @@ def main():
                 cases.append((f"{name}: tokenizer {folder}, S={steps}", lambda binary=binary, path=path, vocabulary=vocabulary,
                               options=options: check_given_tokenizer(binary, path, vocabulary, options)))
     if arguments.fixtures is not None:
+        cases.append(("modeling_ponder.py refuses", check_refused))
         directories = arguments.fixtures or sorted(glob.glob(HERE + "/fixtures/*/")) + sorted(glob.glob(shared + "/fixtures/*/"))
         for directory in directories:
             directory = os.path.normpath(directory)

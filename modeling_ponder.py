@@ -151,7 +151,8 @@ class PonderModel:
         embed, head = self.get_input_embeddings(), self.get_output_embeddings()
         table = embed.weight
         scale = math.sqrt(config.hidden_size) if config.scale_embeds else 1.0
-        multiply = config.steps if config.mutiply_pondering_steps and config.steps else 1  # no steps: not times 0
+        # Without steps not 0, which would erase the input.
+        multiply = config.steps if config.mutiply_pondering_steps and config.steps else 1
         wide = torch.promote_types(table.dtype, torch.float32)  # the sum e stays in float32 in a half-precision model
 
         def transform(e, **outputs):

@@ -1,7 +1,8 @@
 """Loads checkpoints of our trainers in transformers and compares what comes out. Exits 1 unless everything agrees.
 
     check_transformers.py --binary build/train_pythia           trains four micro models with the binary, then checks each
-    check_transformers.py --fixtures [DIR ...]                  runs modeling_ponder.py over fixtures, in float64
+    check_transformers.py --fixtures [DIR ...]                  runs modeling_ponder.py over fixtures, in float64;
+                                                                what it and the twins must refuse
     check_transformers.py --checkpoint DIR --dump DUMP --train SHARD --seq T --batch B       one checkpoint; DUMP is what
                                                                 `train_X --model DIR --shuffle 0 --dump DUMP ...` wrote
 
@@ -287,6 +288,20 @@ def check_refused():
     return "settings and inputs without a meaning"
 
 
+def check_rotary():
+    """Spellings of the rotary settings in the twins that no fixture has: whatever the trainers take from both objects, these do too."""
+    base, scaling = llama.rotary_settings({"rope_parameters": {"rope_theta": 500.0}, "rope_scaling": dict(SCALED)})
+    require(base == 500.0 and scaling and {key: scaling[key] for key in SCALED} == SCALED, f"both objects: {base}, {scaling}")
+    found = pythia.rotary_settings({"rope_scaling": {"partial_rotary_factor": 0.5, "rope_theta": 500.0}})
+    require(found == (0.5, 500.0), f"rope_scaling of a GPT-NeoX: {found}")
+    try:
+        pythia.rotary_settings({"rope_scaling": {"type": "linear", "factor": 2.0}})
+    except ValueError as error:
+        require("linear" in str(error), f"linear: {error}")
+        return "three spellings"
+    raise Failed("a GPT-NeoX with linear rotary positions was accepted")
+
+
 def dumped(directory):
     logits = load_file(directory + "/logits.safetensors")["logits"]
     return logits, load_file(directory + "/loss.safetensors")["loss"].flatten()[0].item()
@@ -569,7 +584,7 @@ def main():
                 cases.append((f"{name}: tokenizer {folder}, S={steps}", lambda binary=binary, path=path, vocabulary=vocabulary,
                               options=options: check_given_tokenizer(binary, path, vocabulary, options)))
     if arguments.fixtures is not None:
-        cases.append(("modeling_ponder.py refuses", check_refused))
+        cases += [("modeling_ponder.py refuses", check_refused), ("rotary settings of the twins", check_rotary)]
         directories = arguments.fixtures or sorted(glob.glob(HERE + "/fixtures/*/")) + sorted(glob.glob(shared + "/fixtures/*/"))
         for directory in directories:
             directory = os.path.normpath(directory)

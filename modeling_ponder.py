@@ -14,7 +14,7 @@ guesses its next token, and the embeddings of all tokens, mixed by the probabili
 The transformer adds positions by itself, in every pass (GPT-2's learned ones too): e never holds them.
 
 Settings in config.json, with their neutral values: ponderinglm (false: no steps), pondering_steps (0), scale_embeds
-(false; true: scale is sqrt(hidden_size)), mutiply_pondering_steps (spelt so; false; true: multiply is pondering_steps),
+(false; true: scale is sqrt(hidden_size)), mutiply_pondering_steps (spelt so; false; true: multiply is pondering_steps, if any),
 softmax_temperature (1.0), pondering_top_k (0: mix all tokens). A model may be run with another number of steps than it was trained
 with: set model.config.pondering_steps.
 
@@ -23,6 +23,7 @@ each token. Works with transformers 4.49 and 5.
 """
 
 import math
+import numbers
 
 import torch
 from torch import nn
@@ -36,6 +37,15 @@ from transformers import (
     LlamaForCausalLM,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
+
+
+def _checked(name, value, kind, least, most):
+    """value as a number of that kind; another one would compute another model than the one that was trained."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and least <= value <= most and kind(value) == value):
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name} is {value!r}, expected {what} of {least:g} to {most:g}")
+    return kind(value)
 
 
 class PonderConfig:
@@ -60,11 +70,26 @@ class PonderConfig:
         self.mutiply_pondering_steps = mutiply_pondering_steps
         self.softmax_temperature = softmax_temperature
         self.pondering_top_k = pondering_top_k
+        _ = self.steps, self.mix_temperature, self.mix_top_k  # refused here already
+
+    # The settings as forward uses them, null being the neutral value; they may have been changed since. (Plain
+    # temperature and top_k are names that generate() reads.)
 
     @property
     def steps(self):
         """Passes before the last one."""
-        return int(self.pondering_steps or 0) if self.ponderinglm else 0
+        steps = 0 if self.pondering_steps is None else self.pondering_steps
+        return _checked("pondering_steps", steps, int, 0, 1 << 30) if self.ponderinglm else 0
+
+    @property
+    def mix_temperature(self):
+        temperature = 1.0 if self.softmax_temperature is None else self.softmax_temperature
+        return _checked("softmax_temperature", temperature, float, 1e-3, 1e3)
+
+    @property
+    def mix_top_k(self):
+        """Tokens in the mixture; 0: all."""
+        return _checked("pondering_top_k", 0 if self.pondering_top_k is None else self.pondering_top_k, int, 0, 1 << 30)
 
 
 # transformers 5 gives a configuration class an __init__ of its own, unless it has one: so each names it.
@@ -89,8 +114,8 @@ class PonderModel:
     def _guess(self, hidden):
         """Probabilities of the next token (B,T,V), in float32 or better."""
         z = self.get_output_embeddings()(hidden)
-        z = z.to(torch.promote_types(z.dtype, torch.float32)) / (self.config.softmax_temperature or 1.0)
-        k = self.config.pondering_top_k or 0
+        z = z.to(torch.promote_types(z.dtype, torch.float32)) / self.config.mix_temperature
+        k = self.config.mix_top_k
         if 0 < k < z.shape[-1]:
             # Equals at the threshold: as many as there is room for, lower token ids first.
             threshold = z.topk(k, dim=-1).values[..., -1:]
@@ -112,15 +137,22 @@ class PonderModel:
         num_items_in_batch=None,
         **unused,
     ):
-        """As the stock forward, from input_ids (B,T) to logits (B,T,V) and, with labels, the loss. Caches are ignored;
+        """As the stock forward, from input_ids (B,T) to logits (B,T,V) and, with labels, the loss. No cache is filled;
         attentions and hidden states are those of the last pass."""
         if input_ids is None or unused.get("inputs_embeds") is not None:
             raise ValueError("a pondering model starts from input_ids: it mixes the embeddings of its own table")
+        for name in ("token_type_ids", "head_mask", "encoder_hidden_states"):
+            if unused.get(name) is not None:
+                raise ValueError(f"a pondering model does not know {name}")
+        cache = unused.get("past_key_values")
+        if cache is not None and (cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache)) > 0:
+            raise ValueError("a pondering model needs the whole sequence in input_ids, not a cache of its beginning")
         config = self.config
         embed, head = self.get_input_embeddings(), self.get_output_embeddings()
         table = embed.weight
         scale = math.sqrt(config.hidden_size) if config.scale_embeds else 1.0
-        multiply = config.steps if config.mutiply_pondering_steps else 1
+        # Without steps not 0, which would erase the input.
+        multiply = config.steps if config.mutiply_pondering_steps and config.steps else 1
         wide = torch.promote_types(table.dtype, torch.float32)  # the sum e stays in float32 in a half-precision model
 
         def transform(e, **outputs):

@@ -1,7 +1,8 @@
 """Loads checkpoints of our trainers in transformers and compares what comes out. Exits 1 unless everything agrees.
 
     check_transformers.py --binary build/train_pythia           trains four micro models with the binary, then checks each
-    check_transformers.py --fixtures [DIR ...]                  runs modeling_ponder.py over fixtures, in float64
+    check_transformers.py --fixtures [DIR ...]                  runs modeling_ponder.py over fixtures, in float64;
+                                                                what it and the twins must refuse
     check_transformers.py --checkpoint DIR --dump DUMP --train SHARD --seq T --batch B       one checkpoint; DUMP is what
                                                                 `train_X --model DIR --shuffle 0 --dump DUMP ...` wrote
 
@@ -15,6 +16,7 @@ by transformers, in the trainer; and what dev/to_reference.py writes.
 
 import argparse
 import glob
+import importlib.util
 import json
 import os
 import shutil
@@ -39,6 +41,7 @@ from safetensors.torch import load_file, save_file
 from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, pipeline
 
+import architectures
 import llama
 import pythia
 import training
@@ -242,6 +245,61 @@ def check_fixture(directory):
     ours = os.path.dirname(os.path.realpath(directory)) == os.path.realpath(HERE + "/fixtures")
     tolerance = 1e-6 if stock == "llama" and ours else 2e-7
     return check_model(copy, inputs, targets, logits, expected["first_micro_batch"]["loss"], torch.float64, tolerance)
+
+
+def check_refused():
+    """Settings that mean nothing, in modeling_ponder.py and the twin, and inputs that forward would have to ignore, are errors."""
+    spec = importlib.util.spec_from_file_location("modeling_ponder", MODELING)
+    ponder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ponder)
+    settings = {"ponderinglm": True, "pondering_steps": 1}
+    size = {"vocab_size": 11, "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 8}
+    tokens = torch.arange(6).view(1, 6)
+
+    def refuses(what, name, call):
+        try:
+            call()
+        except ValueError as error:
+            require(name in str(error), f"{what}: {error}")
+            return
+        raise Failed(f"{what} was accepted")
+    wrong = [("pondering_steps", -1), ("softmax_temperature", 0), ("softmax_temperature", 1e4), ("softmax_temperature", float("nan")),
+             ("pondering_top_k", -1)]
+    for name, value in [*wrong, ("pondering_steps", "three"), ("pondering_steps", 1.5), ("pondering_steps", True)]:
+        refuses(f"{name} {value!r}", name, lambda: ponder.PonderGPT2Config(**size, **{**settings, name: value}))
+        model = ponder.PonderGPT2LMHeadModel(ponder.PonderGPT2Config(**size, **settings)).eval()
+        setattr(model.config, name, value)      # as users do, for another number of steps
+        refuses(f"{name} {value!r}, set later,", name, lambda: model(tokens))
+    for name, value in wrong:
+        refuses(f"the twin: {name} {value!r}", name.split("_", 1)[1],
+                lambda: architectures.build({"model_type": "gpt2", **size, **settings, name: value}))
+    neutral = {"pondering_steps": None, "softmax_temperature": None, "pondering_top_k": None}
+    config = ponder.PonderGPT2Config(**size, **{**settings, **neutral})
+    require((config.steps, config.mix_temperature, config.mix_top_k) == (0, 1.0, 0), "null is not the neutral value")
+
+    model = ponder.PonderGPT2LMHeadModel(ponder.PonderGPT2Config(**size, **settings)).eval()
+    cache = transformers.DynamicCache()
+    model(tokens, past_key_values=cache)        # an empty one says nothing
+    cache.update(torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 3, 8), 0)
+    refuses("a cache", "cache", lambda: model(tokens, past_key_values=cache))
+    for name, value in (("token_type_ids", torch.zeros_like(tokens)), ("head_mask", torch.zeros(1, 1)),
+                        ("encoder_hidden_states", torch.zeros(1, 6, 8)), ("inputs_embeds", torch.zeros(1, 6, 8))):
+        refuses(name, "input_ids" if name == "inputs_embeds" else name, lambda: model(tokens, **{name: value}))
+    return "settings and inputs without a meaning"
+
+
+def check_rotary():
+    """Spellings of the rotary settings in the twins that no fixture has: whatever the trainers take from both objects, these do too."""
+    base, scaling = llama.rotary_settings({"rope_parameters": {"rope_theta": 500.0}, "rope_scaling": dict(SCALED)})
+    require(base == 500.0 and scaling and {key: scaling[key] for key in SCALED} == SCALED, f"both objects: {base}, {scaling}")
+    found = pythia.rotary_settings({"rope_scaling": {"partial_rotary_factor": 0.5, "rope_theta": 500.0}})
+    require(found == (0.5, 500.0), f"rope_scaling of a GPT-NeoX: {found}")
+    try:
+        pythia.rotary_settings({"rope_scaling": {"type": "linear", "factor": 2.0}})
+    except ValueError as error:
+        require("linear" in str(error), f"linear: {error}")
+        return "three spellings"
+    raise Failed("a GPT-NeoX with linear rotary positions was accepted")
 
 
 def dumped(directory):
@@ -526,6 +584,7 @@ def main():
                 cases.append((f"{name}: tokenizer {folder}, S={steps}", lambda binary=binary, path=path, vocabulary=vocabulary,
                               options=options: check_given_tokenizer(binary, path, vocabulary, options)))
     if arguments.fixtures is not None:
+        cases += [("modeling_ponder.py refuses", check_refused), ("rotary settings of the twins", check_rotary)]
         directories = arguments.fixtures or sorted(glob.glob(HERE + "/fixtures/*/")) + sorted(glob.glob(shared + "/fixtures/*/"))
         for directory in directories:
             directory = os.path.normpath(directory)

@@ -6,7 +6,8 @@ FILE is what llm.c's train_gpt2.py writes (gpt2_124M.bin, gpt2_124M_bf16.bin) an
 256 int32 (magic 20240326, version, positions, vocabulary, layers, heads, width, padded vocabulary), then one tensor kind after
 the other, each for all layers. Version 3 holds float32, version 5 bfloat16; older ones have another order and are refused. OUT
 gets config.json and model.safetensors in float32 with Hugging Face's names: products turned to (in,out), the padding rows of
-the vocabulary left out, the head tied. Moments and the tokenizer are not in FILE: give --tokenizer to the trainer.
+the vocabulary left out, the head tied. FILE does not say which token ends a text: with GPT-2's own 50,257 tokens it is the last,
+with any other vocabulary bos_token_id and eos_token_id are null. Moments and the tokenizer are not in FILE: give --tokenizer to the trainer.
 """
 
 import json
@@ -16,7 +17,10 @@ import sys
 import numpy
 from safetensors.numpy import save_file
 
+from new_directory import new_directory
+
 MAGIC, HEADER = 20240326, 256
+GPT2_TOKENS = 50257     # its tokenizer's; the last one is <|endoftext|>
 TYPES = {3: ("float32", "<f4"), 5: ("bfloat16", "<u2")}       # version -> type of all numbers
 
 
@@ -83,7 +87,7 @@ def convert(path):
     for name, x in out.items():
         if not numpy.isfinite(x).all():
             fail(f"{path}: {name} holds numbers that are not finite")
-    end = min(50256, V - 1)
+    end = V - 1 if V == GPT2_TOKENS else None
     config = {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new", "vocab_size": V,
         "n_positions": P, "n_embd": C, "n_layer": L, "n_head": NH, "n_inner": 4 * C, "layer_norm_epsilon": 1e-5,
@@ -99,15 +103,15 @@ def main():
         sys.exit(sys.argv[1:] not in (["-h"], ["--help"]))
     path, out = sys.argv[1:]
     config, weights = convert(path)
-    try:
-        os.makedirs(out)
-    except OSError as error:
-        fail(f"{out}: expected a directory that can be made and is not there yet: {error}")
-    save_file(weights, os.path.join(out, "model.safetensors"), metadata={"format": "pt"})
-    with open(os.path.join(out, "config.json"), "w", encoding="utf-8") as f:
-        f.write(json.dumps(config, indent=2) + "\n")
+    with new_directory(out, fail) as directory:
+        save_file(weights, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
+        with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
+            f.write(json.dumps(config, indent=2) + "\n")
     print(f"{out}: GPT-2, layers {config['n_layer']}, width {config['n_embd']}, heads {config['n_head']}, "
           f"positions {config['n_positions']}, vocabulary {config['vocab_size']}")
+    end = config["eos_token_id"]
+    print(f"bos_token_id and eos_token_id: {end}, <|endoftext|> of GPT-2's tokenizer" if end is not None else
+          f"bos_token_id and eos_token_id: null, because the vocabulary is not GPT-2's of {GPT2_TOKENS}")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from ponder import Pondering, PonderLM
 
 def rotary_settings(config):
     """(base, settings of a scaling or None): rope_theta and rope_scaling, or both in rope_parameters."""
-    newer = config.get("rope_parameters") or {}
-    base = newer.get("rope_theta", config.get("rope_theta", 10000.0))
-    scaling = newer or config.get("rope_scaling") or {}
+    scaling = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    base = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "llama3"):
         raise ValueError(f"rotary positions of type {kind}: the twin knows default and llama3")

@@ -42,10 +42,11 @@ CASES = {
     # plain model under its stock name; two layers
     "pythia-s0": dict(
         shape=(31, 8, 2, 2, 14), run=(13, 2, 1), keys=ROTARY_OLD),
-    # no pondering, scaled embeddings; 32-bit tokens; linear schedule; clipping that bites at every step
+    # no pondering, scaled embeddings; multiplied by the steps, which with none must not erase the input; 32-bit tokens; linear schedule;
+    # clipping that bites at every step
     "pythia-s0-scale": dict(
         shape=(37, 12, 1, 3, 16), run=(11, 2, 1), keys=ROTARY_MIDDLE, wide=True,
-        ponder=dict(steps=0, scale=True), options=dict(schedule="linear", clip=0.25)),
+        ponder=dict(steps=0, scale=True, multiply=True), options=dict(schedule="linear", clip=0.25)),
     # one table for input, mixture and head; temperature; another rotary base; constant schedule without warmup
     "pythia-s1-tied-temperature": dict(
         shape=(41, 8, 2, 1, 14), run=(17, 2, 1), seed=13, tied=True, keys=ROTARY_NEW,
@@ -192,7 +193,7 @@ def make_case(name, case, out):
     ponder = case.get("ponder", {"steps": 0})
     options.update({
         "ponder": ponder["steps"], "scale_embeds": int(ponder.get("scale", False)),
-        "multiply_steps": int(ponder.get("multiply", False)), "ponder_temperature": ponder.get("temperature", 1.0),
+        "multiply_steps": int(ponder.get("multiply", False) and ponder["steps"] > 0), "ponder_temperature": ponder.get("temperature", 1.0),
         "ponder_top_k": ponder.get("top_k", 0),
     })
     config = make_config(architecture, case)

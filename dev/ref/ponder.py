@@ -22,14 +22,21 @@ class Pondering:
     temperature: float = 1.0    # of the mixture only
     top_k: int = 0              # mix only the k most probable tokens; 0: all
 
+    def __post_init__(self):
+        for name, value, least, most in (("steps", self.steps, 0, 64), ("temperature", self.temperature, 1e-3, 1e3),
+                                         ("top_k", self.top_k, 0, 1 << 30)):
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value}, expected {least:g} to {most:g}")
+
     @staticmethod
     def from_config(config):
         on = config.get("ponderinglm") or config.get("recurrent_model")
+        steps = int(config.get("pondering_steps") or 0) if on else 0
         return Pondering(
-            steps=int(config.get("pondering_steps") or 0) if on else 0,
+            steps=steps,
             scale=bool(config.get("scale_embeds")),
-            multiply=bool(config.get("mutiply_pondering_steps")),       # spelt so
-            temperature=float(config.get("softmax_temperature") or 1.0),
+            multiply=bool(config.get("mutiply_pondering_steps")) and steps > 0,     # spelt so; has no meaning without steps
+            temperature=1.0 if config.get("softmax_temperature") is None else float(config["softmax_temperature"]),
             top_k=int(config.get("pondering_top_k") or 0),
         )
 

@@ -30,8 +30,11 @@ def preset(name, **more):
 
 
 def rotary_settings(config):
-    """(share of the head that is rotated, base): three spellings exist."""
-    newer = config.get("rope_parameters") or {}
+    """(share of the head that is rotated, base): three spellings exist, and older files say rope_scaling for rope_parameters."""
+    newer = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    kind = newer.get("rope_type", newer.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"rotary positions of type {kind}: the twin knows default")
     share = newer.get("partial_rotary_factor", config.get("rotary_pct", config.get("partial_rotary_factor", 0.25)))
     base = newer.get("rope_theta", config.get("rotary_emb_base", config.get("rope_theta", 10000)))
     return share, base

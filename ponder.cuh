@@ -144,7 +144,7 @@ static inline void ponder_add_options(OptionTable* options) {
          "width C of the residual stream [default: the preset's]"},
         {"model", "heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED, "attention heads [default: the preset's]"},
         {"model", "kv-heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED,
-         "heads of keys and values, in LLaMA [default: the preset's; with --heads as many as those]"},
+         "heads of keys and values, where they are grouped [default: the preset's; with --heads as many as those]"},
         {"model", "ff", OPTION_INT, "", "N", 1, 1 << 22, RESUME_FIXED,
          "inner width of the MLP [default: the preset's; with --width what is usual for it]"},
         {"model", "ponder", OPTION_INT, "", "S", 0, 64, RESUME_FIXED,

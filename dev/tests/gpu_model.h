@@ -1011,11 +1011,11 @@ static void test_no_gpu(void) {
         {"EMULATE_SM=75", "compute capability 7.5|at least 8.0"},
         {"EMULATE_DRIVER=11040", "driver|11.4|update"},
         {"EMULATE_MEMORY=330000000", "GPU memory|missing|not even --batch 1 fits"},
-        {"", "heads of 300 numbers|at most 256|the CPU program"},
+        {"", "heads of 304 numbers|at most 256|the CPU program"},
     };
     for (int i = 0; i < 5; i++) {
         char* command = format_string("%s " GPU_PROGRAM " %s --ponder 2 --steps 1 --out %s/none %s", wanted[i][0],
-                                      arguments, program_folder, i == 4 ? "--width 600 --heads 2" : "");
+                                      arguments, program_folder, i == 4 ? "--width 608 --heads 2" : "");
         expect_exit(1, wanted[i][1], command);
         free(command);
     }

@@ -109,9 +109,9 @@ $(DATA)/train.bin: $(NO_VAL) | $(B)/bytes
 no_val:
 .PHONY: data no_val
 
-# The model and the run of the main job: chosen by the sweeps that dev/LOG.md records. All three
-# rows of a comparison share everything but the options that make them what they are, and the
-# learning rate, which is each row's own best. What ARGS says of the length of the run counts instead of STEPS.
+# The model and the run of the main job: Pythia's were chosen by the sweep that dev/LOG.md records; GPT-2 and LLaMA have
+# the same. All three rows of a comparison share everything but the options that make them what they are, and the
+# learning rate, which in Pythia is each row's own best. What ARGS says of the length of the run counts instead of STEPS.
 STEPS ?= 2000
 SEED ?= 42
 LENGTHS = --steps --steps=% --flops --flops=% --epochs --epochs=%

@@ -111,6 +111,8 @@ struct Worker {
     const char* barrier_file;
     int barrier_line;
     Fibre* now;
+    Fibre** turn;          // the lanes of the warp at work, in the order in which they run
+    unsigned lanes, lane;  // how many; whose turn it is
     void* scheduler_sp;
     const void* own_stack;
     size_t own_stack_bytes;
@@ -191,7 +193,23 @@ static void* fibre_begin_sp(char* stack, unsigned, void (*entry)(void)) {
 }
 #endif
 
-// From the running fibre to the scheduler; returns when it runs again.
+// The next lane of the warp that can run, after the one whose turn it was; NULL if none can.
+static Fibre* fibre_next(Worker* w) {
+    for (unsigned tried = 0; tried < w->lanes; tried++) {
+        w->lane = w->lane + 1 < w->lanes ? w->lane + 1 : 0;
+        if (w->turn[w->lane]->state == FIBRE_READY) { return w->turn[w->lane]; }
+    }
+    return NULL;
+}
+static void fibre_is_now(Worker* w, Fibre* f) {
+    w->now = f;
+    emulate_thread = &f->thread;
+    if (emulate_race_local) { emulate_race_local(f->stack, f->stack + STACK_BYTES); }
+}
+
+// From the running fibre to the next lane of its warp, or to the scheduler if there is none; returns when it runs again.
+// Straight to the next lane and not by way of the scheduler: that is half the switches, and their returns are predicted,
+// since lanes mostly wait in the same place.
 static void fibre_yield(int final) {
     Worker* w = worker;
     Fibre* f = w->now;
@@ -199,17 +217,29 @@ static void fibre_yield(int final) {
     (void) final;
 #ifdef WITH_ASAN
     __sanitizer_start_switch_fiber(final ? NULL : &f->fake_stack, w->own_stack, w->own_stack_bytes);
-#endif
     emulate_switch(&f->sp, w->scheduler_sp);
-#ifdef WITH_ASAN
     __sanitizer_finish_switch_fiber(f->fake_stack, NULL, NULL);
+#else
+    Fibre* next = fibre_next(w);
+    if (next == f) { return; }
+    if (next) {
+        fibre_is_now(w, next);
+        emulate_who = &next->who;
+        // Where the lane after that goes on: every stack has lines and a page of its own, and waiting for them was half
+        // of a switch.
+        const Fibre* later = w->turn[w->lane + 2 < w->lanes ? w->lane + 2 : 0];
+        __builtin_prefetch(later->sp);
+        __builtin_prefetch((const char*)later->sp + 64);
+        __builtin_prefetch((const char*)later->sp + 128);
+        __builtin_prefetch((const char*)later->sp + 192);
+    }
+    emulate_switch(&f->sp, next ? next->sp : w->scheduler_sp);
 #endif
 }
 
+// From the scheduler to a fibre; returns when a fibre finds no other lane that can run.
 static void fibre_resume(Worker* w, Fibre* f) {
-    w->now = f;
-    emulate_thread = &f->thread;
-    if (emulate_race_local) { emulate_race_local(f->stack, f->stack + STACK_BYTES); }
+    fibre_is_now(w, f);
     emulate_who = &f->who;
 #ifdef WITH_ASAN
     void* fake = NULL;
@@ -494,15 +524,12 @@ static void run_block(const char* name, dim3 grid, dim3 block, size_t shared, co
         for (unsigned a = 0; a < warps; a++) {
             unsigned first = (unsigned)warp_order[a] * 32, lanes = threads - first < 32 ? threads - first : 32;
             Order lane_order(lanes, (uint64_t)launch * 104729 + which * 37 + round * 3 + first);
-            for (int ran = 1; ran;) {
-                ran = 0;
-                for (unsigned b = 0; b < lanes; b++) {
-                    Fibre* f = &w->fibre[first + (unsigned)lane_order[b]];
-                    if (f->state == FIBRE_READY) {
-                        fibre_resume(w, f);
-                        ran = moved = 1;
-                    }
-                }
+            Fibre* turn[32];
+            for (unsigned b = 0; b < lanes; b++) { turn[b] = &w->fibre[first + (unsigned)lane_order[b]]; }
+            w->turn = turn, w->lanes = lanes, w->lane = lanes - 1;
+            for (Fibre* f; (f = fibre_next(w));) {
+                fibre_resume(w, f);
+                moved = 1;
             }
         }
         if (!moved) {

@@ -100,15 +100,17 @@ typedef struct {
     const char* default_preset;  // of --model
     size_t pass_size;            // of the architecture's own struct, which begins with a Pass
     int (*usual_ff)(int C);      // inner width of the MLP where only the width is given
-    int usual_length;            // tokens of a row of a fresh model where neither --seq nor its preset says
-    // Sizes from config.json, whose model_type is right; with config NULL only what presets do not say. Dies, by name, on
-    // what is not supported.
+    int usual_length;            // tokens of a row where neither --seq nor the preset or the configuration says
+    int any_length;  // 1: rows of any length fit, and a configuration's positions ask for none longer than usual
+    // Sizes from config.json, whose model_type is right; with config NULL only what presets do not say, and `path` is
+    // the preset's name. Dies, by name, on what is not supported.
     void (*read_config)(Pass*, const Json* config, const char* path);
     // After presets and options: derived sizes beyond HS and NKV; dies in words on shapes that do not fit.
     void (*check)(Pass*, const char* path);
     // Appends the architecture's own config.json keys, each as ",\n  \"key\": value".
     void (*write_config)(const Pass*, StringBuilder*);
-    // Keys that read_config reads and write_config spells otherwise, ended by NULL; or NULL.
+    // Keys that are not carried over from a source: read_config reads them and write_config spells them otherwise, or
+    // they may no longer be true. Ended by NULL; or NULL.
     const char* const* other_keys;
     // The tensor table; passes = S+1 and ponder_init choose the initialisation.
     void (*tensors)(Pass*, TensorTable*, int passes, int ponder_init);
@@ -306,7 +308,7 @@ static inline void embedding_forward(real* e, const int* tokens, const real* tab
 }
 
 // dtable[token] += scale * de(N,C). A token that occurs often is added up in the order of its
-// positions: threads share the columns, never a sum.
+// positions: columns are divided among threads, so that no two add to one number.
 static inline void embedding_backward(real* dtable, const int* tokens, const real* de, size_t N, size_t C, real scale) {
     const size_t columns = 64;
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
@@ -834,7 +836,10 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     }
     if (config) { ponder_check_type(a, config, path); }
     a->read_config(pass, config, path);
-    pass->T = T ? T : pass->size.P ? pass->size.P : a->usual_length;
+    // Llama 3's configuration says 131,072 positions: where none has an embedding, nobody means rows of so many.
+    int length = pass->size.P ? pass->size.P : a->usual_length;
+    if (config && a->any_length && length > a->usual_length) { length = a->usual_length; }
+    pass->T = T ? T : length;
     if (preset) { pass->size.P = pass->T; }
     ponder_override_sizes(options, a->usual_ff, &pass->size);
     ponder_check_heads(&pass->size, path);

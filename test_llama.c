@@ -112,7 +112,7 @@ static void test_rotary_scaled(void) {
     rotary_tables(tables, tables + T * HALF, T, 2 * HALF, rope);
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         int pair = known[i].pair;
-        float plain = 1.0f / (float)pow(500000, 2.0 * pair / (2 * HALF)), got = rotary_scaled(plain, rope);
+        float plain = 1.0f / (float)pow(500000, 2.0 * pair / (2 * HALF)), got = llama3_frequency(plain, rope);
         // Measured: 2.4e-9, the nine digits that are given; half a unit in the last place of a float is 3e-8.
         CHECK(fabs((double)got / known[i].frequency - 1) < 6e-9, "frequency of pair %d: %.9g, expected %.9g", pair,
               (double)got, known[i].frequency);
@@ -288,6 +288,8 @@ static void test_bad_configurations(void) {
         {"rope_scaling", "{\"factor\": 2}", NULL, NULL, "a factor but no rope_type"},
         {"rope_scaling", "{" LLAMA3, NULL, NULL, "a low_freq_factor but no rope_type"},
         {"rope_scaling", "7", NULL, NULL, "rope_scaling|object"},
+        {"rope_parameters", "{\"rope_type\": \"llama3\", \"factor\": 8.0, " LLAMA3, "rope_scaling",
+         "{\"factor\": 8.0, " LLAMA3, "rope_parameters has rope_type but rope_scaling has not"},
         // Version 5 would leave the base of rope_parameters out, 4.49 all of it.
         {"rope_parameters", "{\"rope_type\": \"llama3\", \"rope_theta\": 500, \"factor\": 8.0, " LLAMA3, "rope_scaling",
          "{\"rope_type\": \"llama3\", \"factor\": 8, " LLAMA3,

@@ -16,9 +16,9 @@
 //   [7] one pass (CUDA), forward and backward
 //   [8] main: the table of all that
 //
-// A pass begins with x0 = e + wpe: learned positions act inside it and never enter e. One layer is
-// x1 = x + attention(LN1 x), then x1 + mlp(LN2 x1): the MLP reads what attention has added.
-// Sizes: B rows, T positions, N = B*T, C width, NH heads, HS = C/NH head size, FF = mlp width,
+// A pass begins with x0 = e + wpe: learned positions act inside it, never enter e, and are not scaled as token
+// embeddings are (--scale-embeds). One layer, x -> mid = x + attention(LN1 x) -> mid + mlp(LN2 mid): one branch after
+// the other. Sizes: B rows, T positions, N = B*T, C width, NH heads, HS = C/NH head size, FF = mlp width,
 // L layers, P positions that have an embedding. Source of the architecture: Radford et al., "Language Models
 // are Unsupervised Multitask Learners", 2019; tensor names and layouts are Hugging Face's GPT2, whose
 // matrices (Conv1D) have a row for each input.
@@ -40,12 +40,13 @@ typedef struct {
     Weight lnfw, lnfb;  // (C) final norm
 } Gpt2;
 
+// P, the rows of wpe, is here the usual length of a row: a fresh model has as many positions as --seq says.
 static const Preset gpt2_presets[] = {
     {"gpt2", {.L = 12, .C = 768, .NH = 12, .FF = 3072, .V = 50257, .P = 1024, .tie = 1}},
     {"gpt2-medium", {.L = 24, .C = 1024, .NH = 16, .FF = 4096, .V = 50257, .P = 1024, .tie = 1}},
     {"gpt2-large", {.L = 36, .C = 1280, .NH = 20, .FF = 5120, .V = 50257, .P = 1024, .tie = 1}},
     {"gpt2-xl", {.L = 48, .C = 1600, .NH = 25, .FF = 6400, .V = 50257, .P = 1024, .tie = 1}},
-    // Of the paper's scaling runs.
+    // Of PonderLM's scaling runs (arXiv 2505.20674): rows of 2,048, heads of their own.
     {"gpt2-405m", {.L = 24, .C = 1024, .NH = 16, .FF = 4096, .V = 50257, .P = 2048}},
     {"gpt2-834m", {.L = 24, .C = 1536, .NH = 24, .FF = 6144, .V = 50257, .P = 2048}},
     {"gpt2-1.4b", {.L = 24, .C = 2048, .NH = 32, .FF = 8192, .V = 50257, .P = 2048}},
@@ -54,12 +55,11 @@ static const Preset gpt2_presets[] = {
 
 static int gpt2_usual_ff(int C) { return 4 * C; }
 
-// Sizes are spelt two ways, GPT-2's own and the one that all of Hugging Face's classes have. Where both are given they
-// must agree.
+// Sizes are spelt two ways, GPT-2's own (n_embd) and the one that all of Hugging Face's classes have (hidden_size).
 static int gpt2_size(const Json* config, const char* key, const char* other, int64_t fallback, int64_t most,
                      const char* path) {
     const SettingPlace places[] = {{NULL, key}, {NULL, other}};
-    setting_number(config, places, 2, "two names of one size", 0, path);
+    setting_number(config, places, 2, "two names of one size", 0, path);  // dies where both are given and differ
     const Json* own = json_get(config, key);
     return json_get_size(config, own && own->type != JSON_NULL ? key : other, fallback, most, path);
 }
@@ -121,7 +121,7 @@ static void gpt2_check(Pass* pass, const char* path) {
     if (!(size->eps > 0 && size->eps < 1)) {
         die("%s: layer_norm_epsilon is %g, expected between 0 and 1", path, size->eps);
     }
-    if (pass->T > size->P) {
+    if (pass->T > size->P) {  // of a checkpoint: a fresh model has T positions
         die("%s: --seq %d: the model has embeddings of %d positions (n_positions); expected at most that many", path,
             pass->T, size->P);
     }
@@ -138,14 +138,16 @@ static void gpt2_write_config(const Pass* pass, StringBuilder* sb) {
     sb_printf(sb, ",\n  \"tie_word_embeddings\": %s,\n  \"vocab_size\": %d", size->tie ? "true" : "false", size->V);
 }
 
-// n_ctx is what n_positions was called once; Hugging Face's class no longer reads it.
+// The other spellings that gpt2_size() reads; and n_ctx, which n_positions was called once: Hugging Face's class no
+// longer reads it, and carried over it could contradict n_positions.
 static const char* const gpt2_other_keys[] = {"hidden_size",         "max_position_embeddings", "n_ctx",
                                               "num_attention_heads", "num_hidden_layers",       NULL};
 
 // ------------------------------------------------------------------------------------------------
 // [2] Tensor table
 
-// Weights of one layer; those of products have a row for each input.
+// Weights of one layer; those of products have a row for each input. A Weight points at the weights w and their
+// gradient d in the C half; in the CUDA half at master (fp32: norms and biases), x (rounded: products) and grad.
 struct Gpt2Layer {
     Weight ln1w, ln1b;        // (C)
     Weight qkvw, qkvb;        // (C,3C), (3C): q of all heads, then k, then v
@@ -155,16 +157,17 @@ struct Gpt2Layer {
     Weight fcprojw, fcprojb;  // (FF,C), (C)
 };
 
-// passes = S+1 has no part in GPT-2's initialisation.
+// passes = S+1 does not matter here: projections into the residual stream are divided by the root of the layers alone.
 static void gpt2_tensors(Pass* pass, TensorTable* t, int passes, int ponder_init) {
     Gpt2* m = (Gpt2*)pass;
     size_t C = (size_t)pass->size.C, FF = (size_t)pass->size.FF, V = (size_t)pass->size.V, P = (size_t)pass->size.P;
     int L = pass->size.L;
-    // Ponder: truncated normal of std sqrt(2/5C). Stock: normal, 0.02. In both, residual projections / sqrt(2 L).
+    (void)passes;
+    // --init ponder (usual if S > 0): normal of deviation sqrt(2 / (5 C)), cut off at three of them; stock: normal,
+    // 0.02, as in Hugging Face's class. In both, projections into the residual stream / sqrt(2 L).
     Init init = ponder_init ? INIT_TRUNCATED : INIT_NORMAL;
     double deviation = ponder_init ? sqrt(2.0 / (5.0 * (double)C)) : 0.02;
     float std = (float)deviation, residual_std = (float)(deviation / sqrt(2.0 * L));
-    (void)passes;
     m->layer = (Gpt2Layer*)xalloc((size_t)L, sizeof(Gpt2Layer), "layers");
     tensor_embedding(t, &pass->embed, format_string("transformer.wte.weight"), V, C, init, std);
     if (pass->size.tie) { t->list[t->count - 1].alias = "lm_head.weight"; }
@@ -202,10 +205,14 @@ static int gpt2_ignores(const Pass* pass, const char* name) {
 
 // ------------------------------------------------------------------------------------------------
 // [3] Activations
+//
+// One list of TAKEs serves three callers (common/arena.h): without memory it measures, with a record it names what lies
+// where, at an address it gives the pointers. N is that of the largest micro-batch; a smaller one uses the front of
+// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU they are the same.
 
 // What a layer keeps for its backward; after the last layer, what the final norm keeps (mean1 and rstd1
 // alone). Norm outputs and GELU outputs are not kept: they are cheap to compute again from x, mid, their mean and
-// rstd, and fc, and would be a third of the memory.
+// rstd, and fc, and would be more than a third of the memory.
 typedef struct {
     real* mean1;  // (N) of the layer's input
     real* rstd1;  // (N)
@@ -235,6 +242,7 @@ static Gpt2Kept gpt2_kept(const Pass* pass, Arena* a, int l) {
     k.next = TAKE(a, real, "output", NC);
     return k;
 }
+// Measures or lists what gpt2_kept() takes; the pointers are nobody's.
 static void gpt2_keep(Pass* pass, Arena* a, int l) { gpt2_kept(pass, a, l); }
 
 // What one layer at work needs; dead when it returns, but for x0 and, in the backward, dx.
@@ -247,7 +255,7 @@ typedef struct {
     kept* datt;  // (N,C)
     kept* dln;   // (N,C)
     real* dx;    // (N,C) gradient by the residual stream
-    kept* dxr;   // (N,C) the same, rounded, what products read: where this half stands beside a GPU, else NULL
+    kept* dxr;   // (N,C) the same as products on a GPU read it, rounded; NULL in the CPU program
 } Gpt2Work;
 
 static Gpt2Work gpt2_work(const Pass* pass, Arena* a, int training) {
@@ -268,7 +276,7 @@ static Gpt2Work gpt2_work(const Pass* pass, Arena* a, int training) {
 // Lays out the work space.
 static void gpt2_prepare(Pass* pass, Arena* a, int training) { gpt2_work(pass, a, training); }
 
-// Both, where the caller of the pass has put them.
+// What layer l keeps, and the work space, where the caller of the pass has put them.
 static Gpt2Kept gpt2_kept_at(const Pass* pass, int l) {
     Arena a = arena_at(pass->cpu.place[l]);
     return gpt2_kept(pass, &a, l);
@@ -280,6 +288,9 @@ static Gpt2Work gpt2_work_at(const Pass* pass) {
 
 // ------------------------------------------------------------------------------------------------
 // [4] Layers (C)
+//
+// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else they do
+// nothing. Loops of few steps (SERIAL) stay on one thread.
 
 // mean (N) and rstd (N) = 1/sqrt(variance + eps) of the rows of inp (N,C); Ba et al., arXiv 1607.06450.
 static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t N, size_t C, real eps) {
@@ -308,7 +319,7 @@ static void layernorm_forward(real* out, const real* inp, const real* weight, co
 // With x^ = (inp - mean) * rstd, so that out = x^ * weight + bias:
 //   dbias (C) += sum over rows of dout;  dweight (C) += sum over rows of dout * x^
 //   dx^ = dout * weight;  dinp (N,C) += rstd * (dx^ - mean(dx^) - x^ * mean(dx^ * x^))
-// Threads share columns for the weights, rows for the input: each sum stays in one hand.
+// Columns are divided among threads for the weights, rows for the input: no two threads add to one number.
 static void layernorm_backward(real* dinp, real* dweight, real* dbias, const real* dout, const real* inp,
                                const real* weight, const real* mean, const real* rstd, size_t N, size_t C) {
     const size_t columns = 64;
@@ -355,7 +366,7 @@ static void position_forward(real* out, const real* inp, const real* table, size
     }
 }
 
-// dtable[t] (P,C) += sum over the B rows of dout (N,C), in their order: threads share positions, never a sum. The
+// dtable[t] (P,C) += sum over the B rows of dout (N,C), in their order: positions are divided among threads. The
 // gradient of inp is dout itself. Sums over passes and micro-batches; positions from T on get nothing.
 static void position_backward(real* dtable, const real* dout, size_t B, size_t T, size_t C) {
 #pragma omp parallel for schedule(static) if (B * T * C > SERIAL)
@@ -370,7 +381,7 @@ static void position_backward(real* dtable, const real* dout, size_t B, size_t T
 
 // out = x * Phi(x), Phi the normal distribution function, approximated; Hendrycks & Gimpel, arXiv 1606.08415:
 // Phi(x) ~ (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3).
-// differs: GPT-2 was trained with the tanh form.
+// differs: train_pythia.cu has the erf form, Phi itself; GPT-2 was trained with this one.
 static void gelu_forward(real* out, const real* inp, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL)
     for (size_t i = 0; i < n; i++) {
@@ -381,7 +392,8 @@ static void gelu_forward(real* out, const real* inp, size_t n) {
     stored(out, n);
 }
 
-// dinp = dout * (Phi(x) + x * Phi'(x)), Phi'(x) = (1 - tanh(u)^2) / 2 * u'; dinp may be dout.
+// dinp = dout * (Phi(x) + x * Phi'(x)), Phi'(x) = (1 - tanh(u)^2) / 2 * u', u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2);
+// dinp may be dout.
 // differs: as the forward.
 static void gelu_backward(real* dinp, const real* dout, const real* inp, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL)
@@ -402,7 +414,8 @@ static void gelu_backward(real* dinp, const real* dout, const real* inp, size_t 
 //   att  (N,C)  = attention(qkv)            mid (N,C)  = x + (att Wproj + b)
 //   ln2  (N,C)  = LN2(mid)                  fc  (N,FF) = ln2 Wfc + b             act (N,FF) = GELU(fc)
 //   next (N,C)  = mid + (act Wfcproj + b)
-// and h (N,C) = LNf(x of the last layer).
+// and h (N,C) = LNf(x of the last layer). attention is causal, softmax(q k^T / sqrt(HS)) v of each head. A row of qkv
+// is q, k, v, each C numbers of NH heads: they begin at 0, C, 2C; from head to head HS, from row to row 3C.
 static void gpt2_forward(Pass* pass, real* h, const real* e, int B, int T) {
     const Gpt2* m = (const Gpt2*)pass;
     const Sizes* size = &pass->size;
@@ -437,8 +450,10 @@ static void gpt2_forward(Pass* pass, real* h, const real* e, int B, int T) {
 // The mirror, last layer first. dx (N,C) is the gradient by the residual stream: it passes every
 // layer unchanged (the "+" of the residual) and each branch adds what came through it.
 // Every gradient of a weight sums over passes and micro-batches.
-//   dact = dx Wfcproj^T;  dfc = dact * GELU'(fc);       dln2 = dfc Wfc^T;    dx += LN2 backward: by mid
-//   datt = dx Wproj^T;    dqkv = attention backward;    dln1 = dqkv Wqkv^T;  dx += LN1 backward: by x
+// Of a product out = inp W + b: dinp = dout W^T, dW += inp^T dout, db += column sums of dout. "By x": with respect to
+// x.
+//   dact = dx Wfcproj^T;  dfc = dact * GELU'(fc);     dln2 = dfc Wfc^T;    dx, by next, += LN2 backward: now by mid
+//   datt = dx Wproj^T;    dqkv = attention backward;  dln1 = dqkv Wqkv^T;  dx, by mid, += LN1 backward: now by x
 //   de += dx;  dwpe[t] += dx of every row: in each pass, since each has added wpe
 static void gpt2_backward(Pass* pass, real* de, const real* dh, const real* e, int B, int T) {
     const Gpt2* m = (const Gpt2*)pass;
@@ -446,7 +461,7 @@ static void gpt2_backward(Pass* pass, real* de, const real* dh, const real* e, i
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     Gpt2Work work = gpt2_work_at(pass);
     Gpt2Kept last = gpt2_kept_at(pass, size->L);
-    position_forward(work.x0, e, m->wpe.w, B, T, C);  // again: another pass has been there since
+    position_forward(work.x0, e, m->wpe.w, B, T, C);  // not kept: every pass has its own in this place
     // dx starts from the final norm alone: de already holds the gradient that reaches e past this
     // pass, and that one must not go through the layers.
     memset(work.dx, 0, N * C * sizeof(real));
@@ -456,24 +471,24 @@ static void gpt2_backward(Pass* pass, real* de, const real* dh, const real* e, i
         const Gpt2Layer* y = &m->layer[l];
         Gpt2Kept k = gpt2_kept_at(pass, l);
         const real* x = l > 0 ? gpt2_kept_at(pass, l - 1).next : work.x0;
-        const kept* dout = stored_copy(work.dxr, work.dx, N * C);  // of the MLP
 
-        gelu_forward(work.act, k.fc, N * FF);
+        const kept* dout = stored_copy(work.dxr, work.dx, N * C);  // gradient of the MLP's output
+        gelu_forward(work.act, k.fc, N * FF);                      // again
         conv1d_backward_input(work.dact, dout, y->fcprojw.w, N, FF, C);
         conv1d_backward_weight(y->fcprojw.d, y->fcprojb.d, dout, work.act, N, FF, C);
         kept* dfc = work.dact;  // in place: dact is dead after this line
         gelu_backward(dfc, work.dact, k.fc, N * FF);
-        layernorm_forward(work.ln, k.mid, y->ln2w.w, y->ln2b.w, k.mean2, k.rstd2, N, C);
+        layernorm_forward(work.ln, k.mid, y->ln2w.w, y->ln2b.w, k.mean2, k.rstd2, N, C);  // ln2 again
         conv1d_backward_weight(y->fcw.d, y->fcb.d, dfc, work.ln, N, C, FF);
         conv1d_backward_input(work.dln, dfc, y->fcw.w, N, C, FF);
         layernorm_backward(work.dx, y->ln2w.d, y->ln2b.d, work.dln, k.mid, y->ln2w.w, k.mean2, k.rstd2, N, C);
 
-        dout = stored_copy(work.dxr, work.dx, N * C);  // of attention
+        dout = stored_copy(work.dxr, work.dx, N * C);  // of attention's projection: by mid, the MLP has added its own
         conv1d_backward_input(work.datt, dout, y->projw.w, N, C, C);
         conv1d_backward_weight(y->projw.d, y->projb.d, dout, k.att, N, C, C);
         attention_backward(work.dqkv, work.dqkv + C, work.dqkv + 2 * C, work.datt, k.qkv, k.qkv + C, k.qkv + 2 * C,
                            k.att, k.lse, B, T, size->NH, size->NH, size->HS, 3 * C, HS, HS);
-        layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean1, k.rstd1, N, C);
+        layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean1, k.rstd1, N, C);  // ln1 again
         conv1d_backward_weight(y->qkvw.d, y->qkvb.d, work.dqkv, work.ln, N, C, 3 * C);
         conv1d_backward_input(work.dln, work.dqkv, y->qkvw.w, N, C, 3 * C);
         layernorm_backward(work.dx, y->ln1w.d, y->ln1b.d, work.dln, x, y->ln1w.w, k.mean1, k.rstd1, N, C);
@@ -511,7 +526,7 @@ typedef struct {
 
 static Gpt2KeptCuda gpt2_kept_cuda(const Pass* pass, Arena* a, int l) {
     size_t N = pass->N, NC = N * (size_t)pass->size.C, FF = (size_t)pass->size.FF, scores = N * (size_t)pass->size.NH;
-    size_t C_all = pass->gpu.again ? 0 : NC;  // what is computed again is not kept
+    size_t N_kept = pass->gpu.again ? 0 : N, C = (size_t)pass->size.C;  // what is computed again is not kept
     Gpt2KeptCuda k = {NULL};
     k.mean1 = TAKE(a, float, "mean of the input", N);
     k.rstd1 = TAKE(a, float, "1 / deviation of the input", N);
@@ -523,11 +538,12 @@ static Gpt2KeptCuda gpt2_kept_cuda(const Pass* pass, Arena* a, int l) {
     k.mean2 = TAKE(a, float, "mean after attention", N);
     k.rstd2 = TAKE(a, float, "1 / deviation after attention", N);
     k.fc = TAKE(a, floatX, "MLP before GELU", N * FF);
+    // The C half's fc has its bias already: --compare-cpu adds it to this one.
     arena_lacks(a, ((const Gpt2*)pass)->layer[l].fcb.master, FF);
     k.next = TAKE(a, float, "output", NC);
-    k.ln1 = TAKE(a, floatX, "first norm", C_all);
-    k.ln2 = TAKE(a, floatX, "second norm", C_all);
-    k.act = TAKE(a, floatX, "MLP after GELU", pass->gpu.again ? 0 : N * FF);
+    k.ln1 = TAKE(a, floatX, "first norm", N_kept * C);
+    k.ln2 = TAKE(a, floatX, "second norm", N_kept * C);
+    k.act = TAKE(a, floatX, "GELU", N_kept * FF);
     return k;
 }
 static void gpt2_keep_cuda(Pass* pass, Arena* a, int l) { gpt2_kept_cuda(pass, a, l); }
@@ -536,9 +552,8 @@ static void gpt2_keep_cuda(Pass* pass, Arena* a, int l) { gpt2_kept_cuda(pass, a
 // as the pass; the rest is dead when it returns.
 typedef struct {
     float* x0;       // (N,C) the first layer's input, e + wpe
-    floatX* out;     // (N,C) a branch, without its bias
-    floatX* ln1;     // (N,C) where they are not kept
-    floatX* ln2;     // (N,C)
+    floatX* out;     // (N,C) the branch that is not added yet, without its bias: attention's projection, then the MLP's
+    floatX* ln;      // (N,C) either norm, where they are not kept
     floatX* act;     // (N,FF)
     floatX* dact;    // (N,FF), then dfc
     floatX* dqkv;    // (N,3C)
@@ -553,12 +568,11 @@ typedef struct {
 static Gpt2WorkCuda gpt2_work_cuda(const Pass* pass, Arena* a, int training) {
     size_t C = (size_t)pass->size.C, FF = (size_t)pass->size.FF, NH = (size_t)pass->size.NH, N = pass->N;
     size_t N_back = training ? N : 0, N_again = pass->gpu.again ? N : 0, NC_back = N_back * C, scores = N_back * NH;
-    size_t sums = max_size(column_sum_scratch(N, FF), column_sum_scratch(N, 3 * C));
+    size_t NC = N * C, sums = max_size(column_sum_scratch(N, FF), column_sum_scratch(N, 3 * C));
     Gpt2WorkCuda work = {NULL};
-    work.x0 = TAKE(a, float, "input with positions", N* C);
-    work.out = TAKE(a, floatX, "a branch", N * C);
-    work.ln1 = TAKE(a, floatX, "first norm", N_again * C);
-    work.ln2 = TAKE(a, floatX, "second norm", N_again * C);
+    work.x0 = TAKE(a, float, "input with positions", NC);
+    work.out = TAKE(a, floatX, "a branch", NC);
+    work.ln = TAKE(a, floatX, "norm", N_again * C);
     work.act = TAKE(a, floatX, "GELU", N_again * FF);
     work.dact = TAKE(a, floatX, "gradient of GELU", N_back * FF);
     work.dqkv = TAKE(a, floatX, "gradient of queries, keys and values", 3 * NC_back);
@@ -580,13 +594,14 @@ static Gpt2WorkCuda gpt2_work_at_cuda(const Pass* pass) {
 static Gpt2KeptCuda gpt2_kept_at_cuda(const Pass* pass, const Gpt2WorkCuda* work, int l) {
     Arena a = arena_at(pass->gpu.place[l]);
     Gpt2KeptCuda k = gpt2_kept_cuda(pass, &a, l);
-    if (pass->gpu.again) { k.ln1 = work->ln1, k.ln2 = work->ln2, k.act = work->act; }
+    if (pass->gpu.again) { k.ln1 = work->ln, k.ln2 = work->ln, k.act = work->act; }
     return k;
 }
 
 // Shape ledger, as in [5] but for what is fused. A norm begins by finishing the branch before it, which comes over as
 // out, without its bias: one kernel adds out and bias to the stream and takes the norm of the sum. So a layer begins
-// by finishing the one before it; the last layer's MLP is finished by the final norm's kernel.
+// by finishing the one before it; the last layer's MLP is finished by the final norm's kernel. (These kernels take two
+// branches and two norms of one sum, as Pythia needs them; here the second of each is NULL.)
 //   x    (N,C)  = mid + (out + b)       of the layer before: its next; in the first layer x = x0 = e + wpe
 //   ln1  (N,C)  = LN1(x)                in the same kernel
 //   qkv  (N,3C) = ln1 Wqkv + b          the bias is cuBLASLt's
@@ -594,8 +609,8 @@ static Gpt2KeptCuda gpt2_kept_at_cuda(const Pass* pass, const Gpt2WorkCuda* work
 //   mid  (N,C)  = x + (out + b)         ln2 (N,C)  = LN2(mid), in the same kernel
 //   fc   (N,FF) = ln2 Wfc               act (N,FF) = GELU(fc + b)
 //   out  (N,C)  = act Wfcproj
-// x and its gradient are fp32. With fewer than L `layers` it stops where the last of them is finished, in the norm of
-// the layer behind it: h is not written.
+// x, mid and their gradient are fp32. With fewer than L `layers` (the first ones of a pass, wanted again for its
+// backward: --recompute) it returns once the norm of the next layer has finished the last of them; h is not written.
 static void gpt2_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int T, int layers) {
     const Gpt2* m = (const Gpt2*)pass;
     const Sizes* size = &pass->size;
@@ -604,9 +619,10 @@ static void gpt2_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int 
     float eps = (float)size->eps;
     Gpt2WorkCuda work = gpt2_work_at_cuda(pass);
     position_forward_cuda(work.x0, e, m->wpe.master, B, T, C);
-    const float *x = work.x0, *bias = NULL;
-    const floatX* out = NULL;
-    float* next = NULL;  // where the sum goes
+    const float* x = work.x0;  // what out and bias are added to, then the layer's input
+    const floatX* out = NULL;  // the branch that is not added yet; NULL: none
+    const float* bias = NULL;  // of out
+    float* next = NULL;        // where the sum goes
     for (int l = 0; l < size->L; l++) {
         const Gpt2Layer* y = &m->layer[l];
         Gpt2KeptCuda k = gpt2_kept_at_cuda(pass, &work, l);
@@ -631,7 +647,8 @@ static void gpt2_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int 
 }
 
 // The mirror. Every kernel that takes a norm's gradient into dx sums the columns of the new dx on its way: that is
-// the gradient of the bias that was added before that norm, of attention's projection or of the layer before's MLP.
+// the gradient of the bias that was added before that norm, of attention's projection or of the layer before's MLP. Two
+// products have no norm behind them: gelu_backward_cuda() sums the gradient of fc's bias, column_sum_cuda() qkv's.
 static void gpt2_backward_cuda(Pass* pass, float* de, const floatX* dh, const float* e, int B, int T) {
     const Gpt2* m = (const Gpt2*)pass;
     const Sizes* size = &pass->size;
@@ -640,7 +657,7 @@ static void gpt2_backward_cuda(Pass* pass, float* de, const floatX* dh, const fl
     Gpt2WorkCuda work = gpt2_work_at_cuda(pass);
     Gpt2KeptCuda last = gpt2_kept_at_cuda(pass, &work, size->L);
     const Gpt2Layer* before = &m->layer[size->L - 1];
-    position_forward_cuda(work.x0, e, m->wpe.master, B, T, C);  // again: another pass has been there since
+    position_forward_cuda(work.x0, e, m->wpe.master, B, T, C);  // not kept: every pass has its own in this place
     // dx starts from the final norm alone: de holds the gradient that reaches e past this pass.
     layernorms_backward_cuda(work.dx, work.dxr, m->lnfw.grad, m->lnfb.grad, NULL, NULL, before->fcprojb.grad, NULL,
                              work.partial, dh, NULL, gpt2_kept_at_cuda(pass, &work, size->L - 1).next, m->lnfw.master,
@@ -651,7 +668,6 @@ static void gpt2_backward_cuda(Pass* pass, float* de, const floatX* dh, const fl
         const float* x = l > 0 ? gpt2_kept_at_cuda(pass, &work, l - 1).next : work.x0;
         if (pass->gpu.again) {
             gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, GELU_TANH);
-            layernorms_again_cuda(k.ln1, NULL, x, y->ln1w.master, y->ln1b.master, NULL, NULL, k.mean1, k.rstd1, N, C);
             layernorms_again_cuda(k.ln2, NULL, k.mid, y->ln2w.master, y->ln2b.master, NULL, NULL, k.mean2, k.rstd2, N,
                                   C);
         }
@@ -664,6 +680,10 @@ static void gpt2_backward_cuda(Pass* pass, float* de, const floatX* dh, const fl
         layernorms_backward_cuda(work.dx, work.dxr, y->ln2w.grad, y->ln2b.grad, NULL, NULL, y->projb.grad, NULL,
                                  work.partial, work.dln, NULL, k.mid, y->ln2w.master, NULL, k.mean2, k.rstd2, N, C, 1);
 
+        // k.ln2 is dead: where norms are computed again, k.ln1 is the same memory.
+        if (pass->gpu.again) {
+            layernorms_again_cuda(k.ln1, NULL, x, y->ln1w.master, y->ln1b.master, NULL, NULL, k.mean1, k.rstd1, N, C);
+        }
         conv1d_backward_input_cuda(work.datt, work.dxr, y->projw.x, N, C, C);
         conv1d_backward_weight_cuda(y->projw.grad, work.dxr, k.att, N, C, C);
         attention_backward_cuda(work.dqkv, work.dqkv + C, work.dqkv + 2 * C, work.delta, work.datt, k.qkv, k.qkv + C,

@@ -17,10 +17,11 @@
 //   [8] main: the table of all that
 //
 // One layer, x -> mid = x + attention(RMS1 x) -> mid + mlp(RMS2 mid): one branch after the other; no biases.
-// Sizes: B rows, T positions, N = B*T, C width, NH heads, NKV heads of keys and of values, each for NH/NKV heads,
-// HS head size, FF = mlp width, L layers. NH*HS need not be C. Source of the architecture: Touvron et al., "LLaMA",
-// arXiv 2302.13971, and "Llama 2", arXiv 2307.09288; Grattafiori et al., "The Llama 3 Herd of Models", arXiv
-// 2407.21783; tensor names and layouts are Hugging Face's Llama.
+// Sizes: B rows, T positions, N = B*T, C width, NH heads of queries, NKV heads of keys and of values, each read by
+// NH/NKV heads of queries, HS head size, Q = NH*HS (need not be C), H = (NH + 2 NKV) HS: q, k and v of a position, one
+// behind the other; FF = mlp width, L layers. Source of the architecture: Touvron et al., "LLaMA", arXiv 2302.13971,
+// and "Llama 2", arXiv 2307.09288; Grattafiori et al., "The Llama 3 Herd of Models", arXiv 2407.21783; tensor names and
+// layouts are Hugging Face's Llama.
 
 #include "ponder.cuh"
 
@@ -32,14 +33,15 @@
 
 typedef struct LlamaLayer LlamaLayer;
 
-// Llama 3 was trained on rows of `positions` and then on longer ones: waves that turn less than `low` times in such a
-// row go on `factor` times slower, those that turn more than `high` times as they were.
+// Pair i of a head turns by base^(-2i/HS) radians a position. Llama 3 was trained on rows of `positions` tokens, then
+// on longer ones: a pair that turns fewer than `low` times in `positions` goes `factor` times slower since, one that
+// turns more than `high` times goes on as it did, and between them it is a mean of both: llama3_frequency().
 typedef struct {
-    double base;       // of the geometric series of wavelengths
-    double factor;     // 0: the series as it is
+    double base;
+    double factor;     // 0: all go on as they did
     double low, high;  // turns
-    double positions;  // of a row, before
-    double after;      // of a row, after; 0: not known
+    double positions;  // of the rows before
+    double longest;    // max_position_embeddings that a fresh model writes at least
 } LlamaRope;
 
 typedef struct {
@@ -50,6 +52,7 @@ typedef struct {
 } Llama;
 
 static const Preset llama_presets[] = {
+    // Of PonderLM's scaling runs (arXiv 2505.20674): MLPs of 2,752 for every 1,024 of width.
     {"llama-405m", {.L = 24, .C = 1024, .NH = 16, .FF = 2752, .V = 50304}},
     {"llama-834m", {.L = 24, .C = 1536, .NH = 24, .FF = 4128, .V = 50304}},
     {"llama-1.4b", {.L = 24, .C = 2048, .NH = 32, .FF = 5504, .V = 50304}},
@@ -57,80 +60,19 @@ static const Preset llama_presets[] = {
     {NULL},
 };
 
-// Rotary positions of presets; the row without a name is that of all others.
+// Rotary positions of presets that have not the plain ones of base 10000; ended by a NULL name.
 static const struct {
     const char* preset;
     LlamaRope rope;
 } llama_ropes[] = {
-    {"llama-3.2-1b", {.base = 500000, .factor = 32, .low = 1, .high = 4, .positions = 8192, .after = 131072}},
-    {NULL, {.base = 10000}},
+    {"llama-3.2-1b", {.base = 500000, .factor = 32, .low = 1, .high = 4, .positions = 8192, .longest = 131072}},
+    {NULL},
 };
 
-// Two thirds of 4C, since there are three matrices instead of two; rounded up to 64.
+// Two thirds of 4C, since there are three matrices instead of two; rounded up to 64 (Meta's own code rounds to 256).
 static int llama_usual_ff(int C) { return (int)div_up(8 * (size_t)C, 3 * 64) * 64; }
 
-// Rotary settings are spelt three ways: rope_theta by itself, the others in rope_scaling; or all in rope_parameters
-// (transformers 5). Where several are given they must agree.
-static double llama_rotary(const Json* config, const char* key, double fallback, const char* path) {
-    const SettingPlace places[] = {{"rope_parameters", key}, {"rope_scaling", key}, {NULL, key}};
-    return setting_number(config, places, 3, "both say how rotary positions work", fallback, path);
-}
-
-// Dies where the settings lie as no version of transformers reads them: by kind of layer, or some of them in an object
-// that version 5 leaves out because there is a rope_scaling.
-static void llama_rotary_places(const Json* config, const char* path) {
-    const Json *newer = json_get(config, "rope_parameters"), *older = json_get(config, "rope_scaling");
-    const Json* const objects[] = {newer, older};
-    for (int i = 0; i < 2; i++) {
-        for (int k = 0; objects[i] && objects[i]->type == JSON_OBJECT && k < objects[i]->count; k++) {
-            if (objects[i]->items[k]->type == JSON_OBJECT) {
-                die("%s: %s.%s is an object; only one kind of rotary positions, for all layers, is supported", path,
-                    i ? "rope_scaling" : "rope_parameters", objects[i]->keys[k]);
-            }
-        }
-    }
-    int both = newer && newer->type == JSON_OBJECT && older && older->type == JSON_OBJECT && older->count > 0;
-    for (int k = 0; both && k < newer->count; k++) {
-        const char* key = newer->keys[k];
-        if (newer->items[k]->type == JSON_NUMBER && !json_get(older, key) && !json_get(config, key)) {
-            die("%s: rope_parameters has %s but rope_scaling has not; where both are there, expected the same in both",
-                path, key);
-        }
-    }
-}
-
-// 1 if a config.json asks for Llama 3's frequencies, 0 for the plain ones; dies on all others.
-static int llama_rotary_scaled(const Json* config, const char* path) {
-    const char* const scalings[] = {"rope_parameters", "rope_scaling"};
-    const char *found = NULL, *from = NULL;
-    for (int i = 0; i < 2; i++) {
-        const Json* scaling = json_get(config, scalings[i]);
-        if (!scaling || scaling->type == JSON_NULL) { continue; }
-        if (scaling->type != JSON_OBJECT) { die("%s: %s is not an object", path, scalings[i]); }
-        const char* const keys[] = {"rope_type", "type"};  // the second as older files have it
-        for (int k = 0; k < 2; k++) {
-            const char* kind = json_get_string(scaling, keys[k], NULL, path);
-            if (!kind) { continue; }
-            if (strcmp(kind, "default") != 0 && strcmp(kind, "llama3") != 0) {
-                die("%s: %s asks for \"%s\" rotary positions; only \"default\" and \"llama3\" are supported", path,
-                    scalings[i], kind);
-            }
-            if (found && strcmp(kind, found) != 0) {
-                die("%s: %s asks for \"%s\" rotary positions but %s for \"%s\"", path, from, found, scalings[i], kind);
-            }
-            found = kind, from = scalings[i];
-        }
-    }
-    const char* const scaled[] = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"};
-    for (int i = 0; i < 4 && !found; i++) {
-        if (llama_rotary(config, scaled[i], 0, path) != 0) {
-            die("%s: the rotary positions have a %s but no rope_type, expected \"llama3\"", path, scaled[i]);
-        }
-    }
-    return found && strcmp(found, "llama3") == 0;
-}
-
-// Dies on what this program does not have, by name; warns of what training here ignores.
+// Dies on what LLaMA does not have, by name; warns of what training here ignores.
 static void llama_refuse(const Json* config, const char* path) {
     const char* act = json_get_string(config, "hidden_act", "silu", path);
     if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0) {
@@ -145,21 +87,24 @@ static void llama_refuse(const Json* config, const char* path) {
         if (window == 0) { die("%s: use_sliding_window is true; attention is to all positions before", path); }
         die("%s: sliding_window is %lld; only attention to all positions before is supported", path, (long long)window);
     }
-    double share = llama_rotary(config, "partial_rotary_factor", 1, path);
+    double share = setting_rotary(config, "partial_rotary_factor", NULL, 1, path);
     if (share != 1) { die("%s: partial_rotary_factor is %g; LLaMA rotates whole heads", path, share); }
     const char* const dropouts[] = {"attention_dropout"};
     setting_no_dropout(config, dropouts, 1, 0, path);
 }
 
-// Sizes of a config.json, or only what no preset says (config == NULL); then `path` is the preset's name.
+// Sizes of a config.json, or only what no preset says (config == NULL).
 static void llama_read_config(Pass* pass, const Json* config, const char* path) {
     Llama* m = (Llama*)pass;
     Sizes* size = &pass->size;
     size->eps = 1e-5;
-    int row = 0;
-    while (llama_ropes[row].preset && (config || strcmp(llama_ropes[row].preset, path) != 0)) { row++; }
-    m->rope = llama_ropes[row].rope;
-    if (!config) { return; }
+    m->rope.base = 10000;
+    if (!config) {
+        for (int i = 0; llama_ropes[i].preset; i++) {
+            if (strcmp(llama_ropes[i].preset, path) == 0) { m->rope = llama_ropes[i].rope; }
+        }
+        return;
+    }
     llama_refuse(config, path);
     size->L = json_get_size(config, "num_hidden_layers", 32, 1000, path);
     size->C = json_get_size(config, "hidden_size", 4096, 1 << 20, path);
@@ -172,13 +117,8 @@ static void llama_read_config(Pass* pass, const Json* config, const char* path) 
     size->P = json_get_size(config, "max_position_embeddings", 2048, 1 << 30, path);
     size->eps = json_get_number(config, "rms_norm_eps", 1e-6, path);
     size->tie = json_get_bool(config, "tie_word_embeddings", 0, path);
-    if (size->C % size->NH != 0 && size->HS) {
-        warn("%s: width %d is not a multiple of heads %d; transformers 4 loads such a model, 5 does not", path, size->C,
-             size->NH);
-    }
-    llama_rotary_places(config, path);
-    m->rope.base = llama_rotary(config, "rope_theta", m->rope.base, path);
-    if (!llama_rotary_scaled(config, path)) { return; }
+    m->rope.base = setting_rotary(config, "rope_theta", NULL, m->rope.base, path);
+    if (!setting_rotary_scaled(config, "llama3", path)) { return; }
     const struct {
         const char* key;
         double* number;
@@ -187,7 +127,7 @@ static void llama_read_config(Pass* pass, const Json* config, const char* path) 
                    {"high_freq_factor", &m->rope.high},
                    {"original_max_position_embeddings", &m->rope.positions}};
     for (int i = 0; i < 4; i++) {
-        *numbers[i].number = llama_rotary(config, numbers[i].key, NAN, path);
+        *numbers[i].number = setting_rotary(config, numbers[i].key, NULL, NAN, path);
         if (*numbers[i].number != *numbers[i].number) {
             die("%s: \"llama3\" rotary positions need %s, which is not there", path, numbers[i].key);
         }
@@ -214,9 +154,12 @@ static void llama_check(Pass* pass, const char* path) {
     }
     if (!(size->eps > 0 && size->eps < 1)) { die("%s: rms_norm_eps is %g, expected between 0 and 1", path, size->eps); }
     if (size->HS % 2 != 0) { die("%s: heads of %d numbers; rotated in pairs they must be even", path, size->HS); }
-    // Nothing in the model depends on how many positions there are.
-    if (size->P < pass->T) { size->P = pass->T; }
-    if (size->P < rope->after) { size->P = (int)rope->after; }
+    if (size->C % size->NH != 0) {
+        warn("%s: width %d is not a multiple of heads %d; transformers 4 loads such a model, 5 does not", path, size->C,
+             size->NH);
+    }
+    if (size->P < pass->T) { size->P = pass->T; }  // nothing in the model depends on how many positions there are
+    if (size->P < rope->longest) { size->P = (int)rope->longest; }
 }
 
 // As a float, also where it is whole: transformers complains of such settings as whole numbers.
@@ -251,35 +194,44 @@ static void llama_write_config(const Pass* pass, StringBuilder* sb) {
               size->tie ? "true" : "false", size->V);
 }
 
-// transformers 4.49 takes a base of 10000 where only rope_parameters says another: so it is not written.
+// Read, but not written and not carried over: transformers 4.49 takes a base of 10000 where only rope_parameters says
+// another.
 static const char* const llama_other_keys[] = {"rope_parameters", NULL};
 
 // ------------------------------------------------------------------------------------------------
 // [2] Tensor table
 
-// Weights of one layer. H = (NH + 2 NKV) HS: the heads of q, then k, then v. They are three tensors, and gate and up
-// two, joined in memory: w and d of the first reach over all.
+// Weights of one layer. A Weight points at the weights w and their gradient d in the C half; in the CUDA half at master
+// (fp32: norms and biases), x (rounded: products) and grad.
+// In files q, k, v are three tensors and gate, up two. tensor_join() lays them one behind the other, so that the Weight
+// of the first is a matrix of all their rows; the others need none (NULL below).
 struct LlamaLayer {
     Weight ln1w;      // (C)
     Weight qkvw;      // (H,C)
-    Weight projw;     // (C,NH*HS)
+    Weight projw;     // (C,Q)
     Weight ln2w;      // (C)
     Weight gate_upw;  // (2FF,C): gate, then up
     Weight downw;     // (C,FF)
 };
 
-// passes = S+1 does not matter here: the paper scales the projections into the residual stream by layers alone.
+// H: numbers of a position in q, k and v together.
+static size_t llama_qkv_width(const Sizes* size) {
+    return ((size_t)size->NH + 2 * (size_t)size->NKV) * (size_t)size->HS;
+}
+
+// passes = S+1 does not matter here: projections into the residual stream are divided by the root of the layers alone.
 static void llama_tensors(Pass* pass, TensorTable* t, int passes, int ponder_init) {
     Llama* m = (Llama*)pass;
     const Sizes* size = &pass->size;
     size_t C = (size_t)size->C, FF = (size_t)size->FF, V = (size_t)size->V, HS = (size_t)size->HS;
-    size_t q = (size_t)size->NH * HS, kv = (size_t)size->NKV * HS;
+    size_t Q = (size_t)size->NH * HS, KV = (size_t)size->NKV * HS;
     int L = size->L;
     (void)passes;
-    // Ponder: truncated normal of std sqrt(2/5C), residual projections / sqrt(2 L). Stock: normal, 0.02.
+    // --init ponder (usual if S > 0): normal of deviation sqrt(2 / (5 C)), cut off at three of them; stock: normal,
+    // 0.02, as in Hugging Face's class. With ponder, projections into the residual stream / sqrt(2 L).
     Init init = ponder_init ? INIT_TRUNCATED : INIT_NORMAL;
-    float std = ponder_init ? (float)sqrt(2.0 / (5.0 * (double)C)) : 0.02f;
-    float residual_std = ponder_init ? (float)(sqrt(2.0 / (5.0 * (double)C)) / sqrt(2.0 * L)) : 0.02f;
+    double deviation = ponder_init ? sqrt(2.0 / (5.0 * (double)C)) : 0.02;
+    float std = (float)deviation, residual_std = (float)(ponder_init ? deviation / sqrt(2.0 * L) : deviation);
     m->layer = (LlamaLayer*)xalloc((size_t)L, sizeof(LlamaLayer), "layers");
     tensor_embedding(t, &pass->embed, format_string("model.embed_tokens.weight"), V, C, init, std);
     if (size->tie) { t->list[t->count - 1].alias = "lm_head.weight"; }
@@ -287,12 +239,12 @@ static void llama_tensors(Pass* pass, TensorTable* t, int passes, int ponder_ini
         LlamaLayer* y = &m->layer[l];
         const char* at = "model.layers";
         tensor_vector(t, &y->ln1w, format_string("%s.%d.input_layernorm.weight", at, l), C, INIT_ONES);
-        tensor_matrix(t, &y->qkvw, format_string("%s.%d.self_attn.q_proj.weight", at, l), q, C, init, std);
-        tensor_matrix(t, NULL, format_string("%s.%d.self_attn.k_proj.weight", at, l), kv, C, init, std);
+        tensor_matrix(t, &y->qkvw, format_string("%s.%d.self_attn.q_proj.weight", at, l), Q, C, init, std);
+        tensor_matrix(t, NULL, format_string("%s.%d.self_attn.k_proj.weight", at, l), KV, C, init, std);
         tensor_join(t);
-        tensor_matrix(t, NULL, format_string("%s.%d.self_attn.v_proj.weight", at, l), kv, C, init, std);
+        tensor_matrix(t, NULL, format_string("%s.%d.self_attn.v_proj.weight", at, l), KV, C, init, std);
         tensor_join(t);
-        tensor_matrix(t, &y->projw, format_string("%s.%d.self_attn.o_proj.weight", at, l), C, q, init, residual_std);
+        tensor_matrix(t, &y->projw, format_string("%s.%d.self_attn.o_proj.weight", at, l), C, Q, init, residual_std);
         tensor_vector(t, &y->ln2w, format_string("%s.%d.post_attention_layernorm.weight", at, l), C, INIT_ONES);
         tensor_matrix(t, &y->gate_upw, format_string("%s.%d.mlp.gate_proj.weight", at, l), FF, C, init, std);
         tensor_matrix(t, NULL, format_string("%s.%d.mlp.up_proj.weight", at, l), FF, C, init, std);
@@ -315,20 +267,18 @@ static int llama_ignores(const Pass* pass, const char* name) {
 
 // ------------------------------------------------------------------------------------------------
 // [3] Activations
-
-// Numbers of a position in q, k and v together.
-static size_t llama_qkv_width(const Sizes* size) {
-    return ((size_t)size->NH + 2 * (size_t)size->NKV) * (size_t)size->HS;
-}
+//
+// One list of TAKEs serves three callers (common/arena.h): without memory it measures, with a record it names what lies
+// where, at an address it gives the pointers. N is that of the largest micro-batch; a smaller one uses the front of
+// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU they are the same.
 
 // What a layer keeps for its backward; after the last layer, what the final norm keeps (rstd1 alone). Norm
 // outputs and SwiGLU outputs are not kept: they are cheap to compute again from x, mid, rstd and gate_up.
-// H = (NH + 2 NKV) HS.
 typedef struct {
     real* rstd1;    // (N) 1 / root mean square of the layer's input
     kept* qkv;      // (N,H) after rotation
     real* lse;      // (B,NH,T)
-    kept* att;      // (N,NH*HS)
+    kept* att;      // (N,Q)
     real* mid;      // (N,C) the stream between attention and MLP
     real* rstd2;    // (N) of mid
     kept* gate_up;  // (N,2FF) gate, then up
@@ -339,17 +289,18 @@ static LlamaKept llama_kept(const Pass* pass, Arena* a, int l) {
     const Sizes* size = &pass->size;
     size_t N = pass->N, NC = N * (size_t)size->C, NH = (size_t)size->NH, HS = (size_t)size->HS;
     LlamaKept k = {NULL};
-    k.rstd1 = TAKE(a, real, "1 / size of the input", N);
+    k.rstd1 = TAKE(a, real, "1 / rms of the input", N);
     if (l == size->L) { return k; }
     k.qkv = TAKE(a, kept, "queries, keys and values", N * llama_qkv_width(size));
     k.lse = TAKE(a, real, "log-sum-exp of the scores", N * NH);
     k.att = TAKE(a, kept, "attention output", N * NH * HS);
     k.mid = TAKE(a, real, "stream after attention", NC);
-    k.rstd2 = TAKE(a, real, "1 / size after attention", N);
+    k.rstd2 = TAKE(a, real, "1 / rms after attention", N);
     k.gate_up = TAKE(a, kept, "gate and up", N * 2 * (size_t)size->FF);
     k.next = TAKE(a, real, "output", NC);
     return k;
 }
+// Measures or lists what llama_kept() takes; the pointers are nobody's.
 static void llama_keep(Pass* pass, Arena* a, int l) { llama_kept(pass, a, l); }
 
 // What one layer at work needs; dead when it returns, but for the tables and, in the backward, dx.
@@ -359,10 +310,10 @@ typedef struct {
     kept* dact;      // (N,FF) its gradient
     kept* dgate_up;  // (N,2FF)
     kept* dqkv;      // (N,H)
-    kept* datt;      // (N,NH*HS)
+    kept* datt;      // (N,Q)
     kept* dln;       // (N,C)
     real* dx;        // (N,C) gradient by the residual stream
-    kept* dxr;       // (N,C) the same, rounded, what products read: where this half stands beside a GPU, else NULL
+    kept* dxr;       // (N,C) the same as products on a GPU read it, rounded; NULL in the CPU program
     real* cosine;    // (T, HS/2) of the angles
     real* sine;      // (T, HS/2)
 } LlamaWork;
@@ -386,10 +337,10 @@ static LlamaWork llama_work(const Pass* pass, Arena* a, int training) {
     return work;
 }
 
-// A frequency (radians a position) as Llama 3 has it: below `low` turns in a row of `positions` divided by `factor`,
-// above `high` itself, between them a mean of both that goes from one to the other as the turns do. In float, and in
-// the order of Hugging Face's _compute_llama3_parameters, which models were trained with.
-static float rotary_scaled(float frequency, const LlamaRope* rope) {
+// A frequency (radians a position) as Llama 3 has it: divided by `factor` if it turns fewer than `low` times in
+// `positions`, unchanged if more than `high` times, between them a mean of both whose share grows with the turns. In
+// float and in the order of Hugging Face's _compute_llama3_parameters (hence no share * slow): models were trained so.
+static float llama3_frequency(float frequency, const LlamaRope* rope) {
     float wavelength = 1.0f / frequency * (float)(2 * 3.14159265358979323846);
     float slow = frequency / (float)rope->factor;
     if (wavelength > (float)(rope->positions / rope->low)) { return slow; }
@@ -399,8 +350,9 @@ static float rotary_scaled(float frequency, const LlamaRope* rope) {
     return (1.0f - share) * frequency / (float)rope->factor + share * frequency;
 }
 
-// differs: frequencies may be scaled
-// Angles of position t: t / base^(2i/rotated), i = 0 .. rotated/2-1; Su et al., arXiv 2104.09864.
+// Angles of position t: t / base^(2i/rotated), or t times that frequency scaled, i = 0 .. rotated/2-1; Su et al., arXiv
+// 2104.09864.
+// differs: train_pythia.cu's frequencies are never scaled.
 // Frequencies and angles are rounded to float like the reference's: at position 2048 the rounding
 // alone turns a pair by 1e-4, and models were trained with it.
 static void rotary_tables(real* cosine, real* sine, int T, int rotated, const LlamaRope* rope) {
@@ -408,7 +360,7 @@ static void rotary_tables(real* cosine, real* sine, int T, int rotated, const Ll
     for (int i = 0; i < half; i++) {
         float exponent = (float)(2 * i) / (float)rotated;
         float frequency = 1.0f / (float)pow_d(rope->base, (double)exponent);
-        if (rope->factor != 0) { frequency = rotary_scaled(frequency, rope); }
+        if (rope->factor != 0) { frequency = llama3_frequency(frequency, rope); }
         for (int t = 0; t < T; t++) {
             float angle = (float)t * frequency;
             cosine[(size_t)t * (size_t)half + (size_t)i] = (real)cos_d((double)angle);
@@ -424,7 +376,7 @@ static void llama_prepare(Pass* pass, Arena* a, int training) {
     if (a->base) { rotary_tables(work.cosine, work.sine, pass->T, pass->size.HS, &m->rope); }
 }
 
-// Both, where the caller of the pass has put them.
+// What layer l keeps, and the work space, where the caller of the pass has put them.
 static LlamaKept llama_kept_at(const Pass* pass, int l) {
     Arena a = arena_at(pass->cpu.place[l]);
     return llama_kept(pass, &a, l);
@@ -436,6 +388,9 @@ static LlamaWork llama_work_at(const Pass* pass) {
 
 // ------------------------------------------------------------------------------------------------
 // [4] Layers (C)
+//
+// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else they do
+// nothing. Loops of few steps (SERIAL) stay on one thread.
 
 // rstd (N) = 1/sqrt(mean of squares + eps) of the rows of inp (N,C); Zhang & Sennrich, arXiv 1910.07467.
 static void rmsnorm_statistics(real* rstd, const real* inp, size_t N, size_t C, real eps) {
@@ -460,7 +415,7 @@ static void rmsnorm_forward(real* out, const real* inp, const real* weight, cons
 // With x^ = inp * rstd, so that out = x^ * weight:
 //   dweight (C) += sum over rows of dout * x^
 //   dx^ = dout * weight;  dinp (N,C) += rstd * (dx^ - x^ * mean(dx^ * x^))
-// Threads share columns for the weights, rows for the input: each sum stays in one hand.
+// Columns are divided among threads for the weights, rows for the input: no two threads add to one number.
 static void rmsnorm_backward(real* dinp, real* dweight, const real* dout, const real* inp, const real* weight,
                              const real* rstd, size_t N, size_t C) {
     const size_t columns = 64;
@@ -492,9 +447,10 @@ static void rmsnorm_backward(real* dinp, real* dweight, const real* dout, const 
 }
 
 // Rotates heads by their positions, in place: the first `rotated` numbers of a head are pairs (i, i + rotated/2).
-// Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride: q and k in qkv
-// (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS; v has no position. cosine, sine
-// (T, rotated/2). direction +1: forward; -1: backward, since the gradient of a rotation is the rotation back.
+// Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride: q and k of a row of qkv are
+// heads = NH + NKV, parts = 1, strides H, HS, 0; v behind them has no position. (Parts: train_pythia.cu has q and k of
+// a head together.) cosine, sine (T, rotated/2). direction +1: forward; -1: backward, since the gradient of a rotation
+// is the rotation back.
 static void rotary_forward(real* x, const real* cosine, const real* sine, size_t B, size_t T, size_t heads,
                            size_t parts, size_t rotated, size_t row_stride, size_t head_stride, size_t part_stride,
                            int direction) {
@@ -547,18 +503,21 @@ static void swiglu_backward(real* dinp, const real* dout, const real* inp, size_
 // ------------------------------------------------------------------------------------------------
 // [5] One pass (C)
 
-// Shape ledger of a layer, x (N,C) its input, Q = NH HS, H = (NH + 2 NKV) HS:
+// Shape ledger of a layer, x (N,C) its input:
 //   ln1  (N,C)  = RMS1(x)           qkv (N,H) = ln1 Wqkv^T, the heads of q and k rotated
 //   att  (N,Q)  = attention(qkv)
 //   mid  (N,C)  = x + att Wproj^T
 //   ln2  (N,C)  = RMS2(mid)         gate_up (N,2FF) = ln2 Wgate_up^T        act (N,FF) = SwiGLU(gate_up)
 //   next (N,C)  = mid + act Wdown^T
-// and h (N,C) = RMSf(x of the last layer).
+// and h (N,C) = RMSf(x of the last layer). attention is causal, softmax(q k^T / sqrt(HS)) v of each head; head h of q
+// reads number h / (NH/NKV) of k and v. A row of qkv is q, k, v: they begin at 0, at_k, at_v; from head to head HS,
+// from row to row H.
 static void llama_forward(Pass* pass, real* h, const real* e, int B, int T) {
     const Llama* m = (const Llama*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, NKV = (size_t)size->NKV, Q = NH * HS, H = llama_qkv_width(size);
+    size_t at_k = Q, at_v = Q + NKV * HS;  // in a row of qkv
     real eps = (real)size->eps;
     LlamaWork work = llama_work_at(pass);
     const real* x = e;
@@ -569,8 +528,8 @@ static void llama_forward(Pass* pass, real* h, const real* e, int B, int T) {
         rmsnorm_forward(work.ln, x, y->ln1w.w, k.rstd1, N, C);
         matmul_forward(k.qkv, work.ln, y->qkvw.w, NULL, N, C, H);
         rotary_forward(k.qkv, work.cosine, work.sine, B, T, NH + NKV, 1, HS, H, HS, 0, 1);
-        attention_forward(k.att, k.lse, k.qkv, k.qkv + Q, k.qkv + Q + NKV * HS, B, T, size->NH, size->NKV, size->HS, H,
-                          HS, HS);
+        attention_forward(k.att, k.lse, k.qkv, k.qkv + at_k, k.qkv + at_v, B, T, size->NH, size->NKV, size->HS, H, HS,
+                          HS);
         memcpy(k.mid, x, N * C * sizeof(real));
         matmul_forward_add(k.mid, k.att, y->projw.w, NULL, N, Q, C);
         rmsnorm_statistics(k.rstd2, k.mid, N, C, eps);
@@ -587,15 +546,17 @@ static void llama_forward(Pass* pass, real* h, const real* e, int B, int T) {
 }
 
 // The mirror, last layer first. dx (N,C) is the gradient by the residual stream: it passes every
-// layer unchanged (the "+" of the residual) and each layer adds what came through its branches.
+// layer unchanged (the "+" of the residual) and each branch adds what came through it.
 // Every gradient of a weight sums over passes and micro-batches.
-//   dact = dx Wdown;  dgate_up = SwiGLU backward;  dln2 = dgate_up Wgate_up;  dx += RMS2 backward
-//   datt = dx Wproj;  dqkv = attention backward, rotated back;  dln1 = dqkv Wqkv;  dx += RMS1 backward
+// Of a product out = inp W^T: dinp = dout W, dW += dout^T inp. "By x": with respect to x.
+//   dact = dx Wdown;  dgate_up = SwiGLU backward;  dln2 = dgate_up Wgate_up;  dx, by next, += RMS2 backward: now by mid
+//   datt = dx Wproj;  dqkv = attention backward, turned back;  dln1 = dqkv Wqkv;  dx, by mid, += RMS1 backward: now by x
 static void llama_backward(Pass* pass, real* de, const real* dh, const real* e, int B, int T) {
     const Llama* m = (const Llama*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, NKV = (size_t)size->NKV, Q = NH * HS, H = llama_qkv_width(size);
+    size_t at_k = Q, at_v = Q + NKV * HS;  // in a row of qkv
     LlamaWork work = llama_work_at(pass);
     LlamaKept last = llama_kept_at(pass, size->L);
     // dx starts from the final norm alone: de already holds the gradient that reaches e past this
@@ -607,23 +568,23 @@ static void llama_backward(Pass* pass, real* de, const real* dh, const real* e, 
         LlamaKept k = llama_kept_at(pass, l);
         const real* x = l > 0 ? llama_kept_at(pass, l - 1).next : e;
 
-        const kept* dout = stored_copy(work.dxr, work.dx, N * C);  // of the MLP
-        swiglu_forward(work.act, k.gate_up, N, FF);
+        const kept* dout = stored_copy(work.dxr, work.dx, N * C);  // gradient of the MLP's output
+        swiglu_forward(work.act, k.gate_up, N, FF);                // again
         matmul_backward_input(work.dact, dout, y->downw.w, N, FF, C);
         matmul_backward_weight(y->downw.d, NULL, dout, work.act, N, FF, C);
         swiglu_backward(work.dgate_up, work.dact, k.gate_up, N, FF);
-        rmsnorm_forward(work.ln, k.mid, y->ln2w.w, k.rstd2, N, C);
+        rmsnorm_forward(work.ln, k.mid, y->ln2w.w, k.rstd2, N, C);  // ln2 again
         matmul_backward_weight(y->gate_upw.d, NULL, work.dgate_up, work.ln, N, C, 2 * FF);
         matmul_backward_input(work.dln, work.dgate_up, y->gate_upw.w, N, C, 2 * FF);
         rmsnorm_backward(work.dx, y->ln2w.d, work.dln, k.mid, y->ln2w.w, k.rstd2, N, C);
 
-        dout = stored_copy(work.dxr, work.dx, N * C);  // of attention: by mid, to which the MLP has added its own
+        dout = stored_copy(work.dxr, work.dx, N * C);  // of attention's projection: by mid, the MLP has added its own
         matmul_backward_input(work.datt, dout, y->projw.w, N, Q, C);
         matmul_backward_weight(y->projw.d, NULL, dout, k.att, N, Q, C);
-        attention_backward(work.dqkv, work.dqkv + Q, work.dqkv + Q + NKV * HS, work.datt, k.qkv, k.qkv + Q,
-                           k.qkv + Q + NKV * HS, k.att, k.lse, B, T, size->NH, size->NKV, size->HS, H, HS, HS);
+        attention_backward(work.dqkv, work.dqkv + at_k, work.dqkv + at_v, work.datt, k.qkv, k.qkv + at_k, k.qkv + at_v,
+                           k.att, k.lse, B, T, size->NH, size->NKV, size->HS, H, HS, HS);
         rotary_forward(work.dqkv, work.cosine, work.sine, B, T, NH + NKV, 1, HS, H, HS, 0, -1);
-        rmsnorm_forward(work.ln, x, y->ln1w.w, k.rstd1, N, C);
+        rmsnorm_forward(work.ln, x, y->ln1w.w, k.rstd1, N, C);  // ln1 again
         matmul_backward_weight(y->qkvw.d, NULL, work.dqkv, work.ln, N, C, H);
         matmul_backward_input(work.dln, work.dqkv, y->qkvw.w, N, C, H);
         rmsnorm_backward(work.dx, y->ln1w.d, work.dln, x, y->ln1w.w, k.rstd1, N, C);
@@ -646,7 +607,7 @@ typedef struct {
     float* rstd1;     // (N) 1 / root mean square of the layer's input
     floatX* qkv;      // (N,H) after rotation
     float* lse;       // (B,NH,T)
-    floatX* att;      // (N,NH*HS)
+    floatX* att;      // (N,Q)
     float* mid;       // (N,C) the stream between attention and MLP
     float* rstd2;     // (N) of mid
     floatX* gate_up;  // (N,2FF) gate, then up
@@ -658,21 +619,21 @@ typedef struct {
 
 static LlamaKeptCuda llama_kept_cuda(const Pass* pass, Arena* a, int l) {
     const Sizes* size = &pass->size;
-    size_t N = pass->N, NC = N * (size_t)size->C, FF = (size_t)size->FF, NH = (size_t)size->NH;
-    size_t N_all = pass->gpu.again ? 0 : N;  // what is computed again is not kept
+    size_t N = pass->N, NC = N * (size_t)size->C, FF = (size_t)size->FF, NH = (size_t)size->NH, scores = N * NH;
+    size_t N_kept = pass->gpu.again ? 0 : N;  // what is computed again is not kept
     LlamaKeptCuda k = {NULL};
-    k.rstd1 = TAKE(a, float, "1 / size of the input", N);
+    k.rstd1 = TAKE(a, float, "1 / rms of the input", N);
     if (l == size->L) { return k; }
     k.qkv = TAKE(a, floatX, "queries, keys and values", N * llama_qkv_width(size));
-    k.lse = TAKE(a, float, "log-sum-exp of the scores", N* NH);
+    k.lse = TAKE(a, float, "log-sum-exp of the scores", scores);
     k.att = TAKE(a, floatX, "attention output", N * NH * (size_t)size->HS);
     k.mid = TAKE(a, float, "stream after attention", NC);
-    k.rstd2 = TAKE(a, float, "1 / size after attention", N);
+    k.rstd2 = TAKE(a, float, "1 / rms after attention", N);
     k.gate_up = TAKE(a, floatX, "gate and up", N * 2 * FF);
     k.next = TAKE(a, float, "output", NC);
-    k.ln1 = TAKE(a, floatX, "first norm", N_all * (size_t)size->C);
-    k.ln2 = TAKE(a, floatX, "second norm", N_all * (size_t)size->C);
-    k.act = TAKE(a, floatX, "SwiGLU", N_all * FF);
+    k.ln1 = TAKE(a, floatX, "first norm", N_kept * (size_t)size->C);
+    k.ln2 = TAKE(a, floatX, "second norm", N_kept * (size_t)size->C);
+    k.act = TAKE(a, floatX, "SwiGLU", N_kept * FF);
     return k;
 }
 static void llama_keep_cuda(Pass* pass, Arena* a, int l) { llama_kept_cuda(pass, a, l); }
@@ -686,7 +647,7 @@ typedef struct {
     floatX* dact;      // (N,FF)
     floatX* dgate_up;  // (N,2FF)
     floatX* dqkv;      // (N,H)
-    floatX* datt;      // (N,NH*HS)
+    floatX* datt;      // (N,Q)
     floatX* dln;       // (N,C)
     float* dx;         // (N,C) gradient by the residual stream
     floatX* dxr;       // (N,C) the same, rounded: what products read
@@ -699,7 +660,8 @@ typedef struct {
 static LlamaWorkCuda llama_work_cuda(const Pass* pass, Arena* a, int training) {
     const Sizes* size = &pass->size;
     size_t C = (size_t)size->C, FF = (size_t)size->FF, NH = (size_t)size->NH, HS = (size_t)size->HS, N = pass->N;
-    size_t N_back = training ? N : 0, N_again = pass->gpu.again ? N : 0, angles = (size_t)pass->T * (HS / 2);
+    size_t N_back = training ? N : 0, N_again = pass->gpu.again ? N : 0, NC_back = N_back * C, scores = N_back * NH;
+    size_t angles = (size_t)pass->T * (HS / 2);
     LlamaWorkCuda work = {NULL};
     work.out = TAKE(a, floatX, "a branch", N * C);
     work.ln = TAKE(a, floatX, "norm", N_again * C);
@@ -708,10 +670,10 @@ static LlamaWorkCuda llama_work_cuda(const Pass* pass, Arena* a, int training) {
     work.dgate_up = TAKE(a, floatX, "gradient of gate and up", N_back * 2 * FF);
     work.dqkv = TAKE(a, floatX, "gradient of queries, keys and values", N_back * llama_qkv_width(size));
     work.datt = TAKE(a, floatX, "gradient of attention", N_back * NH * HS);
-    work.dln = TAKE(a, floatX, "gradient of a norm", N_back * C);
-    work.dx = TAKE(a, float, "gradient of the stream", N_back* C);
-    work.dxr = TAKE(a, floatX, "gradient of the stream, rounded", N_back * C);
-    work.delta = TAKE(a, float, "delta of attention", N_back* NH);
+    work.dln = TAKE(a, floatX, "gradient of a norm", NC_back);
+    work.dx = TAKE(a, float, "gradient of the stream", NC_back);
+    work.dxr = TAKE(a, floatX, "gradient of the stream, rounded", NC_back);
+    work.delta = TAKE(a, float, "delta of attention", scores);
     work.partial = TAKE(a, float, "sums over rows", training ? rmsnorm_backward_scratch(N, C) : 0);
     work.cosine = TAKE(a, float, "cosines", angles);
     work.sine = TAKE(a, float, "sines", angles);
@@ -722,7 +684,7 @@ static void llama_prepare_cuda(Pass* pass, Arena* a, int training) {
     LlamaWorkCuda work = llama_work_cuda(pass, a, training);
     const Llama* m = (const Llama*)pass;
     size_t angles = (size_t)pass->T * (size_t)(pass->size.HS / 2);
-    if (!a->base || ledger.dry) { return; }
+    if (!a->base || ledger.dry) { return; }  // there is no memory, or launches are only counted
     real* tables = (real*)xalloc(2 * angles, sizeof(real), "rotary tables");
     rotary_tables(tables, tables + angles, pass->T, pass->size.HS, &m->rope);
     device_upload_now(work.cosine, tables, angles * sizeof(float));
@@ -741,8 +703,9 @@ static LlamaKeptCuda llama_kept_at_cuda(const Pass* pass, const LlamaWorkCuda* w
     return k;
 }
 
-// Shape ledger, as in [5] but for what is fused: the kernel of a norm first adds the branch before it. So a layer begins
-// by finishing the one before it, whose MLP comes over as out, and the last layer's is added by the final norm's kernel.
+// Shape ledger, as in [5] but for what is fused: the kernel of a norm first adds the branch before it. So a layer
+// begins by finishing the one before it, whose MLP comes over as out, and the last layer's is added by the final norm's
+// kernel.
 //   x       (N,C)   = mid + out    of the layer before: its next; in the first layer x = e
 //   ln1     (N,C)   = RMS1(x)                  in the same kernel
 //   qkv     (N,H)   = ln1 Wqkv^T               q and k rotated in place
@@ -751,18 +714,19 @@ static LlamaKeptCuda llama_kept_at_cuda(const Pass* pass, const LlamaWorkCuda* w
 //   ln2     (N,C)   = RMS2(mid)                in the same kernel
 //   gate_up (N,2FF) = ln2 Wgate_up^T           act (N,FF) = SwiGLU(gate_up)
 //   out     (N,C)   = act Wdown^T
-// x, mid and their gradient are fp32. With fewer than L `layers` it stops where the last of them is finished, in the
-// norm of the layer behind it: h is not written.
+// x, mid and their gradient are fp32. With fewer than L `layers` (the first ones of a pass, wanted again for its
+// backward: --recompute) it returns once the norm of the next layer has finished the last of them; h is not written.
 static void llama_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int T, int layers) {
     const Llama* m = (const Llama*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, NKV = (size_t)size->NKV, Q = NH * HS, H = llama_qkv_width(size);
+    size_t at_k = Q, at_v = Q + NKV * HS;  // in a row of qkv
     float eps = (float)size->eps;
     LlamaWorkCuda work = llama_work_at_cuda(pass);
-    const float* x = e;  // what out is added to, then the layer's input
-    const floatX* out = NULL;
-    float* next = NULL;  // where the sum goes
+    const float* x = e;        // what out is added to, then the layer's input
+    const floatX* out = NULL;  // the branch that is not added yet; NULL: none
+    float* next = NULL;        // where the sum goes
     for (int l = 0; l < size->L; l++) {
         const LlamaLayer* y = &m->layer[l];
         LlamaKeptCuda k = llama_kept_at_cuda(pass, &work, l);
@@ -771,7 +735,7 @@ static void llama_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int
         if (next) { x = next; }
         matmul_forward_cuda(k.qkv, k.ln1, y->qkvw.x, NULL, N, C, H);
         rotary_forward_cuda(k.qkv, work.cosine, work.sine, B, T, NH + NKV, 1, HS, H, HS, 0, 1);
-        attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + Q, k.qkv + Q + NKV * HS, B, T, NH, NKV, HS, H, HS, HS);
+        attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + at_k, k.qkv + at_v, B, T, NH, NKV, HS, H, HS, HS);
         matmul_forward_cuda(work.out, k.att, y->projw.x, NULL, N, Q, C);
         rmsnorm_forward_cuda(k.mid, k.ln2, k.rstd2, x, work.out, y->ln2w.master, N, C, eps);
         matmul_forward_cuda(k.gate_up, k.ln2, y->gate_upw.x, NULL, N, C, 2 * FF);
@@ -789,6 +753,7 @@ static void llama_backward_cuda(Pass* pass, float* de, const floatX* dh, const f
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     size_t NH = (size_t)size->NH, NKV = (size_t)size->NKV, Q = NH * HS, H = llama_qkv_width(size);
+    size_t at_k = Q, at_v = Q + NKV * HS;  // in a row of qkv
     LlamaWorkCuda work = llama_work_at_cuda(pass);
     LlamaKeptCuda last = llama_kept_at_cuda(pass, &work, size->L);
     // dx starts from the final norm alone: de holds the gradient that reaches e past this pass.
@@ -814,8 +779,8 @@ static void llama_backward_cuda(Pass* pass, float* de, const floatX* dh, const f
         if (pass->gpu.again) { rmsnorm_again_cuda(k.ln1, x, y->ln1w.master, k.rstd1, N, C); }
         matmul_backward_input_cuda(work.datt, work.dxr, y->projw.x, N, Q, C);
         matmul_backward_weight_cuda(y->projw.grad, work.dxr, k.att, N, Q, C);
-        attention_backward_cuda(work.dqkv, work.dqkv + Q, work.dqkv + Q + NKV * HS, work.delta, work.datt, k.qkv,
-                                k.qkv + Q, k.qkv + Q + NKV * HS, k.att, k.lse, B, T, NH, NKV, HS, H, HS, HS);
+        attention_backward_cuda(work.dqkv, work.dqkv + at_k, work.dqkv + at_v, work.delta, work.datt, k.qkv,
+                                k.qkv + at_k, k.qkv + at_v, k.att, k.lse, B, T, NH, NKV, HS, H, HS, HS);
         rotary_forward_cuda(work.dqkv, work.cosine, work.sine, B, T, NH + NKV, 1, HS, H, HS, 0, -1);
         matmul_backward_weight_cuda(y->qkvw.grad, work.dqkv, k.ln1, N, C, H);
         matmul_backward_input_cuda(work.dln, work.dqkv, y->qkvw.x, N, C, H);
@@ -844,6 +809,7 @@ static const Architecture llama = {
     .pass_size = sizeof(Llama),
     .usual_ff = llama_usual_ff,
     .usual_length = 2048,
+    .any_length = 1,
     .read_config = llama_read_config,
     .check = llama_check,
     .write_config = llama_write_config,

@@ -54,16 +54,6 @@ static const Preset pythia_presets[] = {
 
 static int pythia_usual_ff(int C) { return 4 * C; }
 
-// Rotary settings are spelt three ways: rotary_pct and rotary_emb_base; partial_rotary_factor and
-// rope_theta; or both of the latter inside rope_parameters, which older files call rope_scaling. Where several are
-// given they must agree.
-static double pythia_rotary(const Json* config, const char* old_key, const char* new_key, double fallback,
-                            const char* path) {
-    const SettingPlace places[] = {
-        {"rope_parameters", new_key}, {"rope_scaling", new_key}, {NULL, new_key}, {NULL, old_key}};
-    return setting_number(config, places, 4, "both say how rotary positions work", fallback, path);
-}
-
 // Dies on what Pythia does not have, by name; warns of what training here ignores.
 static void pythia_refuse(const Json* config, const char* path) {
     const char* act = json_get_string(config, "hidden_act", "gelu", path);
@@ -74,18 +64,7 @@ static void pythia_refuse(const Json* config, const char* path) {
     if (!json_get_bool(config, "attention_bias", 1, path)) {
         die("%s: attention_bias is false; Pythia has biases in its attention", path);
     }
-    const char* const scalings[] = {"rope_scaling", "rope_parameters"};
-    for (int i = 0; i < 2; i++) {
-        const Json* scaling = json_get(config, scalings[i]);
-        if (!scaling || scaling->type == JSON_NULL) { continue; }
-        if (scaling->type != JSON_OBJECT) { die("%s: %s is not an object", path, scalings[i]); }
-        const char* kind =
-            json_get_string(scaling, "rope_type", json_get_string(scaling, "type", "default", path), path);
-        if (strcmp(kind, "default") != 0) {
-            die("%s: %s asks for \"%s\" rotary positions; only the unscaled (default) ones are supported", path,
-                scalings[i], kind);
-        }
-    }
+    setting_rotary_scaled(config, NULL, path);
     const char* const dropouts[] = {"attention_dropout", "hidden_dropout"};
     setting_no_dropout(config, dropouts, 2, 0, path);
 }
@@ -107,8 +86,8 @@ static void pythia_read_config(Pass* pass, const Json* config, const char* path)
     size->P = json_get_size(config, "max_position_embeddings", 2048, 1 << 30, path);
     size->eps = json_get_number(config, "layer_norm_eps", 1e-5, path);
     size->tie = json_get_bool(config, "tie_word_embeddings", 0, path);
-    m->rotary_pct = pythia_rotary(config, "rotary_pct", "partial_rotary_factor", 0.25, path);
-    m->rotary_base = pythia_rotary(config, "rotary_emb_base", "rope_theta", 10000, path);
+    m->rotary_pct = setting_rotary(config, "partial_rotary_factor", "rotary_pct", 0.25, path);
+    m->rotary_base = setting_rotary(config, "rope_theta", "rotary_emb_base", 10000, path);
 }
 
 static int pythia_rotated(const Pythia* m) { return (int)(m->pass.size.HS * m->rotary_pct); }
@@ -157,7 +136,8 @@ static const char* const pythia_other_keys[] = {"rope_parameters", "rope_scaling
 // ------------------------------------------------------------------------------------------------
 // [2] Tensor table
 
-// Weights of one layer.
+// Weights of one layer. A Weight points at the weights w and their gradient d in the C half; in the CUDA half at master
+// (fp32: norms and biases), x (rounded: products) and grad.
 struct PythiaLayer {
     Weight ln1w, ln1b;        // (C)
     Weight ln2w, ln2b;        // (C)
@@ -167,15 +147,17 @@ struct PythiaLayer {
     Weight fcprojw, fcprojb;  // (C,FF), (C)
 };
 
-// passes = S+1: the paper scales the projections into the residual stream by it.
+// passes = S+1: in Pythia the paper divides projections into the residual stream by its root too.
 static void pythia_tensors(Pass* pass, TensorTable* t, int passes, int ponder_init) {
     Pythia* m = (Pythia*)pass;
     size_t C = (size_t)pass->size.C, FF = (size_t)pass->size.FF, V = (size_t)pass->size.V;
     int L = pass->size.L;
-    // Ponder: truncated normal of std sqrt(2/5C), residual projections / sqrt(2 L passes). Stock: normal, 0.02.
+    // --init ponder (usual if S > 0): normal of deviation sqrt(2 / (5 C)), cut off at three of them; stock: normal,
+    // 0.02, as in Hugging Face's class. With ponder, projections into the residual stream / sqrt(2 L passes).
     Init init = ponder_init ? INIT_TRUNCATED : INIT_NORMAL;
-    float std = ponder_init ? (float)sqrt(2.0 / (5.0 * (double)C)) : 0.02f;
-    float residual_std = ponder_init ? (float)(sqrt(2.0 / (5.0 * (double)C)) / sqrt(2.0 * L * passes)) : 0.02f;
+    double deviation = ponder_init ? sqrt(2.0 / (5.0 * (double)C)) : 0.02;
+    float std = (float)deviation;
+    float residual_std = (float)(ponder_init ? deviation / sqrt(2.0 * L * passes) : deviation);
     m->layer = (PythiaLayer*)xalloc((size_t)L, sizeof(PythiaLayer), "layers");
     tensor_embedding(t, &pass->embed, format_string("gpt_neox.embed_in.weight"), V, C, init, std);
     if (pass->size.tie) { t->list[t->count - 1].alias = "embed_out.weight"; }
@@ -214,10 +196,14 @@ static int pythia_ignores(const Pass* pass, const char* name) {
 
 // ------------------------------------------------------------------------------------------------
 // [3] Activations
+//
+// One list of TAKEs serves three callers (common/arena.h): without memory it measures, with a record it names what lies
+// where, at an address it gives the pointers. N is that of the largest micro-batch; a smaller one uses the front of
+// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU they are the same.
 
 // What a layer keeps for its backward; after the last layer, what the final norm keeps (mean and rstd
 // alone). Norm outputs and GELU outputs are not kept: they are cheap to compute again from x, mean, rstd
-// and fc, and would be a third of the memory.
+// and fc, and would be more than a third of the memory.
 typedef struct {
     real* mean;  // (N) of the layer's input
     real* rstd;  // (N)
@@ -241,6 +227,7 @@ static PythiaKept pythia_kept(const Pass* pass, Arena* a, int l) {
     k.next = TAKE(a, real, "output", NC);
     return k;
 }
+// Measures or lists what pythia_kept() takes; the pointers are nobody's.
 static void pythia_keep(Pass* pass, Arena* a, int l) { pythia_kept(pass, a, l); }
 
 // What one layer at work needs; dead when it returns, but for the tables and, in the backward, dx.
@@ -252,7 +239,7 @@ typedef struct {
     kept* datt;    // (N,C)
     kept* dln;     // (N,C)
     real* dx;      // (N,C) gradient by the residual stream
-    kept* dxr;     // (N,C) the same, rounded, what products read: where this half stands beside a GPU, else NULL
+    kept* dxr;     // (N,C) the same as products on a GPU read it, rounded; NULL in the CPU program
     real* cosine;  // (T, rotated/2) of the angles
     real* sine;    // (T, rotated/2)
 } PythiaWork;
@@ -297,7 +284,7 @@ static void pythia_prepare(Pass* pass, Arena* a, int training) {
     if (a->base) { rotary_tables(work.cosine, work.sine, pass->T, pythia_rotated(m), m->rotary_base); }
 }
 
-// Both, where the caller of the pass has put them.
+// What layer l keeps, and the work space, where the caller of the pass has put them.
 static PythiaKept pythia_kept_at(const Pass* pass, int l) {
     Arena a = arena_at(pass->cpu.place[l]);
     return pythia_kept(pass, &a, l);
@@ -309,6 +296,9 @@ static PythiaWork pythia_work_at(const Pass* pass) {
 
 // ------------------------------------------------------------------------------------------------
 // [4] Layers (C)
+//
+// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else they do
+// nothing. Loops of few steps (SERIAL) stay on one thread.
 
 // mean (N) and rstd (N) = 1/sqrt(variance + eps) of the rows of inp (N,C); Ba et al., arXiv 1607.06450.
 static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t N, size_t C, real eps) {
@@ -337,7 +327,7 @@ static void layernorm_forward(real* out, const real* inp, const real* weight, co
 // With x^ = (inp - mean) * rstd, so that out = x^ * weight + bias:
 //   dbias (C) += sum over rows of dout;  dweight (C) += sum over rows of dout * x^
 //   dx^ = dout * weight;  dinp (N,C) += rstd * (dx^ - mean(dx^) - x^ * mean(dx^ * x^))
-// Threads share columns for the weights, rows for the input: each sum stays in one hand.
+// Columns are divided among threads for the weights, rows for the input: no two threads add to one number.
 static void layernorm_backward(real* dinp, real* dweight, real* dbias, const real* dout, const real* inp,
                                const real* weight, const real* mean, const real* rstd, size_t N, size_t C) {
     const size_t columns = 64;
@@ -431,7 +421,8 @@ static void gelu_backward(real* dinp, const real* dout, const real* inp, size_t 
 //   att  (N,C)  = attention(qkv)
 //   ln2  (N,C)  = LN2(x)            fc  (N,FF) = ln2 Wfc^T + b      act (N,FF) = GELU(fc)
 //   next (N,C)  = x + (att Wproj^T + b) + (act Wfcproj^T + b)
-// and h (N,C) = LNf(x of the last layer).
+// and h (N,C) = LNf(x of the last layer). attention is causal, softmax(q k^T / sqrt(HS)) v of each head. A row of qkv
+// has the HS numbers of q, k and v of head 0, then of head 1, ...: from head to head 3 HS, from row to row 3C.
 static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
     const Pythia* m = (const Pythia*)pass;
     const Sizes* size = &pass->size;
@@ -465,8 +456,11 @@ static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
 // The mirror, last layer first. dx (N,C) is the gradient by the residual stream: it passes every
 // layer unchanged (the "+" of the residual) and each layer adds what came through its branches.
 // Every gradient of a weight sums over passes and micro-batches.
-//   dact = dx Wfcproj;  dfc = dact * GELU'(fc);  dln2 = dfc Wfc;  dx += LN2 backward
-//   datt = dx Wproj;    dqkv = attention backward, rotated back;  dln1 = dqkv Wqkv;  dx += LN1 backward
+// Of a product out = inp W^T + b: dinp = dout W, dW += dout^T inp, db += column sums of dout. "By x": with respect to
+// x.
+//   dact = dx Wfcproj;  dfc = dact * GELU'(fc);  dln2 = dfc Wfc
+//   datt = dx Wproj;    dqkv = attention backward, rotated back;  dln1 = dqkv Wqkv
+//   dx, until here by next, += LN2 backward of dln2 and LN1 backward of dln1: now by x
 static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e, int B, int T) {
     const Pythia* m = (const Pythia*)pass;
     const Sizes* size = &pass->size;
@@ -483,14 +477,14 @@ static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e,
         const PythiaLayer* y = &m->layer[l];
         PythiaKept k = pythia_kept_at(pass, l);
         const real* x = l > 0 ? pythia_kept_at(pass, l - 1).next : e;
-        const kept* dout = stored_copy(work.dxr, work.dx, N * C);  // of both branches
 
-        gelu_forward(work.act, k.fc, N * FF);
+        const kept* dout = stored_copy(work.dxr, work.dx, N * C);  // gradient of both branches' outputs
+        gelu_forward(work.act, k.fc, N * FF);                      // again
         matmul_backward_input(work.dact, dout, y->fcprojw.w, N, FF, C);
         matmul_backward_weight(y->fcprojw.d, y->fcprojb.d, dout, work.act, N, FF, C);
         kept* dfc = work.dact;  // in place: dact is dead after this line
         gelu_backward(dfc, work.dact, k.fc, N * FF);
-        layernorm_forward(work.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);
+        layernorm_forward(work.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);  // ln2 again
         matmul_backward_weight(y->fcw.d, y->fcb.d, dfc, work.ln, N, C, FF);
 
         matmul_backward_input(work.datt, dout, y->projw.w, N, C, C);
@@ -498,7 +492,7 @@ static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e,
         attention_backward(work.dqkv, work.dqkv + HS, work.dqkv + 2 * HS, work.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS,
                            k.att, k.lse, B, T, size->NH, size->NH, size->HS, 3 * C, 3 * HS, 3 * HS);
         rotary_forward(work.dqkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
-        layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
+        layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);  // ln1 again
         matmul_backward_weight(y->qkvw.d, y->qkvb.d, work.dqkv, work.ln, N, C, 3 * C);
 
         // dx grows only now: both branches started from its old value.
@@ -536,7 +530,7 @@ typedef struct {
 
 static PythiaKeptCuda pythia_kept_cuda(const Pass* pass, Arena* a, int l) {
     size_t N = pass->N, NC = N * (size_t)pass->size.C, FF = (size_t)pass->size.FF, scores = N * (size_t)pass->size.NH;
-    size_t C_all = pass->gpu.again ? 0 : NC;  // what is computed again is not kept
+    size_t N_kept = pass->gpu.again ? 0 : N, C = (size_t)pass->size.C;  // what is computed again is not kept
     PythiaKeptCuda k = {NULL};
     k.mean = TAKE(a, float, "mean of the input", N);
     k.rstd = TAKE(a, float, "1 / deviation of the input", N);
@@ -545,11 +539,12 @@ static PythiaKeptCuda pythia_kept_cuda(const Pass* pass, Arena* a, int l) {
     k.lse = TAKE(a, float, "log-sum-exp of the scores", scores);
     k.att = TAKE(a, floatX, "attention output", NC);
     k.fc = TAKE(a, floatX, "MLP before GELU", N * FF);
+    // The C half's fc has its bias already: --compare-cpu adds it to this one.
     arena_lacks(a, ((const Pythia*)pass)->layer[l].fcb.master, FF);
     k.next = TAKE(a, float, "output", NC);
-    k.ln1 = TAKE(a, floatX, "first norm", C_all);
-    k.ln2 = TAKE(a, floatX, "second norm", C_all);
-    k.act = TAKE(a, floatX, "MLP after GELU", pass->gpu.again ? 0 : N * FF);
+    k.ln1 = TAKE(a, floatX, "first norm", N_kept * C);
+    k.ln2 = TAKE(a, floatX, "second norm", N_kept * C);
+    k.act = TAKE(a, floatX, "GELU", N_kept * FF);
     return k;
 }
 static void pythia_keep_cuda(Pass* pass, Arena* a, int l) { pythia_kept_cuda(pass, a, l); }
@@ -604,7 +599,7 @@ static void pythia_prepare_cuda(Pass* pass, Arena* a, int training) {
     PythiaWorkCuda work = pythia_work_cuda(pass, a, training);
     const Pythia* m = (const Pythia*)pass;
     size_t angles = (size_t)pass->T * (size_t)(pythia_rotated(m) / 2);
-    if (!a->base || ledger.dry) { return; }
+    if (!a->base || ledger.dry) { return; }  // there is no memory, or launches are only counted
     real* tables = (real*)xalloc(2 * angles, sizeof(real), "rotary tables");
     rotary_tables(tables, tables + angles, pass->T, pythia_rotated(m), m->rotary_base);
     device_upload_now(work.cosine, tables, angles * sizeof(float));
@@ -632,8 +627,8 @@ static PythiaKeptCuda pythia_kept_at_cuda(const Pass* pass, const PythiaWorkCuda
 //   att  (N,C)  = attention(qkv)                         out1 (N,C) = att Wproj^T
 //   fc   (N,FF) = ln2 Wfc^T                              act (N,FF) = GELU(fc + b)
 //   out2 (N,C)  = act Wfcproj^T
-// x and its gradient are fp32. With fewer than L `layers` it stops where the last of them is finished, in the norms of
-// the layer behind it: h is not written.
+// x and its gradient are fp32. With fewer than L `layers` (the first ones of a pass, wanted again for its backward:
+// --recompute) it returns once the norms of the next layer have finished the last of them; h is not written.
 static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int T, int layers) {
     const Pythia* m = (const Pythia*)pass;
     const Sizes* size = &pass->size;
@@ -669,7 +664,8 @@ static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, in
 }
 
 // The mirror. Every kernel that takes a norm's gradient into dx sums the columns of the new dx on its way: that is
-// the gradient of both biases that were added before that norm, those of the layer before.
+// the gradient of both biases that were added before that norm, those of the layer before. Two products have no norm
+// behind them: gelu_backward_cuda() sums the gradient of fc's bias, column_sum_cuda() qkv's.
 static void pythia_backward_cuda(Pass* pass, float* de, const floatX* dh, const float* e, int B, int T) {
     const Pythia* m = (const Pythia*)pass;
     const Sizes* size = &pass->size;
@@ -737,6 +733,7 @@ static const Architecture pythia = {
     .pass_size = sizeof(Pythia),
     .usual_ff = pythia_usual_ff,
     .usual_length = 2048,
+    .any_length = 1,
     .read_config = pythia_read_config,
     .check = pythia_check,
     .write_config = pythia_write_config,

@@ -463,11 +463,6 @@ static void test_ignored_tensors(void) {
 // ------------------------------------------------------------------------------------------------
 // Files
 
-static void write_bytes(const char* path, const void* bytes, size_t n) {
-    FILE* f = fopen(path, "wb");
-    if (!f || fwrite(bytes, 1, n, f) != n || fclose(f) != 0) { die("%s: %s", path, strerror(errno)); }
-}
-
 // Weights in two files with an index, as large models have them: each of the joined tensors in another file.
 static void test_sharded_weights(void) {
     char* folder = test_directory("llama_weights");

@@ -88,6 +88,12 @@ static inline char* test_directory(const char* name) {
     return path;
 }
 
+// A file of n bytes, in place of what is there.
+static inline void write_bytes(const char* path, const void* bytes, size_t n) {
+    FILE* file = fopen(path, "wb");
+    if (!file || fwrite(bytes, 1, n, file) != n || fclose(file) != 0) { die("%s: %s", path, strerror(errno)); }
+}
+
 static inline void test_skip(const char* why) { test_state.skip_why = why; }
 
 static inline void run_test(const char* name, void (*test)(void)) {

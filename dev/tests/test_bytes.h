@@ -27,10 +27,8 @@ static inline void bytes_put(const char* name, const char* text, size_t size) {
     char* parent = format_string("%s", bytes_path(name));
     *strrchr(parent, '/') = 0;
     char* error = directory_make(parent);
-    FILE* file = error ? NULL : fopen(bytes_path(name), "wb");
-    if (file == NULL || fwrite(text, 1, size, file) != size || fclose(file) != 0) {
-        die("%s: %s", name, strerror(errno));
-    }
+    if (error) { die("%s", error); }
+    write_bytes(bytes_path(name), text, size);
     free(parent);
 }
 

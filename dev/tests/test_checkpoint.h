@@ -182,13 +182,13 @@ static void test_checkpoint_strangers(void) {
         CHECK(mkdir(path, 0777) == 0, "mkdir");
         for (int j = 0; j < 4; j++) {
             char* name = files_join(path, needed[j]);
-            if (j != i) { files_write(name, "x", 1); }
+            if (j != i) { write_bytes(name, "x", 1); }
             free(name);
         }
         free(path);
     }
     char* path = files_join(run.out, "step_00000060");
-    files_write(path, "a file", 6);
+    write_bytes(path, "a file", 6);
     free(path);
     const char* copies[] = {"step_70", "step_00000070.bak", "best", ".hidden_step_00000070"};
     for (int i = 0; i < 4; i++) {  // whole, but under other names
@@ -518,7 +518,7 @@ static void test_checkpoint_unwritable(void) {
     Run run = run_begin();
     char* out = run.out;
     char* file = files_join(out, "file");
-    files_write(file, "x", 1);
+    write_bytes(file, "x", 1);
     run.out = file;
     expect_death(
         "OUT is a file", checkpoint_write_child, &run,
@@ -606,7 +606,7 @@ static void test_weights_rejects(void) {
     expect_death("no directory", reading_child, &missing,
                  "model.safetensors: expected a model directory: No such file");
     char* pickle = files_join(run.out, "pytorch_model.bin");
-    files_write(pickle, "PK", 2);
+    write_bytes(pickle, "PK", 2);
     expect_death("only a pickle", reading_child, &reading,
                  "expected model.safetensors, found only pytorch_model.bin|save_pretrained");
     unlink(pickle);
@@ -800,7 +800,7 @@ static void test_weights_two_names(void) {
                                   rows[i].name, i < 5 ? "a" : "b");
                     }
                     sb_printf(&map, "}}");
-                    files_write(index, map.data, map.size);
+                    write_bytes(index, map.data, map.size);
                     free(map.data);
                 }
                 if (differ) {
@@ -882,7 +882,7 @@ static void test_weights_shards(void) {
 #define MAP_B "\"net.layers.0.dense.weight\":\"" SHARD_B "\",\"net.layers.0.dense.bias\":\"" SHARD_B "\","
 #define MAP_NORM(file) "\"net.layers.0.norm.weight\":\"" file "\""
     const char* good = MAP_START MAP_B "\"head.weight\":\"" SHARD_B "\"," MAP_NORM(SHARD_A) "}}";
-    files_write(index, good, strlen(good));
+    write_bytes(index, good, strlen(good));
     float* want = (float*)xalloc(run.table.total, sizeof(float), "a test");
     memcpy(want, run.params, run.table.total * sizeof(float));
     run_poison(&run);
@@ -919,10 +919,10 @@ static void test_weights_shards(void) {
     };
     Reading reading = {&run, run.out, 0};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        files_write(index, cases[i].text, strlen(cases[i].text));
+        write_bytes(index, cases[i].text, strlen(cases[i].text));
         expect_death(cases[i].text, reading_child, &reading, cases[i].words);
     }
-    files_write(index, good, strlen(good));
+    write_bytes(index, good, strlen(good));
     safetensors_write(b, rows + 1, 4, NULL);  // a tensor in both shards
     expect_death("twice", reading_child, &reading,
                  "tensor net.layers.0.norm.weight: found in |" SHARD_B ", but the index says " SHARD_A);

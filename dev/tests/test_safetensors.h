@@ -12,11 +12,6 @@ static char* files_begin(void) { return test_directory("files"); }
 
 static char* files_join(const char* directory, const char* name) { return format_string("%s/%s", directory, name); }
 
-static void files_write(const char* path, const void* bytes, size_t size) {
-    char* error = write_file(path, (const char*)bytes, size);
-    if (error) { die("%s", error); }
-}
-
 // The file's bytes, malloc'd; size = 0 and NULL if it is not there.
 static char* files_read(const char* path, size_t* size) {
     *size = 0;
@@ -36,7 +31,7 @@ static void files_craft(const char* path, uint64_t length, const char* header, c
     sb_append(&sb, (const char*)&length, 8);
     sb_append(&sb, header, strlen(header));
     sb_append(&sb, (const char*)data, data_size);
-    files_write(path, sb.data, sb.size);
+    write_bytes(path, sb.data, sb.size);
     free(sb.data);
 }
 
@@ -282,7 +277,7 @@ static void test_safetensors_wrong_lengths(void) {
         char* copy = (char*)malloc(size);
         memcpy(copy, bytes, size);
         memcpy(copy, &wrong, 8);
-        files_write(path, copy, size);
+        write_bytes(path, copy, size);
         char* what =
             format_string("length %llu instead of %llu", (unsigned long long)wrong, (unsigned long long)length);
         expect_death(what, safetensors_read_child, path,
@@ -292,19 +287,19 @@ static void test_safetensors_wrong_lengths(void) {
     }
     // A limit of the format, whatever the file's size.
     uint64_t huge = ST_MAX_HEADER + 1;
-    files_write(path, &huge, 8);
+    write_bytes(path, &huge, 8);
     CHECK(truncate(path, (off_t)huge + 8) == 0, "truncate: %s", strerror(errno));
     expect_death("100 MB", safetensors_read_child, path, "the header's length says 100000001 bytes");
     // Cut off at every length, and one byte too many.
     for (size_t n = 0; n < size; n++) {
-        files_write(path, bytes, n);
+        write_bytes(path, bytes, n);
         char* what = format_string("%zu of %zu bytes", n, size);
         expect_death(what, safetensors_read_child, path, "a.safetensors: ");
         free(what);
     }
     bytes = (char*)realloc(bytes, size + 1);
     bytes[size] = 0;
-    files_write(path, bytes, size + 1);
+    write_bytes(path, bytes, size + 1);
     expect_death("one byte more", safetensors_read_child, path, "the tensors take 36 bytes of data, the file has 37");
     unlink(path);
     expect_death("missing", safetensors_read_child, path, "a.safetensors: could not be opened: No such file");

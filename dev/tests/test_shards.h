@@ -36,8 +36,7 @@ static inline const char* shards_path(const char* name) {
 }
 
 static inline void shards_write_file(const char* name, const void* bytes, size_t n) {
-    FILE* file = fopen(shards_path(name), "wb");
-    if (file == NULL || fwrite(bytes, 1, n, file) != n || fclose(file) != 0) { die("%s: %s", name, strerror(errno)); }
+    write_bytes(shards_path(name), bytes, n);
 }
 
 // Writes a shard of n tokens base, base+1, ... with the header built here by hand, not by the code under test.

@@ -14,10 +14,7 @@ static inline void tokenizer_dir_make(void) {
 
 static inline void tokenizer_put(const char* name, const char* text, size_t size) {
     char* path = format_string("%s/%s", tokenizer_dir, name);
-    FILE* file = fopen(path, "wb");
-    if (file == NULL || fwrite(text, 1, size, file) != size || fclose(file) != 0) {
-        die("%s: %s", path, strerror(errno));
-    }
+    write_bytes(path, text, size);
     free(path);
 }
 

@@ -131,8 +131,7 @@ static char* toy_read(const char* name, size_t* size) {
 
 static void toy_write(const char* name, const char* text, size_t size) {
     char* path = toy_path(name);
-    char* error = write_file(path, text, size);
-    if (error) { die("%s", error); }
+    write_bytes(path, text, size);
     free(path);
 }
 

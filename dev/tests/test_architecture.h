@@ -308,7 +308,6 @@ static void check_bad_configurations(const BadConfig* bad) {
     }
 }
 
-// Sizes on the command line, and keys of a config.json that say the same. arguments NULL ends a list.
 // A key that asks for a dropout is warned of, and not where it is 0.
 static void check_dropouts(const char* const* keys) {
     for (; *keys; keys++) {
@@ -331,6 +330,7 @@ static void check_no_groups(void) {
     free(text);
 }
 
+// Sizes on the command line, and keys of a config.json that say the same. arguments NULL ends a list.
 typedef struct {
     const char *arguments, *key, *value, *key2, *value2;
 } SizesBeside;

@@ -463,45 +463,6 @@ static void test_ignored_tensors(void) {
 // ------------------------------------------------------------------------------------------------
 // Files
 
-// Weights in two files with an index, as large models have them: each of the joined tensors in another file.
-static void test_sharded_weights(void) {
-    char* folder = test_directory("llama_weights");
-    static const char index_end[] = "}}\n";
-    Model* model = read_config(config_text("num_key_value_heads", "2", NULL, NULL), "");
-    model->allocate(model, 1);
-    tensor_init(&model->tensors, model->params, 3);
-    const TensorTable* t = &model->tensors;
-    StringBuilder index = {0};
-    sb_printf(&index, "{\"weight_map\": {");
-    for (int part = 0; part < 2; part++) {
-        SafeWrite* rows = (SafeWrite*)xalloc((size_t)t->count, sizeof(SafeWrite), "a test");
-        int count = 0;
-        for (int i = part; i < t->count; i += 2) {
-            const Tensor* tensor = &t->list[i];
-            SafeWrite* row = &rows[count++];
-            row->name = tensor->name, row->ndim = tensor->ndim;
-            row->shape[0] = tensor->shape[0], row->shape[1] = tensor->shape[1];
-            row->data = (const float*)(model->params + tensor->offset);
-            sb_printf(&index, "%s\"%s\": \"part%d.safetensors\"", index.data[index.size - 1] == '{' ? "" : ", ",
-                      tensor->name, part);
-        }
-        char* path = format_string("%s/part%d.safetensors", folder, part);
-        safetensors_write(path, rows, count, NULL);
-        free(path), free(rows);
-    }
-    sb_append(&index, index_end, strlen(index_end));
-    char* path = format_string("%s/model.safetensors.index.json", folder);
-    write_bytes(path, index.data, index.size);
-    Model* read = read_config(config_text("num_key_value_heads", "2", NULL, NULL), "");
-    read->allocate(read, 1);
-    weights_read(folder, &read->tensors, (float*)read->params, NULL, NULL);
-    CHECK(memcmp(read->params, model->params, t->total * sizeof(real)) == 0, "weights of two files are others");
-    free(path), free(index.data);
-    char* command = format_string("rm -rf %s", folder);
-    must(command);
-    free(command);
-}
-
 // A vocabulary of more than 65,536 tokens, which needs shards of 32 bits: ids at its end are read, embedded, predicted
 // and learnt.
 static void test_large_vocabulary(void) {
@@ -554,10 +515,7 @@ int MAIN(int argc, char** argv) {
     RUN(test_joined_tensors);
     RUN(test_groups_share_heads);
     RUN(test_grouped_differences);
-    if (!is_double()) {
-        RUN(test_sharded_weights);
-        RUN(test_large_vocabulary);
-    }
+    if (!is_double()) { RUN(test_large_vocabulary); }
     architecture_tests();
     if (!is_double()) { program_tests(); }
     return test_end();

@@ -17,18 +17,23 @@ typedef struct {
     char* out;
 } Run;
 
-static Run run_begin(void) {
-    Run run = {0};
-    tensor_add(&run.table, format_string("net.embed.weight"), 11, 5, INIT_ZEROS, 0);
-    tensor_add(&run.table, format_string("net.layers.0.norm.weight"), 5, 0, INIT_ZEROS, 0);
-    tensor_add(&run.table, format_string("net.layers.0.dense.weight"), 7, 5, INIT_ZEROS, 0);
-    tensor_add(&run.table, format_string("net.layers.0.dense.bias"), 7, 0, INIT_ZEROS, 0);
-    tensor_add(&run.table, format_string("head.weight"), 11, 5, INIT_ZEROS, 0);
+static Run run_of(TensorTable table) {
+    Run run = {.table = table};
     run.params = (float*)xalloc(3 * run.table.total, sizeof(float), "a test");
     run.m = run.params + run.table.total;
     run.v = run.m + run.table.total;
     run.out = files_begin();
     return run;
+}
+
+static Run run_begin(void) {
+    TensorTable table = {0};
+    tensor_add(&table, format_string("net.embed.weight"), 11, 5, INIT_ZEROS, 0);
+    tensor_add(&table, format_string("net.layers.0.norm.weight"), 5, 0, INIT_ZEROS, 0);
+    tensor_add(&table, format_string("net.layers.0.dense.weight"), 7, 5, INIT_ZEROS, 0);
+    tensor_add(&table, format_string("net.layers.0.dense.bias"), 7, 0, INIT_ZEROS, 0);
+    tensor_add(&table, format_string("head.weight"), 11, 5, INIT_ZEROS, 0);
+    return run_of(table);
 }
 
 static void run_end(Run* run) {
@@ -933,6 +938,53 @@ static void test_weights_shards(void) {
     run_end(&run);
 }
 
+// Joined tensors in two files, neighbours never in the same one: each gets its own numbers, and what lies behind a group
+// stays as it was.
+static void test_weights_joined(void) {
+    TensorTable table = {0};
+    const struct {
+        const char* name;
+        size_t rows;
+        int join;
+    } tensors[] = {{"q", 6, 0}, {"k", 3, 1}, {"v", 3, 1}, {"o", 5, 0}, {"gate", 7, 0}, {"up", 7, 1}};
+    enum { COUNT = sizeof tensors / sizeof tensors[0] };
+    for (int i = 0; i < COUNT; i++) {
+        tensor_add(&table, format_string("net.layers.0.%s.weight", tensors[i].name), tensors[i].rows, 5, INIT_ZEROS, 0);
+        if (tensors[i].join) { tensor_join(&table); }
+    }
+    Run run = run_of(table);
+    run_poison(&run);  // gaps too
+    run_fill(&run, 5);
+    SafeWrite rows[COUNT], part[COUNT];
+    run_rows(&run, rows);
+    StringBuilder map = {0};
+    for (int file = 0; file < 2; file++) {
+        int n = 0;
+        for (int i = file; i < COUNT; i += 2) {
+            part[n++] = rows[i];
+            sb_printf(&map, "%s\"%s\": \"%d.safetensors\"", map.size ? ", " : "{\"weight_map\": {", rows[i].name, file);
+        }
+        char* path = format_string("%s/%d.safetensors", run.out, file);
+        safetensors_write(path, part, n, NULL);
+        free(path);
+    }
+    sb_printf(&map, "}}");
+    char* index = files_join(run.out, "model.safetensors.index.json");
+    write_bytes(index, map.data, map.size);
+    size_t bytes = run.table.total * sizeof(float);
+    float* want = (float*)xalloc(run.table.total, sizeof(float), "a test");
+    memcpy(want, run.params, bytes);
+    run_poison(&run);
+    weights_read(run.out, &run.table, run.params, NULL, NULL);
+    for (int i = 0; i < COUNT; i++) {
+        const Tensor* t = &run.table.list[i];
+        CHECK(memcmp(want + t->offset, run.params + t->offset, t->size * sizeof(float)) == 0, "%s", t->name);
+    }
+    CHECK(memcmp(want, run.params, bytes) == 0, "reading weights wrote between the tensors");
+    free(want), free(index), free(map.data);
+    run_end(&run);
+}
+
 static void test_optimizer_rejects(void) {
     Run run = run_begin();
     run_write(&run, 1, 1, 0);
@@ -1030,6 +1082,7 @@ static void checkpoint_tests(void) {
     RUN(test_weights_two_names);
     RUN(test_weights_copy);
     RUN(test_weights_shards);
+    RUN(test_weights_joined);
     RUN(test_optimizer_rejects);
 }
 

@@ -460,41 +460,6 @@ static void test_ignored_tensors(void) {
     check_ignored_tensors(ignored, others, "lm_head.weight");
 }
 
-// ------------------------------------------------------------------------------------------------
-// Files
-
-// A vocabulary of more than 65,536 tokens, which needs shards of 32 bits: ids at its end are read, embedded, predicted
-// and learnt.
-static void test_large_vocabulary(void) {
-    enum { V = 70000, T = 4, COUNT = 2 * T + 1 };
-    char* folder = test_directory("llama_tokens");
-    char* path = format_string("%s/tokens.bin", folder);
-    int32_t words[256 + COUNT] = {20240801, 7, COUNT};
-    for (int i = 0; i < COUNT; i++) { words[256 + i] = V - 1 - 300 * (i % 3); }
-    write_bytes(path, words, sizeof words);
-    Shards* shards = shards_open(path, T, V);
-    Model* model = make_model("--layers 1 --width 8 --heads 2 --kv-heads 1 --ff 12 --vocab 70000 --ponder 1",
-                              TEST_PRESET, NULL, NULL, 2, T);
-    model->allocate(model, 1);
-    tensor_init(&model->tensors, model->params, 3);
-    int inputs[2 * T], targets[2 * T];
-    double loss[2];
-    for (int row = 0; row < 2; row++) { shards_row(shards, (uint64_t)row, inputs + row * T, targets + row * T); }
-    CHECK(inputs[0] == V - 1 && targets[1] == V - 601, "tokens %d, %d", inputs[0], targets[1]);
-    for (int step = 0; step < 2; step++) {
-        model_zero_grads(model);
-        loss[step] = model->train(model, inputs, targets, 2, T, 1.0 / (2 * T)) / (2 * T);
-        for (size_t i = 0; i < model->tensors.total; i++) { model->params[i] -= (real)0.5 * model->grads[i]; }
-    }
-    // Nothing is known at first: the loss is that of a guess among all, within what weights of 0.02 change.
-    CHECK(fabs(loss[0] - log(V)) < 0.5 && loss[1] < loss[0] - 0.1, "losses %g, %g", loss[0], loss[1]);
-    shards_close(shards);
-    free(path);
-    char* command = format_string("rm -rf %s", folder);
-    must(command);
-    free(command);
-}
-
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
     test_begin(argc, argv);
@@ -515,7 +480,6 @@ int MAIN(int argc, char** argv) {
     RUN(test_joined_tensors);
     RUN(test_groups_share_heads);
     RUN(test_grouped_differences);
-    if (!is_double()) { RUN(test_large_vocabulary); }
     architecture_tests();
     if (!is_double()) { program_tests(); }
     return test_end();

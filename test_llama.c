@@ -27,9 +27,7 @@ static double rmsnorm_scalar(void* unused) {
     (void)unused;
     rmsnorm_statistics(rms.rstd, rms.x, RMS_N, RMS_C, (real)1e-5);
     rmsnorm_forward(rms.y, rms.x, rms.w, rms.rstd, RMS_N, RMS_C);
-    double sum = 0;
-    for (int i = 0; i < RMS_N * RMS_C; i++) { sum += (double)(rms.y[i] * rms.dy[i]); }
-    return sum;
+    return weighted_sum(rms.y, rms.dy, RMS_N * RMS_C);
 }
 
 static void test_rmsnorm(void) {
@@ -62,9 +60,7 @@ static struct { real x[2 * SWI_N * SWI_FF], y[SWI_N * SWI_FF], dy[SWI_N * SWI_FF
 static double swiglu_scalar(void* unused) {
     (void)unused;
     swiglu_forward(swi.y, swi.x, SWI_N, SWI_FF);
-    double sum = 0;
-    for (int i = 0; i < SWI_N * SWI_FF; i++) { sum += (double)(swi.y[i] * swi.dy[i]); }
-    return sum;
+    return weighted_sum(swi.y, swi.dy, SWI_N * SWI_FF);
 }
 
 static void test_swiglu(void) {

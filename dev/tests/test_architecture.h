@@ -28,6 +28,13 @@ static void random_reals(real* x, size_t n, uint64_t stream) {
     for (size_t i = 0; i < n; i++) { x[i] = (real)random_normal(21, stream, i); }
 }
 
+// What a layer's output y is summed to, so that dy is the gradient by it.
+static double weighted_sum(const real* y, const real* dy, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) { sum += (double)(y[i] * dy[i]); }
+    return sum;
+}
+
 // ------------------------------------------------------------------------------------------------
 // Finite differences (double): f is summed against fixed weights; five points, up to two steps away. The formula is
 // off by step^4 f'''''/30: 1e-3 gave 4e-8 of a tensor's largest, 2e-4 gives 1e-9.

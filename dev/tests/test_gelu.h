@@ -10,9 +10,7 @@ static struct { real x[64], y[64], dy[64]; } gelu;
 static double gelu_scalar(void* unused) {
     (void)unused;
     gelu_forward(gelu.y, gelu.x, 64);
-    double sum = 0;
-    for (int i = 0; i < 64; i++) { sum += (double)(gelu.y[i] * gelu.dy[i]); }
-    return sum;
+    return weighted_sum(gelu.y, gelu.dy, 64);
 }
 
 static void test_gelu(void) {

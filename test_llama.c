@@ -256,7 +256,10 @@ static void test_grouped_differences(void) {
 // ------------------------------------------------------------------------------------------------
 // Configuration files
 
-#define LLAMA3 "\"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 16}"
+// Frequencies as Llama 3 has them. The factor may bring further keys after a comma.
+#define LLAMA3(factor)                                                                                      \
+    "{\"rope_type\": \"llama3\", \"factor\": " factor ", \"low_freq_factor\": 1, \"high_freq_factor\": 4, " \
+    "\"original_max_position_embeddings\": 16}"
 
 static void test_bad_configurations(void) {
     const BadConfig bad[] = {
@@ -285,13 +288,15 @@ static void test_bad_configurations(void) {
         {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2}", NULL, NULL, "rope_scaling|linear"},
         {"rope_scaling", "{\"rope_type\": \"dynamic\", \"factor\": 2}", NULL, NULL, "rope_scaling|dynamic"},
         {"rope_scaling", "{\"factor\": 2}", NULL, NULL, "a factor but no rope_type"},
-        {"rope_scaling", "{" LLAMA3, NULL, NULL, "a low_freq_factor but no rope_type"},
+        {"rope_scaling", "{\"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 16}",
+         NULL, NULL, "a low_freq_factor but no rope_type"},
         {"rope_scaling", "7", NULL, NULL, "rope_scaling|object"},
-        {"rope_parameters", "{\"rope_type\": \"llama3\", \"factor\": 8.0, " LLAMA3, "rope_scaling",
-         "{\"factor\": 8.0, " LLAMA3, "rope_parameters has rope_type but rope_scaling has not"},
+        {"rope_parameters", LLAMA3("8.0"), "rope_scaling",
+         "{\"factor\": 8.0, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+         "\"original_max_position_embeddings\": 16}",
+         "rope_parameters has rope_type but rope_scaling has not"},
         // Version 5 would leave the base of rope_parameters out, 4.49 all of it.
-        {"rope_parameters", "{\"rope_type\": \"llama3\", \"rope_theta\": 500, \"factor\": 8.0, " LLAMA3, "rope_scaling",
-         "{\"rope_type\": \"llama3\", \"factor\": 8, " LLAMA3,
+        {"rope_parameters", LLAMA3("8.0, \"rope_theta\": 500"), "rope_scaling", LLAMA3("8"),
          "rope_parameters has rope_theta but rope_scaling has not"},
         {"rope_parameters", "{\"full_attention\": {\"rope_type\": \"yarn\", \"factor\": 4}}", NULL, NULL,
          "rope_parameters.full_attention is an object"},
@@ -299,20 +304,20 @@ static void test_bad_configurations(void) {
         {"add_cross_attention", "true", NULL, NULL, "add_cross_attention is true"},
         {"is_encoder_decoder", "true", NULL, NULL, "is_encoder_decoder is true"},
         {"rope_parameters", "{\"rope_type\": \"yarn\"}", NULL, NULL, "rope_parameters|yarn"},
-        {"rope_parameters", "{\"rope_type\": \"default\"}", "rope_scaling",
-         "{\"rope_type\": \"llama3\", \"factor\": 2, " LLAMA3,
+        {"rope_parameters", "{\"rope_type\": \"default\"}", "rope_scaling", LLAMA3("2"),
          "rope_parameters asks for \"default\"|rope_scaling for \"llama3\""},
-        {"rope_scaling", "{\"rope_type\": \"llama3\", \"type\": \"default\", \"factor\": 2, " LLAMA3, NULL, NULL,
-         "\"llama3\"|\"default\""},
+        {"rope_scaling", LLAMA3("2, \"type\": \"default\""), NULL, NULL, "\"llama3\"|\"default\""},
         {"rope_theta", "10000.1234", "rope_parameters", "{\"rope_theta\": 10000.12341}",
          "config.json: rope_parameters.rope_theta is 10000.12341 but rope_theta is 10000.1234:"},
-        {"rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 2, " LLAMA3, "rope_parameters",
-         "{\"rope_type\": \"llama3\", \"factor\": 4, " LLAMA3,
+        {"rope_scaling", LLAMA3("2"), "rope_parameters", LLAMA3("4"),
          "rope_parameters.factor is 4 but rope_scaling.factor is 2:"},
-        {"rope_scaling", "{\"rope_type\": \"llama3\", " LLAMA3, NULL, NULL, "llama3|need factor"},
+        {"rope_scaling",
+         "{\"rope_type\": \"llama3\", \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+         "\"original_max_position_embeddings\": 16}",
+         NULL, NULL, "llama3|need factor"},
         {"rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4}",
          NULL, NULL, "llama3|need original_max_position_embeddings"},
-        {"rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 0.5, " LLAMA3, NULL, NULL, "factor is 0.5"},
+        {"rope_scaling", LLAMA3("0.5"), NULL, NULL, "factor is 0.5"},
         {"rope_scaling",
          "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 4, "
          "\"original_max_position_embeddings\": 16}",
@@ -321,7 +326,7 @@ static void test_bad_configurations(void) {
          "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
          "\"original_max_position_embeddings\": 0}",
          NULL, NULL, "original_max_position_embeddings is 0"},
-        {"rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": \"8\", " LLAMA3, NULL, NULL, "factor|a number"},
+        {"rope_scaling", LLAMA3("\"8\""), NULL, NULL, "factor|a number"},
         {"rope_theta", "0", NULL, NULL, "rotary base"},
         {"rms_norm_eps", "0", NULL, NULL, "rms_norm_eps"},
         {"rms_norm_eps", "\"small\"", NULL, NULL, "rms_norm_eps"},
@@ -345,12 +350,14 @@ static void test_rotary_spellings(void) {
         {"rope_parameters", "{\"rope_theta\": 500, \"partial_rotary_factor\": 1.0}", "rope_theta", "5e2", 500, 0, 0},
         {"rope_parameters", "null", "rope_scaling", "null", 10000, 0, 0},
         {"rope_scaling", "{\"type\": \"default\"}", NULL, NULL, 10000, 0, 0},
-        {"rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8.0, " LLAMA3, "rope_theta", "500", 500, 8, 16},
-        {"rope_scaling", "{\"type\": \"llama3\", \"factor\": 8, " LLAMA3, "rope_theta", "500", 500, 8, 16},
-        {"rope_parameters", "{\"rope_type\": \"llama3\", \"rope_theta\": 500, \"factor\": 8.0, " LLAMA3, NULL, NULL,
-         500, 8, 16},
-        {"rope_parameters", "{\"rope_type\": \"llama3\", \"rope_theta\": 500, \"factor\": 8.0, " LLAMA3, "rope_scaling",
-         "{\"rope_type\": \"llama3\", \"type\": \"llama3\", \"rope_theta\": 500.0, \"factor\": 8, " LLAMA3, 500, 8, 16},
+        {"rope_scaling", LLAMA3("8.0"), "rope_theta", "500", 500, 8, 16},
+        {"rope_scaling",
+         "{\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+         "\"original_max_position_embeddings\": 16}",
+         "rope_theta", "500", 500, 8, 16},
+        {"rope_parameters", LLAMA3("8.0, \"rope_theta\": 500"), NULL, NULL, 500, 8, 16},
+        {"rope_parameters", LLAMA3("8.0, \"rope_theta\": 500"), "rope_scaling",
+         LLAMA3("8, \"type\": \"llama3\", \"rope_theta\": 500.0"), 500, 8, 16},
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         Model* model = read_config(config_text(good[i].key, good[i].value, good[i].key2, good[i].value2), "");

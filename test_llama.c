@@ -480,6 +480,7 @@ int MAIN(int argc, char** argv) {
     RUN(test_norm_eps);
     RUN(test_swiglu);
     RUN(test_rotary);
+    RUN(test_rotary_layouts);
     RUN(test_rotary_scaled);
     RUN(test_initialisation);
     RUN(test_presets);

@@ -170,6 +170,7 @@ int MAIN(int argc, char** argv) {
     RUN(test_norm_eps);
     RUN(test_gelu);
     RUN(test_rotary);
+    RUN(test_rotary_layouts);
     RUN(test_initialisation);
     RUN(test_presets);
     architecture_tests();

@@ -94,6 +94,12 @@ static inline void write_bytes(const char* path, const void* bytes, size_t n) {
     if (!file || fwrite(bytes, 1, n, file) != n || fclose(file) != 0) { die("%s: %s", path, strerror(errno)); }
 }
 
+// The seed of what a test draws: PONDER_TEST_SEED, where that is set, else the usual one.
+static inline uint64_t test_seed(uint64_t usual) {
+    const char* other = getenv("PONDER_TEST_SEED");
+    return other && *other ? strtoull(other, NULL, 10) : usual;
+}
+
 static inline void test_skip(const char* why) { test_state.skip_why = why; }
 
 static inline void run_test(const char* name, void (*test)(void)) {

@@ -112,7 +112,7 @@ static double top_k_gap(const Model* model, const char* arguments, int steps, in
 }
 
 // The whole S+1-pass loss of a micro model, every tensor. config: the text of a config.json, or NULL. top_k: as the
-// arguments have it. PONDER_TEST_SEED=n begins with other weights.
+// arguments have it. PONDER_TEST_SEED=n begins with other weights, and takes other tokens.
 static void check_whole_differences(const char* arguments, const char* config, int steps, int top_k) {
     enum { B = 2, T = 6 };
     int inputs[B * T], targets[B * T];
@@ -124,8 +124,7 @@ static void check_whole_differences(const char* arguments, const char* config, i
     targets[5] = -1;
     // The loss jumps where a token enters or leaves the top k. So of the seeds from the first on, one is taken
     // whose weights keep every choice away from that by more than a step of the differences moves it.
-    const char* first = getenv("PONDER_TEST_SEED");
-    uint64_t seed = first ? strtoull(first, NULL, 10) : 3;
+    uint64_t seed = test_seed(3);
     for (double gap = 0; gap < TOP_K_GAP; seed++) {
         tensor_init(&model->tensors, model->params, seed);
         jitter(model, 0.2);

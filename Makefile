@@ -109,9 +109,9 @@ $(DATA)/train.bin: $(NO_VAL) | $(B)/bytes
 no_val:
 .PHONY: data no_val
 
-# The model and the run of the main job: Pythia's were chosen by the sweep that dev/LOG.md records; GPT-2 and LLaMA have
-# the same. All three rows of a comparison share everything but the options that make them what they are, and the
-# learning rate, which in Pythia is each row's own best. What ARGS says of the length of the run counts instead of STEPS.
+# The model and the run of the main job: Pythia's were chosen by the sweep that dev/LOG.md records; GPT-2's and LLaMA's
+# are of its size. All three rows of a comparison share everything but the options that make them what they are, and the
+# learning rate, which is each row's own best. What ARGS says of the length of the run counts instead of STEPS.
 STEPS ?= 2000
 SEED ?= 42
 LENGTHS = --steps --steps=% --flops --flops=% --epochs --epochs=%
@@ -131,7 +131,7 @@ ROW_gpt2_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
 TITLE_llama = LLaMA
 MAIN_llama = --model llama-405m --layers 4 --width 64 --heads 2 --kv-heads 1 --vocab 257
 ROW_llama_ponder = --ponder 3 --lr 4e-3
-ROW_llama_vanilla = --ponder 0 --lr 4e-3
+ROW_llama_vanilla = --ponder 0 --lr 2e-3
 ROW_llama_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
 # $(call main_job,architecture,row,length and seed,directory)
 main_job = $(call trainer,$(1)) $(MAIN_$(1)) $(MAIN_RUN) $(3) $(ROW_$(1)_$(2)) --out "$(4)" $(ARGS)

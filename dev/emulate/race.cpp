@@ -428,6 +428,9 @@ static inline __attribute__((always_inline)) void access(const void* at, size_t 
         if (part > n) { part = n; }
         Page* page = page_of(p);
         if (page) {
+            // The detector copies and clears memory of its own, by the same calls of the C library that it watches; and
+            // where a piece was that has gone back to the system, its own may lie now.
+            emulate_who = NULL;
             Access now = access_now(who, n, code);
             if (aligned && p % n != 0) { report_misaligned(p, who, &now, verbs[kind]); }
             page_lock(page);
@@ -444,6 +447,7 @@ static inline __attribute__((always_inline)) void access(const void* at, size_t 
                 cell_access((p & ~(uintptr_t)(PAGE - 1)) + (i << shift), page, &page->cells[i], who, &now, kind);
             }
             page_unlock(page);
+            emulate_who = const_cast<EmulateWho*>(who);
         }
         p += part;
         n -= part;

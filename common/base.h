@@ -92,31 +92,60 @@ static inline int output_end(int code) {
 // What die() calls, once, after its message and before the program ends: a run that has something to lose saves it.
 static void (*die_last)(void);
 
+// Where several processes share a run (run/ranks.h): puts what begins every message, which says whose it is, into
+// out[room]; and what die() calls with its message, before die_last, so that the others end too, and with NULL right
+// before the program ends.
+static void (*message_begin)(char* out, size_t room);
+static void (*die_tell)(const char* message);
+
+// Prints a line on stderr, in one piece where it is not long: those of several processes must not mix.
+__attribute__((format(printf, 2, 0))) static inline void message_print(const char* kind, const char* fmt,
+                                                                       va_list args) {
+    char text[4096], begin[256] = "";
+    output_flush();
+    if (message_begin) { message_begin(begin, sizeof begin); }
+    size_t n = (size_t)snprintf(text, sizeof text, "%s%s: ", begin, kind);
+    va_list again;
+    va_copy(again, args);
+    int more = vsnprintf(text + n, sizeof text - n, fmt, again);
+    va_end(again);
+    if (more >= 0 && n + (size_t)more + 1 < sizeof text) {
+        text[n + (size_t)more] = '\n';
+        fwrite(text, 1, n + (size_t)more + 1, stderr);
+    } else {
+        fprintf(stderr, "%s%s: ", begin, kind);
+        vfprintf(stderr, fmt, args);
+        fprintf(stderr, "\n");
+    }
+}
+
 // Prints "error: ..." on stderr and exits with 1. A message says what was expected, what was
 // found, where, and one hint. No trailing newline in fmt.
 __attribute__((noreturn, format(printf, 1, 2))) static inline void die(const char* fmt, ...) {
-    output_flush();
-    fprintf(stderr, "error: ");
     va_list args;
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    message_print("error", fmt, args);
     va_end(args);
-    fprintf(stderr, "\n");
+    if (die_tell) {
+        char text[400];
+        va_start(args, fmt);
+        vsnprintf(text, sizeof text, fmt, args);
+        va_end(args);
+        die_tell(text);
+    }
     void (*last)(void) = die_last;
     die_last = NULL;
     if (last) { last(); }
+    if (die_tell) { die_tell(NULL); }
     DIE_EXIT(1);
 }
 
 // Prints "warning: ..." on stderr and goes on.
 __attribute__((format(printf, 1, 2))) static inline void warn(const char* fmt, ...) {
-    output_flush();
-    fprintf(stderr, "warning: ");
     va_list args;
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    message_print("warning", fmt, args);
     va_end(args);
-    fprintf(stderr, "\n");
 }
 
 // a * b, or an error that names what was being sized.

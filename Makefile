@@ -23,7 +23,7 @@ CFLAGS ?= -O3
 WARN = -Wall -Wextra -Wno-missing-field-initializers -Wno-unused-function $(if $(WERROR),-Werror)
 # No fast math, no contraction: every machine computes the same bits, and NaN stays visible.
 RULES = -std=gnu11 -ffp-contract=off -fno-math-errno
-LIBS = -lm
+LIBS = -lm -pthread
 
 # OpenMP where the compiler has it; without, everything works on one thread.
 OPENMP := $(shell echo 'int main(void){return 0;}' | $(CC) -fopenmp -x c -o /dev/null - 2>/dev/null && echo -fopenmp)

@@ -26,6 +26,7 @@
 #include "dev/tests/test_json.h"
 #include "dev/tests/test_ledger.h"
 #include "dev/tests/test_options.h"
+#include "dev/tests/test_ranks.h"
 #include "dev/tests/test_resume.h"
 #include "dev/tests/test_safetensors.h"
 #include "dev/tests/test_sample.h"
@@ -62,9 +63,10 @@ static void double_tests(void) {
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
 #if OTHERS
-    // The tests of the training loop run this program again as a trainer of a toy model.
+    // Tests run this program again: as a trainer of a toy model, as one whose threads wait, as a rank.
     if (argc > 1 && strcmp(argv[1], "--toy-trainer") == 0) { return toy_trainer_main(argc - 1, argv + 1); }
     if (argc > 1 && strcmp(argv[1], "--threads") == 0) { return threads_report_main(argc, argv); }
+    if (argc > 2 && strcmp(argv[1], "--toy-rank") == 0) { return ranks_toy_main(argc, argv); }
 #endif
     test_begin(argc, argv);
 #if OTHERS
@@ -75,6 +77,7 @@ int MAIN(int argc, char** argv) {
     file_tests();
     json_tests();
     ledger_tests();
+    ranks_tests();
     safetensors_tests();
     checkpoint_tests();
     shards_tests();

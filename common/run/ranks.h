@@ -1,0 +1,128 @@
+// ranks.h - a run on several GPUs: processes that start, meet, tell each other small things, and end together.
+//
+//     ranks_options()    --gpus, --rank, --ranks, --local-rank, --master, --port, --meet-timeout, --nccl-timeout
+//     ranks_begin()      who this process is, or starts all (launch.h); the meeting (meeting.h); the watchdog (watch.h)
+//     ranks_progress()   at every step, and while saving: something was done
+//     ranks_share(), ranks_gather(), ranks_barrier()      for setup and checkpoints; gradients go through NCCL
+//     ranks_end()        all ranks are done; every rank calls it before it exits normally
+//
+// One rank, and nothing of this happens: no socket, no thread, and messages as ever. Otherwise every message begins
+// with whose it is, "rank 3 (HOST, GPU 1) step 17: "; what is no error rank 0 alone says (ranks_talks()). A rank that
+// dies, hangs or calls die() ends all of them. What can hang in a collective is ended by ranks.abort, which whoever
+// makes NCCL's communicator sets.
+#ifndef PONDER_RANKS_H
+#define PONDER_RANKS_H
+
+#include "watch.h"
+
+// 1 on the rank that prints, and that writes --out.
+static inline int ranks_talks(void) { return ranks.rank == 0; }
+
+// Fills in `ranks`, and returns in each of them when all are there. `text` must be the same on all: the program and its
+// version. Called before anything of CUDA or OpenMP starts, and before files are locked: --gpus forks.
+static inline void ranks_begin(const OptionTable* options, const char* text) {
+    ranks_identify(options);
+    if (ranks.spawn) { ranks_spawn(options); }
+    if (ranks.count == 1) { return; }
+    ranks_meet(text);
+    watch_start();
+}
+
+// This rank has begun with `step`, or goes on with something long in it.
+static inline void ranks_progress(int64_t step) {
+    __atomic_store_n(&ranks.step, step, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&ranks.progress, 1, __ATOMIC_RELAXED);
+}
+
+// Between these this rank waits for others, so that it is not blamed if nobody progresses. Exchanges say it themselves.
+static inline void ranks_wait(int waits) { __atomic_store_n(&ranks.waiting, waits, __ATOMIC_RELAXED); }
+
+// Ends a run normally, when all ranks have come here.
+static inline void ranks_end(void) {
+    if (ranks.count == 1) { return; }
+    ranks_barrier("the end of the run");
+    watch_stop();
+    for (int r = 0; r < ranks.count; r++) {
+        if (ranks.links[r] >= 0) { close(ranks.links[r]); }
+        if (ranks.watches[r] >= 0) { close(ranks.watches[r]); }
+        ranks.links[r] = ranks.watches[r] = -1;
+    }
+}
+
+// ---- devices ----
+
+typedef struct {
+    char host[64];
+    unsigned char uuid[16];
+} RankDevice;
+
+// uuid[16]: of the GPU that this rank computes on. NCCL does not work with two ranks on one: dies if there are such.
+static inline void ranks_check_devices(const char* uuid) {
+    if (ranks.count == 1) { return; }
+    RankDevice mine;
+    RankDevice* all = (RankDevice*)xalloc((size_t)ranks.count, sizeof mine, "the GPUs of the ranks");
+    memset(&mine, 0, sizeof mine);
+    memcpy(mine.host, ranks.host, sizeof mine.host);
+    memcpy(mine.uuid, uuid, sizeof mine.uuid);
+    ranks_gather(&mine, sizeof mine, all, "the GPUs of the ranks");
+    for (int b = 1; b < ranks.count; b++) {
+        for (int a = 0; a < b; a++) {
+            if (memcmp(&all[a], &all[b], sizeof all[a]) != 0) { continue; }
+            if (!ranks_talks() && ranks.verdict) { ranks.verdict(3); }  // rank 0 says it
+            char names[2][128], text[33];
+            for (int i = 0; i < 16; i++) { snprintf(text + 2 * i, 3, "%02x", all[a].uuid[i]); }
+            die("%s and %s are on the same GPU (UUID %s): expected a GPU for each; see CUDA_VISIBLE_DEVICES and "
+                "--local-rank",
+                rank_name(names[0], sizeof names[0], a), rank_name(names[1], sizeof names[1], b), text);
+        }
+    }
+    free(all);
+}
+
+// ---- the banner ----
+
+// Appends "ranks 0 to 3" or "rank 0": consecutive numbers after a word.
+static inline void ranks_banner_row(StringBuilder* sb, const char* before, int first, int last) {
+    sb_printf(sb, last > first ? "%s%d to %d" : "%s%d", before, first, last);
+}
+
+// "8 ranks on 2 hosts, NCCL 2.21.5; a1: ranks 0 to 3 on GPU 0 to 3; ..." The caller frees it.
+// nccl: its version in words; NULL: none.
+static inline char* ranks_banner(const char* nccl) {
+    StringBuilder sb = {0}, rows = {0};
+    int hosts = 0;
+    for (int r = 0; r < ranks.count && ranks.peers; r++) {
+        const char* host = ranks.peers[r].host;
+        int seen = 0;
+        for (int q = 0; q < r; q++) { seen |= strcmp(ranks.peers[q].host, host) == 0; }
+        if (seen) { continue; }
+        hosts++;
+        sb_printf(&rows, "; %s: ", host);
+        // Runs of ranks whose GPUs follow one another.
+        for (int first = r, last; first < ranks.count; first = last + 1) {
+            last = first;
+            if (strcmp(ranks.peers[first].host, host) != 0) { continue; }
+            int gpu = ranks.peers[first].local_rank;
+            while (last + 1 < ranks.count && strcmp(ranks.peers[last + 1].host, host) == 0 &&
+                   ranks.peers[last + 1].local_rank == gpu + last + 1 - first) {
+                last++;
+            }
+            ranks_banner_row(&rows, last > first ? "ranks " : "rank ", first, last);
+            ranks_banner_row(&rows, " on GPU ", gpu, gpu + last - first);
+            int more = 0;
+            for (int q = last + 1; q < ranks.count; q++) { more |= strcmp(ranks.peers[q].host, host) == 0; }
+            if (more) { sb_printf(&rows, ", "); }
+        }
+    }
+    if (ranks.count == 1) {
+        sb_printf(&sb, "1 rank");
+    } else {
+        sb_printf(&sb, "%d ranks on %d host%s", ranks.count, hosts, hosts == 1 ? "" : "s");
+    }
+    if (nccl) { sb_printf(&sb, ", NCCL %s", nccl); }
+    if (rows.data) { sb_printf(&sb, "%s", rows.data); }
+    free(rows.data);
+    return sb.data;
+}
+
+#endif

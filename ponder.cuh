@@ -632,13 +632,16 @@ static inline double ponder_train(Model* model, const int* inputs, const int* ta
 // [4] The model that the training loop drives
 
 static inline void ponder_evaluate(Model* model, const int* inputs, const int* targets, int B, int T,
-                                   double* loss_sums) {
+                                   double* row_losses) {
     Ponder* m = ponder_of(model);
     size_t C = (size_t)m->pass->size.C, V = (size_t)m->pass->size.V, N = (size_t)B * (size_t)T;
     ponder_forward(m, inputs, B, T, 0);
     for (int s = 0; s <= m->config.steps; s++) {
         head_forward(m->losses, m->z, m->h + (size_t)s * ponder_stride(m), targets, m->pass->head.w, N, C, V);
-        for (size_t n = 0; n < N; n++) { loss_sums[s] += (double)m->losses[n]; }
+        for (int b = 0; b < B; b++, row_losses++) {
+            *row_losses = 0;
+            for (int t = 0; t < T; t++) { *row_losses += (double)m->losses[b * T + t]; }
+        }
     }
 }
 
@@ -1025,7 +1028,7 @@ static inline void ponder_passes_cuda(Ponder* m, Arena* a, int training) {
     c->dh = TAKE(a, floatX, "gradient of the output", NC_back);
     c->dot = TAKE(a, float, "dots of the mix", training ? N : 0);
     c->parts = TAKE(a, float, "parts of the embedding's gradient", training ? embedding_parts(N, C) : 0);
-    batch_take(&c->batch, a, N);
+    batch_take(&c->batch, a, N, (size_t)m->model.B);
 }
 static inline void ponder_blocks_cuda(Ponder* m, Arena* a, int training) {
     PonderCuda* c = m->cuda;
@@ -1283,7 +1286,7 @@ static inline double ponder_train_cuda(Model* model, const int* inputs, const in
 }
 
 static inline void ponder_evaluate_cuda(Model* model, const int* inputs, const int* targets, int B, int T,
-                                        double* loss_sums) {
+                                        double* row_losses) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = m->cuda;
     size_t N = (size_t)B * (size_t)T;
@@ -1292,7 +1295,7 @@ static inline void ponder_evaluate_cuda(Model* model, const int* inputs, const i
     for (int s = 0; s <= m->config.steps; s++) {
         head_forward_cuda(c->batch.losses, c->z, c->h + (size_t)s * ponder_stride(m), c->batch.tokens + N,
                           m->pass->head.x, N, (size_t)m->pass->size.C, (size_t)model->V, c->rows);
-        loss_sums[s] += batch_loss(&c->batch, N);
+        batch_row_losses(&c->batch, row_losses + s * B, (size_t)B, (size_t)T);
     }
 }
 

@@ -193,7 +193,7 @@ static void test_losses_of_every_pass(void) {
         targets[4] = targets[TOY_N - 1] = -1;
         double want[8] = {0}, got[8] = {0};
         toy_reference(model, inputs, targets, want);
-        model->evaluate(model, inputs, targets, TOY_B, TOY_T, got);
+        model_evaluate(model, inputs, targets, TOY_B, TOY_T, got);
         for (int s = 0; s < model->passes; s++) {
             CHECK(fabs(got[s] - want[s]) <= tolerance * fabs(want[s]), "case %d pass %d: %.12g, expected %.12g", i, s,
                   got[s], want[s]);
@@ -305,16 +305,16 @@ static void test_evaluate_fewer(void) {
     int inputs[TOY_N], targets[TOY_N], few_inputs[TOY_B * SHORT], few_targets[TOY_B * SHORT];
     toy_tokens(inputs, targets, 32);
     double all[8] = {0}, rows[8] = {0}, masked[8] = {0}, few[8] = {0};
-    model->evaluate(model, inputs, targets, TOY_B, TOY_T, all);
+    model_evaluate(model, inputs, targets, TOY_B, TOY_T, all);
     for (int b = 0; b < TOY_B; b++) {
-        model->evaluate(model, inputs + b * TOY_T, targets + b * TOY_T, 1, TOY_T, rows);
+        model_evaluate(model, inputs + b * TOY_T, targets + b * TOY_T, 1, TOY_T, rows);
         for (int t = 0; t < SHORT; t++) {
             few_inputs[b * SHORT + t] = inputs[b * TOY_T + t], few_targets[b * SHORT + t] = targets[b * TOY_T + t];
         }
         for (int t = SHORT; t < TOY_T; t++) { targets[b * TOY_T + t] = -1; }
     }
-    model->evaluate(model, inputs, targets, TOY_B, TOY_T, masked);
-    model->evaluate(model, few_inputs, few_targets, TOY_B, SHORT, few);
+    model_evaluate(model, inputs, targets, TOY_B, TOY_T, masked);
+    model_evaluate(model, few_inputs, few_targets, TOY_B, SHORT, few);
     for (int s = 0; s < model->passes; s++) {
         CHECK(rows[s] == all[s], "pass %d: %.17g row by row, %.17g at once", s, rows[s], all[s]);
         CHECK(few[s] == masked[s], "pass %d: %.17g of short rows, %.17g of long ones masked", s, few[s], masked[s]);
@@ -403,7 +403,7 @@ static void test_nonfinite_places(void) {
             for (size_t k = 0; k < model->tensors.list[1].size; k++) {
                 model->params[model->tensors.list[1].offset + k] = huge;
             }
-            model->evaluate(model, inputs, targets, TOY_B, TOY_T, sums);
+            model_evaluate(model, inputs, targets, TOY_B, TOY_T, sums);
         } else if (i == 1) {  // tokens that only the mix meets
             for (int n = 0; n < TOY_N; n++) { inputs[n] %= 2; }
             for (size_t k = 2 * 6; k < 19 * 6; k++) { model->params[model->tensors.list[0].offset + k] = huge; }

@@ -12,13 +12,12 @@
 
 // ---- the norm ----
 
-// Numbers that a block takes at a time, 16 a thread; and most blocks.
-enum { NORM_TILE_THREADS = 256, NORM_TILE = 16 * NORM_TILE_THREADS, NORM_TILE_BLOCKS = 1024 };
+// Numbers that a block takes at a time, 16 a thread; and those that it takes in all. A family is cut into such blocks
+// from its beginning on, wherever they are summed: on one GPU, or each on the one that has its part of the gradients.
+enum { NORM_TILE_THREADS = 256, NORM_TILE = 16 * NORM_TILE_THREADS, NORM_BLOCK = 65536 };
 
-// Doubles that grad_norm_cuda needs as scratch, one a block: from n alone, as all the order of its sums.
-static inline size_t grad_norm_scratch(size_t n) {
-    return min_size(max_size(div_up(n, NORM_TILE), 1), NORM_TILE_BLOCKS);
-}
+// Doubles that grad_norm_cuda needs as scratch, one a block.
+static inline size_t grad_norm_scratch(size_t n) { return max_size(div_up(n, NORM_BLOCK), 1); }
 
 // Thread 0 gets the sum of x over the block, by a fixed tree. fold (NORM_TILE_THREADS): shared.
 static __device__ __forceinline__ double grad_norm_fold(double x, double* fold) {
@@ -41,9 +40,10 @@ static __global__ void __launch_bounds__(NORM_TILE_THREADS)
     grad_norm_kernel(double* __restrict__ partial, const float* __restrict__ grads, size_t n, int aligned) {
     SHARED(double, fold, NORM_TILE_THREADS);
     double sum = 0;
-    for (size_t tile = (size_t)blockIdx.x * NORM_TILE; tile < n; tile += (size_t)gridDim.x * NORM_TILE) {
+    const size_t begin = (size_t)blockIdx.x * NORM_BLOCK, end = begin + NORM_BLOCK < n ? begin + NORM_BLOCK : n;
+    for (size_t tile = begin; tile < end; tile += NORM_TILE) {
         float g[16];
-        if (aligned && tile + NORM_TILE <= n) {
+        if (aligned && tile + NORM_TILE <= end) {
 #pragma unroll
             for (int k = 0; k < 4; k++) {  // a warp reads 512 bytes side by side
                 float4 q = ((const float4*)(grads + tile))[k * NORM_TILE_THREADS + threadIdx.x];
@@ -53,7 +53,7 @@ static __global__ void __launch_bounds__(NORM_TILE_THREADS)
 #pragma unroll
             for (int k = 0; k < 16; k++) {  // the same numbers in the same places
                 size_t i = tile + 4 * ((size_t)(k / 4) * NORM_TILE_THREADS + threadIdx.x) + (size_t)(k % 4);
-                g[k] = i < n ? grads[i] : 0.0f;
+                g[k] = i < end ? grads[i] : 0.0f;
             }
         }
         float run = 0;
@@ -80,17 +80,25 @@ static __global__ void __launch_bounds__(NORM_TILE_THREADS)
     if (threadIdx.x == 0) { out[0] = sum; }
 }
 
-// squares (1) = the sum of squares of a family of gradients, grads (n); its root is the norm. scratch
-// (grad_norm_scratch(n)). A NaN or infinity anywhere makes it NaN or infinite.
-static inline void grad_norm_cuda(double* squares, double* scratch, const float* grads, size_t n) {
+// partial (grad_norm_scratch(n)) = the sums of squares of the blocks of grads (n), which begin with a block of the family.
+static inline void grad_norm_blocks_cuda(double* partial, const float* grads, size_t n) {
     size_t blocks = grad_norm_scratch(n);
     int aligned = (uintptr_t)grads % 16 == 0;
     states(2.0 * (double)n, 4.0 * (double)n + 8.0 * (double)blocks);
-    launch(grad_norm_kernel, dim3((unsigned)blocks), dim3(NORM_TILE_THREADS), 0, device.stream, scratch, grads, n,
+    launch(grad_norm_kernel, dim3((unsigned)blocks), dim3(NORM_TILE_THREADS), 0, device.stream, partial, grads, n,
            aligned);
+}
+// squares (1) = the sum of partial (blocks)
+static inline void grad_norm_finish_cuda(double* squares, const double* partial, size_t blocks) {
     states((double)blocks, 8.0 * (double)blocks + 8);
-    launch(grad_norm_finish_kernel, dim3(1), dim3(NORM_TILE_THREADS), 0, device.stream, squares, (const double*)scratch,
-           blocks);
+    launch(grad_norm_finish_kernel, dim3(1), dim3(NORM_TILE_THREADS), 0, device.stream, squares, partial, blocks);
+}
+
+// squares (1) = the sum of squares of a family of gradients, grads (n); its root is the norm. scratch
+// (grad_norm_scratch(n)). A NaN or infinity anywhere makes it NaN or infinite.
+static inline void grad_norm_cuda(double* squares, double* scratch, const float* grads, size_t n) {
+    grad_norm_blocks_cuda(scratch, grads, n);
+    grad_norm_finish_cuda(squares, scratch, grad_norm_scratch(n));
 }
 
 // ---- the update ----

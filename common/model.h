@@ -50,8 +50,9 @@ struct Model {
     void (*train_ahead)(Model* model, const int* inputs, const int* targets, int B, int T, double scale);
     double (*finish)(Model* model, int* bad);
 
-    // Forward only: loss_sums[s] += sum of pass s's losses over the targets that are not ignored.
-    void (*evaluate)(Model* model, const int* inputs, const int* targets, int B, int T, double* loss_sums);
+    // Forward only: row_losses (passes,B) = the sum of each pass's losses over the targets of each row that are not
+    // ignored. A row's sum does not depend on which of the B rows it is.
+    void (*evaluate)(Model* model, const int* inputs, const int* targets, int B, int T, double* row_losses);
 
     // Logits of the last pass: of every position, logits (B,T,V), or with last_only of each
     // row's last position, logits (B,V).
@@ -159,6 +160,16 @@ static inline double model_train(Model* model, const int* inputs, const int* tar
 static inline double model_finish(Model* model, int* bad) {
     *bad = -1;
     return model->finish ? model->finish(model, bad) : 0;
+}
+
+// loss_sums (passes) += the losses of all rows of a micro-batch, forward only, added in the order of rows.
+static inline void model_evaluate(Model* model, const int* inputs, const int* targets, int B, int T,
+                                  double* loss_sums) {
+    size_t rows = (size_t)B, passes = (size_t)model->passes;
+    double* row_losses = (double*)xalloc(mul_size(passes, rows, "losses of rows"), sizeof(double), "losses of rows");
+    model->evaluate(model, inputs, targets, B, T, row_losses);
+    for (size_t i = 0; i < passes * rows; i++) { loss_sums[i / rows] += row_losses[i]; }
+    free(row_losses);
 }
 
 // What the training loop does with gradients, wherever they live.

@@ -108,7 +108,8 @@ typedef struct {
     int* which;     // (1) of the sums is the micro-batch's
     int* tokens;    // (4, N): inputs, targets, positions sorted by token, tokens of these
     float* losses;  // (N)
-    double* sums;   // (LOSS_SUMS + 1) of micro-batches since they were read; the last: of one evaluation
+    double* sums;   // (LOSS_SUMS) of micro-batches since they were read
+    double* rows;   // (B) sums of the rows of an evaluation
     // On the host, page-locked:
     int* host_sent[BATCH_BUFFERS];  // (BATCH_HEAD + 4 N)
     double* host_sums;              // (LOSS_SUMS)
@@ -121,9 +122,10 @@ typedef struct {
     int* count;                         // (V+1) to sort tokens by
 } Batch;
 
-static inline void batch_take(Batch* b, Arena* a, size_t N) {
+static inline void batch_take(Batch* b, Arena* a, size_t N, size_t B) {
     b->losses = TAKE(a, float, "losses", N);
-    b->sums = TAKE(a, double, "sums of losses", LOSS_SUMS + 1);
+    b->sums = TAKE(a, double, "sums of losses", LOSS_SUMS);
+    b->rows = TAKE(a, double, "losses of rows", B);
     b->sent = TAKE(a, int, "tokens", BATCH_HEAD + 4 * N);
     b->scale = (float*)(void*)b->sent;
     b->which = b->sent ? b->sent + 1 : NULL;
@@ -176,12 +178,13 @@ static inline void batch_upload(Batch* b, const int* inputs, const int* targets,
     batch_send(b, inputs, targets, N, V, sort, 0);
 }
 
-// sums[*which], or with which = NULL sums[0], = the sum of losses (N) in double: each thread adds every
+// Block k: sums[which ? *which : k] = the sum of the N losses from losses + k N on, in double: each thread adds every
 // NORM_TILE_THREADS-th, then a fixed tree.
 static __global__ void __launch_bounds__(NORM_TILE_THREADS)
     losses_sum_kernel(double* sums, const int* which, const float* __restrict__ losses, size_t N) {
     SHARED(double, fold, NORM_TILE_THREADS);
     double sum = 0;
+    losses += blockIdx.x * N;
     for (size_t first = threadIdx.x; first < N; first += 8 * NORM_TILE_THREADS) {
         float x[8];
 #pragma unroll
@@ -193,11 +196,17 @@ static __global__ void __launch_bounds__(NORM_TILE_THREADS)
         for (int k = 0; k < 8; k++) { sum += (double)x[k]; }
     }
     sum = grad_norm_fold(sum, fold);
-    if (threadIdx.x == 0) { sums[which ? *which : 0] = sum; }
+    if (threadIdx.x == 0) { sums[which ? (size_t)*which : blockIdx.x] = sum; }
 }
+// The sum of a micro-batch's N losses, in its place among sums.
 static inline void losses_sum_cuda(double* sums, const int* which, const float* losses, size_t N) {
     states((double)N, 4.0 * (double)N + 8);
     launch(losses_sum_kernel, 1, NORM_TILE_THREADS, 0, device.stream, sums, which, losses, N);
+}
+// sums (B) = those of B rows of T losses; the bits of a row's do not depend on B.
+static inline void losses_sum_rows_cuda(double* sums, const float* losses, size_t B, size_t T) {
+    states((double)(B * T), 4.0 * (double)(B * T) + 8.0 * (double)B);
+    launch(losses_sum_kernel, (unsigned)B, NORM_TILE_THREADS, 0, device.stream, sums, NULL, losses, T);
 }
 
 // Reads the sums that wait on the GPU, which they wait for, and adds them in their order.
@@ -222,12 +231,10 @@ static inline double batch_finish(Batch* b, int* bad) {
     b->loss = 0, b->known = 0, b->bad = -1;
     return loss;
 }
-// The sum of the N losses that are there, as a micro-batch adds them.
-static inline double batch_loss(Batch* b, size_t N) {
-    double sum = 0;
-    losses_sum_cuda(b->sums + LOSS_SUMS, NULL, b->losses, N);
-    device_download(&sum, b->sums + LOSS_SUMS, sizeof sum);
-    return sum;
+// row_losses (B) = the sums of the B rows of T losses that are there.
+static inline void batch_row_losses(Batch* b, double* row_losses, size_t B, size_t T) {
+    losses_sum_rows_cuda(b->rows, b->losses, B, T);
+    device_download(row_losses, b->rows, B * sizeof(double));
 }
 
 // ---- logits ----

@@ -65,12 +65,13 @@ typedef struct {
     TrainerState state;
     Metrics metrics;
 
-    real* m;            // family: first moments
-    real* v;            // family: second moments
-    int* inputs;        // (step_rows,T), and at least (B,T) for validation
-    int* targets;       // the same
-    double* loss_sums;  // (passes)
-    int* prompt;        // (prompt_length) tokens that samples begin with
+    real* m;             // family: first moments
+    real* v;             // family: second moments
+    int* inputs;         // (step_rows,T), and at least (B,T) for validation
+    int* targets;        // the same
+    double* loss_sums;   // (passes)
+    double* row_losses;  // (passes,B) of a batch of validation
+    int* prompt;         // (prompt_length) tokens that samples begin with
     size_t prompt_length;
     int* sampled;  // (sample_tokens)
     Sampler sampler;
@@ -521,6 +522,7 @@ static inline void trainer_allocate(Trainer* t, int training) {
     t->inputs = (int*)xalloc(numbers, sizeof(int), "the inputs of a step");
     t->targets = (int*)xalloc(numbers, sizeof(int), "the targets of a step");
     t->loss_sums = (double*)xalloc((size_t)model->passes, sizeof(double), "the losses of the passes");
+    t->row_losses = (double*)xalloc((size_t)model->passes * (size_t)t->B, sizeof(double), "the losses of rows");
     if (t->state.passes != model->passes) {
         t->state.passes = model->passes;
         t->state.val_loss_pass = (double*)xalloc((size_t)model->passes, sizeof(double), "the losses of the passes");

@@ -149,9 +149,14 @@ static inline int trainer_validate(Trainer* t) {
             size_t size = tokenizer_bytes(t->tokenizer, t->targets[j]);
             count++, bytes += (int64_t)size, counted &= size > 0;
         }
-        t->model->evaluate(t->model, t->inputs, t->targets, rows, t->T, t->loss_sums);
+        // The last batch is filled up, and rows are added in their order: so the bits of a loss do not depend on how the
+        // rows are divided into batches of B.
+        memset(t->inputs + (size_t)rows * T, 0, (size_t)(t->B - rows) * T * sizeof(int));
+        memset(t->targets + (size_t)rows * T, 0xff, (size_t)(t->B - rows) * T * sizeof(int));
+        t->model->evaluate(t->model, t->inputs, t->targets, t->B, t->T, t->row_losses);
+        for (int i = 0; i < s->passes * t->B; i++) { t->loss_sums[i / t->B] += t->row_losses[i]; }
         double sum = t->loss_sums[s->passes - 1];
-        if (!isfinite(sum)) { trainer_die_nonfinite(t, "validation loss", sum, s->step, rows); }
+        if (!isfinite(sum)) { trainer_die_nonfinite(t, "validation loss", sum, s->step, t->B); }
     }
     if (count == 0) { die("--val: no target to validate on, all are marked as ignored"); }
     for (int i = 0; i < s->passes; i++) { s->val_loss_pass[i] = t->loss_sums[i] / (double)count; }
@@ -351,8 +356,8 @@ static inline void trainer_dump(Trainer* t, const char* dir) {
     memset(t->loss_sums, 0, (size_t)model->passes * sizeof(double));
     for (int64_t row = 0; row < t->step_rows; row += t->B) {
         size_t at = (size_t)row * (size_t)t->T;
-        model->evaluate(model, t->inputs + at, t->targets + at, trainer_micro_rows(t, row, t->step_rows), t->T,
-                        t->loss_sums);
+        model_evaluate(model, t->inputs + at, t->targets + at, trainer_micro_rows(t, row, t->step_rows), t->T,
+                       t->loss_sums);
     }
     float* losses = (float*)xalloc((size_t)model->passes, sizeof(float), "the losses");
     for (int s = 0; s < model->passes; s++) { losses[s] = (float)(t->loss_sums[s] / (double)count); }

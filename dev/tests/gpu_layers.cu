@@ -1148,7 +1148,7 @@ static void test_grad_norm(void) {
         run_case(grad_norm_case, 0, "gradient norm");
         run_case(grad_norm_case, 1, "gradient norm, shifted");
     }
-    norm_count = (size_t)NORM_TILE * NORM_TILE_BLOCKS + 4099;  // blocks take a second tile
+    norm_count = (size_t)NORM_BLOCK + NORM_TILE + 4099;  // a block of several tiles, and one whose last is not whole
     if (!left_out(norm_count)) { run_case(grad_norm_case, 0, "gradient norm, large"); }
     norm_count = 10000, norm_factor = 1e30;  // squares that no float holds
     run_case(grad_norm_case, 0, "gradient norm, 1e30");

@@ -75,7 +75,7 @@ typedef struct {
 static double whole_loss(void* context) {
     Whole* w = (Whole*)context;
     double sums[8] = {0};
-    w->model->evaluate(w->model, w->inputs, w->targets, w->B, w->T, sums);
+    model_evaluate(w->model, w->inputs, w->targets, w->B, w->T, sums);
     return sums[w->model->passes - 1];
 }
 

@@ -132,7 +132,7 @@ static void validate(Model* model, const char* dir, const char* when, const Json
         *targets = (int*)xalloc((size_t)(batch * T), sizeof(int), "a batch");
     for (int b = 0; b < batches; b++) {
         for (int r = 0; r < batch; r++) { shards_row(val, (uint64_t)(b * batch + r), inputs + r * T, targets + r * T); }
-        model->evaluate(model, inputs, targets, batch, T, sums);
+        model_evaluate(model, inputs, targets, batch, T, sums);
     }
     check_losses(dir, when, expected, sums, (double)batches * batch * T, model->passes, tolerance);
     free(inputs);
@@ -173,7 +173,7 @@ static void check_fixture(const char* dir, FixtureBounds most) {
             }
             if (step == 0 && row == 0) {
                 double sums[16] = {0};
-                model->evaluate(model, inputs, targets, batch, T, sums);
+                model_evaluate(model, inputs, targets, batch, T, sums);
                 check_losses(dir, "first micro-batch", need(expected, "first_micro_batch"), sums, (double)(batch * T),
                              model->passes, most.loss);
                 char* logits_path = format_string("%s/logits.safetensors", dir);

@@ -103,17 +103,18 @@ static double toy_train_again(Model* model, const int* inputs, const int* target
     return toy_train(model, inputs, targets, B, T, scale);
 }
 
-static void toy_evaluate(Model* model, const int* inputs, const int* targets, int B, int T, double* loss_sums) {
+static void toy_evaluate(Model* model, const int* inputs, const int* targets, int B, int T, double* row_losses) {
     Toy* toy = (Toy*)model->self;
     double p[TOY_V];
     toy_sleep(toy->val_sleep_ms);
+    memset(row_losses, 0, (size_t)(model->passes * B) * sizeof(double));
     for (int i = 0; i < B * T; i++) {
         for (int s = 0; s < model->passes && targets[i] >= 0; s++) {
             toy_logits_of(model, inputs[i], s, p);
-            loss_sums[s] += toy_softmax(p, targets[i]);
+            row_losses[s * B + i / T] += toy_softmax(p, targets[i]);
         }
     }
-    if (toy->poison_what == 2 && toy->calls >= toy->poison_at) { loss_sums[model->passes - 1] += (double)INFINITY; }
+    if (toy->poison_what == 2 && toy->calls >= toy->poison_at) { row_losses[model->passes * B - 1] = (double)INFINITY; }
 }
 
 static void toy_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {

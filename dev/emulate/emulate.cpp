@@ -772,34 +772,55 @@ struct EmulateStream {
     std::deque<std::function<void()>> queue;
     EmulateGraph* capturing;
 };
+// A wait is for the record that was the last when the wait was put into its stream, so records are numbered.
 struct EmulateEvent {
     double seconds;
-    int done;
-    EmulateStream* stream;
+    long long recorded, done;  // number of the last record; of the last one that its stream has reached
+    EmulateStream* stream;     // of the last record
 };
 static std::vector<EmulateStream*> streams;
+static __thread int in_host_function;
+static void check_host_function(const char* what) {
+    if (in_host_function) { fault("%s in a host function (cudaLaunchHostFunc), which must not call CUDA", what); }
+}
 static EmulateStream* stream_of(cudaStream_t stream) {
     static EmulateStream none;
     static int known;
     if (!known) { known = 1, streams.push_back(&none); }
     return stream ? stream : &none;
 }
+static void stream_next(EmulateStream* s) {
+    std::function<void()> what = s->queue.front();
+    s->queue.pop_front();
+    what();
+}
 static void stream_drain(EmulateStream* s) {
-    while (!s->queue.empty()) {
-        std::function<void()> what = s->queue.front();
-        s->queue.pop_front();
-        what();
-    }
+    while (!s->queue.empty()) { stream_next(s); }
 }
 void emulate_push(cudaStream_t stream, std::function<void()> what) {
+    check_host_function("work is put into a stream");
     EmulateStream* s = stream_of(stream);
     if (s->capturing) {
         s->capturing->work.push_back(what);
-    } else if (emulate_late()) {
+    } else if (emulate_late() || !s->queue.empty()) {
         s->queue.push_back(what);
     } else {
         what();
     }
+}
+void emulate_hold(cudaStream_t stream) {
+    EmulateStream* s = stream_of(stream);
+    if (!s->capturing) {
+        s->queue.push_back([]() {});
+    }
+}
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
+    emulate_push(stream, [=]() {
+        in_host_function = 1;
+        function(data);
+        in_host_function = 0;
+    });
+    return cudaSuccess;
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
     *stream = new EmulateStream();
@@ -808,6 +829,7 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) {
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return cudaStreamCreate(stream); }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    check_host_function("cudaStreamSynchronize");
     EmulateStream* s = stream_of(stream);
     if (s->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
     stream_drain(s);
@@ -821,10 +843,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     delete stream;
     return error;
 }
+// No stream waits for another one that it was not told to wait for: with a seed the youngest goes first.
 cudaError_t cudaDeviceSynchronize(void) {
+    check_host_function("cudaDeviceSynchronize or cudaFree");
+    static const long long seed = emulate_number("EMULATE_SEED", 0);
     for (size_t i = 0; i < streams.size(); i++) {
-        if (streams[i]->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
-        stream_drain(streams[i]);
+        EmulateStream* s = streams[seed ? streams.size() - 1 - i : i];
+        if (s->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
+        stream_drain(s);
     }
     return cudaSuccess;
 }
@@ -839,35 +865,35 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    event->done = 0;
+    long long number = ++event->recorded;
     event->stream = stream_of(stream);
-    emulate_push(stream, [event]() {
+    emulate_push(stream, [event, number]() {
         event->seconds = now_seconds();
-        event->done = 1;
+        if (event->done < number) { event->done = number; }
     });
     return cudaSuccess;
+}
+// Does what is before that record of the event, in the stream of the record; work behind it stays late.
+static void event_reach(EmulateEvent* event, long long number, EmulateStream* from) {
+    while (event->done < number && !from->queue.empty()) { stream_next(from); }
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-    emulate_push(stream, [event]() {
-        while (!event->done && event->stream && !event->stream->queue.empty()) {
-            std::function<void()> what = event->stream->queue.front();
-            event->stream->queue.pop_front();
-            what();
-        }
-    });
-    return cudaSuccess;
-}
-// Work behind the event stays late.
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    while (event->stream && !event->done && !event->stream->queue.empty()) {
-        std::function<void()> what = event->stream->queue.front();
-        event->stream->queue.pop_front();
-        what();
+    long long number = event->recorded;
+    EmulateStream* from = event->stream;
+    if (number) {
+        emulate_push(stream, [event, number, from]() { event_reach(event, number, from); });
     }
     return cudaSuccess;
 }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    check_host_function("cudaEventSynchronize");
+    event_reach(event, event->recorded, event->stream);
+    return cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
-    if (!begin->done || !end->done) { return failed(cudaErrorNotReady); }
+    if (!begin->done || begin->done < begin->recorded || !end->done || end->done < end->recorded) {
+        return failed(cudaErrorNotReady);
+    }
     *ms = (float)(1e3 * (end->seconds - begin->seconds));
     return cudaSuccess;
 }
@@ -877,6 +903,15 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     if (s->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
     stream_drain(s);
     s->capturing = new EmulateGraph();
+    return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+    *status = stream_of(stream)->capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+    static __thread cudaStreamCaptureMode now = cudaStreamCaptureModeGlobal;
+    std::swap(*mode, now);
     return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {

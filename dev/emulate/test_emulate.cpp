@@ -926,6 +926,41 @@ static void test_streams(void) {
     CUDA_CHECK(cudaFree(x));
     CUDA_CHECK(cudaFree(y));
 }
+// A wait is for the record that was the last when it was called, not for a later one; what is behind a host
+// function that nobody has waited for stays behind it.
+static void host_three(void* x) { *(float*)x = 3; }
+static void test_events(void) {
+    cudaStream_t a, b;
+    cudaEvent_t event;
+    CUDA_CHECK(cudaStreamCreate(&a));
+    CUDA_CHECK(cudaStreamCreate(&b));
+    CUDA_CHECK(cudaEventCreate(&event));
+    float *x = device_floats(1), *host;
+    CUDA_CHECK(cudaMallocHost(&host, 2 * sizeof(float)));
+    CUDA_CHECK(cudaStreamWaitEvent(b, event, 0));  // without a record: for nothing
+    emulate_hold(a);
+    launch(add_kernel, 1, 32, 0, a, x, 1.0f, 1);
+    CUDA_CHECK(cudaEventRecord(event, a));
+    emulate_hold(b);
+    CUDA_CHECK(cudaStreamWaitEvent(b, event, 0));
+    launch(add_kernel, 1, 32, 0, a, x, 10.0f, 1);
+    CUDA_CHECK(cudaEventRecord(event, a));
+    CUDA_CHECK(cudaMemcpyAsync(host, x, sizeof(float), cudaMemcpyDeviceToHost, b));
+    host[1] = 0;
+    CUDA_CHECK(cudaLaunchHostFunc(b, host_three, host + 1));
+    CHECK(host[1] == 0, "a host function ran ahead of its stream");
+    CUDA_CHECK(cudaStreamSynchronize(b));
+    CHECK(host[0] == 1 && host[1] == 3, "%g %g, want 1 3", host[0], host[1]);
+    CUDA_CHECK(cudaEventSynchronize(event));
+    CUDA_CHECK(cudaMemcpyAsync(host, x, sizeof(float), cudaMemcpyDeviceToHost, b));
+    CUDA_CHECK(cudaStreamSynchronize(b));
+    CHECK(host[0] == 11, "%g, want 11", host[0]);
+    CUDA_CHECK(cudaEventDestroy(event));
+    CUDA_CHECK(cudaStreamDestroy(a));
+    CUDA_CHECK(cudaStreamDestroy(b));
+    CUDA_CHECK(cudaFreeHost(host));
+    CUDA_CHECK(cudaFree(x));
+}
 static void test_graph(void) {
     enum { N = 50 };
     cudaStream_t stream;
@@ -1268,6 +1303,7 @@ static int right(void) {
     RUN(test_unwaited);
     RUN(test_nan_fill);
     RUN(test_streams);
+    RUN(test_events);
     RUN(test_graph);
     RUN(test_memory);
     RUN(test_products);

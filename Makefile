@@ -336,11 +336,18 @@ EMU_msan = $(CLANGXX) $(if $(findstring attention,$@),-O1,-O0) -fsanitize=memory
 EMU_LINK_race = $(EMU_plain) -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
 EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -Idev/emulate -I$(B)/include -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP
 
-# $(call emulator,variant): the emulator's own object, with the sanitizers that need it.
+# The emulator itself changes stacks, and has the sanitizers that need it; the stand-in for NCCL has all but the races'.
+EMU_OWN_race = $(EMU_plain)
+EMU_OWN_ubsan = $(EMU_plain)
+EMU_OWN_asan = $(EMU_plain) -fsanitize=address
+# $(call emulator,variant)
 define emulator
 $(B)/emu/emulate_$(1).o: dev/emulate/emulate.cpp
 	@mkdir -p $$(@D)
-	$(if $(filter race ubsan,$(1)),$$(EMU_plain),$(if $(filter asan,$(1)),$$(EMU_plain) -fsanitize=address,$$(EMU_$(1)))) -O2 $$(EMU_FLAGS) -c -o $$@ $$<
+	$$(or $$(EMU_OWN_$(1)),$$(EMU_$(1))) -O2 $$(EMU_FLAGS) -c -o $$@ $$<
+$(B)/emu/nccl_$(1).o: dev/emulate/nccl.cpp
+	@mkdir -p $$(@D)
+	$$(EMU_$(if $(filter race,$(1)),plain,$(1))) -O2 $$(EMU_FLAGS) -c -o $$@ $$<
 endef
 $(foreach v,plain race asan ubsan msan,$(eval $(call emulator,$(v))))
 $(B)/emu/race.o: dev/emulate/race.cpp
@@ -348,9 +355,9 @@ $(B)/emu/race.o: dev/emulate/race.cpp
 	$(EMU_plain) -O2 $(EMU_FLAGS) -c -o $@ $<
 # $(call emu,program,source,variant,flags)
 define emu
-$(1): $(2) $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B)/include/modeling_ponder.h
+$(1): $(2) $(B)/emu/emulate_$(3).o $(B)/emu/nccl_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B)/include/modeling_ponder.h
 	$$(EMU_$(3)) $$(EMU_FLAGS) $(4) -DBUILD_DIR='"$(B)"' -c -MF $$@.d -MT $$@ -o $$@.o $$<
-	$$(or $$(EMU_LINK_$(3)),$$(EMU_$(3))) -o $$@ $$@.o $(B)/emu/emulate_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $$(LIBS)
+	$$(or $$(EMU_LINK_$(3)),$$(EMU_$(3))) -o $$@ $$@.o $(B)/emu/emulate_$(3).o $(B)/emu/nccl_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $$(LIBS)
 endef
 $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu,train_$(a).cu,plain,$(HOST_ISA))))
 $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu_fp32,train_$(a).cu,plain,$(HOST_ISA) -DFP32)))
@@ -359,6 +366,8 @@ $(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t)_fp32,dev/tests/$(t).cu,
 $(foreach v,race asan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention gpu_ponder, \
     $(eval $(call emu,$(B)/emu/$(t)_$(v),dev/tests/$(t).cu,$(v),-DTESTING))))
 $(foreach v,race asan ubsan msan,$(eval $(call emu,$(B)/emu/test_emulate_$(v),dev/emulate/test_emulate.cpp,$(v),-DTESTING)))
+$(foreach v,plain asan ubsan,$(eval $(call emu,$(B)/emu/test_nccl_$(v),dev/emulate/test_nccl.cpp,$(v),-DTESTING)))
+$(eval $(call emu,$(B)/emu/test_nccl_api,dev/emulate/test_nccl_api.cpp,plain,))
 $(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,-O2 $(call of_trainer,$(FIRST)) $(HOST_ISA)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_step_$(a),dev/bench_step.cu,plain,-O2 $(call of_trainer,$(a)) $(HOST_ISA))))
 
@@ -372,15 +381,33 @@ E = $(B)/emu
 EMU_TESTS = $(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a) $(E)/gpu_$(a)_fp32) $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race \
     $(E)/gpu_attention_asan $(E)/gpu_layers_asan $(E)/gpu_ponder_asan $(E)/gpu_matmul_asan $(E)/gpu_attention \
     $(E)/gpu_attention_fp32 $(E)/gpu_layers_fp32 $(E)/gpu_ponder $(E)/gpu_ponder_fp32 $(E)/gpu_matmul_fp32 $(E)/test_emulate_race $(E)/test_emulate_asan \
-    $(E)/test_emulate_ubsan \
+    $(E)/test_emulate_ubsan $(E)/test_nccl_asan $(E)/test_nccl_ubsan $(E)/test_nccl_plain \
     $(if $(CLANGXX_FOUND),$(E)/gpu_layers_msan $(E)/gpu_ponder_msan $(E)/gpu_attention_msan $(E)/test_emulate_msan)
 EMU_LATE = %/gpu_attention %/gpu_layers_asan %/gpu_attention_asan %/gpu_matmul_asan %/gpu_ponder $(foreach a,$(ARCHITECTURES),%/gpu_$(a)_fp32)
 EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
-test-emu: $(EMU_TESTS) emu $(B)/bytes ## every CUDA kernel and the whole model under the emulator, by the C half (ten minutes)
+test-emu: $(EMU_TESTS) emu $(B)/bytes nccl-api ## every CUDA kernel and the whole model under the emulator, by the C half (ten minutes)
 	@ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh \
 	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)")
 	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
 .PHONY: emu test-emu
+
+# The stand-in's header beside NCCL's, where nvcc finds that: test_nccl_api.cpp compiled with both, and linked. And the
+# stand-in as a library that ranks on one real GPU take in NCCL's place, by LD_PRELOAD or LD_LIBRARY_PATH.
+NCCL_FOUND = $(if $(NVCC),$(shell echo '\#include <nccl.h>' | "$(NVCC)" -x cu -E - >/dev/null 2>&1 && echo 1))
+$(B)/nccl_api: dev/emulate/test_nccl_api.cpp | $(B)
+	$(NVCC) -std=c++17 -x cu -o $@ $< -lnccl $(RPATH)
+nccl-api: $(E)/test_nccl_api
+	$(E)/test_nccl_api
+	@$(if $(NCCL_FOUND),$(MAKE) --no-print-directory nccl-api-real,echo "NCCL's own header: nvcc finds none; the stand-in's was not compared with it" >&2)
+nccl-api-real: $(B)/nccl_api nccl-stand-in
+	$(B)/nccl_api
+	LD_PRELOAD=$(B)/stand_in/libnccl.so.2 $(B)/nccl_api
+$(B)/stand_in/libnccl.so.2: dev/emulate/nccl.cpp dev/emulate/nccl.h dev/emulate/nccl_wire.h | need_nvcc
+	@mkdir -p $(@D)
+	$(NVCC) -std=c++17 -O2 -x c++ -shared -Xcompiler -fPIC,-Wall,-Wextra,-Werror,-Wno-missing-field-initializers \
+	    -Xlinker -soname=libnccl.so.2,--exclude-libs=ALL -o $@ dev/emulate/nccl.cpp
+nccl-stand-in: $(B)/stand_in/libnccl.so.2 ## NCCL's stand-in for several ranks on one real GPU, build/stand_in/libnccl.so.2
+.PHONY: nccl-api nccl-api-real nccl-stand-in
 
 VENV = build/venv
 PYTHON = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python

@@ -271,7 +271,7 @@ RPATH = $(foreach d,$(CUDA_LIBRARIES),-Xlinker -rpath -Xlinker "$(d)")
 # $(call cuda,name,source,flags)
 define cuda
 $(B)/$(1): $(2) $(B)/include/modeling_ponder.h | need_nvcc
-	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt $$(RPATH)
+	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt -lnccl $$(RPATH)
 endef
 need_nvcc:
 	@[ -x "$(NVCC)" ] || { echo "error: no nvcc found (CUDA Toolkit 12.4 or later); give its path as NVCC=..., or build" \

@@ -884,6 +884,7 @@ static inline int ponder_main(int argc, char** argv, const Architecture* archite
 #include "common/graph.cuh"
 #include "common/matmul.cuh"
 #include "common/plan.cuh"
+#include "common/ranks.cuh"
 #include "common/rehearsal.cuh"
 #include "common/rows.cuh"
 #include "common/transfers.cuh"
@@ -1199,6 +1200,7 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
     batch_start(&c->batch, pass->N, (size_t)pass->size.V);
     c->text = (int*)xalloc(pass->N, sizeof(int), "tokens");
     families_start(&c->families, &model->tensors);
+    nccl_open();
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "parameters on the host");
     if (!training && c->tune) { rehearse_evaluation(); }
 }
@@ -1388,6 +1390,8 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
             m->pass->size.HS, m->architecture->cuda->most_head, m->architecture->program);
     }
     families_drive(model, &c->families);
+    if (ranks.count > 1) { model->reduce = ranks_reduce; }
+    device.index = ranks.local_rank;
     c->asked = options_set(options, "recompute") ? (int)options_int(options, "recompute") : -1;
     if (options_given(options, "compare-cpu") && c->asked < 0) { c->asked = 0; }
     c->graph.on = options_int(options, "graph") != 0;

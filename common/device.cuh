@@ -22,6 +22,7 @@ enum { OLDEST_SM = 80 };                     // mma.sync with bf16, cp.async
 
 typedef struct {
     int open;
+    int index;       // among the visible ones
     int sm;          // compute capability, 90 for 9.0
     int processors;  // streaming multiprocessors
     char name[256];
@@ -61,8 +62,16 @@ static inline const char* device_find(void) {
                  error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
         return why;
     }
+    if (device.index >= count && count == 1) { device.index = 0; }  // a launcher shows each rank its own GPU alone
+    if (device.index >= count) {
+        snprintf(why, sizeof why,
+                 "rank %d of this machine takes the GPU of that number, but only %d are visible; see nvidia-smi, "
+                 "CUDA_VISIBLE_DEVICES, --gpus and --local-rank",
+                 device.index, count);
+        return why;
+    }
     struct cudaDeviceProp prop;
-    CUDA_CHECK(cudaGetDeviceProperties(&prop, 0));
+    CUDA_CHECK(cudaGetDeviceProperties(&prop, device.index));
     device.sm = 10 * prop.major + prop.minor;
     device.processors = prop.multiProcessorCount;
     device.memory = prop.totalGlobalMem;
@@ -81,7 +90,7 @@ static inline void device_open(void) {
     if (device.open || ledger.dry) { return; }
     const char* why = device_find();
     if (why) { die("GPU: %s. The CPU program needs none", why); }
-    CUDA_CHECK(cudaSetDevice(0));
+    CUDA_CHECK(cudaSetDevice(device.index));
     CUDA_CHECK(cudaStreamCreate(&device.stream));
     CUBLAS_CHECK(cublasLtCreate(&device.lt));
     CUDA_CHECK(cudaMalloc(&device.workspace, MATMUL_WORKSPACE));

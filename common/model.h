@@ -91,6 +91,9 @@ struct Model {
     // Before the first step: chooses what is chosen by timing, and keeps it in the file `path`.
     void (*rehearse)(Model* model, const char* path, int64_t step_rows);
     void (*zero_grads)(Model* model);
+    // With several ranks, after the last micro-batch: adds the gradients of all ranks; all (ranks, RANK_NUMBERS) = what
+    // each rank tells the others, mine (RANK_NUMBERS). NULL: this model knows one rank.
+    void (*reduce)(Model* model, const double* mine, double* all);
     double (*grad_norm)(Model* model);
     void (*update)(Model* model, const AdamwStep* step);
     void (*micro_batch)(Model* model, int B, int T);  // the launches of train(), whose data are there

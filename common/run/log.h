@@ -81,6 +81,7 @@ static inline void log_end(LogLine* line) { fprintf(line->file, "\n"); }
 typedef struct {
     char* path;
     int fd;
+    int off;                // 1: another rank writes them
     int validated;          // after metrics_open: the line of the validation at `step` is there
     StringBuilder waiting;  // what could not be written so far (a full disk): it goes first once writing works again
     size_t waited;          // bytes of it that are written
@@ -157,6 +158,7 @@ static inline int metrics_try(Metrics* metrics) {
 // Appends a line. A training is worth more than a line of its metrics: what cannot be written waits.
 static inline void metrics_append(Metrics* metrics, const char* line, size_t n) {
     int failed = metrics->failing;
+    if (metrics->off) { return; }
     sb_append(&metrics->waiting, line, n);
     if (!metrics_try(metrics) && !failed) {
         warn("%s: could not be written: %s%s; the run goes on, and writes it later if it can", metrics->path,
@@ -202,7 +204,7 @@ static inline void metrics_validation(Metrics* metrics, int64_t step, double los
 // Before a checkpoint is written: its metrics must not be younger than it after a power cut. Where they cannot be
 // written, the checkpoint is worth more than its metrics.
 static inline void metrics_flush(Metrics* metrics) {
-    int written = metrics_try(metrics);
+    int written = !metrics->off && metrics_try(metrics);
     if (written && fsync(metrics->fd) != 0 && errno != EINVAL && errno != EROFS) {
         warn("%s: could not be written: %s%s", metrics->path, strerror(errno), write_hint(errno));
     }
@@ -210,7 +212,7 @@ static inline void metrics_flush(Metrics* metrics) {
 
 // At the end of a run, when all else is saved: dies if lines still wait.
 static inline void metrics_end(Metrics* metrics) {
-    if (metrics_try(metrics)) { return; }
+    if (metrics->off || metrics_try(metrics)) { return; }
     size_t lines = 0;
     for (size_t i = metrics->waited; i < metrics->waiting.size; i++) { lines += metrics->waiting.data[i] == '\n'; }
     die("%s: could not be written: %s%s; its last %zu line%s lost", metrics->path, strerror(metrics->failing),

@@ -15,6 +15,9 @@
 
 #include "watch.h"
 
+enum { RANK_NUMBERS = 4 };             // that each rank tells the others with the gradients of every step
+enum { RANKS_OUT_OF_TIME = 1 << 20 };  // why a run stops, where it is no signal
+
 // 1 on the rank that prints, and that writes --out.
 static inline int ranks_talks(void) { return ranks.rank == 0; }
 

@@ -12,6 +12,7 @@
 #include "../matmul.h"
 #include "../model.h"
 #include "log.h"
+#include "ranks.h"
 #include "resume.h"
 #include "sample.h"
 #include "threads.h"
@@ -70,7 +71,9 @@ typedef struct {
     int* inputs;         // (step_rows,T), and at least (B,T) for validation
     int* targets;        // the same
     double* loss_sums;   // (passes)
-    double* row_losses;  // (passes,B) of a batch of validation
+    int agreed;          // with several ranks: the signal (or RANKS_OUT_OF_TIME) on which all of them stop, 0: none
+    double* row_losses;  // (ranks,val_slots,passes,B) of a validation
+    size_t val_slots;    // batches of validation that a rank has at most
     int* prompt;         // (prompt_length) tokens that samples begin with
     size_t prompt_length;
     int* sampled;  // (sample_tokens)
@@ -80,6 +83,7 @@ typedef struct {
     double step_seconds;  // smoothed
     double line_seconds;  // of the steps since the last line of the metrics,
     int64_t line_steps;   // which are so many
+    int dying;            // 1: die() saves the last whole step
     int unheard;          // 1: standard output cannot be written, and that was said
 } Trainer;
 
@@ -105,6 +109,7 @@ static inline void gpu_options(OptionTable* table) {
          "run one micro-batch on GPU and CPU, compare tensor by tensor, and exit"},
     };
     options_add(table, gpu, GPU ? (int)(sizeof gpu / sizeof gpu[0]) : 0);
+    if (GPU) { ranks_options(table); }
 }
 
 static inline void trainer_options(OptionTable* table, char* model_values, char* model_help,
@@ -253,15 +258,27 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
 
 // ---- where the model comes from ----
 
+// `text` of rank 0, or NULL, on all ranks.
+static inline char* trainer_same_text(char* text, const char* name) {
+    if (ranks.count == 1) { return text; }
+    int64_t size = text ? (int64_t)strlen(text) + 1 : 0;
+    ranks_share(&size, sizeof size, name);
+    if (size == 0) { return NULL; }
+    if (!ranks_talks()) { text = (char*)xalloc((size_t)size, 1, name); }
+    ranks_share(text, (size_t)size, name);
+    return text;
+}
+
 // With --resume: the newest checkpoint in --out, its state and its options.
 static inline void trainer_find_checkpoint(Trainer* t) {
     int resume = options_given(&t->options, "resume"), looks = trainer_only_looks(t);
-    if (!looks) {
+    if (!looks && ranks_talks()) {
         lock_out(t->out);
         checkpoint_clean(t->out);
     }
     if (!resume && looks) { return; }
-    t->checkpoint = looks ? checkpoint_look(t->out) : checkpoint_newest(t->out);
+    if (ranks_talks()) { t->checkpoint = looks ? checkpoint_look(t->out) : checkpoint_newest(t->out); }
+    t->checkpoint = trainer_same_text(t->checkpoint, "the newest checkpoint");
     if (!resume) {
         if (t->checkpoint) {
             die("--out %s holds a run already (%s); go on with it by --resume, or choose another --out", t->out,
@@ -269,7 +286,7 @@ static inline void trainer_find_checkpoint(Trainer* t) {
         }
         char* path = format_string("%s/metrics.jsonl", t->out);
         struct stat info;
-        if (stat(path, &info) == 0 && info.st_size > 0) {
+        if (ranks_talks() && stat(path, &info) == 0 && info.st_size > 0) {
             die("%s is left from another run; start that anew by --resume, or choose another --out", path);
         }
         free(path);
@@ -373,7 +390,7 @@ static inline void trainer_find_model(Trainer* t) {
 static inline void trainer_size_step(Trainer* t) {
     int64_t T = t->T;
     Option* o = options_row(&t->options, "total-batch");
-    if (!o->set) { option_choose(o, T * t->B, ""); }
+    if (!o->set) { option_choose(o, T * t->B * ranks.count, ""); }
     int64_t total = o->integer;
     if (total % T != 0) {
         int64_t below = total / T * T;
@@ -398,6 +415,9 @@ static inline int64_t trainer_steps_of_flops(const Trainer* t) {
     return (int64_t)steps;
 }
 
+// The most rows of a step that one rank has.
+static inline int64_t trainer_rank_rows(const Trainer* t) { return (t->step_rows + ranks.count - 1) / ranks.count; }
+
 // Where no --batch is given the model chooses the rows of a micro-batch, which from then on are the run's like given ones.
 static inline void trainer_choose_batch(Trainer* t) {
     Option* o = options_row(&t->options, "batch");
@@ -405,7 +425,7 @@ static inline void trainer_choose_batch(Trainer* t) {
     const char* card = GPU ? options_text(&t->options, "plan") : NULL;
     int training = !options_given(&t->options, "eval-only");
     if (t->model->choose_rows) {
-        t->B = t->model->choose_rows(t->model, card ? card : "", training ? t->step_rows : t->B, training);
+        t->B = t->model->choose_rows(t->model, card ? card : "", training ? trainer_rank_rows(t) : t->B, training);
         t->chosen = 1;
     }
     option_choose(o, t->B, "");
@@ -522,7 +542,12 @@ static inline void trainer_allocate(Trainer* t, int training) {
     t->inputs = (int*)xalloc(numbers, sizeof(int), "the inputs of a step");
     t->targets = (int*)xalloc(numbers, sizeof(int), "the targets of a step");
     t->loss_sums = (double*)xalloc((size_t)model->passes, sizeof(double), "the losses of the passes");
-    t->row_losses = (double*)xalloc((size_t)model->passes * (size_t)t->B, sizeof(double), "the losses of rows");
+    if (t->val) {
+        int64_t batches = (t->state.val_rows + t->B - 1) / t->B;
+        t->val_slots = (size_t)((batches + ranks.count - 1) / ranks.count);
+        size_t all = mul_size(t->val_slots, mul_size((size_t)model->passes, (size_t)t->B, "losses"), "losses");
+        t->row_losses = (double*)xalloc(mul_size(all, (size_t)ranks.count, "losses"), sizeof(double), "losses of rows");
+    }
     if (t->state.passes != model->passes) {
         t->state.passes = model->passes;
         t->state.val_loss_pass = (double*)xalloc((size_t)model->passes, sizeof(double), "the losses of the passes");
@@ -589,6 +614,11 @@ static inline void trainer_banner(const Trainer* t) {
         }
         log_item(&line, "instructions %s", machine_isa());
         log_item(&line, "matmul %s", matmul_name());
+    }
+    if (ranks.count > 1) {
+        char* all = ranks_banner(NULL);
+        log_item(&line, "%s", all);
+        free(all);
     }
     if (trainer_peak_flops(t) > 0) { log_item(&line, "peak %sFLOP/s", format_count(text, trainer_peak_flops(t))); }
     log_end(&line);

@@ -60,7 +60,8 @@ static inline char* trainer_try_save(Trainer* t);
 static void trainer_save_last(void) {
     Trainer* t = trainer_at_risk;
     long long step = (long long)t->state.step;
-    if (step == 0) { return; }  // nothing is lost
+    if (step == 0 || !ranks_talks()) { return; }  // nothing is lost; with several ranks rank 0 has the same to save
+    t->dying = 1;
     int there = t->saved_step == t->state.step;
     char* error = there ? NULL : trainer_try_save(t);
     if (error) {
@@ -137,9 +138,12 @@ static inline int trainer_validate(Trainer* t) {
     size_t T = (size_t)t->T;
     int64_t count = 0, bytes = 0;
     int counted = 1;  // the bytes of every target are known
+    size_t batch_losses = (size_t)(s->passes * t->B), rank_losses = t->val_slots * batch_losses;
+    double* mine = t->row_losses + (size_t)ranks.rank * rank_losses;
+    memset(mine, 0, rank_losses * sizeof(double));
     memset(t->loss_sums, 0, (size_t)s->passes * sizeof(double));
-    for (int64_t row = 0; row < s->val_rows; row += t->B) {
-        if (trainer_signal) { return 0; }
+    for (int64_t row = 0, batch = 0; row < s->val_rows; row += t->B, batch++) {
+        if (trainer_signal && ranks.count == 1) { return 0; }
         int rows = trainer_micro_rows(t, row, s->val_rows);
         for (int i = 0; i < rows; i++) {
             shards_row(t->val, (uint64_t)(row + i), t->inputs + (size_t)i * T, t->targets + (size_t)i * T);
@@ -149,14 +153,23 @@ static inline int trainer_validate(Trainer* t) {
             size_t size = tokenizer_bytes(t->tokenizer, t->targets[j]);
             count++, bytes += (int64_t)size, counted &= size > 0;
         }
-        // The last batch is filled up, and rows are added in their order: so the bits of a loss do not depend on how the
-        // rows are divided into batches of B.
+        if (batch % ranks.count != ranks.rank) { continue; }
+        // The last batch is filled up, and rows are added in their order: so the bits of a loss depend on B, not on how
+        // many ranks there are.
         memset(t->inputs + (size_t)rows * T, 0, (size_t)(t->B - rows) * T * sizeof(int));
         memset(t->targets + (size_t)rows * T, 0xff, (size_t)(t->B - rows) * T * sizeof(int));
-        t->model->evaluate(t->model, t->inputs, t->targets, t->B, t->T, t->row_losses);
-        for (int i = 0; i < s->passes * t->B; i++) { t->loss_sums[i / t->B] += t->row_losses[i]; }
-        double sum = t->loss_sums[s->passes - 1];
-        if (!isfinite(sum)) { trainer_die_nonfinite(t, "validation loss", sum, s->step, t->B); }
+        double* losses = mine + (size_t)(batch / ranks.count) * batch_losses;
+        t->model->evaluate(t->model, t->inputs, t->targets, t->B, t->T, losses);
+        for (size_t i = 0; i < batch_losses; i++) {
+            if (!isfinite(losses[i])) { trainer_die_nonfinite(t, "validation loss", losses[i], s->step, t->B); }
+        }
+        ranks_progress(s->step);
+    }
+    if (ranks.count > 1) { ranks_gather(mine, rank_losses * sizeof(double), t->row_losses, "losses of a validation"); }
+    for (int64_t row = 0, batch = 0; row < s->val_rows; row += t->B, batch++) {
+        const double* losses =
+            t->row_losses + (size_t)(batch % ranks.count) * rank_losses + (size_t)(batch / ranks.count) * batch_losses;
+        for (size_t i = 0; i < batch_losses; i++) { t->loss_sums[i / (size_t)t->B] += losses[i]; }
     }
     if (count == 0) { die("--val: no target to validate on, all are marked as ignored"); }
     for (int i = 0; i < s->passes; i++) { s->val_loss_pass[i] = t->loss_sums[i] / (double)count; }
@@ -184,11 +197,35 @@ static inline void trainer_print_losses(const Trainer* t) {
 
 // ---- saving ----
 
+// Dies unless all ranks have the same weights, of which each has a copy here.
+static inline void trainer_check_ranks(const Trainer* t) {
+    size_t bytes = t->model->tensors.total * sizeof(real);
+    uint64_t hash = hash_bytes(HASH_START, t->model->params, bytes);
+    uint64_t* all = (uint64_t*)xalloc((size_t)ranks.count, sizeof hash, "hashes of ranks");
+    ranks_gather(&hash, sizeof hash, all, "hashes of the weights");
+    for (int r = 1; r < ranks.count; r++) {
+        if (all[r] == all[0]) { continue; }
+        char names[2][128];
+        if (!ranks_talks() && ranks.verdict) { ranks.verdict(3); }  // rank 0 says it
+        die("after step %lld %s has other weights (hash %016llx) than %s (hash %016llx): the ranks have come apart; "
+            "nothing was saved, go on from the last checkpoint by --resume",
+            (long long)t->state.step, rank_name(names[0], sizeof names[0], r), (unsigned long long)all[r],
+            rank_name(names[1], sizeof names[1], 0), (unsigned long long)all[0]);
+    }
+    printf("weights of all %d ranks have hash %016llx\n", ranks.count, (unsigned long long)all[0]);
+    free(all);
+}
+
 // Writes a checkpoint of the last whole step, unless there is one. NULL, or what went wrong (the caller frees it).
 static inline char* trainer_try_save(Trainer* t) {
     if (t->saved_step == t->state.step) { return NULL; }
     Model* model = t->model;
     if (model->download) { model->download(model, t->m, t->v); }
+    if (ranks.count > 1 && !t->dying) { trainer_check_ranks(t); }
+    if (!ranks_talks()) {
+        t->saved_step = t->state.step;
+        return NULL;
+    }
     SaveFiles files = save_files(t);
     metrics_flush(&t->metrics);
     char* error = checkpoint_try_write(t->out, t->state.step, &model->tensors, (const float*)(const void*)model->params,
@@ -235,6 +272,26 @@ static inline void trainer_sample(Trainer* t) {
 
 // ---- one step ----
 
+// With several ranks: adds the gradients of all; returns the sum of their losses, in the order of ranks. A signal on any
+// of them, and the time that rank 0 sees running out, are told here: all stop after this very step.
+static inline double trainer_reduce(Trainer* t, double loss) {
+    double mine[RANK_NUMBERS] = {loss, (double)trainer_signal, 0, 0};
+    double minutes = options_set(&t->options, "max-minutes") ? options_number(&t->options, "max-minutes") : INFINITY;
+    if (ranks_talks() && now_seconds() - t->started >= 60 * minutes) { mine[2] = 1; }
+    double* all = (double*)xalloc((size_t)ranks.count * RANK_NUMBERS, sizeof(double), "losses of ranks");
+    ranks_wait(1);
+    t->model->reduce(t->model, mine, all);
+    ranks_wait(0);
+    double sum = 0;
+    for (int r = 0; r < ranks.count; r++) {
+        sum += all[RANK_NUMBERS * r];
+        if (!t->agreed) { t->agreed = (int)all[RANK_NUMBERS * r + 1]; }
+    }
+    if (!t->agreed && all[2] != 0) { t->agreed = RANKS_OUT_OF_TIME; }
+    free(all);
+    return sum;
+}
+
 // Forward and backward of all micro-batches of the step: grads = gradient of the mean loss, *loss =
 // that mean. Returns 0 if a signal came in between.
 static inline int trainer_gradient(Trainer* t, double* loss) {
@@ -242,8 +299,9 @@ static inline int trainer_gradient(Trainer* t, double* loss) {
     int64_t count = trainer_load_step(t);
     model_zero_grads(model);
     double sum = 0;
-    for (int64_t row = 0; row < t->step_rows; row += t->B) {
-        if (trainer_signal) { return 0; }
+    int64_t first = (int64_t)ranks.rank * t->B, next = (int64_t)ranks.count * t->B;  // of this rank's micro-batches
+    for (int64_t row = first; row < t->step_rows; row += next) {
+        if (trainer_signal && ranks.count == 1) { return 0; }
         int rows = trainer_micro_rows(t, row, t->step_rows);
         size_t at = (size_t)row * (size_t)t->T;
         sum += model_train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
@@ -252,13 +310,13 @@ static inline int trainer_gradient(Trainer* t, double* loss) {
     int bad;
     sum += model_finish(model, &bad);
     if (!isfinite(sum)) {  // known only now: that micro-batch once more, so that the search sees what it left
-        int64_t row = bad > 0 ? (int64_t)bad * t->B : 0;
+        int64_t row = first + (bad > 0 ? (int64_t)bad * next : 0);
         int rows = trainer_micro_rows(t, row, t->step_rows);
         size_t at = (size_t)row * (size_t)t->T;
         model->train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
         trainer_die_nonfinite(t, "loss", sum, t->state.step + 1, rows);
     }
-    *loss = sum / (double)count;
+    *loss = (ranks.count > 1 ? trainer_reduce(t, sum) : sum) / (double)count;
     return 1;
 }
 
@@ -415,6 +473,12 @@ static inline int trainer_validates(const Trainer* t, int64_t n) {
     return t->val && (n == 0 || n >= t->state.total_steps || (every > 0 && n % every == 0));
 }
 
+// What stops the run, 0: nothing. One rank follows its own signals, several what all have agreed on.
+static inline int trainer_stops(const Trainer* t, int in_time) {
+    if (ranks.count > 1) { return t->agreed; }
+    return trainer_signal ? (int)trainer_signal : in_time ? 0 : RANKS_OUT_OF_TIME;
+}
+
 // Steps until the end of the run; returns the exit status.
 static inline int trainer_run(Trainer* t) {
     TrainerState* s = &t->state;
@@ -430,8 +494,10 @@ static inline int trainer_run(Trainer* t) {
         if (trainer_validates(t, s->step) && !(written && s->val_step == s->step)) {
             if (!trainer_validate(t)) { break; }
             if (first && t->val_anew) {  // only now the line that is there is taken out
-                close(t->metrics.fd);
-                metrics_open(&t->metrics, t->out, s->step, 1);
+                if (ranks_talks()) {
+                    close(t->metrics.fd);
+                    metrics_open(&t->metrics, t->out, s->step, 1);
+                }
             }
             if (!written) {
                 metrics_validation(&t->metrics, s->step, s->val_loss, s->val_loss_pass, s->passes, trainer_flops(t));
@@ -442,23 +508,28 @@ static inline int trainer_run(Trainer* t) {
             if (!t->model->prepare) { machine_measure_peak(0.05); }  // the first readings may have been disturbed
         }
         if (last || (save_every > 0 && s->step > 0 && s->step % save_every == 0)) { trainer_save(t, !last); }
-        if (last || (sample_every > 0 && s->step > 0 && s->step % sample_every == 0)) { trainer_sample(t); }
+        if (ranks_talks() && (last || (sample_every > 0 && s->step > 0 && s->step % sample_every == 0))) {
+            trainer_sample(t);
+        }
         in_time = first ||
                   now_seconds() - t->started < 60 * minutes;  // at least one step, so that repeating it gets somewhere
-        if (last || trainer_signal || !in_time || !trainer_step(t)) { break; }
+        ranks_progress(s->step + 1);
+        if (last || trainer_stops(t, in_time) || !trainer_step(t)) { break; }
     }
-    int stopped = s->step < s->total_steps || trainer_signal;
+    int why_number = trainer_stops(t, in_time);
+    int stopped = s->step < s->total_steps || why_number;
     if (stopped && s->step > 0) { trainer_save(t, 0); }
     trainer_guard(t, 0);
     metrics_end(&t->metrics);
     if (stopped) {
-        const char* why = trainer_signal == SIGINT    ? "SIGINT"
-                          : trainer_signal == SIGTERM ? "SIGTERM"
-                          : trainer_signal            ? "SIGHUP"
-                                                      : "--max-minutes";
+        int by_signal = why_number != RANKS_OUT_OF_TIME;
+        const char* why = why_number == SIGINT    ? "SIGINT"
+                          : why_number == SIGTERM ? "SIGTERM"
+                          : by_signal             ? "SIGHUP"
+                                                  : "--max-minutes";
         printf("stopped by %s after step %lld of %lld, %s; --resume goes on\n", why, (long long)s->step,
                (long long)s->total_steps, s->step > 0 ? "which is saved" : "nothing to save yet");
-        return trainer_signal ? 128 + trainer_signal : 0;
+        return by_signal ? 128 + why_number : 0;
     }
     trainer_print_results(t);
     return 0;
@@ -496,6 +567,20 @@ static inline void trainer_warn_of_rate(const Trainer* t) {
          "--steps, or --warmup-steps 0");
 }
 
+// One process, or all ranks of a run.
+static inline void trainer_begin_ranks(Trainer* t) {
+    if (!GPU) { return; }
+    ranks_begin(&t->options, t->kind->program);
+    if (ranks.count == 1) { return; }
+    static const char* const alone[] = {"dump", "compare-cpu"};
+    for (int i = 0; i < 2; i++) {
+        if (options_given(&t->options, alone[i])) {
+            die("--%s is for one GPU, here are %d ranks", alone[i], ranks.count);
+        }
+    }
+    if (!ranks_talks() && !freopen("/dev/null", "w", stdout)) { die("/dev/null: %s", strerror(errno)); }
+}
+
 // A whole program, but for what is said of its output at the end.
 static inline int trainer_program(int argc, char** argv, const ModelClass* kind) {
     static Trainer trainer;  // zero
@@ -509,6 +594,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     }
     trainer_parse(t, argc, argv);
     t->command = command_line(argc, argv);
+    if (!options_given(&t->options, "plan")) { trainer_begin_ranks(t); }
     trainer_catch_signals();
     trainer_find_checkpoint(t);
     trainer_find_model(t);
@@ -522,7 +608,10 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     const char* dump = options_text(&t->options, "dump");
     if (t->checkpoint && !trainer_only_looks(t)) {
         trainer_size_run(t, t->state.rows);
-        if (trainer_is_finished(t)) { return 0; }
+        if (trainer_is_finished(t)) {
+            ranks_end();
+            return 0;
+        }
     }
     trainer_open_data(t);
     if (!eval_only) { trainer_size_run(t, t->state.rows); }
@@ -544,6 +633,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     if (eval_only) {
         if (!trainer_validate(t)) { return 128 + trainer_signal; }
         trainer_print_losses(t);
+        ranks_end();
         return 0;
     }
     if (dump) {
@@ -553,15 +643,25 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_prepare_samples(t);
     save_prepare(t);
     card_note_command(t);
-    metrics_open(&t->metrics, t->out, t->checkpoint ? t->state.step : -1, 0);
+    if (ranks_talks()) { metrics_open(&t->metrics, t->out, t->checkpoint ? t->state.step : -1, 0); }
+    if (ranks.count > 1) {
+        ranks_share(&t->metrics.validated, sizeof t->metrics.validated, "what is in the metrics");
+        t->metrics.off = !ranks_talks();
+        t->metrics.path = format_string("%s/metrics.jsonl", t->out);
+    }
     if (t->checkpoint) { t->saved_step = t->state.step; }
     if (t->model->rehearse) {
         char* choices = format_string("%s/products.txt", t->out);
-        t->model->rehearse(t->model, choices, t->step_rows);
+        // The first rank chooses, the others find its choices.
+        if (!ranks_talks()) { ranks_barrier("the choice of algorithms"); }
+        t->model->rehearse(t->model, choices, trainer_rank_rows(t));
+        if (ranks_talks() && ranks.count > 1) { ranks_barrier("the choice of algorithms"); }
         free(choices);
     }
     trainer_under_way = 1;
-    return trainer_run(t);
+    int status = trainer_run(t);
+    ranks_end();
+    return status;
 }
 
 // A whole program: the exit status of main(). One run a process.

@@ -754,6 +754,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int which) {
     memset(prop, 0, sizeof *prop);
     int sm = (int)emulate_number("EMULATE_SM", 86);
     snprintf(prop->name, sizeof prop->name, "emulator on the CPU");
+    memcpy(prop->uuid.bytes, &which, sizeof which);
     prop->totalGlobalMem = device_memory_total();
     prop->sharedMemPerBlock = MOST_STATIC_SHARED, prop->sharedMemPerBlockOptin = MOST_SHARED;
     prop->sharedMemPerMultiprocessor = (size_t)(sm == 80 || sm == 87 ? 164 : sm == 90 ? 228 : 100) << 10;

@@ -251,6 +251,9 @@ typedef struct EmulateGraph* cudaGraph_t;
 typedef struct EmulateGraph* cudaGraphExec_t;
 struct cudaDeviceProp {
     char name[256];
+    struct {
+        char bytes[16];
+    } uuid;  // of the device's number; hosts are told apart elsewhere
     size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
     int multiProcessorCount, major, minor, warpSize, maxThreadsPerBlock;
 };

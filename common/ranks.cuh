@@ -1,0 +1,92 @@
+// ranks.cuh - data parallel over NCCL: every rank has the same weights and its own rows of a step, and before the
+// optimiser the gradients of all are added.
+//
+// A gradient sums over S+1 passes and over micro-batches, so none is whole before the last micro-batch's backward: the
+// head's (dW_out) after its pass 0's mix, a layer's after its pass 0, the embedding's (dW_in) at the very end; tied, both
+// at the very end. Here all are reduced when that backward is done, in buckets by element range, each of them one
+// collective of fp32 sums. The scale of a gradient is 1 / targets of the whole step, on every rank, so that what is added
+// is the mean over the step however unevenly its rows are divided; a rank without rows adds zeros.
+#ifndef PONDER_RANKS_CUH
+#define PONDER_RANKS_CUH
+
+#include "run/ranks.h"
+#include "transfers.cuh"
+
+#include <nccl.h>
+
+enum { RANK_BUCKET = 32 << 20 };  // numbers of a collective: 128 MB, far beyond where bandwidth is reached
+
+typedef struct {
+    ncclComm_t comm;
+    double* mine;  // (RANK_NUMBERS) on the GPU
+    double* all;   // (ranks, RANK_NUMBERS) on the GPU
+    double* hash;  // scratch
+} Nccl;
+static Nccl nccl;
+
+#define NCCL_CHECK(expression) nccl_check((expression), #expression, __FILE__, __LINE__)
+static inline void nccl_check(ncclResult_t result, const char* expression, const char* file, int line) {
+    if (result == ncclSuccess || result == ncclInProgress) { return; }
+    if (ranks.verdict) { ranks.verdict(3); }  // most often another rank is the cause, and the watchdog knows which
+    const char* why = nccl.comm ? ncclGetLastError(nccl.comm) : "";
+    die("NCCL: %s gave %s%s%s, %s:%d", expression, ncclGetErrorString(result), why && why[0] ? ": " : "",
+        why ? why : "", file, line);
+}
+
+// What the watchdog calls before it ends this process: it may hang, which the watchdog knows.
+static void nccl_abort(void) {
+    if (nccl.comm) { ncclCommAbort(nccl.comm); }
+}
+
+// NCCL's version in words; the caller frees it.
+static inline char* nccl_version(void) {
+    int version = 0;
+    NCCL_CHECK(ncclGetVersion(&version));
+    return format_string("%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+}
+
+// All ranks join one communicator; their GPUs are open. Nothing where there is one rank.
+static inline void nccl_open(void) {
+    if (ranks.count == 1 || nccl.comm || ledger.dry) { return; }
+    cudaDeviceProp prop;
+    CUDA_CHECK(cudaGetDeviceProperties(&prop, device.index));
+    ranks_check_devices(prop.uuid.bytes);
+    // In-switch reduction adds in an order of its own: runs would not repeat bit for bit.
+    setenv("NCCL_ALGO", "^NVLS", 0);
+    ncclUniqueId id;
+    memset(&id, 0, sizeof id);
+    if (ranks.rank == 0) { NCCL_CHECK(ncclGetUniqueId(&id)); }
+    ranks_share(&id, sizeof id, "NCCL's unique id");
+    NCCL_CHECK(ncclCommInitRank(&nccl.comm, ranks.count, id, ranks.rank));
+    ranks.abort = nccl_abort;
+    nccl.mine = (double*)device_alloc(RANK_NUMBERS * sizeof(double), "numbers of a rank");
+    nccl.all = (double*)device_alloc((size_t)ranks.count * RANK_NUMBERS * sizeof(double), "numbers of all ranks");
+}
+
+static inline void nccl_close(void) {
+    if (!nccl.comm) { return; }
+    CUDA_CHECK(cudaStreamSynchronize(device.stream));
+    ranks.abort = NULL;
+    NCCL_CHECK(ncclCommDestroy(nccl.comm));
+    nccl.comm = NULL;
+}
+
+// grads (n) = the sum over all ranks, bucket by bucket.
+static inline void gradients_reduce(float* grads, size_t n) {
+    for (size_t first = 0; first < n; first += RANK_BUCKET) {
+        size_t count = min_size(RANK_BUCKET, n - first);
+        NCCL_CHECK(ncclAllReduce(grads + first, grads + first, count, ncclFloat, ncclSum, nccl.comm, device.stream));
+    }
+}
+
+// What a Model does with them (model.h): the gradients of all ranks are added; all (ranks, RANK_NUMBERS) on the host =
+// `mine` (RANK_NUMBERS) of every rank. Waits for both.
+static inline void ranks_reduce(Model* model, const double* mine, double* all) {
+    size_t one = RANK_NUMBERS * sizeof(double);
+    gradients_reduce(model->families->grads, model->tensors.total);
+    CUDA_CHECK(cudaMemcpyAsync(nccl.mine, mine, one, cudaMemcpyHostToDevice, device.stream));
+    NCCL_CHECK(ncclAllGather(nccl.mine, nccl.all, RANK_NUMBERS, ncclDouble, nccl.comm, device.stream));
+    device_download(all, nccl.all, (size_t)ranks.count * one);
+}
+
+#endif

@@ -127,10 +127,10 @@ static inline void trainer_open_validation(Trainer* t) {
     int64_t batches = options_int(o, "val-batches"), rows = t->val ? (int64_t)t->val->rows : 0;
     int same = had && trainer_option_stays(t, "val-batches") && !other;
     if (s->val_batch == 0 || options_given(o, "batch")) { s->val_batch = t->B; }
-    int64_t wanted = same ? s->val_rows : batches > 0 ? batches * s->val_batch : rows;
+    int64_t wanted = same ? s->val_rows : batches > 0 ? batches * s->val_batch * ranks.count : rows;
     if (t->val && wanted > rows) {
-        printf("--val %s has %lld rows, fewer than the %lld of %lld batches: all of them are used\n", val,
-               (long long)rows, (long long)wanted, (long long)batches);
+        printf("--val %s has %lld rows, fewer than the %lld of %lld batches%s: all of them are used\n", val,
+               (long long)rows, (long long)wanted, (long long)batches, ranks.count > 1 ? " on every rank" : "");
     }
     if (wanted > rows) { wanted = rows; }
     if (other) {

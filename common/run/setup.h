@@ -134,8 +134,9 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
                "least, by shapes and the card alone; a resumed run keeps them]"
              : "rows that pass through the model together (a micro-batch)"},
         {"data", "total-batch", OPTION_INT, NULL, "TOKENS", 1, MANY, RESUME_FIXED,
-         GPU ? "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by "
-               "default one batch, 8 rows without --batch"
+         GPU ? "tokens of an optimiser step on all ranks, a multiple of --seq; gradients of micro-batches are added up "
+               "to "
+               "it; by default one batch on every rank, 8 rows without --batch"
              : "tokens of an optimiser step, a multiple of --seq; gradients of micro-batches are added up to it; by "
                "default one batch"},
         {"data", "shuffle", OPTION_INT, "1", "0|1", 0, 1, RESUME_FIXED,
@@ -165,7 +166,7 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
         {"run", "val-every", OPTION_INT, "250", "N", 0, MANY, RESUME_FREE,
          "steps between validations; 0: only before the first and after the last step"},
         {"run", "val-batches", OPTION_INT, "20", "N", 0, 1 << 30, RESUME_FREE,
-         GPU ? "batches of a validation, of 8 rows without --batch, the first of the data; 0: all of it"
+         GPU ? "batches of a validation on every rank, of 8 rows without --batch, the first of the data; 0: all of it"
              : "batches of a validation, the first of the data; 0: all of it"},
         {"run", "sample-every", OPTION_INT, "0", "N", 0, MANY, RESUME_FREE,
          "steps between samples; 0: only after the last step"},

@@ -1390,8 +1390,6 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
             m->pass->size.HS, m->architecture->cuda->most_head, m->architecture->program);
     }
     families_drive(model, &c->families);
-    if (ranks.count > 1) { model->reduce = ranks_reduce; }
-    device.index = ranks.local_rank;
     c->asked = options_set(options, "recompute") ? (int)options_int(options, "recompute") : -1;
     if (options_given(options, "compare-cpu") && c->asked < 0) { c->asked = 0; }
     c->graph.on = options_int(options, "graph") != 0;
@@ -1417,6 +1415,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->rehearse = ponder_rehearse_cuda;
     model->device_text = ponder_device_text;
     model->arithmetic = PRECISION " on a GPU";
+    ranks_drive(model);
     model->print_ledger = ponder_print_ledger;
     model->compare_cpu = ponder_compare_cpu;
 }

@@ -89,4 +89,15 @@ static inline void ranks_reduce(Model* model, const double* mine, double* all) {
     device_download(all, nccl.all, (size_t)ranks.count * one);
 }
 
+// From here on a model is one of several ranks, if there are several.
+static inline void ranks_drive(Model* model) {
+    device.index = ranks.local_rank;
+    if (ranks.count == 1) { return; }
+    // With other versions, or in another layout, NCCL adds in another order: a resumed run says that this has changed.
+    char *version = nccl_version(), *layout = ranks_layout();
+    model->arithmetic = format_string(PRECISION " on %s with NCCL %s", layout, version);
+    model->reduce = ranks_reduce;
+    free(version), free(layout);
+}
+
 #endif

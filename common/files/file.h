@@ -40,11 +40,14 @@ static inline char* read_fully(const char* path, size_t* size) {
     return sb.data;
 }
 
+// Told of every piece of a file that was written, where somebody waits for it: a rank that writes is not hung. NULL: nobody.
+static void (*write_progress)(void);
+
 // All n bytes to a file; 0, or -1 with errno set.
 static inline int write_all(int fd, const void* bytes, size_t n) {
     const char* at = (const char*)bytes;
     while (n) {
-        ssize_t done = write(fd, at, min_size(n, (size_t)1 << 30));
+        ssize_t done = write(fd, at, min_size(n, (size_t)64 << 20));
         if (done < 0 && errno == EINTR) { continue; }
         if (done < 0) { return -1; }
         if (done == 0) {
@@ -53,6 +56,7 @@ static inline int write_all(int fd, const void* bytes, size_t n) {
         }
         at += done;
         n -= (size_t)done;
+        if (write_progress) { write_progress(); }
     }
     return 0;
 }

@@ -180,6 +180,25 @@ static inline void trainer_warn_of_data(const Trainer* t) {
     }
 }
 
+// Dies unless all ranks read the same: each has files of its own, or sees the same ones.
+static inline void trainer_check_same_data(const Trainer* t) {
+    enum { KINDS = 3 };
+    static const char* const what[KINDS] = {"training data", "validation data", "tokenizer"};
+    const uint64_t mine[KINDS] = {t->train ? t->train->hash : 0, t->val ? t->val->hash : 0, t->state.tokenizer};
+    if (ranks.count == 1) { return; }
+    uint64_t* all = (uint64_t*)xalloc((size_t)ranks.count, sizeof mine, "hashes of ranks");
+    ranks_gather(mine, sizeof mine, all, "hashes of the data");
+    for (int i = KINDS; i < KINDS * ranks.count; i++) {
+        if (all[i] == all[i % KINDS]) { continue; }
+        char names[2][128];
+        if (!ranks_talks() && ranks.verdict) { ranks.verdict(3); }  // rank 0 says it
+        die("%s has other %s (hash %016llx) than %s (hash %016llx); expected the same files on all machines",
+            rank_name(names[0], sizeof names[0], i / KINDS), what[i % KINDS], (unsigned long long)all[i],
+            rank_name(names[1], sizeof names[1], 0), (unsigned long long)all[i % KINDS]);
+    }
+    free(all);
+}
+
 static inline void trainer_open_data(Trainer* t) {
     const char* train = options_text(&t->options, "train");
     const char* val = options_text(&t->options, "val");
@@ -205,6 +224,7 @@ static inline void trainer_open_data(Trainer* t) {
         t->state.shards = t->train->hash;
         t->state.rows = (int64_t)t->train->rows;
     }
+    trainer_check_same_data(t);
     if (!t->stored || t->val_anew) { trainer_warn_of_data(t); }
 }
 

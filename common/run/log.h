@@ -175,17 +175,28 @@ static inline void metrics_stamp(char* out, size_t room, double flops) {
     snprintf(out, room, "\"flops\": %.9g, \"time\": \"%s\"}\n", flops, text);
 }
 
-// After a step. ms, tokens_per_s and utilisation: means over the steps since the line before, or since the run was
+// Of the last step with several ranks: which took longest until its gradients were there.
+typedef struct {
+    int count, slowest;
+    double ms;  // that one's
+} MetricsRanks;
+
+// After a step; of: NULL with one rank. ms, tokens_per_s and utilisation: means over the steps since the line before, or since the run was
 // resumed.
 static inline void metrics_step(Metrics* metrics, int64_t step, int64_t tokens, double loss, double lr,
-                                double grad_norm, double ms, double tokens_per_s, double utilisation, double flops) {
-    char line[512], stamp[128];
+                                double grad_norm, double ms, double tokens_per_s, double utilisation, double flops,
+                                const MetricsRanks* of) {
+    char line[512], stamp[128], ranks_text[128] = "";
     metrics_stamp(stamp, sizeof stamp, flops);
-    int n =
-        snprintf(line, sizeof line,
-                 "{\"step\": %lld, \"tokens\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"ms\": %.9g, "
-                 "\"tokens_per_s\": %.9g, \"utilisation\": %.9g, %s",
-                 (long long)step, (long long)tokens, loss, lr, grad_norm, ms, tokens_per_s, utilisation, stamp);
+    if (of) {
+        snprintf(ranks_text, sizeof ranks_text, "\"ranks\": %d, \"slowest_rank\": %d, \"slowest_ms\": %.9g, ",
+                 of->count, of->slowest, of->ms);
+    }
+    int n = snprintf(
+        line, sizeof line,
+        "{\"step\": %lld, \"tokens\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"ms\": %.9g, "
+        "\"tokens_per_s\": %.9g, \"utilisation\": %.9g, %s%s",
+        (long long)step, (long long)tokens, loss, lr, grad_norm, ms, tokens_per_s, utilisation, ranks_text, stamp);
     metrics_append(metrics, line, (size_t)n);
 }
 

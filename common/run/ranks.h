@@ -21,6 +21,9 @@ enum { RANKS_OUT_OF_TIME = 1 << 20 };  // why a run stops, where it is no signal
 // 1 on the rank that prints, and that writes --out.
 static inline int ranks_talks(void) { return ranks.rank == 0; }
 
+// This rank works: it writes a file, or computes.
+static void ranks_still_works(void) { __atomic_fetch_add(&ranks.progress, 1, __ATOMIC_RELAXED); }
+
 // Fills in `ranks`, and returns in each of them when all are there. `text` must be the same on all: the program and its
 // version. Called before anything of CUDA or OpenMP starts, and before files are locked: --gpus forks.
 static inline void ranks_begin(const OptionTable* options, const char* text) {
@@ -29,6 +32,7 @@ static inline void ranks_begin(const OptionTable* options, const char* text) {
     if (ranks.count == 1) { return; }
     ranks_meet(text);
     watch_start();
+    write_progress = ranks_still_works;
 }
 
 // This rank has begun with `step`, or goes on with something long in it.
@@ -83,6 +87,17 @@ static inline void ranks_check_devices(const char* uuid) {
 }
 
 // ---- the banner ----
+
+// "8 GPUs of 2 machines"; the caller frees it.
+static inline char* ranks_layout(void) {
+    int hosts = 0;
+    for (int r = 0; r < ranks.count && ranks.peers; r++) {
+        int seen = 0;
+        for (int q = 0; q < r; q++) { seen |= strcmp(ranks.peers[q].host, ranks.peers[r].host) == 0; }
+        hosts += !seen;
+    }
+    return format_string("%d GPUs of %d machine%s", ranks.count, hosts, hosts == 1 ? "" : "s");
+}
 
 // Appends "ranks 0 to 3" or "rank 0": consecutive numbers after a word.
 static inline void ranks_banner_row(StringBuilder* sb, const char* before, int first, int last) {

@@ -66,11 +66,12 @@ typedef struct {
     TrainerState state;
     Metrics metrics;
 
-    real* m;             // family: first moments
-    real* v;             // family: second moments
-    int* inputs;         // (step_rows,T), and at least (B,T) for validation
-    int* targets;        // the same
-    double* loss_sums;   // (passes)
+    real* m;            // family: first moments
+    real* v;            // family: second moments
+    int* inputs;        // (step_rows,T), and at least (B,T) for validation
+    int* targets;       // the same
+    double* loss_sums;  // (passes)
+    MetricsRanks slowest;
     int agreed;          // with several ranks: the signal (or RANKS_OUT_OF_TIME) on which all of them stop, 0: none
     double* row_losses;  // (ranks,val_slots,passes,B) of a validation
     size_t val_slots;    // batches of validation that a rank has at most
@@ -619,6 +620,7 @@ static inline void trainer_banner(const Trainer* t) {
     if (ranks.count > 1) {
         char* all = ranks_banner(NULL);
         log_item(&line, "%s", all);
+        log_item(&line, "%s", t->model->arithmetic);
         free(all);
     }
     if (trainer_peak_flops(t) > 0) { log_item(&line, "peak %sFLOP/s", format_count(text, trainer_peak_flops(t))); }

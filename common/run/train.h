@@ -274,8 +274,9 @@ static inline void trainer_sample(Trainer* t) {
 
 // With several ranks: adds the gradients of all; returns the sum of their losses, in the order of ranks. A signal on any
 // of them, and the time that rank 0 sees running out, are told here: all stop after this very step.
-static inline double trainer_reduce(Trainer* t, double loss) {
-    double mine[RANK_NUMBERS] = {loss, (double)trainer_signal, 0, 0};
+// begin: now_seconds() when this rank began the step.
+static inline double trainer_reduce(Trainer* t, double loss, double begin) {
+    double mine[RANK_NUMBERS] = {loss, (double)trainer_signal, 0, 1000 * (now_seconds() - begin)};
     double minutes = options_set(&t->options, "max-minutes") ? options_number(&t->options, "max-minutes") : INFINITY;
     if (ranks_talks() && now_seconds() - t->started >= 60 * minutes) { mine[2] = 1; }
     double* all = (double*)xalloc((size_t)ranks.count * RANK_NUMBERS, sizeof(double), "losses of ranks");
@@ -283,8 +284,11 @@ static inline double trainer_reduce(Trainer* t, double loss) {
     t->model->reduce(t->model, mine, all);
     ranks_wait(0);
     double sum = 0;
+    t->slowest = (MetricsRanks){ranks.count, 0, 0};
     for (int r = 0; r < ranks.count; r++) {
+        double ms = all[RANK_NUMBERS * r + 3];
         sum += all[RANK_NUMBERS * r];
+        if (ms > t->slowest.ms) { t->slowest.slowest = r, t->slowest.ms = ms; }
         if (!t->agreed) { t->agreed = (int)all[RANK_NUMBERS * r + 1]; }
     }
     if (!t->agreed && all[2] != 0) { t->agreed = RANKS_OUT_OF_TIME; }
@@ -296,6 +300,7 @@ static inline double trainer_reduce(Trainer* t, double loss) {
 // that mean. Returns 0 if a signal came in between.
 static inline int trainer_gradient(Trainer* t, double* loss) {
     Model* model = t->model;
+    double begin = now_seconds();
     int64_t count = trainer_load_step(t);
     model_zero_grads(model);
     double sum = 0;
@@ -316,7 +321,7 @@ static inline int trainer_gradient(Trainer* t, double* loss) {
         model->train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
         trainer_die_nonfinite(t, "loss", sum, t->state.step + 1, rows);
     }
-    *loss = (ranks.count > 1 ? trainer_reduce(t, sum) : sum) / (double)count;
+    *loss = (ranks.count > 1 ? trainer_reduce(t, sum, begin) : sum) / (double)count;
     return 1;
 }
 
@@ -368,7 +373,8 @@ static inline int trainer_step(Trainer* t) {
         peak = trainer_peak_flops(t);
     }
     double utilisation = peak > 0 && (model->prepare || flops <= peak) ? flops / peak : 0;
-    metrics_step(&t->metrics, s->step, s->tokens, loss, lr, norm, 1000 * seconds, rate, utilisation, trainer_flops(t));
+    metrics_step(&t->metrics, s->step, s->tokens, loss, lr, norm, 1000 * seconds, rate, utilisation, trainer_flops(t),
+                 ranks.count > 1 ? &t->slowest : NULL);
     char tokens[32], left[32], share[32] = "peak not known";
     if (utilisation > 0) { snprintf(share, sizeof share, "%.1f %% of peak", 100 * utilisation); }
     printf("step %*lld of %lld | loss %.4f | norm %.3g | lr %.2e | %.0f ms | %s tok/s | %s | %s left\n",

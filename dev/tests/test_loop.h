@@ -367,8 +367,8 @@ static void test_disk_full_for_a_while(void) {
     metrics_open(&m, dir, -1, 0);
     close(m.fd);
     m.fd = open("/dev/full", O_WRONLY);
-    metrics_step(&m, 1, 8, 1, 1, 1, 1, 1, 1, 1);
-    metrics_step(&m, 2, 16, 1, 1, 1, 1, 1, 1, 1);
+    metrics_step(&m, 1, 8, 1, 1, 1, 1, 1, 1, 1, NULL);
+    metrics_step(&m, 2, 16, 1, 1, 1, 1, 1, 1, 1, NULL);
     CHECK(m.failing == ENOSPC && m.waiting.size > 100, "two lines wait");
     expect_death("lines that cannot be written", (void (*)(void*))metrics_end, &m,
                  "stuck/metrics.jsonl: could not be written: No space left|its last 2 lines are lost");

@@ -330,7 +330,7 @@ static void test_metrics_cut(void) {
             toy_write("cut/metrics.jsonl", text, strlen(text));
             Metrics m;
             metrics_open(&m, dir, cases[i].step, 0);
-            metrics_step(&m, 100, 800, 1.5, 1e-3, 0.25, 10, 80, 0.5, 12345678);
+            metrics_step(&m, 100, 800, 1.5, 1e-3, 0.25, 10, 80, 0.5, 12345678, NULL);
             close(m.fd);
             size_t size = 0, kept = 0;
             char* got = toy_read("cut/metrics.jsonl", &size);

@@ -884,7 +884,7 @@ static inline int ponder_main(int argc, char** argv, const Architecture* archite
 #include "common/graph.cuh"
 #include "common/matmul.cuh"
 #include "common/plan.cuh"
-#include "common/ranks.cuh"
+#include "common/run/ranks.cuh"
 #include "common/rehearsal.cuh"
 #include "common/rows.cuh"
 #include "common/transfers.cuh"

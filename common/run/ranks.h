@@ -13,6 +13,7 @@
 #ifndef PONDER_RANKS_H
 #define PONDER_RANKS_H
 
+#include "../files/file.h"
 #include "watch.h"
 
 enum { RANK_NUMBERS = 4 };             // that each rank tells the others with the gradients of every step

@@ -9,8 +9,8 @@
 #ifndef PONDER_RANKS_CUH
 #define PONDER_RANKS_CUH
 
-#include "run/ranks.h"
-#include "transfers.cuh"
+#include "../transfers.cuh"
+#include "ranks.h"
 
 #include <nccl.h>
 

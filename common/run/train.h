@@ -523,12 +523,12 @@ static inline int trainer_run(Trainer* t) {
         if (last || trainer_stops(t, in_time) || !trainer_step(t)) { break; }
     }
     int why_number = trainer_stops(t, in_time);
-    int stopped = s->step < s->total_steps || why_number;
+    int by_signal = why_number && why_number != RANKS_OUT_OF_TIME;
+    int stopped = s->step < s->total_steps || by_signal;
     if (stopped && s->step > 0) { trainer_save(t, 0); }
     trainer_guard(t, 0);
     metrics_end(&t->metrics);
     if (stopped) {
-        int by_signal = why_number != RANKS_OUT_OF_TIME;
         const char* why = why_number == SIGINT    ? "SIGINT"
                           : why_number == SIGTERM ? "SIGTERM"
                           : by_signal             ? "SIGHUP"

@@ -64,6 +64,7 @@ same_weights() { # OUT OUT STEP
 equal() { # ROWS RANKS...
     local rows=$1 ranks
     shift
+    rm -rf "$tmp/one$rows" "$tmp/r$rows"-*
     train "one$rows" --total-batch $((16 * rows)) --steps 4 --val-every 2 --val-batches 3
     ok "$architecture, one rank, $rows rows" [ $status = 0 ]
     for ranks in "$@"; do

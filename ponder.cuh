@@ -1029,7 +1029,7 @@ static inline void ponder_passes_cuda(Ponder* m, Arena* a, int training) {
     c->dh = TAKE(a, floatX, "gradient of the output", NC_back);
     c->dot = TAKE(a, float, "dots of the mix", training ? N : 0);
     c->parts = TAKE(a, float, "parts of the embedding's gradient", training ? embedding_parts(N, C) : 0);
-    batch_take(&c->batch, a, N, (size_t)m->model.B);
+    batch_take(&c->batch, a, N, N / (size_t)m->pass->T);
 }
 static inline void ponder_blocks_cuda(Ponder* m, Arena* a, int training) {
     PonderCuda* c = m->cuda;

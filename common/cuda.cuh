@@ -27,14 +27,10 @@ typedef __nv_bfloat16 floatX;
 // Numbers in 16 bytes: what one 128-bit access moves.
 enum { PACK = 16 / sizeof(floatX), WARP = 32 };
 
-// Rank of this process among those of a run, for messages.
-static int cuda_rank;
-
 #define CUDA_CHECK(expression) cuda_check((expression), #expression, __FILE__, __LINE__)
 static inline void cuda_check(cudaError_t error, const char* expression, const char* file, int line) {
     if (error != cudaSuccess) {
-        die("CUDA: %s gave %s (%s), %s:%d, rank %d", expression, cudaGetErrorName(error), cudaGetErrorString(error),
-            file, line, cuda_rank);
+        die("CUDA: %s gave %s (%s), %s:%d", expression, cudaGetErrorName(error), cudaGetErrorString(error), file, line);
     }
 }
 

@@ -12,8 +12,8 @@
 #define CUBLAS_CHECK(expression) cublas_check((expression), #expression, __FILE__, __LINE__)
 static inline void cublas_check(cublasStatus_t status, const char* expression, const char* file, int line) {
     if (status != CUBLAS_STATUS_SUCCESS) {
-        die("cuBLASLt: %s gave %s (%s), %s:%d, rank %d", expression, cublasLtGetStatusName(status),
-            cublasLtGetStatusString(status), file, line, cuda_rank);
+        die("cuBLASLt: %s gave %s (%s), %s:%d", expression, cublasLtGetStatusName(status),
+            cublasLtGetStatusString(status), file, line);
     }
 }
 

@@ -3,6 +3,7 @@
 # wrong values: in a copy of the files, with the programs of BUILD (build). The last line is
 # `N passed, N failed, N skipped`, the exit status the verdict.
 cd "$(dirname "$0")/.." || exit 1
+. dev/checks.sh
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE DATA OUT ARGS B CC CFLAGS NVCC MODEL STEPS SEED CUDA_VISIBLE_DEVICES
 export LC_ALL=C
 build=$(cd "${1:-build}" && pwd) || exit 1
@@ -22,19 +23,6 @@ build/bytes --out-train small/train.bin --out-val small/val.bin README.md ponder
 
 # make, with programs as they are.
 run_make() { make -o "build/train_$model" -o build/bytes -o build/compare "$@" >"$tmp/log" 2>&1; }
-passed=0 failed=0
-# ok NAME CONDITION...: the condition holds
-ok() {
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAIL $name; make said:"
-        tail -n 8 "$tmp/log" | cut -c1-300 | sed 's/^/     /'
-    fi
-}
 says() { grep -qF -- "$1" "$tmp/log"; }
 fails_saying() { [ "$status" != 0 ] && says "$1"; }
 # What a tool of that name prints, and its exit status.
@@ -171,5 +159,4 @@ cc -x c -std=gnu11 -fsyntax-only "train_$model.cu" >"$tmp/log" 2>&1
 status=$?
 ok "compiled before make was" fails_saying "make train_$model"
 
-echo "$passed passed, $failed failed, 0 skipped"
-[ $failed = 0 ]
+checked

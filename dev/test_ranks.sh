@@ -4,6 +4,7 @@
 # BUILD/train_ARCHITECTURE_emu_fp32; the first architecture has all of it. The last line is
 # `N passed, N failed, N skipped`, the exit status the verdict.
 cd "$(dirname "$0")/.." || exit 1
+. dev/checks.sh
 export LC_ALL=C OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive EMULATE_DEVICES=4
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT EMULATE_ASYNC EMULATE_SEED
 build=$(cd "${1:?BUILD is missing}" && pwd) || exit 1
@@ -12,19 +13,6 @@ tmp=$(mktemp -d) || exit 1
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$tmp"' EXIT
 "$build/bytes" --out-train "$tmp/train.bin" --out-val "$tmp/val.bin" README.md ponder.cuh >"$tmp/log" || { cat "$tmp/log"; exit 1; }
 
-passed=0 failed=0
-# ok NAME CONDITION...: the condition holds
-ok() {
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAIL $name; the program said:"
-        tail -n 8 "$tmp/log" | cut -c1-300 | sed 's/^/     /'
-    fi
-}
 says() { grep -qE -- "$1" "$tmp/log"; }
 
 # What a model is: small, with two passes.
@@ -95,6 +83,8 @@ for architecture in "$@"; do
 done
 architecture=$first
 
+ok "the slowest rank of every step" [ "$(numbers r8-2 slowest_ms | wc -l)" = 4 ]
+
 # ---- what must not change a bit ----
 
 for how in "--recompute 1" "--recompute 2" "--graph 0"; do
@@ -131,15 +121,21 @@ train used --total-batch 128 --steps 1 --gpus 2
 ok "a second run into the same --out" says "holds a run already"
 train dumped --total-batch 128 --steps 1 --gpus 2 --dump "$tmp/dump"
 ok "--dump with two ranks" says "is for one GPU"
-# As torchrun starts them.
-port=$((20000 + RANDOM % 10000))
-for rank in 1 0; do
-    RANK=$rank WORLD_SIZE=2 LOCAL_RANK=$rank LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port timeout 100 \
-        "$build/train_${architecture}_emu_fp32" $(model_of $architecture) --train "$tmp/train.bin" --out "$tmp/torch" \
-        --total-batch 128 --steps 4 >"$tmp/log$rank" 2>&1 &
-done
-wait
-cat "$tmp/log0" "$tmp/log1" >"$tmp/log"
+# two OUT DATA0 DATA1: two ranks on those data, as torchrun starts them
+two() {
+    local rank data=("$2" "$3") port=$((20000 + RANDOM % 10000))
+    for rank in 1 0; do
+        RANK=$rank WORLD_SIZE=2 LOCAL_RANK=$rank LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port timeout 100 \
+            "$build/train_${architecture}_emu_fp32" $(model_of $architecture) --train "${data[$rank]}" --out "$tmp/$1" \
+            --total-batch 128 --steps 4 >"$tmp/log$rank" 2>&1 &
+    done
+    wait
+    cat "$tmp/log0" "$tmp/log1" >"$tmp/log"
+}
+two other "$tmp/train.bin" "$tmp/val.bin"
+ok "ranks with other data" says "rank 1 .* has other training data"
+ok "ranks with other data: nothing was trained" [ ! -e "$tmp/other/step_00000004" ]
+two torch "$tmp/train.bin" "$tmp/train.bin"
 ok "as torchrun starts them: the same weights" same_weights r8-2 torch 4
 ok "as torchrun starts them: rank 1 says nothing" [ ! -s "$tmp/log1" ]
 
@@ -184,7 +180,7 @@ for victim in 0 1 2 1 2; do
     kill -9 "${children[$victim]}"
     ok "rank killed: all end" ends 20
     ok "rank killed: exit status $status" [ "$status" != 0 ]
-    ok "rank killed: it is named" says "rank [0-2] .*(killed|gone|ended|died|left|lost)"
+    ok "rank killed: it is named" says "rank $victim .*(killed|gone|ended|died|left|lost)"
     ok "rank killed: the run goes on" goes_on killed
 done
 in_background hung --nccl-timeout 3
@@ -205,5 +201,4 @@ ok "SIGTERM to one rank: all end" ends 20
 ok "SIGTERM to one rank: all have stopped" says "^stopped by SIGTERM"
 ok "SIGTERM to one rank: the run goes on" goes_on one_signalled
 
-echo "$passed passed, $failed failed, 0 skipped"
-[ $failed = 0 ]
+checked

@@ -653,7 +653,6 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     if (ranks.count > 1) {
         ranks_share(&t->metrics.validated, sizeof t->metrics.validated, "what is in the metrics");
         t->metrics.off = !ranks_talks();
-        t->metrics.path = format_string("%s/metrics.jsonl", t->out);
     }
     if (t->checkpoint) { t->saved_step = t->state.step; }
     if (t->model->rehearse) {

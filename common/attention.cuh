@@ -442,18 +442,6 @@ static __device__ __forceinline__ void fragment_from(uint32_t a[4], const float 
     a[3] = pack_bf16(right[2], right[3]);
 }
 
-// 2^x as exp2f has it, to 2 units in the last place, save that results below 2^-126 become 0: one instruction
-// instead of four, where there is one for every score. NaN stays NaN.
-#ifdef __CUDACC__
-static __device__ __forceinline__ float attention_exp2(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-#else
-static inline float attention_exp2(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
-#endif
-
 // Sum and maximum over the 4 lanes that share a row of an accumulator.
 static __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(0xffffffffu, x, 1);
@@ -671,14 +659,14 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC, small>::threads, Forw
                         most = fmaxf(most, fmaxf(s[y][n][2 * half], s[y][n][2 * half + 1]));
                     }
                     most = quad_max(most);
-                    const float again = attention_exp2((m[y][half] - most) * shape.scale_log2),
+                    const float again = exp2_approx((m[y][half] - most) * shape.scale_log2),
                                 shift = -most * shape.scale_log2;
                     float sum = 0;
 #pragma unroll
                     for (int n = 0; n < S::keys / 8; n++) {
 #pragma unroll
                         for (int e = 2 * half; e < 2 * half + 2; e++) {
-                            s[y][n][e] = attention_exp2(fmaf(s[y][n][e], shape.scale_log2, shift));
+                            s[y][n][e] = exp2_approx(fmaf(s[y][n][e], shape.scale_log2, shift));
                             sum += s[y][n][e];
                         }
                     }
@@ -1010,10 +998,10 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys, small>::thread
                             for (int y = 0; y < S::squares; y++) {
                                 float* x = value[which][y][n];
                                 const float* of_rows = row_statistic[which][y];
-                                x[0] = attention_exp2(fmaf(x[0], shape.scale_log2, -(keys ? of.x : of_rows[0])));
-                                x[1] = attention_exp2(fmaf(x[1], shape.scale_log2, -(keys ? of.y : of_rows[0])));
-                                x[2] = attention_exp2(fmaf(x[2], shape.scale_log2, -(keys ? of.x : of_rows[1])));
-                                x[3] = attention_exp2(fmaf(x[3], shape.scale_log2, -(keys ? of.y : of_rows[1])));
+                                x[0] = exp2_approx(fmaf(x[0], shape.scale_log2, -(keys ? of.x : of_rows[0])));
+                                x[1] = exp2_approx(fmaf(x[1], shape.scale_log2, -(keys ? of.y : of_rows[0])));
+                                x[2] = exp2_approx(fmaf(x[2], shape.scale_log2, -(keys ? of.x : of_rows[1])));
+                                x[3] = exp2_approx(fmaf(x[3], shape.scale_log2, -(keys ? of.y : of_rows[1])));
                             }
                         }
                     } else {

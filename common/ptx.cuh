@@ -1,5 +1,5 @@
-// ptx.cuh - the tensor-core and asynchronous-copy instructions of sm_80 that the kernels use, each in a
-// function of its own. Lane layouts: PTX ISA manual, "Matrix Fragments for mma.m16n8k16" and
+// ptx.cuh - the tensor-core, asynchronous-copy and approximating instructions of sm_80 that the kernels use, each in
+// a function of its own. Lane layouts: PTX ISA manual, "Matrix Fragments for mma.m16n8k16" and
 // "ldmatrix". Under the emulator the same functions come from dev/emulate.
 //
 // Lane l has group g = l/4 and place t = l%4. In mma_bf16, d += a b:
@@ -61,8 +61,25 @@ template <int pending> static __device__ __forceinline__ void cp_async_wait(void
     asm volatile("cp.async.wait_group %0;\n" : : "n"(pending) : "memory");
 }
 
+// 2^x as exp2f has it, to 2 units in the last place, save that results below 2^-126 become 0: one instruction
+// instead of four. NaN stays NaN.
+static __device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// 1 / x to a unit in the last place; 0 where |x| is above 2^126. NaN stays NaN.
+static __device__ __forceinline__ float reciprocal_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 #else
 #include "emulate_ptx.h"  // dev/emulate
+static inline float exp2_approx(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
+static inline float reciprocal_approx(float x) { return fabsf(x) > 0x1p126f ? 0.0f : 1.0f / x; }
 #endif
 
 #endif

@@ -10,6 +10,7 @@
 #     sizes      the same at real sizes: rows of 2,048, a vocabulary of 50,304, heads of 64 and 128, several blocks of logits
 #     runs       two runs of a model with S = 3, one of them stopped and resumed: the same bits; memory planned and taken;
 #                what a sample, a checkpoint and a resume take
+#     ranks      NCCL by itself; 2 and 4 ranks on the one GPU, with NCCL's stand-in preloaded, beside one rank
 #     kernels    dev/bench_gpu.cu: every kernel beside P, C, the ledger and the goals
 #     steps      dev/bench_step.cu: whole steps, beside P and the ledger
 #     batches    one of them with 1 to 32 rows at a time
@@ -38,7 +39,7 @@ while [ $# -gt 0 ]; do
         minutes=$2
         shift
         ;;
-    tests | compare | sizes | runs | kernels | steps | batches | profile | ptx | torch | sanitize) parts="$parts $1" ;;
+    tests | compare | sizes | runs | ranks | kernels | steps | batches | profile | ptx | torch | sanitize) parts="$parts $1" ;;
     *)
         sed -n '2,/^cd /p' "$0" | sed '$d; s/^# \{0,1\}//'
         [ "$1" = --help ] && exit 0
@@ -49,7 +50,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $minutes in '' | *[!0-9]* | 0) echo "gpu_check: --minutes '$minutes': expected a whole number above 0" >&2; exit 1 ;; esac
-order="tests compare sizes runs kernels steps batches profile ptx sanitize torch"
+order="tests compare sizes runs ranks kernels steps batches profile ptx sanitize torch"
 parts=${parts:-$order}
 mkdir -p "$OUT" && : >"$OUT/summary.txt" || { echo "gpu_check: $OUT cannot be written; name another directory with OUT=" >&2; exit 1; }
 work=$(mktemp -d) || exit 1
@@ -146,11 +147,12 @@ ptx=$tests/gpu_attention_ptx # the whole program is compute_80 PTX
 [ -z "$emulator" ] || ptx=$tests/gpu_attention
 if wanted ptx; then needed="$needed $ptx"; fi
 for a in $architectures; do
-    if wanted tests || wanted compare || wanted sizes || wanted runs || wanted sanitize; then
+    if wanted tests || wanted compare || wanted sizes || wanted runs || wanted ranks || wanted sanitize; then
         needed="$needed $B/train_${a}_$trainers $B/train_${a}_${trainers}_fp32"
     fi
     if wanted steps || wanted batches || wanted profile; then needed="$needed ${benchmarks}_step_$a$built"; fi
 done
+if wanted ranks && [ -z "$emulator" ]; then needed="$needed $B/nccl_api $B/stand_in/libnccl.so.2"; fi
 missing=
 for p in $needed; do [ -x "$p" ] || missing="$missing $p"; done
 [ -z "$build" ] || missing=$needed
@@ -342,6 +344,54 @@ run_runs() {
     done
 }
 
+# ---- ranks on one GPU ----
+
+# Ranks that share a GPU are not NCCL's: its stand-in moves their numbers through the host, in order of the stream.
+ranked() { # NAME PROGRAM RANKS: a run of eight rows a step into $work/NAME
+    local share=
+    [ -n "$emulator" ] && share="EMULATE_DEVICES=4" || share="PONDER_RANKS_SHARE_GPU=1 LD_PRELOAD=$B/stand_in/libnccl.so.2"
+    [ "$3" != 1 ] || share=
+    # shellcheck disable=SC2046,SC2086
+    part "$1" 60 env $share "$2" $(sed -n "s/^COMPARED_$first = //p" Makefile) --train "$shard" --out "$work/$1" --steps 4 --batch 2 --seq 32 \
+        $([ -z "$emulator" ] || echo "--layers 1 --width 16 --ponder 1") --total-batch 256 --warmup-steps 0 --save-every 2 --sample-tokens 0 $([ "$3" = 1 ] || echo "--gpus $3")
+}
+losses() { sed -n 's/.*"loss": \([^,}]*\).*/\1/p' "$work/$1/metrics.jsonl" 2>/dev/null; }
+run_ranks() {
+    local count suffix name program same what
+    if [ -z "$emulator" ] && have nccl "$B/nccl_api"; then
+        part nccl 60 "$B/nccl_api" --gpu && { row nccl "$(verdict)" "$seconds" "$(why "$(tail -n 1 "$log")")"; show; }
+    fi
+    for suffix in _fp32 ""; do
+        [ -z "$emulator" ] || [ -n "$suffix" ] || continue
+        program=$B/train_${first}_$trainers$suffix
+        have "ranks$suffix" "$program" || continue
+        for count in 1 2 4 2; do
+            name=ranks_$count$suffix
+            [ ! -e "$work/$name" ] || name=ranks_${count}_again$suffix
+            ranked "$name" "$program" $count || continue
+            what="$(grep -oE 'weights of all [0-9]* ranks have hash.*' "$log" | tail -n 1)"
+            if [ "$status" = 0 ] && [ $count != 1 ]; then
+                [ -n "$what" ] || status="0, but the ranks' weights were not compared"
+                # In bf16 a product of other rows rounds elsewhere.
+                paste <(losses "ranks_1$suffix") <(losses "$name") | awk -v most="${suffix:+1e-5}" '
+                    BEGIN { if (most == "") most = 2e-3 }
+                    NF != 2 || ($1 - $2) ^ 2 > (most * $1) ^ 2 { bad = 1 } END { exit bad || NR != 4 }' ||
+                    status="0, but with other losses than one rank: $(losses "$name" | tr '\n' ' ')"
+            fi
+            case $name in
+            *again*)
+                same=yes
+                cmp "$work/ranks_$count$suffix/step_00000004/model.safetensors" "$work/$name/step_00000004/model.safetensors" >>"$log" 2>&1 || same=no
+                [ "$status" != 0 ] || [ $same = yes ] || status="0, but with other bits than the first time"
+                what="$what; the same bits: $same"
+                ;;
+            esac
+            row "$name" "$(verdict)" "$seconds" "$(why "$what")"
+            show
+        done
+    done
+}
+
 # ---- benchmarks ----
 
 run_kernels() {
@@ -445,7 +495,7 @@ run_profile() {
 
 run_ptx() {
     have ptx "$ptx" || return
-    part ptx 300 env CUDA_FORCE_PTX_JIT=1 CUDA_CACHE_DISABLE=1 "$ptx" $([ -n "$emulator" ] && echo test_ledger || echo test_same_bits) || return
+    part ptx 300 env CUDA_CACHE_DISABLE=1 "$ptx" $([ -n "$emulator" ] && echo test_ledger || echo test_same_bits) || return
     if [ "$status" != 0 ] && grep -qE 'UnsupportedPtxVersion|unsupported toolchain' "$log"; then
         row ptx skip "$seconds" "the driver is older than the toolkit: it compiles no PTX of it"
         return

@@ -1,9 +1,12 @@
 // test_nccl_api.cpp - the calls, types and numbers of dev/emulate/nccl.h, as this project takes NCCL's to be. Compiled with
 // the stand-in's header, and with NCCL's own where that is: neither can drift from the other. Linked with
-// NCCL or the stand-in it also says that both have all the calls. It runs nothing but ncclGetVersion.
+// NCCL or the stand-in it also says that both have all the calls. It runs nothing but ncclGetVersion; with --gpu also one
+// rank on the first GPU, which adds up and gathers its own numbers.
 #include <nccl.h>
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define SAME(name, ...) static ncclResult_t (*const use_##name)(__VA_ARGS__) = name
 SAME(ncclGetVersion, int*);
@@ -68,7 +71,45 @@ IS(offsetof(ncclConfig_t, netName), 32);
 IS(offsetof(ncclConfig_t, splitShare), 40);
 static_assert(NCCL_VERSION_CODE >= 21800, "NCCL before 2.18");
 
-int main(void) {
+#define CHECK(call)                                          \
+    do {                                                     \
+        int result_ = (int)(call);                           \
+        if (result_ != 0) {                                  \
+            fprintf(stderr, "%s gave %d\n", #call, result_); \
+            return 1;                                        \
+        }                                                    \
+    } while (0)
+
+// What a trainer does with a communicator, by one rank: 0 if its numbers come back.
+static int alone(void) {
+    enum { N = 100003 };
+    static float mine[N], added[N], gathered[N];
+    for (int i = 0; i < N; i++) { mine[i] = (float)(i % 1000) - 0.5f; }
+    setenv("NCCL_ALGO", "^NVLS", 0);  // as the trainers do
+    ncclUniqueId id;
+    ncclComm_t comm;
+    cudaStream_t stream;
+    float *in, *out;
+    CHECK(cudaSetDevice(0));
+    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CHECK(cudaMalloc((void**)&in, sizeof mine));
+    CHECK(cudaMalloc((void**)&out, sizeof mine));
+    CHECK(ncclGetUniqueId(&id));
+    CHECK(ncclCommInitRank(&comm, 1, id, 0));
+    CHECK(cudaMemcpyAsync(in, mine, sizeof mine, cudaMemcpyHostToDevice, stream));
+    CHECK(ncclAllGather(in, out, N, ncclFloat, comm, stream));
+    CHECK(ncclAllReduce(in, in, N, ncclFloat, ncclSum, comm, stream));
+    CHECK(cudaMemcpyAsync(added, in, sizeof mine, cudaMemcpyDeviceToHost, stream));
+    CHECK(cudaMemcpyAsync(gathered, out, sizeof mine, cudaMemcpyDeviceToHost, stream));
+    CHECK(cudaStreamSynchronize(stream));
+    CHECK(ncclCommDestroy(comm));
+    CHECK(memcmp(mine, added, sizeof mine) != 0);
+    CHECK(memcmp(mine, gathered, sizeof mine) != 0);
+    printf("one rank: added and gathered\n");
+    return 0;
+}
+
+int main(int argc, char** argv) {
     const void* calls[] = {(const void*)use_ncclGetVersion,     (const void*)use_ncclGetUniqueId,
                            (const void*)use_ncclCommInitRank,   (const void*)use_ncclCommInitRankConfig,
                            (const void*)use_ncclCommFinalize,   (const void*)use_ncclCommDestroy,
@@ -90,5 +131,6 @@ int main(void) {
     ncclResult_t result = ncclGetVersion(&version);
     printf("%d calls of NCCL; header %d, library %d: %s\n", there, NCCL_VERSION_CODE, version,
            ncclGetErrorString(result));
+    if (result == ncclSuccess && argc > 1 && strcmp(argv[1], "--gpu") == 0) { return alone(); }
     return result != ncclSuccess;
 }

@@ -11,8 +11,10 @@
 
 #ifdef __CUDACC__
 #define PROGRAM_KIND "cuda"
+#define EMULATED 0
 #else
 #define PROGRAM_KIND "emu"
+#define EMULATED 1
 #endif
 #ifdef FP32
 #define GPU_PROGRAM BUILD_DIR "/train_" TEST_NAME "_" PROGRAM_KIND "_fp32"
@@ -677,10 +679,10 @@ static void test_logits_allocate_once(void) {
 // ---- a curve ----
 
 // 100 steps on this file's own text: bf16 must follow the CPU's fp32 curve within 1 %; in fp32 40 steps, within
-// 3e-7: 3.4e-8 was seen, from sums in another order.
+// 3e-7: 3.4e-8 was seen, from sums in another order. Under the emulator 40 are enough for the other architectures.
 static void test_hundred_steps(void) {
     enum { B = 2, T = 32, STEPS = 100 };
-    const int steps = fp32 ? 40 : STEPS;
+    const int steps = fp32 || (EMULATED && !TEST_WHOLE) ? 40 : STEPS;
     const char* arguments = "--layers 2 --width 32 --heads 1 --ff 64 --vocab 257 --ponder 2";
     FILE* f = fopen("ponder.cuh", "rb");
     if (!f) { die("ponder.cuh: %s; run the tests from the repository", strerror(errno)); }
@@ -718,7 +720,7 @@ static void test_hundred_steps(void) {
     for (int step = 0; step < steps; step++) { worst = fmax(worst, fabs(loss[1][step] / loss[0][step] - 1)); }
     printf("     loss %.3f to %.3f, farthest from the CPU's %.2e of it\n", loss[0][0], loss[0][steps - 1], worst);
     CHECK(worst <= (fp32 ? 3e-7 : 1e-2), "the curve is %.3g of itself away from the CPU's", worst);
-    CHECK(loss[1][steps - 1] < (fp32 ? 0.9 : 0.75) * loss[1][0], "it does not learn: %g to %g", loss[1][0],
+    CHECK(loss[1][steps - 1] < (steps < STEPS ? 0.9 : 0.75) * loss[1][0], "it does not learn: %g to %g", loss[1][0],
           loss[1][steps - 1]);
 }
 
@@ -1112,9 +1114,11 @@ int main(int argc, char** argv) {
 #ifdef __CUDACC__
     RUN_WHOLE(test_program);
 #else
-    if (!fp32) { RUN_WHOLE(test_program); }  // nothing in it depends on the precision, and it takes a minute here
     RUN_WHOLE(test_no_gpu);
-    RUN_WHOLE(test_program_rows);
+    if (!fp32) {  // nothing in these depends on the precision, and they take a minute here
+        RUN_WHOLE(test_program);
+        RUN_WHOLE(test_program_rows);
+    }
 #endif
     program_cleanup();
     return test_end();

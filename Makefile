@@ -234,9 +234,11 @@ TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)
 trainers: $(TRAINERS) ## build the CPU trainers of all architectures
 .PHONY: trainers
 
+# BUILD_ONLY=1: the programs of test, test-sanitize, test-fuzz and test-emu are built and not run.
+RUN = $(if $(BUILD_ONLY),@: ,@)
 test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
-	@JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS) "dev/test_make.sh $(B) $(MODEL)"
-	@echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
+	$(RUN)JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS) "dev/test_make.sh $(B) $(MODEL)"
+	$(RUN)echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
 test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory B=$(B)/sanitize ISAS="$(NATIVE)" \
@@ -371,8 +373,10 @@ $(foreach v,race asan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention gpu_p
 $(foreach v,race asan ubsan msan,$(eval $(call emu,$(B)/emu/test_emulate_$(v),dev/emulate/test_emulate.cpp,$(v),-DTESTING)))
 $(foreach v,plain asan ubsan,$(eval $(call emu,$(B)/emu/test_nccl_$(v),dev/emulate/test_nccl.cpp,$(v),-DTESTING)))
 $(eval $(call emu,$(B)/emu/test_nccl_api,dev/emulate/test_nccl_api.cpp,plain,))
-$(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,-O2 $(call of_trainer,$(FIRST)) $(HOST_ISA)))
-$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_step_$(a),dev/bench_step.cu,plain,-O2 $(call of_trainer,$(a)) $(HOST_ISA))))
+$(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,$(call of_trainer,$(FIRST)) $(HOST_ISA)))
+$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_step_$(a),dev/bench_step.cu,plain,$(call of_trainer,$(a)) $(HOST_ISA))))
+emu-check: emu $(foreach t,$(GPU_TESTS),$(B)/emu/$(t) $(B)/emu/$(t)_fp32) $(B)/emu/bench_gpu $(ARCHITECTURES:%=$(B)/emu/bench_step_%) ## build what dev/gpu_check.sh --emulator takes
+.PHONY: emu-check
 
 emu: $(foreach t,$(TRAINERS),$(t)_emu $(t)_emu_fp32) ## build the CUDA source under the emulator: no GPU, no toolkit
 
@@ -381,17 +385,17 @@ ifneq ($(filter test-emu,$(MAKECMDGOALS)),)
 CLANGXX_FOUND := $(shell echo 'int main(){}' | $(CLANGXX) -fsanitize=memory -x c++ -o /dev/null - 2>/dev/null && echo 1)
 endif
 E = $(B)/emu
-EMU_TESTS = $(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a) $(E)/gpu_$(a)_fp32) $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race \
-    $(E)/gpu_attention_asan $(E)/gpu_layers_asan $(E)/gpu_ponder_asan $(E)/gpu_matmul_asan $(E)/gpu_attention \
+EMU_TESTS = $(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a) $(E)/gpu_$(a)_fp32) \
+    $(if $(CLANGXX_FOUND),$(E)/gpu_layers_msan $(E)/gpu_ponder_msan $(E)/gpu_attention_msan) \
+    $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race $(E)/gpu_attention_asan $(E)/gpu_layers_asan $(E)/gpu_ponder_asan $(E)/gpu_matmul_asan $(E)/gpu_attention \
     $(E)/gpu_attention_fp32 $(E)/gpu_layers_fp32 $(E)/gpu_ponder $(E)/gpu_ponder_fp32 $(E)/gpu_matmul_fp32 $(E)/test_emulate_race $(E)/test_emulate_asan \
     $(E)/test_emulate_ubsan $(E)/test_nccl_asan $(E)/test_nccl_ubsan $(E)/test_nccl_plain \
-    $(if $(CLANGXX_FOUND),$(E)/gpu_layers_msan $(E)/gpu_ponder_msan $(E)/gpu_attention_msan $(E)/test_emulate_msan)
+    $(if $(CLANGXX_FOUND),$(E)/test_emulate_msan)
 EMU_LATE = %/gpu_attention %/gpu_layers_asan %/gpu_attention_asan %/gpu_matmul_asan %/gpu_ponder $(foreach a,$(ARCHITECTURES),%/gpu_$(a)_fp32)
 EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
 test-emu: $(EMU_TESTS) emu $(B)/bytes nccl-api ## every CUDA kernel and the whole model under the emulator, by the C half (ten minutes)
-	@ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh \
-	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)") \
-	    "dev/test_ranks.sh $(B) $(ARCHITECTURES)"
+	$(RUN)ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh "dev/test_ranks.sh $(B) $(ARCHITECTURES)" \
+	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)")
 	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
 .PHONY: emu test-emu
 
@@ -436,7 +440,7 @@ endef
 $(foreach a,$(ARCHITECTURES),$(eval $(call fuzz,$(a))))
 test-fuzz: $(ARCHITECTURES:%=$(B)/$(FUZZER)_%) ## damaged files for every parser, FUZZ_SECONDS=20 each, under the sanitizers
 	@$(if $(filter fuzz,$(FUZZER)),echo "blindly: coverage guides it where clang has libFuzzer" >&2)
-	@B="$(B)" JOBS=$(or $(JOBS),$(PROCESSORS)) dev/fuzz.sh $(FUZZ_SECONDS) $^
+	$(RUN)B="$(B)" JOBS=$(or $(JOBS),$(PROCESSORS)) dev/fuzz.sh $(FUZZ_SECONDS) $^
 test-transformers: $(TRAINERS) venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
 	$(PYTHON) dev/ref/check_fixtures.py
 	$(PYTHON) dev/test_tools.py $(B)/train_gpt2

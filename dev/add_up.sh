@@ -20,15 +20,24 @@ fails() {
     failures="$failures $1"
 }
 
+# sets used: processor seconds of all that this shell has waited for, whose list is not a subshell's.
+count_used() {
+    local list=$logs/times.$BASHPID
+    times >"$list"
+    used=$(awk 'END { for (i = 1; i <= 2; i++) { split($i, t, /[ms]/); n += 60 * t[1] + t[2] } printf "%.0f", n }' "$list")
+    rm "$list"
+}
+
 # part NAME COMMAND...: runs a part, keeps its log in $logs, and adds it up; one without such a line counts as one
 # test. $logs is the caller's.
 part() {
-    local name=$1 start=$SECONDS log=$logs/$1.log status
+    local name=$1 start=$SECONDS log=$logs/$1.log status before
     shift
+    count_used
+    before=$used
     echo "=== $name: $*"
-    "$@" </dev/null > >(tee "$log") 2>&1
-    status=$?
-    wait
+    "$@" </dev/null 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
     if add_up "$log"; then
         if [ "$of_log" != 0 ]; then failures="$failures $name"; elif [ $status != 0 ]; then fails "$name"; fi
     elif [ $status = 0 ]; then
@@ -36,7 +45,8 @@ part() {
     else
         fails "$name"
     fi
-    echo "=== $name: exit $status after $((SECONDS - start)) s"
+    count_used
+    echo "=== $name: exit $status after $((SECONDS - start)) s, $((used - before)) s of processors"
 }
 
 # total: the last line of the whole; its status is the verdict.

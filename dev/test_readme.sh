@@ -9,7 +9,8 @@
 #     <!-- ci: skip needs a GPU -->     does not run the block
 #
 # STEPS=n in the environment is appended where a block says no STEPS itself. README_TIMEOUT: the
-# most seconds that one command may take (900). The exit status is the verdict.
+# most seconds that one command may take (900). README_BUILT=build: a directory where trainers have been built of these
+# files; their objects are taken into the copy, so that make need only link them. The exit status is the verdict.
 cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL
 readme=${1:-README.md}
@@ -27,6 +28,14 @@ else
     find . -type f -not -path './.git/*' -not -path './build/*' -not -path './out/*'
 fi | while IFS= read -r f; do if [ -f "$f" ]; then printf '%s\n' "$f"; fi; done >"$tmp/files"
 tar -cf - -T "$tmp/files" | tar -xf - -C "$tmp/copy" || { echo "error: could not copy the files to $tmp/copy" >&2; exit 1; }
+
+if [ -n "$README_BUILT" ]; then # with their times: objects are newer than what they were made of
+    mkdir -p "$tmp/copy/build/emu"
+    cp -pr "$README_BUILT/include" "$tmp/copy/build/"
+    for f in "$README_BUILT"/train_*.[do] "$README_BUILT"/train_*_emu{,_fp32} "$README_BUILT"/emu/*_plain.[do]; do
+        [ ! -e "$f" ] || cp -p "$f" "$tmp/copy/build${f#"$README_BUILT"}"
+    done
+fi
 
 # One line per command: what the comment before its block says, a tab, the command (continued lines joined).
 awk '

@@ -30,6 +30,7 @@
 #include "dev/tests/test_resume.h"
 #include "dev/tests/test_safetensors.h"
 #include "dev/tests/test_sample.h"
+#include "dev/tests/test_scaling.h"
 #include "dev/tests/test_shards.h"
 #include "dev/tests/test_tensors.h"
 #include "dev/tests/test_threads.h"
@@ -87,6 +88,7 @@ int MAIN(int argc, char** argv) {
     compare_tests();
     resume_tests();
     sample_tests();
+    scaling_tests();
     threads_tests();
     train_tests();
     loop_tests();

@@ -26,14 +26,22 @@ typedef struct {
     double copy;        // bytes/s
     double memory;      // bytes
     const char* source;
-    double sheet;  // bf16 by the data sheet: what a run's "% of peak" refers to, on every card
+    double sheet;       // bf16 by the data sheet: what a run's "% of peak" refers to, on every card
+    int machine;        // how many are usually in a machine,
+    double link;        // bytes/s each way of one to the others there,
+    double network;     // bytes/s each way of one to other machines
+    const char* links;  // what these are
 } Card;
 
 static const Card cards[] = {
-    {"a100", "A100 SXM 80 GB", "A100", 312e12, 19.5e12, 2.039e12, 80e9, "data sheet", 312e12},
-    {"h100", "H100 SXM 80 GB", "H100", 989e12, 67e12, 3.35e12, 80e9, "data sheet", 989e12},
-    {"h200", "H200 SXM 141 GB", "H200", 788e12, 67e12, 4.3e12, 141e9, "products and copies measured", 989e12},
-    {"rtx4090", "GeForce RTX 4090 24 GB", "RTX 4090", 165.2e12, 82.6e12, 1.008e12, 24e9, "data sheet", 165.2e12},
+    {"a100", "A100 SXM 80 GB", "A100", 312e12, 19.5e12, 2.039e12, 80e9, "data sheet", 312e12, 8, 300e9, 25e9,
+     "NVLink, 8 x 200 Gb/s a machine: data sheets"},
+    {"h100", "H100 SXM 80 GB", "H100", 989e12, 67e12, 3.35e12, 80e9, "data sheet", 989e12, 8, 450e9, 50e9,
+     "NVLink, 8 x 400 Gb/s a machine: data sheets"},
+    {"h200", "H200 SXM 141 GB", "H200", 788e12, 67e12, 4.3e12, 141e9, "products and copies measured", 989e12, 8, 450e9,
+     50e9, "NVLink, 8 x 400 Gb/s a machine: data sheets"},
+    {"rtx4090", "GeForce RTX 4090 24 GB", "RTX 4090", 165.2e12, 82.6e12, 1.008e12, 24e9, "data sheet", 165.2e12, 8,
+     31.5e9, 1.5625e9, "PCIe 4.0 x16: data sheet; 100 Gb/s a machine: assumed"},
 };
 enum { CARDS = sizeof cards / sizeof cards[0] };
 

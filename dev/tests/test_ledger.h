@@ -9,16 +9,18 @@
 
 // Every time that --plan prints, and every share of the limits, is a quotient of these figures. NVIDIA's data
 // sheets: A100 80GB SXM, H100 SXM (products without sparsity), GeForce RTX 4090 (Ada GPU architecture white paper,
-// products in bf16 with fp32 sums). H200: its products and copies are what dev/LOG.md measured.
+// products in bf16 with fp32 sums); NVLink is half of what they give for both directions, the network that of DGX
+// machines, 8 x 200 and 8 x 400 Gb/s. H200: its products and copies are what dev/LOG.md measured.
 static void test_ledger_cards(void) {
     static const struct {
         const char* name;
         double bf16, fp32, copy, memory, sheet;  // TFLOP/s, TFLOP/s, TB/s, GB, TFLOP/s
+        double machine, link, network;           // GPUs, GB/s, GB/s
     } sheet[] = {
-        {"a100", 312, 19.5, 2.039, 80, 312},
-        {"h100", 989, 67, 3.35, 80, 989},
-        {"h200", 788, 67, 4.3, 141, 989},
-        {"rtx4090", 165.2, 82.6, 1.008, 24, 165.2},
+        {"a100", 312, 19.5, 2.039, 80, 312, 8, 300, 25},
+        {"h100", 989, 67, 3.35, 80, 989, 8, 450, 50},
+        {"h200", 788, 67, 4.3, 141, 989, 8, 450, 50},
+        {"rtx4090", 165.2, 82.6, 1.008, 24, 165.2, 8, 31.5, 1.5625},
     };
     CHECK(CARDS == sizeof sheet / sizeof sheet[0], "%d cards, figures of %zu here", (int)CARDS,
           sizeof sheet / sizeof sheet[0]);
@@ -26,10 +28,11 @@ static void test_ledger_cards(void) {
         const Card* card = card_find(sheet[i].name);
         CHECK(card != NULL, "no card is called %s", sheet[i].name);
         if (!card) { continue; }
-        const double got[] = {card->bf16 / 1e12, card->fp32 / 1e12, card->copy / 1e12, card->memory / 1e9,
-                              card->sheet / 1e12};
-        const double want[] = {sheet[i].bf16, sheet[i].fp32, sheet[i].copy, sheet[i].memory, sheet[i].sheet};
-        for (int k = 0; k < 5; k++) {
+        const double got[] = {card->bf16 / 1e12,  card->fp32 / 1e12,     card->copy / 1e12, card->memory / 1e9,
+                              card->sheet / 1e12, (double)card->machine, card->link / 1e9,  card->network / 1e9};
+        const double want[] = {sheet[i].bf16,  sheet[i].fp32,    sheet[i].copy, sheet[i].memory,
+                               sheet[i].sheet, sheet[i].machine, sheet[i].link, sheet[i].network};
+        for (int k = 0; k < 8; k++) {
             CHECK(fabs(got[k] / want[k] - 1) < 1e-12, "%s: figure %d is %g, the sheet has %g", sheet[i].name, k, got[k],
                   want[k]);
         }

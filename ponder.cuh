@@ -1118,8 +1118,29 @@ static inline void ponder_plan_dry(Model* model, const Plan* plan) {
     }
     ledger.dry = dry;
 }
+
+// Which gradients the layers of pass 0 complete: those between the two tables.
+static inline void ponder_tail_completes(const Model* model, size_t* begin, size_t* end) {
+    const Ponder* m = ponder_of((Model*)model);
+    *end = model->tensors.total;
+    for (int i = 0; i < model->tensors.count; i++) {
+        const Tensor* t = &model->tensors.list[i];
+        if (t->weight == &m->pass->embed) { *begin = t->offset + t->size; }
+        if (t->weight == &m->pass->head) { *end = t->offset; }
+    }
+}
+static void ponder_tail_cuda(Model* model, int B, int T);
 static inline PlanChoice ponder_choice(const Ponder* m) {
-    PlanChoice choice = {ponder_plan_of, ponder_plan_dry, ponder_recomputes(m), m->config.steps > 0, "probabilities"};
+    const char* late = m->pass->size.tie ? "the table, at its end" : "dW_in, at its end";
+    PlanChoice choice = {ponder_plan_of,
+                         ponder_plan_dry,
+                         ponder_recomputes(m),
+                         m->config.steps > 0,
+                         "probabilities",
+                         ponder_tail_cuda,
+                         ponder_tail_completes,
+                         "dW_out, before pass 0 backwards",
+                         late};
     return choice;
 }
 
@@ -1228,6 +1249,31 @@ static inline void ponder_forward_cuda(Ponder* m, int B, int T, int keep) {
     }
 }
 
+// The layers of pass s backwards, of which those that kept nothing are first computed again.
+static inline void ponder_backward_cuda(Ponder* m, int s, int B, int T) {
+    const PonderCuda* c = m->cuda;
+    Pass* pass = m->pass;
+    const float* e = c->e + (size_t)s * ponder_stride(m);
+    floatX* h = c->h + (size_t)s * ponder_stride(m);
+    ledger_part(PART_BLOCKS);
+    int again = slots_without(&c->slots, s);  // its first layers; of a whole pass h comes out as it was
+    pass->gpu.place = slots_enter(&c->slots, s, SLOTS_BACKWARD);
+    if (again) { m->architecture->cuda->forward(pass, h, e, B, T, again); }
+    m->architecture->cuda->backward(pass, c->de, c->dh, e, B, T);
+}
+
+// The end of a micro-batch: dW_out is complete, and of no layer the gradients are, which sum over passes; pass 0 completes
+// them, the last layer's first, and then dW_in.
+static void ponder_tail_cuda(Model* model, int B, int T) {
+    Ponder* m = ponder_of(model);
+    const PonderCuda* c = m->cuda;
+    size_t N = (size_t)B * (size_t)T;
+    ponder_backward_cuda(m, 0, B, T);
+    ledger_part(PART_BLOCKS);
+    embedding_backward_cuda(m->pass->embed.grad, c->parts, c->batch.tokens + 3 * N, c->batch.tokens + 2 * N, c->de, N,
+                            (size_t)m->pass->size.C, (size_t)m->pass->size.V, ponder_token_scale(m));
+}
+
 // One micro-batch whose tokens, targets, order and scale are on the GPU: everything that a graph captures.
 static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
     Ponder* m = ponder_of(model);
@@ -1244,24 +1290,16 @@ static inline void ponder_micro_batch_cuda(Model* model, int B, int T) {
                                c->batch.tokens + N, pass->head.x, N, C, V, c->batch.scale, c->rows);
     losses_sum_cuda(c->batch.sums, c->batch.which, c->batch.losses, N);
     device_zero(c->de, N * C * sizeof(float));
-    for (int s = config->steps; s >= 0; s--) {
+    for (int s = config->steps - 1; s >= 0; s--) {
         const float* e = c->e + (size_t)s * stride;
-        floatX* h = c->h + (size_t)s * stride;
+        const floatX* h = c->h + (size_t)s * stride;
+        ponder_backward_cuda(m, s + 1, B, T);
         ledger_part(PART_BETWEEN);
-        if (s < config->steps) {
-            mix_backward_cuda(c->dh, dw_in, dw_out, c->p ? c->p + (size_t)s * p_stride : c->z, c->dz, c->dot, c->dmix,
-                              c->de, e, e + stride, h, pass->head.x, pass->embed.x, N, C, V, ponder_scale(m),
-                              (float)config->temperature, (size_t)config->top_k, c->rows, c->p != NULL);
-        }
-        ledger_part(PART_BLOCKS);
-        int again = slots_without(&c->slots, s);  // its first layers; of a whole pass h comes out as it was
-        pass->gpu.place = slots_enter(&c->slots, s, SLOTS_BACKWARD);
-        if (again) { m->architecture->cuda->forward(pass, h, e, B, T, again); }
-        m->architecture->cuda->backward(pass, c->de, c->dh, e, B, T);
+        mix_backward_cuda(c->dh, dw_in, dw_out, c->p ? c->p + (size_t)s * p_stride : c->z, c->dz, c->dot, c->dmix,
+                          c->de, e, e + stride, h, pass->head.x, pass->embed.x, N, C, V, ponder_scale(m),
+                          (float)config->temperature, (size_t)config->top_k, c->rows, c->p != NULL);
     }
-    ledger_part(PART_BLOCKS);
-    embedding_backward_cuda(dw_in, c->parts, c->batch.tokens + 3 * N, c->batch.tokens + 2 * N, c->de, N, C, V,
-                            ponder_token_scale(m));
+    ponder_tail_cuda(model, B, T);
 }
 
 // ---- the model that the training loop drives, on the GPU ----
@@ -1344,7 +1382,7 @@ static inline void ponder_list_cuda(Model* model, Places* places, size_t n) {
     model_list_family(model, places, LIST_GRADIENT, c->families.grads);
 }
 
-static inline void ponder_print_ledger(Model* model, const char* name, int64_t step_rows) {
+static inline void ponder_print_ledger(Model* model, const char* name, int64_t step_rows, const Cluster* cluster) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = m->cuda;
     ledger.dry = 1;
@@ -1354,7 +1392,7 @@ static inline void ponder_print_ledger(Model* model, const char* name, int64_t s
     char* text = ponder_plan_text(m, &c->plan);
     PlanChoice choice = ponder_choice(m);
     PlanNeed need = ponder_need(m, 1);
-    plan_print(model, &choice, &need, &c->compared, &c->plan, text);
+    plan_print(model, &choice, &need, &c->compared, &c->plan, text, cluster);
     free(text);
 }
 

@@ -18,6 +18,8 @@ typedef struct {
     double amount;
 } ModelRow;
 
+struct Cluster;  // scaling.h
+
 typedef struct Model Model;
 struct Model {
     void* self;  // the owner's state
@@ -101,8 +103,8 @@ struct Model {
     double peak_flops;                                // of one second, for the share of the peak
     char* (*device_text)(const Model* model);         // what computes, for the banner; the caller frees it
     const char* arithmetic;                           // "bf16 on a GPU"; plain text without quotes
-    // --plan=CARD: memory and ledger of a step of step_rows rows.
-    void (*print_ledger)(Model* model, const char* card, int64_t step_rows);
+    // --plan=CARD: memory and ledger of a step of step_rows rows; cluster: of several GPUs that have as many, else NULL.
+    void (*print_ledger)(Model* model, const char* card, int64_t step_rows, const struct Cluster* cluster);
     // --compare-cpu: one micro-batch with `count` targets on both; returns the exit status.
     int (*compare_cpu)(Model* model, const int* inputs, const int* targets, int B, int T, int64_t count);
 

@@ -9,6 +9,7 @@
 
 #include "device.cuh"
 #include "model.h"
+#include "scaling.h"
 
 // One setting of a model and what it costs.
 typedef struct {
@@ -30,6 +31,11 @@ typedef struct {
     void (*dry)(Model* model, const Plan* plan);
     int recomputes, keeps;  // largest values
     const char* dearest;    // what keep = 1 keeps, for the table
+    // The last launches of a micro-batch, with which the gradients of a family's numbers from *begin to *end are completed,
+    // the last first; `early` says which others were complete before it, `late` which are at its end.
+    void (*tail)(Model* model, int B, int T);
+    void (*tail_completes)(const Model* model, size_t* begin, size_t* end);
+    const char *early, *late;
 } PlanChoice;
 
 // Where a setting is wanted.
@@ -249,8 +255,8 @@ static inline void plan_print_table(const PlanTable* table, const Plan* chosen, 
     printf("\n");
 }
 
-// The booked step of `rows` rows, part by part, with the time that the card's limits allow.
-static inline void plan_print_step(const Model* model, const Card* card, int64_t rows) {
+// The booked step of `rows` rows, part by part, with the time that the card's limits allow, which it returns.
+static inline double plan_print_step(const Model* model, const Card* card, int64_t rows) {
     int bf16 = sizeof(floatX) == 2;
     double all = 0, part_seconds[PARTS] = {0};
     int64_t launches = 0;
@@ -282,13 +288,35 @@ static inline void plan_print_step(const Model* model, const Card* card, int64_t
     printf("with %.1f us of every launch: %.2f ms\n", 1e6 * LAUNCH_SECONDS, 1e3 * all);
     printf("at most %.0f tokens/s, %.2f of the product rate in model FLOPs; a limit, not a forecast\n", tokens / all,
            tokens * flops / all / (bf16 ? card->bf16 : card->fp32));
+    return all;
+}
+
+// When which gradients of the last micro-batch of a step of `rows` rows are complete; the model is laid out (ledger.dry).
+static inline GradientOrder plan_gradients(Model* model, const PlanChoice* choice, const Card* card, int64_t rows) {
+    GradientOrder order = {0, 0, 0, model->tensors.total};
+    choice->tail_completes(model, &order.begin, &order.end);
+    ledger_clear();
+    choice->tail(model, (int)((rows - 1) % model->B + 1), model->T);
+    order.tail = ledger_total(card, sizeof(floatX) == 2);
+    return order;
+}
+
+// What a GPU holds with the optimiser's state divided (zero_saves()), beside what it holds without.
+static inline void plan_print_zero(const Model* model, const Plan* plan, int gpus) {
+    size_t products = 0;
+    for (int i = 0; i < model->tensors.count; i++) {
+        if (model->tensors.list[i].product) { products += model->tensors.list[i].size; }
+    }
+    double saved = zero_saves(model->tensors.total, products, gpus, sizeof(floatX) == 2);
+    printf("  memory of a GPU: --zero 0 %.1f MB, --zero 1 %.1f MB\n", (double)plan->total / 1e6,
+           ((double)plan->total - saved) / 1e6);
 }
 
 // --plan=CARD of a model that is allocated as it would be on that card (ledger.dry): the settings that were compared,
 // the memory of the one that is taken, every kernel and product of a step, what the card's limits allow. `text` says
-// which setting that is.
+// which setting that is. cluster: where there are several GPUs, of which this is one, else NULL.
 static inline void plan_print(Model* model, const PlanChoice* choice, const PlanNeed* need, const PlanTable* table,
-                              const Plan* plan, const char* text) {
+                              const Plan* plan, const char* text, const Cluster* cluster) {
     const Card* card = &need->card;
     printf("%s: %.0f TFLOP/s of products (%s), %.2f TB/s, %.0f GB (%s)\n", card->title,
            (sizeof(floatX) == 2 ? card->bf16 : card->fp32) / 1e12, PRECISION, card->copy / 1e12, card->memory / 1e9,
@@ -298,7 +326,12 @@ static inline void plan_print(Model* model, const PlanChoice* choice, const Plan
     for (int i = 0; i < plan->rows; i++) { printf("  %-32s %9.1f MB\n", plan->row[i].what, plan->row[i].amount / 1e6); }
     printf("  %-32s %9.1f MB\n\n", "total", (double)plan->total / 1e6);
     plan_dry_step(model, need->rows);
-    plan_print_step(model, card, need->rows);
+    double seconds = plan_print_step(model, card, need->rows);
+    if (!cluster) { return; }
+    GradientOrder order = plan_gradients(model, choice, card, need->rows);
+    printf("\n");
+    scaling_print(cluster, &order, choice->early, choice->late, seconds, need->rows, model->T);
+    plan_print_zero(model, plan, cluster->gpus);
 }
 
 #endif

@@ -63,13 +63,16 @@ typedef struct {
     int64_t step;
     uint64_t progress;  // anything that shows that this rank works
     int waiting;        // 1: it waits for the others
+    int planned;        // --plan: ranks of the run that is planned, of which this process is none; 0: no plan
 } Ranks;
 static Ranks ranks = {0, 1, 0, 1, "", "", 0, "", 0, 300, 600, 0, -1, 0, -1, NULL, NULL, NULL, NULL, NULL, 0, 0, 0};
 
 static inline void ranks_options(OptionTable* table) {
     const Option rows[] = {
         {"ranks", "gpus", OPTION_INT, NULL, "N", 1, 1024, RESUME_RUN,
-         "start one process on each of N GPUs of this machine; with --rank: how many of the ranks are here"},
+         "start one process on each of N GPUs of this machine; with --rank: how many of the ranks are here; with "
+         "--plan: "
+         "how many GPUs the run would have, on any number of machines"},
         {"ranks", "rank", OPTION_INT, NULL, "R", 0, RANKS_MOST - 1, RESUME_RUN,
          "which of the ranks this process is, from 0 [default: what torchrun, srun or mpirun say]"},
         {"ranks", "ranks", OPTION_INT, NULL, "N", 1, RANKS_MOST, RESUME_RUN,
@@ -408,6 +411,21 @@ static inline void ranks_identify(const OptionTable* options) {
     ranks_find_port(&w, options);
     message_begin = ranks_begin_message;
 }
+
+// --plan: how many ranks there would be is found as for the run itself, and none of them is started. Where a launcher has
+// started several, one prints.
+static inline void ranks_plan(const OptionTable* options) {
+    const Ranks before = ranks;
+    ranks_identify(options);
+    const int count = ranks.count, rank = ranks.rank;
+    ranks = before;
+    ranks.planned = count;
+    message_begin = NULL;
+    if (rank > 0 && !freopen("/dev/null", "w", stdout)) { die("/dev/null: %s", strerror(errno)); }
+}
+
+// Ranks that a step is divided among: of this run, or of the one that is planned.
+static inline int ranks_of_step(void) { return ranks.planned ? ranks.planned : ranks.count; }
 
 // ---- --gpus N ----
 

@@ -11,6 +11,7 @@
 #include "../machine.h"
 #include "../matmul.h"
 #include "../model.h"
+#include "../scaling.h"
 #include "log.h"
 #include "ranks.h"
 #include "resume.h"
@@ -108,6 +109,15 @@ static inline void gpu_options(OptionTable* table) {
          "resumed run gives the same bits; 0: take the library's first proposal"},
         {"GPU", "compare-cpu", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
          "run one micro-batch on GPU and CPU, compare tensor by tensor, and exit"},
+        {"look", "plan-machine", OPTION_INT, NULL, "N", 1, 1024, RESUME_RUN,
+         "of --plan=CARD with several GPUs: how many are in a machine [default: 8]"},
+        {"look", "plan-link", OPTION_NUMBER, NULL, "GB/S", 1e-3, 1e6, RESUME_RUN,
+         "the same: what a GPU sends to the others of its machine a second, and receives [default: the card's NVLink "
+         "or "
+         "PCIe]"},
+        {"look", "plan-network", OPTION_NUMBER, NULL, "GB/S", 1e-3, 1e6, RESUME_RUN,
+         "the same: what each GPU sends to other machines a second, and receives [default: that of usual machines with "
+         "this card]"},
     };
     options_add(table, gpu, GPU ? (int)(sizeof gpu / sizeof gpu[0]) : 0);
     if (GPU) { ranks_options(table); }
@@ -392,7 +402,7 @@ static inline void trainer_find_model(Trainer* t) {
 static inline void trainer_size_step(Trainer* t) {
     int64_t T = t->T;
     Option* o = options_row(&t->options, "total-batch");
-    if (!o->set) { option_choose(o, T * t->B * ranks.count, ""); }
+    if (!o->set) { option_choose(o, T * t->B * ranks_of_step(), ""); }
     int64_t total = o->integer;
     if (total % T != 0) {
         int64_t below = total / T * T;
@@ -418,7 +428,9 @@ static inline int64_t trainer_steps_of_flops(const Trainer* t) {
 }
 
 // The most rows of a step that one rank has.
-static inline int64_t trainer_rank_rows(const Trainer* t) { return (t->step_rows + ranks.count - 1) / ranks.count; }
+static inline int64_t trainer_rank_rows(const Trainer* t) {
+    return (t->step_rows + ranks_of_step() - 1) / ranks_of_step();
+}
 
 // Where no --batch is given the model chooses the rows of a micro-batch, which from then on are the run's like given ones.
 static inline void trainer_choose_batch(Trainer* t) {
@@ -492,16 +504,53 @@ static inline void trainer_print_work(const Trainer* t, FILE* file) {
     fprintf(file, "  %-28s %14s %14s\n", "total", format_count(one, total), format_count(step, total * tokens));
 }
 
-// --plan.
+// ---- --plan ----
+
+static const char* const trainer_cluster_options[] = {"plan-machine", "plan-link", "plan-network"};
+
+// With --plan: how many GPUs it is for. Dies where the options of several are given without them.
+static inline void trainer_plan_ranks(const Trainer* t) {
+    const char* card = options_given(&t->options, "plan") ? options_text(&t->options, "plan") : "";
+    if (!GPU) { return; }
+    if (options_given(&t->options, "plan")) { ranks_plan(&t->options); }
+    for (int i = 0; i < 3; i++) {
+        const char* name = trainer_cluster_options[i];
+        if (!options_given(&t->options, name) || (card[0] && ranks_of_step() > 1)) { continue; }
+        die("--%s %s: expected with it --plan=%s and several GPUs (--gpus N), found %s", name,
+            options_text(&t->options, name), card_names(), card[0] ? "one GPU" : "no --plan of a card");
+    }
+}
+
+// The GPUs of the run that is planned.
+static inline Cluster trainer_cluster(const Trainer* t, const char* card) {
+    const OptionTable* o = &t->options;
+    Cluster c = cluster_of(card_find(card), ranks_of_step());
+    c.rows = t->step_rows;
+    for (int i = 0; i < 3; i++) {
+        const char* name = trainer_cluster_options[i];
+        if (!options_given(o, name)) { continue; }
+        if (i == 0) { c.machine = (int)options_int(o, name); }
+        if (i == 1) { c.link = 1e9 * options_number(o, name); }
+        if (i == 2) { c.network = 1e9 * options_number(o, name); }
+        size_t used = strlen(c.source);
+        snprintf(c.source + used, sizeof c.source - used, "; given: --%s", name);
+    }
+    return c;
+}
+
 static inline void trainer_print_plan(const Trainer* t) {
     char text[32];
     printf("%s, %s: %s parameters in %d tensors\n", t->kind->program, t->weights ? t->weights : t->preset,
            format_count(text, (double)tensor_parameters(&t->model->tensors)), t->model->tensors.count);
-    printf("micro-batches of %d rows of %d tokens, %lld tokens a step\n\n", t->B, t->T,
-           (long long)t->state.total_batch);
+    printf("micro-batches of %d rows of %d tokens, %lld tokens a step", t->B, t->T, (long long)t->state.total_batch);
+    if (ranks_of_step() > 1) {
+        printf(" of %d GPUs with at most %lld rows", ranks_of_step(), (long long)trainer_rank_rows(t));
+    }
+    printf("\n\n");
     const char* card = options_text(&t->options, "plan");
     if (t->model->print_ledger && card && card[0]) {
-        t->model->print_ledger(t->model, card, t->step_rows);
+        const Cluster cluster = trainer_cluster(t, card);
+        t->model->print_ledger(t->model, card, trainer_rank_rows(t), cluster.gpus > 1 ? &cluster : NULL);
     } else {
         if (t->model->prepare) { t->model->prepare(t->model, 1); }
         trainer_print_memory(t, stdout);

@@ -600,6 +600,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     }
     trainer_parse(t, argc, argv);
     t->command = command_line(argc, argv);
+    trainer_plan_ranks(t);
     if (!options_given(&t->options, "plan")) { trainer_begin_ranks(t); }
     trainer_catch_signals();
     trainer_find_checkpoint(t);

@@ -881,21 +881,27 @@ static void test_plan(void) {
     }
 }
 
-// Products and attention in the ledger of a dry step are the model's FLOPs, plus the two products by which
-// our attention's backward does more than the five that count, and nothing when nothing is computed again.
-static void test_ledger(void) {
-    enum { B = 2, T = 64 };
-    Model* model = make_model(SMALL "--vocab 128", TEST_PRESET, NULL, NULL, B, T);
+// A model laid out for dry runs with `recompute`; ledger.dry is set.
+static Model* dry_model(const char* arguments, int recompute, int B, int T) {
+    Model* model = make_model(arguments, TEST_PRESET, NULL, NULL, B, T);
     PonderCuda* c = ponder_of(model)->cuda;
     device_open();
     size_t before = device.taken;
     ledger.dry = 1;
     c->card = card_find("h100");
-    c->plan = ponder_plan_of(model, 1, 0, 1, B);
+    c->plan = ponder_plan_of(model, 1, recompute, 1, B);
     ponder_allocate_cuda(model, 1);
+    device.taken = before;
+    return model;
+}
+
+// Products and attention in the ledger of a dry step are the model's FLOPs, plus the two products by which
+// our attention's backward does more than the five that count, and nothing when nothing is computed again.
+static void test_ledger(void) {
+    enum { B = 2, T = 64 };
+    Model* model = dry_model(SMALL "--vocab 128", 0, B, T);
     plan_dry_step(model, B);
     ledger.dry = 0;
-    device.taken = before;
     double got[PARTS] = {0}, want[4];
     for (int i = 0; i < ledger.rows; i++) {
         if (ledger.row[i].product || ledger.row[i].part == PART_ATTENTION) {
@@ -912,6 +918,37 @@ static void test_ledger(void) {
     double products = want[1] / 6 * 9 * (T + 1) / T;
     CHECK(got[PART_ATTENTION] > products * 0.999 && got[PART_ATTENTION] < products * 1.1,
           "attention: %.0f FLOPs booked, about %.0f expected", got[PART_ATTENTION], products);
+}
+
+// With several GPUs: what is left when dW_out is complete is one pass backwards, of the rows of the last micro-batch, and
+// forward where it is computed again; it completes what lies between the two tables, or behind the one.
+static void test_plan_gradients(void) {
+    enum { B = 2, T = 64, ROWS = 5, PASSES = 4 };
+    for (int tie = 0; tie < 2; tie++) {
+        for (int again = 0; again < 2; again++) {
+            char* arguments = format_string("%s--vocab 128 --ponder 3 --tie %d", SMALL, tie);
+            Model* model = dry_model(arguments, again ? 3 : 0, B, T);  // 3: norms, and both layers of pass 0
+            const Ponder* m = ponder_of(model);
+            PlanChoice choice = ponder_choice(m);
+            GradientOrder order = plan_gradients(model, &choice, card_find("h100"), ROWS);
+            double blocks = 0, want = model->flops[0].amount / PASSES * T * (again ? 3 : 2) / 3;
+            int others = 0;
+            for (int i = 0; i < ledger.rows; i++) {
+                blocks += ledger.row[i].part == PART_BLOCKS && ledger.row[i].product ? ledger.row[i].flops : 0;
+                others += ledger.row[i].part != PART_BLOCKS && ledger.row[i].part != PART_ATTENTION;
+            }
+            double seconds = ledger_total(card_find("h100"), !fp32);
+            ledger.dry = 0;
+            CHECK(fabs(blocks / want - 1) < 1e-9 && others == 0, "tie %d: %.0f FLOPs in the tail, expected %.0f", tie,
+                  blocks, want);
+            CHECK(order.tail == seconds && seconds > 0, "a tail of %g s, its launches take %g", order.tail, seconds);
+            const TensorTable* t = &model->tensors;
+            size_t end = tie ? t->total : t->list[t->count - 1].offset;
+            CHECK(order.begin == 128 * (size_t)m->pass->size.C && order.end == end && order.numbers == t->total,
+                  "tie %d: numbers %zu to %zu of %zu", tie, order.begin, order.end, order.numbers);
+            free(arguments);
+        }
+    }
 }
 
 // A CUDA error names the call, the error, the place and the rank.
@@ -987,6 +1024,26 @@ static void test_program(void) {
     free(command);
     command = format_string(GPU_PROGRAM " %s --plan=h300", arguments);
     expect_exit(1, "h300|a100|h200|rtx4090", command);
+    free(command);
+    // 25 rows of 12 GPUs: one has three at most. Six networks of 7 GB/s, of which 0.8 is reached.
+    command = format_string(GPU_PROGRAM
+                            " %s --plan=h100 --ponder 3 --gpus 12 --total-batch 1200 --plan-network 7 --plan-machine 6",
+                            arguments);
+    expect_exit(0,
+                "of 12 GPUs with at most 3 rows|settings compared for a step of 3 rows|gradients of 12 GPUs|modelled|"
+                "2 machines; a GPU, each way: 450 GB/s within its machine, 7 GB/s to others|given: --plan-machine; "
+                "given: --plan-network|through each GPU 33.6 GB/s: 0.80 of its machine's network|at its end|of linear|"
+                "rows: 25 for 12 GPUs|--zero 1",
+                command);
+    free(command);
+    command = format_string(GPU_PROGRAM " %s --plan=h100 --plan-link 100", arguments);
+    expect_exit(1, "--plan-link 100|--gpus N|found one GPU", command);
+    free(command);
+    command = format_string(GPU_PROGRAM " %s --plan --gpus 2 --plan-machine 4", arguments);
+    expect_exit(1, "--plan-machine 4|--plan=a100|found no --plan of a card", command);
+    free(command);
+    command = format_string(GPU_PROGRAM " %s --plan=h100 --gpus 2 --plan-network 0", arguments);
+    expect_exit(1, "--plan-network '0'|expected a number, 0.001 to 1000000", command);
     free(command);
     command = format_string(GPU_PROGRAM " %s --recompute 6 --ponder 2 --compare-cpu", arguments);
     expect_exit(1, "--recompute 6|2 layers|at most 5", command);
@@ -1107,6 +1164,7 @@ int main(int argc, char** argv) {
     RUN(test_logits_allocate_once);
     if (TEST_WHOLE || !fp32) { RUN(test_hundred_steps); }
     RUN(test_plan);
+    RUN(test_plan_gradients);
     RUN(test_plan_rows);
     RUN_WHOLE(test_plan_search);
     RUN_WHOLE(test_plan_next_rows);

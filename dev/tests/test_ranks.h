@@ -154,6 +154,33 @@ static void test_ranks_identify(void) {
     CHECK(port[0] == port[1] && port[0] != port[2], "ports %d, %d, %d", port[0], port[1], port[2]);
 }
 
+// --plan: how many ranks there would be, found in the same way; this process stays alone, and prints unless it is a rank
+// of which another prints.
+static void rank_plan(void* argument) {
+    const RankCase* c = (const RankCase*)argument;
+    rank_environment(c->environment);
+    ranks_plan(rank_table(c->arguments));
+    printf("%d of %d%s%s", ranks_of_step(), ranks.count, ranks.spawn ? " spawn" : "", message_begin ? " named" : "");
+}
+static void test_ranks_plan(void) {
+    static RankCase cases[] = {
+        {"", "", "1 of 1"},
+        {"", "--gpus 64", "64 of 1"},
+        {TORCHRUN " RANK=0", "", "4 of 1"},
+        {TORCHRUN, "", ""},
+        {"RANK=nonsense", "--gpus 8", "8 of 1"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char* said = NULL;
+        int code = run_child(rank_plan, &cases[i], &said);
+        CHECK(code == 0 && strcmp(said, cases[i].want) == 0, "[%s] [%s]: status %d: %s, expected %s",
+              cases[i].environment, cases[i].arguments, code, said, cases[i].want);
+        free(said);
+    }
+    static RankCase half = {"RANK=3", "", ""};
+    expect_death("RANK alone", rank_plan, &half, "RANK=3 without WORLD_SIZE");
+}
+
 static void test_ranks_contradictions(void) {
     static RankCase cases[] = {
         {"RANK=3", "", "RANK=3 without WORLD_SIZE|torchrun"},
@@ -1175,6 +1202,7 @@ static void test_ranks_hosts(void) {
 
 static void ranks_tests(void) {
     RUN(test_ranks_identify);
+    RUN(test_ranks_plan);
     RUN(test_ranks_contradictions);
     RUN(test_ranks_node_lists);
     RUN(test_ranks_meet);

@@ -34,6 +34,10 @@ static void test_scaling_reduce(void) {
         CHECK(fabs(1e6 * cluster_reduce(&c, bytes) - (ring < tree ? ring : tree)) < 1e-6, "case %zu: the slower way",
               i);
     }
+    Cluster apart = cluster_of(card_find("rtx4090"), 4);
+    apart.machine = 1, apart.network = 40e9;  // faster than a link that nothing passes
+    CHECK(cluster_rate(&apart) == 32e9 && cluster_by_network(&apart), "one GPU a machine: %g bytes/s",
+          cluster_rate(&apart));
     Cluster one = cluster_of(card_find("h100"), 1);
     CHECK(cluster_reduce(&one, 1e9) == 0, "one GPU exchanges for %g s", cluster_reduce(&one, 1e9));
 }

@@ -301,15 +301,15 @@ static inline GradientOrder plan_gradients(Model* model, const PlanChoice* choic
     return order;
 }
 
-// What a GPU holds with the optimiser's state divided (zero_saves()), beside what it holds without.
+// What a GPU holds with the optimiser's state whole, and divided (zero_saves()).
 static inline void plan_print_zero(const Model* model, const Plan* plan, int gpus) {
     size_t products = 0;
     for (int i = 0; i < model->tensors.count; i++) {
         if (model->tensors.list[i].product) { products += model->tensors.list[i].size; }
     }
     double saved = zero_saves(model->tensors.total, products, gpus, sizeof(floatX) == 2);
-    printf("  memory of a GPU: --zero 0 %.1f MB, --zero 1 %.1f MB\n", (double)plan->total / 1e6,
-           ((double)plan->total - saved) / 1e6);
+    printf("  memory of a GPU: %.1f MB; with the optimiser's state divided among all (ZeRO, stage 1) about %.1f MB\n",
+           (double)plan->total / 1e6, ((double)plan->total - saved) / 1e6);
 }
 
 // --plan=CARD of a model that is allocated as it would be on that card (ledger.dry): the settings that were compared,

@@ -1034,7 +1034,7 @@ static void test_program(void) {
                 "of 12 GPUs with at most 3 rows|settings compared for a step of 3 rows|gradients of 12 GPUs|modelled|"
                 "2 machines; a GPU, each way: 450 GB/s within its machine, 7 GB/s to others|given: --plan-machine; "
                 "given: --plan-network|through each GPU 33.6 GB/s: 0.80 of its machine's network|at its end|of linear|"
-                "rows: 25 for 12 GPUs|--zero 1",
+                "rows: 25 for 12 GPUs|ZeRO",
                 command);
     free(command);
     command = format_string(GPU_PROGRAM " %s --plan=h100 --plan-link 100", arguments);

@@ -93,9 +93,11 @@ static inline int output_end(int code) {
 static void (*die_last)(void);
 
 // Where several processes share a run (run/ranks.h): puts what begins every message, which says whose it is, into
-// out[room]; and what die() calls with its message, before die_last, so that the others end too, and with NULL right
-// before the program ends.
+// out[room]; what die() calls with its message before it prints that, since another process may say the same, which then
+// is enough, and this one ends in there; and what it calls afterwards, before die_last, so that the others end too, and
+// with NULL right before the program ends.
 static void (*message_begin)(char* out, size_t room);
+static void (*die_first)(const char* message);
 static void (*die_tell)(const char* message);
 
 // Prints a line on stderr, in one piece where it is not long: those of several processes must not mix.
@@ -123,16 +125,15 @@ __attribute__((format(printf, 2, 0))) static inline void message_print(const cha
 // found, where, and one hint. No trailing newline in fmt.
 __attribute__((noreturn, format(printf, 1, 2))) static inline void die(const char* fmt, ...) {
     va_list args;
+    char text[400];
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (die_first) { die_first(text); }
     va_start(args, fmt);
     message_print("error", fmt, args);
     va_end(args);
-    if (die_tell) {
-        char text[400];
-        va_start(args, fmt);
-        vsnprintf(text, sizeof text, fmt, args);
-        va_end(args);
-        die_tell(text);
-    }
+    if (die_tell) { die_tell(text); }
     void (*last)(void) = die_last;
     die_last = NULL;
     if (last) { last(); }

@@ -225,7 +225,7 @@ static inline void trainer_open_data(Trainer* t) {
         t->state.rows = (int64_t)t->train->rows;
     }
     trainer_check_same_data(t);
-    if (!t->stored || t->val_anew) { trainer_warn_of_data(t); }
+    if (ranks_talks() && (!t->stored || t->val_anew)) { trainer_warn_of_data(t); }
 }
 
 #endif

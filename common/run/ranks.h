@@ -2,6 +2,7 @@
 //
 //     ranks_options()    --gpus, --rank, --ranks, --local-rank, --master, --port, --meet-timeout, --nccl-timeout
 //     ranks_begin()      who this process is, or starts all (launch.h); the meeting (meeting.h); the watchdog (watch.h)
+//     ranks_alike()      all ranks do the same for now: what goes wrong on all is said by rank 0 alone
 //     ranks_progress()   at every step, and while saving: something was done
 //     ranks_share(), ranks_gather(), ranks_barrier()      for setup and checkpoints; gradients go through NCCL
 //     ranks_end()        all ranks are done; every rank calls it before it exits normally
@@ -9,7 +10,8 @@
 // One rank, and nothing of this happens: no socket, no thread, and messages as ever. Otherwise every message begins
 // with whose it is, "rank 3 (HOST, GPU 1) step 17: "; what is no error rank 0 alone says (ranks_talks()). A rank that
 // dies, hangs or calls die() ends all of them. What can hang in a collective is ended by ranks.abort, which whoever
-// makes NCCL's communicator sets.
+// makes NCCL's communicator sets. Before the meeting no rank knows of another: what is wrong with a command line
+// --gpus says before it forks, and each process that torchrun, srun or mpirun have started for itself.
 #ifndef PONDER_RANKS_H
 #define PONDER_RANKS_H
 
@@ -41,6 +43,9 @@ static inline void ranks_progress(int64_t step) {
     __atomic_store_n(&ranks.step, step, __ATOMIC_RELAXED);
     __atomic_fetch_add(&ranks.progress, 1, __ATOMIC_RELAXED);
 }
+
+// 1: from here on all ranks do the same, so that an error that all of them meet is said once (watch.h); 0: no longer.
+static inline void ranks_alike(int alike) { __atomic_store_n(&ranks.alike, alike, __ATOMIC_RELAXED); }
 
 // Between these this rank waits for others, so that it is not blamed if nobody progresses. Exchanges say it themselves.
 static inline void ranks_wait(int waits) { __atomic_store_n(&ranks.waiting, waits, __ATOMIC_RELAXED); }

@@ -98,11 +98,16 @@ __attribute__((noreturn)) static inline void trainer_die_nonfinite(Trainer* t, c
     Model* model = t->model;
     trainer_guard(t, 0);
     char* where = model_first_nonfinite(model, rows, t->T);
-    char* newest = trainer_only_looks(t) ? NULL : checkpoint_newest(t->out);
-    die("step %lld: the %s is %s; first tensor that is not finite: %s. Nothing was saved, %s%s; a lower --lr or a "
+    const char* left = "there is no checkpoint yet";
+    if (ranks.count > 1) {  // only rank 0 knows which there are
+        left = format_string("checkpoints in %s are as they were", t->out);
+    } else if (!trainer_only_looks(t)) {
+        char* newest = checkpoint_newest(t->out);
+        if (newest) { left = format_string("the last checkpoint is %s", newest); }
+    }
+    die("step %lld: the %s is %s; first tensor that is not finite: %s. Nothing was saved, %s; a lower --lr or a "
         "longer warm-up may help",
-        (long long)step, what, isnan(value) ? "NaN" : "infinite", where ? where : "none (a sum overflowed)",
-        newest ? "the last checkpoint is " : "there is no checkpoint yet", newest ? newest : "");
+        (long long)step, what, isnan(value) ? "NaN" : "infinite", where ? where : "none (a sum overflowed)", left);
 }
 
 // ---- rows ----
@@ -206,7 +211,7 @@ static inline void trainer_check_ranks(const Trainer* t) {
     for (int r = 1; r < ranks.count; r++) {
         if (all[r] == all[0]) { continue; }
         char names[2][128];
-        if (!ranks_talks() && ranks.verdict) { ranks.verdict(3); }  // rank 0 says it
+        ranks_alike(1);
         die("after step %lld %s has other weights (hash %016llx) than %s (hash %016llx): the ranks have come apart; "
             "nothing was saved, go on from the last checkpoint by --resume",
             (long long)t->state.step, rank_name(names[0], sizeof names[0], r), (unsigned long long)all[r],
@@ -343,6 +348,7 @@ static inline int trainer_step(Trainer* t) {
     if (!trainer_gradient(t, &loss)) { return 0; }
     double norm = model_grad_norm(model);
     if (!isfinite(norm)) {
+        ranks_alike(1);  // gradients are the same on all by now
         trainer_die_nonfinite(t, "gradient norm", norm, s->step + 1, trainer_micro_rows(t, 0, t->step_rows));
     }
     double scale = clip_scale(norm, options_number(o, "clip"));
@@ -568,7 +574,7 @@ static inline int trainer_is_finished(Trainer* t) {
 
 // A run whose only step has a learning rate of 0 is most likely somebody's first try.
 static inline void trainer_warn_of_rate(const Trainer* t) {
-    if (t->state.step > 0 || t->state.total_steps != 1 || t->warmup_steps == 0) { return; }
+    if (t->state.step > 0 || t->state.total_steps != 1 || t->warmup_steps == 0 || !ranks_talks()) { return; }
     warn("nothing will be learnt: the warm-up begins with a learning rate of 0, and this run has one step; give more "
          "--steps, or --warmup-steps 0");
 }
@@ -578,6 +584,7 @@ static inline void trainer_begin_ranks(Trainer* t) {
     if (!GPU) { return; }
     ranks_begin(&t->options, t->kind->program);
     if (ranks.count == 1) { return; }
+    ranks_alike(1);
     static const char* const alone[] = {"dump", "compare-cpu"};
     for (int i = 0; i < 2; i++) {
         if (options_given(&t->options, alone[i])) {
@@ -638,6 +645,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     }
     trainer_under_way = eval_only || dump != NULL;
     if (eval_only) {
+        ranks_alike(0);
         if (!trainer_validate(t)) { return 128 + trainer_signal; }
         trainer_print_losses(t);
         ranks_end();
@@ -665,6 +673,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
         free(choices);
     }
     trainer_under_way = 1;
+    ranks_alike(0);
     int status = trainer_run(t);
     ranks_end();
     return status;

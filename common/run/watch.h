@@ -6,6 +6,10 @@
 // calls ranks.abort (ncclCommAbort, which may hang itself, in a thread of its own that has waited for this) for at most
 // five seconds, and exits with status 1. Who loses rank 0 ends by itself in the same way.
 //
+// An error that all ranks meet is said once: where they all do the same (ranks.alike), one that fails first waits for a
+// moment whether rank 0 fails with the same words, and then ends in silence; and of the ranks of a machine only the
+// first says that rank 0 has failed.
+//
 // The main thread may hang in CUDA or NCCL, hold their locks or that of malloc, and die at any moment; so the thread
 // calls nothing but send, recv, poll, read, write, clock_gettime, getppid and _exit, on memory that was taken before.
 #ifndef PONDER_WATCH_H
@@ -17,6 +21,8 @@
 
 // Seconds that a collective has to end after ranks.abort was called, and a rank after it has failed and saved.
 static double watch_patience = 5;
+// Seconds that a rank waits for rank 0 to say what it would say itself.
+static double watch_asks = 3;
 
 typedef enum { WATCH_BEAT = 1, WATCH_FAIL, WATCH_END, WATCH_BYE } WatchKind;
 typedef struct {
@@ -50,11 +56,14 @@ static struct {
     char (*names)[128];     // (count) "rank 3 (HOST, GPU 1)"
     char seconds[32];       // --nccl-timeout in words
     double interval;        // seconds between heartbeats
+    int echoes;             // 1: another rank of this machine comes before this one, and says what all are told
     char failure[400];      // what this rank fails of, once `failing` is 1
+    char question[400];     // what it would fail of, once `asking` is 1
     char line[1024];        // where the thread writes what it prints
     double progressed;      // when anybody progressed last, as far as this rank knows
     uint64_t total;         // the sum of progress then
     // Between the threads:
+    int asking;   // 1: this rank would die of `question`, and asks whether rank 0 does so too; 2: it does not
     int failing;  // 1: this rank dies and has said why, 2: it is being said; then its own line is enough
     int told;     // 1: the others know of it
     int leaving;  // 1: it ends normally, as all do
@@ -158,6 +167,23 @@ __attribute__((noreturn)) static inline void watch_exit(int main_ends) {
     }
 }
 
+#define WATCH_FAILED " failed at step "
+
+// Where a line says that rank 0 has failed: its words; NULL in any other line.
+static inline const char* watch_words_of_first(const char* text) {
+    const size_t name = strlen(watch.names[0]), words = sizeof WATCH_FAILED - 1;
+    if (strncmp(text, watch.names[0], name) != 0 || strncmp(text + name, WATCH_FAILED, words) != 0) { return NULL; }
+    const char* colon = strchr(text + name + words, ':');
+    return colon && colon[1] == ' ' ? colon + 2 : NULL;
+}
+
+// 1 if these words of a line are those of which this rank would die; a long line is cut.
+static inline int watch_is_mine(const char* text, const char* words) {
+    if (!words || WATCH_GET(watch.asking) != 1) { return 0; }
+    const int cut = strlen(text) + 1 == sizeof(((WatchMessage*)0)->text);
+    return cut ? strncmp(words, watch.question, strlen(words)) == 0 : strcmp(words, watch.question) == 0;
+}
+
 // Ends this rank, for a reason that everybody is told. Where it is this rank's own failure its main thread is on its way
 // out, and has printed it.
 static inline void watch_end(const char* text) {
@@ -168,10 +194,16 @@ static inline void watch_end(const char* text) {
         WATCH_SET(watch.told, 1);
         return;
     }
+    const char* words = ranks.rank ? watch_words_of_first(text) : NULL;
+    if (WATCH_GET(watch.asking) && !watch_is_mine(text, words)) {
+        WATCH_SET(watch.asking, 2);  // the main thread says what this rank itself has met
+        return;
+    }
     const int32_t rank = ranks.rank;
     if (ranks.follower >= 0 && write(ranks.follower, &rank, sizeof rank) < 0) {
     }  // then the parent takes it for a cause
-    watch_print(text);
+    const int said = words && watch.echoes && __atomic_load_n(&ranks.alike, __ATOMIC_RELAXED);
+    if (!said) { watch_print(text); }
     watch_exit(0);
 }
 
@@ -405,6 +437,18 @@ static void watch_at_exit(void) {
     watch_wake();
 }
 
+// die() comes here with its message before it prints it, and returns if it is to be printed.
+static void watch_ask(const char* message) {
+    static int first;
+    if (ranks.rank == 0 || !__atomic_load_n(&ranks.alike, __ATOMIC_RELAXED)) { return; }
+    if (__atomic_exchange_n(&first, 1, __ATOMIC_ACQ_REL)) { return; }
+    snprintf(watch.question, sizeof watch.question, "%s", message);
+    WATCH_SET(watch.asking, 1);
+    double end = now_seconds() + watch_asks;
+    while (now_seconds() < end && WATCH_GET(watch.asking) == 1) { poll(NULL, 0, 10); }
+    WATCH_SET(watch.asking, 2);
+}
+
 // die() comes here with its message: the others are told, before this process ends. And then with NULL.
 static void watch_fail(const char* message) {
     static int first;
@@ -437,6 +481,7 @@ static inline void watch_start(void) {
         watch.peers[r].fd = ranks.watches[r];
         watch.peers[r].heard = watch.progressed;
         rank_name(watch.names[r], sizeof watch.names[r], r);
+        watch.echoes |= r < ranks.rank && strcmp(ranks.peers[r].host, ranks.host) == 0;
     }
     watch_pipe(watch.wake);
     watch_pipe(watch.abort);
@@ -450,6 +495,7 @@ static inline void watch_start(void) {
     if (error) { die("the watchdog of the ranks could not be started: %s", strerror(error)); }
     watch.running = 1;
     ranks.verdict = watch_verdict;
+    die_first = watch_ask;
     die_tell = watch_fail;
     atexit(watch_at_exit);
 }
@@ -464,6 +510,7 @@ static inline void watch_stop(void) {
     if (write(watch.abort[1], &byte, 1) == 1) { pthread_join(watch.aborter, NULL); }
     watch.running = 0;
     ranks.verdict = NULL;
+    die_first = NULL;
     die_tell = NULL;
 }
 

@@ -936,6 +936,44 @@ static void test_ranks_fail(void) {
     }
 }
 
+// All do the same. crew.culprit = 0: rank 0 alone fails, 1: rank 1 alone; 2: all of one cause, rank 0 last; 3: so, but
+// rank 1 of a cause of its own.
+static void crew_alike(int rank) {
+    watch_asks = crew.culprit == 1 ? 0.3 : 8;  // in vain; or until rank 0 is there
+    crew_join(rank, crew_count);
+    ranks_alike(1);
+    ranks_barrier("start");
+    if (crew.culprit >= 2 || crew.culprit == rank) {
+        if (rank == 0) { usleep(100000); }
+        die("there is no %s", rank == 1 && crew.culprit != 2 ? "bread" : "milk");
+    }
+    ranks_barrier("setup");
+}
+
+static void test_ranks_alike(void) {
+    static const char* const says[4][3] = {
+        {"error: there is no milk\n", "", ""},
+        {"failed at step 0: there is no bread\n", "error: there is no bread\n",
+         "failed at step 0: there is no bread\n"},
+        {"error: there is no milk\n", "", ""},
+        {"error: there is no milk\n", "error: there is no bread\n", ""},
+    };
+    for (int k = 0; k < 4; k++) {
+        crew_begin("--nccl-timeout 5", 0);
+        crew.culprit = k;
+        crew_run(crew_alike, 3);
+        crew_wait(10);
+        for (int r = 0; r < 3; r++) {
+            const char* said = crew.member[r].said.data;
+            crew_check("alike", r, 1, says[k][r]);
+            int lines = 0;
+            for (const char* p = said; (p = strchr(p, '\n')); p++) { lines++; }
+            CHECK(lines == (says[k][r][0] != 0), "case %d: rank %d says: %s", k, r, said);
+        }
+        crew_end();
+    }
+}
+
 static void crew_leave(int rank) {
     crew_join(rank, crew_count);
     ranks_progress(3);
@@ -1220,6 +1258,7 @@ static void ranks_tests(void) {
     RUN(test_ranks_hang);
     RUN(test_ranks_saving_is_progress);
     RUN(test_ranks_fail);
+    RUN(test_ranks_alike);
     RUN(test_ranks_leave);
     RUN(test_ranks_abort);
     RUN(test_ranks_gpus);

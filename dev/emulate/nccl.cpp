@@ -12,6 +12,7 @@
 //   EMULATE_NCCL_DELAY=ms[:seed]  every operation begins up to so much later, at random
 //   EMULATE_NCCL_LOSE=rank:call   that rank never arrives at its call of that number, from 1, of a communicator
 //   EMULATE_NCCL_STALL=rank:call:seconds  it arrives, and then is silent for so long
+//   EMULATE_NCCL_SPOIL=rank:call  that call, an all-reduce of floats, gives that rank a first number that is too large by 1
 //   EMULATE_NCCL_ABORT_HANGS=1    ncclCommAbort never returns
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -211,6 +212,15 @@ static void fault_within(ncclComm* comm) {
         wait_seconds(comm, stall.seconds);
     }
 }
+static void fault_after(ncclComm* comm, const Op* o) {
+    static const Fault spoil = fault_of("EMULATE_NCCL_SPOIL", 0);
+    if (!spoil.set || spoil.rank != comm->wires.rank || spoil.call != (long long)comm->calls) { return; }
+    if (o->kind != ALL_REDUCE || o->type != ncclFloat32 || o->count == 0) {
+        fatal("EMULATE_NCCL_SPOIL=%d:%lld: expected an all-reduce of floats, found %s of %zu %s", spoil.rank,
+              spoil.call, kind_name[o->kind], o->count, type_name(o->type));
+    }
+    *(float*)(void*)o->host_to += 1;
+}
 
 // ------------------------------------------------------------------------------------------------
 // The collectives, on host memory. All return 0 if they were told to stop.
@@ -369,6 +379,15 @@ static Call call_of(ncclComm* comm, const Op* o) {
     c.number = comm->calls, c.count = o->count, c.kind = o->kind, c.type = o->type, c.op = o->op, c.root = o->root;
     return c;
 }
+static int collective_run(ncclComm* comm, const Op* o) {
+    switch (o->kind) {
+        case ALL_REDUCE: return all_reduce(comm, o);
+        case REDUCE: return reduce_blocks(comm, o, o->root, 1);
+        case REDUCE_SCATTER: return reduce_blocks(comm, o, 0, (size_t)comm->wires.ranks);
+        case ALL_GATHER: return all_gather(comm, o);
+    }
+    return broadcast(comm, o);
+}
 static int collective(ncclComm* comm, const Op* o) {
     comm->calls++;
     fault_before(comm);
@@ -381,14 +400,9 @@ static int collective(ncclComm* comm, const Op* o) {
     }
     if (!transfers_finish(&comm->wires, &greetings)) { return 0; }
     fault_within(comm);
-    if (o->count == 0) { return 1; }
-    switch (o->kind) {
-        case ALL_REDUCE: return all_reduce(comm, o);
-        case REDUCE: return reduce_blocks(comm, o, o->root, 1);
-        case REDUCE_SCATTER: return reduce_blocks(comm, o, 0, (size_t)comm->wires.ranks);
-        case ALL_GATHER: return all_gather(comm, o);
-    }
-    return broadcast(comm, o);
+    int done = o->count == 0 ? 1 : collective_run(comm, o);
+    fault_after(comm, o);
+    return done;
 }
 
 // A rank's ncclSend to itself meets its ncclRecv from itself in the same group, the first the first.

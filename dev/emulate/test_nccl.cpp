@@ -872,6 +872,35 @@ static void kill_soon(const pid_t* pid) {
     usleep(++times * 2654435761u % 20000);
     for (int i = 0; i < 3; i++) { kill(pid[i], SIGKILL); }
 }
+// One rank gets another sum than the others, once.
+static void spoiled(Rank* r) {
+    rank_open(r);
+    float *numbers = device_floats(2), back[2];
+    for (int call = 1; call <= 3; call++) {
+        float mine[2] = {1, 2};
+        CUDA(cudaMemcpy(numbers, mine, sizeof mine, cudaMemcpyHostToDevice));
+        OK(ncclAllReduce(numbers, numbers, 2, ncclFloat, ncclSum, r->comm, r->stream));
+        CUDA(cudaMemcpyAsync(back, numbers, sizeof back, cudaMemcpyDeviceToHost, r->stream));
+        CUDA(cudaStreamSynchronize(r->stream));
+        float wrong = call == 2 && r->rank == 1 ? 1.0f : 0.0f;
+        CHECK(back[0] == (float)r->ranks + wrong && back[1] == 2 * (float)r->ranks, "call %d: %g, %g", call,
+              (double)back[0], (double)back[1]);
+    }
+    OK(ncclCommDestroy(r->comm));
+}
+static void gathered(Rank* r) {
+    rank_open(r);
+    float* numbers = device_floats(4);
+    OK(ncclAllGather(numbers, numbers + 2, 1, ncclFloat, r->comm, r->stream));
+    CUDA(cudaStreamSynchronize(r->stream));
+}
+static void test_spoiled(void) {
+    expect_good(3, spoiled, "EMULATE_NCCL_SPOIL=1:2");
+    expect_good(2, spoiled, "EMULATE_NCCL_SPOIL=1:2 EMULATE_NCCL_HOST=h#");
+    expect_told(1, gathered, "EMULATE_NCCL_SPOIL=0:1",
+                "expected an all-reduce of floats, found ncclAllGather of 1 float");
+}
+
 static void test_nothing_is_left(void) {
     int before = names_in("/dev/shm") + names_in("/tmp");
     for (int i = 0; i < 12; i++) {
@@ -920,6 +949,7 @@ int main(int argc, char** argv) {
     RUN(test_lost_and_killed);
     RUN(test_abort);
     RUN(test_delays);
+    RUN(test_spoiled);
     RUN(test_nothing_is_left);
     return test_end();
 }

@@ -1360,9 +1360,9 @@ static inline void ponder_logits_cuda(Model* model, const int* inputs, int B, in
     }
 }
 
-static inline void ponder_rehearse_cuda(Model* model, const char* path, int64_t rows) {
+static inline void ponder_rehearse_cuda(Model* model, const char* path, const char* text, int64_t rows) {
     PonderCuda* c = ponder_of(model)->cuda;
-    rehearse(model, path, rows, c->plan.total, c->tune);
+    rehearse(model, path, text, rows, c->plan.total, c->tune);
     if (c->tune) { graph_expect(&c->graph, (int)(rows < model->B ? rows : model->B), model->T); }
 }
 

@@ -327,16 +327,10 @@ static inline char* matmul_common_choices(void) {
     return access(self, W_OK) == 0 ? format_string("%s/products_" PRECISION ".txt", self) : NULL;
 }
 
-// Reads the choices of an earlier run, or (source = MATMUL_OF_RUN) of this run until it was stopped, if the file is
-// there and was written on such a GPU with this library. A line that cannot be read is left out: its shape is chosen
-// anew.
-static inline int matmul_read_choices(const char* path, MatmulSource source) {
-    const char* why = NULL;
-    FILE* f = file_open_stream(path, &why);
-    if (!f) {
-        if (errno != ENOENT) { warn("%s could not be read (%s): algorithms are chosen anew", path, why); }
-        return 0;
-    }
+// The choices of an earlier run, or (source = MATMUL_OF_RUN) of this run until it was stopped, from what the file at
+// `path` says, if it was written on such a GPU with this library. A line that cannot be read is left out: its shape is
+// chosen anew.
+static inline int matmul_scan_choices(FILE* f, const char* path, MatmulSource source) {
     char line[1024], key[512];
     matmul_key(key, sizeof key);
     int read = 0, any = fgets(line, sizeof line, f) != NULL;
@@ -375,7 +369,25 @@ static inline int matmul_read_choices(const char* path, MatmulSource source) {
             read++;
         }
     }
+    return read;
+}
+// The same of the file, if it is there;
+static inline int matmul_read_choices(const char* path, MatmulSource source) {
+    const char* why = NULL;
+    FILE* f = file_open_stream(path, &why);
+    if (!f) {
+        if (errno != ENOENT) { warn("%s could not be read (%s): algorithms are chosen anew", path, why); }
+        return 0;
+    }
+    int read = matmul_scan_choices(f, path, source);
     fclose(f);
+    return read;
+}
+// and of its text, where another rank has read it.
+static inline int matmul_take_choices(const char* text, const char* path, MatmulSource source) {
+    FILE* f = text[0] ? fmemopen((void*)(uintptr_t)text, strlen(text), "r") : NULL;
+    int read = f ? matmul_scan_choices(f, path, source) : 0;
+    if (f) { fclose(f); }
     return read;
 }
 

@@ -90,9 +90,12 @@ struct Model {
     void (*upload)(Model* model, const real* m, const real* v);  // params, and moments unless NULL
     void (*download)(Model* model, real* m, real* v);            // params, and moments unless NULL
     void (*download_grads)(Model* model);
-    // Before the first step: chooses what is chosen by timing, and keeps it in the file `path`.
-    void (*rehearse)(Model* model, const char* path, int64_t step_rows);
+    // Before the first step: chooses what is chosen by timing, and keeps it in the file `path`. On another rank than the
+    // first, `text` is what that file says there, and none is touched.
+    void (*rehearse)(Model* model, const char* path, const char* text, int64_t step_rows);
     void (*zero_grads)(Model* model);
+    // With several ranks, before the first step: family (of the table, on the host) = that of rank 0. NULL: as reduce.
+    void (*share)(Model* model, real* family);
     // With several ranks, after the last micro-batch: adds the gradients of all ranks; all (ranks, RANK_NUMBERS) = what
     // each rank tells the others, mine (RANK_NUMBERS). NULL: this model knows one rank.
     void (*reduce)(Model* model, const double* mine, double* all);

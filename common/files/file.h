@@ -40,8 +40,9 @@ static inline char* read_fully(const char* path, size_t* size) {
     return sb.data;
 }
 
-// Told of every piece of a file that was written, where somebody waits for it: a rank that writes is not hung. NULL: nobody.
-static void (*write_progress)(void);
+// Told of every piece of a large file that was written or read, where somebody waits for it: a rank that does so is not
+// hung. NULL: nobody.
+static void (*file_progress)(void);
 
 // All n bytes to a file; 0, or -1 with errno set.
 static inline int write_all(int fd, const void* bytes, size_t n) {
@@ -56,7 +57,7 @@ static inline int write_all(int fd, const void* bytes, size_t n) {
         }
         at += done;
         n -= (size_t)done;
-        if (write_progress) { write_progress(); }
+        if (file_progress) { file_progress(); }
     }
     return 0;
 }

@@ -584,14 +584,8 @@ static inline void tokenizer_keep_files(Tokenizer* tokenizer, const char* dir) {
     }
 }
 
-// Opens the tokenizer in a directory (NULL: none), or a tokenizer.json of any name by itself, for a vocabulary of V.
-// Dies on damaged files; of a directory without tokenizer files only V counts.
-static inline Tokenizer* tokenizer_open(const char* dir, int V) {
-    Tokenizer* tokenizer = (Tokenizer*)xalloc(1, sizeof(Tokenizer), "the tokenizer");
-    tokenizer->V = V;
-    tokenizer->eot = tokenizer->bos = tokenizer->pad = -1;
-    tokenizer->kind = TOKENIZER_NUMBERS;
-    for (int i = 0; i < 256; i++) { tokenizer->byte_token[i] = -1; }
+// Reads the files of the tokenizer in a directory (NULL: none), or a tokenizer.json of any name by itself.
+static inline void tokenizer_read(Tokenizer* tokenizer, const char* dir) {
     struct stat info;
     if (dir && stat(dir, &info) == 0 && !S_ISDIR(info.st_mode)) {
         const char* slash = strrchr(dir, '/');
@@ -604,6 +598,15 @@ static inline Tokenizer* tokenizer_open(const char* dir, int V) {
     } else if (dir) {
         tokenizer_keep_files(tokenizer, dir);
     }
+}
+
+// Makes the tokenizer, for a vocabulary of V, from the files that it keeps, those of `dir`. Dies on damaged files;
+// without tokenizer files only V counts.
+static inline void tokenizer_make(Tokenizer* tokenizer, const char* dir, int V) {
+    tokenizer->V = V;
+    tokenizer->eot = tokenizer->bos = tokenizer->pad = -1;
+    tokenizer->kind = TOKENIZER_NUMBERS;
+    for (int i = 0; i < 256; i++) { tokenizer->byte_token[i] = -1; }
     const CheckpointFile* json = tokenizer_kept(tokenizer, "tokenizer.json");
     const CheckpointFile* vocab = tokenizer_kept(tokenizer, "vocab.json");
     const CheckpointFile* merges = tokenizer_kept(tokenizer, "merges.txt");
@@ -616,11 +619,11 @@ static inline Tokenizer* tokenizer_open(const char* dir, int V) {
     } else if (tokenizer->file_count == 0 && (V == 256 || V == 257)) {
         tokenizer->source = format_string("bytes");
         tokenizer_make_bytes(tokenizer);
-        return tokenizer;
+        return;
     } else {
-        tokenizer->source = format_string("%s", dir ? dir : "no model directory");
+        if (!tokenizer->source) { tokenizer->source = format_string("%s", dir ? dir : "no model directory"); }
         tokenizer_refuse(tokenizer, "no tokenizer.json there, and a vocabulary of %d is not bytes (257)", V);
-        return tokenizer;
+        return;
     }
     tokenizer_find_special(tokenizer);
     if (tokenizer_looks_like_bytes(tokenizer)) { tokenizer->kind = TOKENIZER_BYTES; }
@@ -628,6 +631,13 @@ static inline Tokenizer* tokenizer_open(const char* dir, int V) {
         const TokenizerPiece* piece = &tokenizer->pieces[i];
         if (piece->text && piece->size == 1) { tokenizer->byte_token[(unsigned char)piece->text[0]] = i; }
     }
+}
+
+// The tokenizer of a directory (NULL: none), or of a tokenizer.json of any name by itself.
+static inline Tokenizer* tokenizer_open(const char* dir, int V) {
+    Tokenizer* tokenizer = (Tokenizer*)xalloc(1, sizeof(Tokenizer), "the tokenizer");
+    tokenizer_read(tokenizer, dir);
+    tokenizer_make(tokenizer, dir, V);
     return tokenizer;
 }
 

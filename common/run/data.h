@@ -61,8 +61,8 @@ static inline void trainer_open_tokenizer(Trainer* t) {
     const char* given = options_text(&t->options, "tokenizer");
     int reads = given && (!t->checkpoint || options_given(&t->options, "tokenizer"));
     Tokenizer* asked = NULL;
-    if (reads) {
-        struct stat info;
+    struct stat info;
+    if (reads && ranks_talks()) {
         if (stat(given, &info) != 0) {
             die("--tokenizer %s: expected a tokenizer.json, or a directory with one: %s", given, strerror(errno));
         }
@@ -70,10 +70,12 @@ static inline void trainer_open_tokenizer(Trainer* t) {
             die("--tokenizer %s: expected the directory, which has vocab.json and merges.txt, found one of them",
                 given);
         }
-        asked = tokenizer_open(given, t->model->V);
+    }
+    if (reads) {
+        asked = share_tokenizer(given, t->model->V);
         trainer_check_tokenizer(t, asked, given);
     }
-    t->tokenizer = asked && !t->checkpoint ? asked : tokenizer_open(t->weights, t->model->V);
+    t->tokenizer = asked && !t->checkpoint ? asked : share_tokenizer(t->weights, t->model->V);
     static const char* const files[] = {"tokenizer.json", "vocab.json", "merges.txt"};
     for (int i = 0; i < 3 && asked && t->checkpoint; i++) {
         const CheckpointFile *a = tokenizer_kept(asked, files[i]), *b = tokenizer_kept(t->tokenizer, files[i]);

@@ -20,6 +20,8 @@
 
 #include <nccl.h>
 
+enum { RANK_PIECE = 64 << 20 };  // numbers of a checkpoint that are under way at a time: 256 MB
+
 typedef struct {
     ncclComm_t comm;
     double* mine;  // (RANK_NUMBERS) on the GPU
@@ -97,6 +99,23 @@ static inline void ranks_reduce(Model* model, const double* mine, double* all) {
     device_download(all, nccl.all, (size_t)ranks.count * one);
 }
 
+// family (total of the model's table, on the host) = that of rank 0, piece by piece through the gradients' memory, where
+// nothing is before the first step, or without it through that of the weights, which come later.
+static inline void ranks_share_family(Model* model, real* family) {
+    const Families* f = model->families;
+    float* piece = f->grads ? f->grads : f->master;
+    ranks_wait(!ranks_talks());  // for rank 0, which reads files
+    for (size_t first = 0; first < model->tensors.total; first += RANK_PIECE) {
+        size_t count = min_size(RANK_PIECE, model->tensors.total - first), bytes = count * sizeof(float);
+        if (ranks_talks()) { device_upload(piece, family + first, bytes); }
+        NCCL_CHECK(ncclBroadcast(piece, piece, count, ncclFloat, 0, nccl.comm, device.stream));
+        if (!ranks_talks()) { device_download(family + first, piece, bytes); }
+        ranks_still_works();
+    }
+    CUDA_CHECK(cudaStreamSynchronize(device.stream));
+    ranks_wait(0);
+}
+
 // From here on a model is one of several ranks, if there are several.
 static inline void ranks_drive(Model* model) {
     device.index = ranks.local_rank;
@@ -104,6 +123,7 @@ static inline void ranks_drive(Model* model) {
     // With other versions, or in another layout, NCCL adds in another order: a resumed run says that this has changed.
     char *version = nccl_version(), *layout = ranks_layout();
     model->arithmetic = format_string(PRECISION " on %s with NCCL %s", layout, version);
+    model->share = ranks_share_family;
     model->reduce = ranks_reduce;
     free(version), free(layout);
 }

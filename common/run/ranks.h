@@ -35,7 +35,7 @@ static inline void ranks_begin(const OptionTable* options, const char* text) {
     if (ranks.count == 1) { return; }
     ranks_meet(text);
     watch_start();
-    write_progress = ranks_still_works;
+    file_progress = ranks_still_works;
 }
 
 // This rank has begun with `step`, or goes on with something long in it.

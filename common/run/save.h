@@ -50,7 +50,7 @@ static inline int save_other_tokenizer(const Trainer* t) {
 // Reads what config.json's directory says of generation, before the directory may be gone, and looks whether it and
 // the tokenizer agree.
 static inline void save_prepare(Trainer* t) {
-    if (!t->config) { return; }
+    if (!t->config || !ranks_talks()) { return; }
     char* path = format_string("%s/generation_config.json", t->weights);
     t->generation = read_fully(path, &t->generation_size);
     if (t->generation) { json_free(json_parse(t->generation, t->generation_size, path)); }  // a damaged one ends here

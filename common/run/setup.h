@@ -16,6 +16,7 @@
 #include "ranks.h"
 #include "resume.h"
 #include "sample.h"
+#include "share.h"
 #include "threads.h"
 
 // What a program trains, as main() hands it to trainer_main().
@@ -270,17 +271,6 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
 
 // ---- where the model comes from ----
 
-// `text` of rank 0, or NULL, on all ranks.
-static inline char* trainer_same_text(char* text, const char* name) {
-    if (ranks.count == 1) { return text; }
-    int64_t size = text ? (int64_t)strlen(text) + 1 : 0;
-    ranks_share(&size, sizeof size, name);
-    if (size == 0) { return NULL; }
-    if (!ranks_talks()) { text = (char*)xalloc((size_t)size, 1, name); }
-    ranks_share(text, (size_t)size, name);
-    return text;
-}
-
 // With --resume: the newest checkpoint in --out, its state and its options.
 static inline void trainer_find_checkpoint(Trainer* t) {
     int resume = options_given(&t->options, "resume"), looks = trainer_only_looks(t);
@@ -290,7 +280,7 @@ static inline void trainer_find_checkpoint(Trainer* t) {
     }
     if (!resume && looks) { return; }
     if (ranks_talks()) { t->checkpoint = looks ? checkpoint_look(t->out) : checkpoint_newest(t->out); }
-    t->checkpoint = trainer_same_text(t->checkpoint, "the newest checkpoint");
+    t->checkpoint = share_text(t->checkpoint, "the newest checkpoint");
     if (!resume) {
         if (t->checkpoint) {
             die("--out %s holds a run already (%s); go on with it by --resume, or choose another --out", t->out,
@@ -310,7 +300,7 @@ static inline void trainer_find_checkpoint(Trainer* t) {
         return;
     }
     t->stored_path = format_string("%s/trainer_state.json", t->checkpoint);
-    t->stored = json_read(t->stored_path);
+    t->stored = share_json(t->stored_path, "the state of the run");
     t->state = state_read(t->stored, t->stored_path);
     if (t->state.step != checkpoint_step(t->checkpoint)) {
         die("%s: expected \"step\" to be that of the directory, found %lld", t->stored_path, (long long)t->state.step);
@@ -348,7 +338,7 @@ static inline void trainer_find_model(Trainer* t) {
     for (int i = 0; t->kind->presets[i] && !t->checkpoint; i++) {
         if (strcmp(t->kind->presets[i], preset_name(name)) == 0) { t->preset = t->kind->presets[i]; }
     }
-    if (t->preset && preset_name(name) == name && options_given(&t->options, "model")) {
+    if (ranks_talks() && t->preset && preset_name(name) == name && options_given(&t->options, "model")) {
         char* path = format_string("%s/config.json", name);
         if (access(path, F_OK) == 0) {
             die("--model %s: it is a preset, and a directory with %s; write --model ./%s for the directory, or "
@@ -359,14 +349,15 @@ static inline void trainer_find_model(Trainer* t) {
     }
     if (!t->preset) {
         struct stat info;
-        if (!t->checkpoint && !strchr(name, '/') && (stat(name, &info) != 0 || !S_ISDIR(info.st_mode))) {
+        if (ranks_talks() && !t->checkpoint && !strchr(name, '/') &&
+            (stat(name, &info) != 0 || !S_ISDIR(info.st_mode))) {
             StringBuilder list = {0};
             for (int i = 0; t->kind->presets[i]; i++) { sb_printf(&list, "%s%s", i ? ", " : "", t->kind->presets[i]); }
             die("--model '%s': expected a directory with config.json, or one of %s", name, list.data);
         }
         t->weights = format_string("%s", t->checkpoint ? t->checkpoint : name);
         t->config_path = format_string("%s/config.json", t->weights);
-        t->config = json_read(t->config_path);
+        t->config = share_json(t->config_path, "the configuration of the model");
         if (t->config->type != JSON_OBJECT) {
             die("%s: expected an object, found %s", t->config_path, json_describe(t->config));
         }
@@ -574,18 +565,25 @@ static inline int trainer_ignores_tensor(const void* context, const char* name) 
 // Gets all memory of the run and fills in the weights and the optimiser's state.
 static inline void trainer_allocate(Trainer* t, int training) {
     Model* model = t->model;
+    int reads = t->weights && ranks_talks();
     // A config.json that asks for more memory than there is gets the better message where its weights do not fit it.
-    if (t->weights) { weights_read(t->weights, &model->tensors, NULL, trainer_ignores_tensor, model); }
+    if (reads) { weights_read(t->weights, &model->tensors, NULL, trainer_ignores_tensor, model); }
     model->allocate(model, training);
-    if (t->weights) {
+    if (reads) {
         weights_read(t->weights, &model->tensors, (float*)(void*)model->params, trainer_ignores_tensor, model);
-    } else {
+    } else if (!t->weights) {
         tensor_init(&model->tensors, model->params, (uint64_t)options_int(&t->options, "seed"));
     }
     if (training) {
         t->m = (real*)xalloc(model->tensors.total, sizeof(real), "first moments");
         t->v = (real*)xalloc(model->tensors.total, sizeof(real), "second moments");
-        if (t->checkpoint) { optimizer_read(t->checkpoint, &model->tensors, (float*)(void*)t->m, (float*)(void*)t->v); }
+        if (reads && t->checkpoint) {
+            optimizer_read(t->checkpoint, &model->tensors, (float*)(void*)t->m, (float*)(void*)t->v);
+        }
+    }
+    real* families[] = {t->weights ? model->params : NULL, t->checkpoint ? t->m : NULL, t->checkpoint ? t->v : NULL};
+    for (int i = 0; i < 3 && ranks.count > 1; i++) {
+        if (families[i]) { model->share(model, families[i]); }
     }
     if (model->upload) { model->upload(model, t->m, t->v); }
     size_t rows = max_size(training ? (size_t)t->step_rows : 0, (size_t)t->B);

@@ -208,15 +208,16 @@ static inline void trainer_check_ranks(const Trainer* t) {
     uint64_t hash = hash_bytes(HASH_START, t->model->params, bytes);
     uint64_t* all = (uint64_t*)xalloc((size_t)ranks.count, sizeof hash, "hashes of ranks");
     ranks_gather(&hash, sizeof hash, all, "hashes of the weights");
+    ranks_alike(1);
     for (int r = 1; r < ranks.count; r++) {
         if (all[r] == all[0]) { continue; }
         char names[2][128];
-        ranks_alike(1);
         die("after step %lld %s has other weights (hash %016llx) than %s (hash %016llx): the ranks have come apart; "
             "nothing was saved, go on from the last checkpoint by --resume",
             (long long)t->state.step, rank_name(names[0], sizeof names[0], r), (unsigned long long)all[r],
             rank_name(names[1], sizeof names[1], 0), (unsigned long long)all[0]);
     }
+    ranks_alike(0);
     printf("weights of all %d ranks have hash %016llx\n", ranks.count, (unsigned long long)all[0]);
     free(all);
 }
@@ -346,11 +347,12 @@ static inline int trainer_step(Trainer* t) {
     TrainerState* s = &t->state;
     double begin = now_seconds(), loss = 0;
     if (!trainer_gradient(t, &loss)) { return 0; }
+    ranks_alike(1);  // gradients are the same on all by now
     double norm = model_grad_norm(model);
     if (!isfinite(norm)) {
-        ranks_alike(1);  // gradients are the same on all by now
         trainer_die_nonfinite(t, "gradient norm", norm, s->step + 1, trainer_micro_rows(t, 0, t->step_rows));
     }
+    ranks_alike(0);
     double scale = clip_scale(norm, options_number(o, "clip"));
     double lr = trainer_lr(t, s->step);
     AdamwStep step = adamw_step(scale, lr, options_number(o, "beta1"), options_number(o, "beta2"),
@@ -666,10 +668,15 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     if (t->checkpoint) { t->saved_step = t->state.step; }
     if (t->model->rehearse) {
         char* choices = format_string("%s/products.txt", t->out);
-        // The first rank chooses, the others find its choices.
-        if (!ranks_talks()) { ranks_barrier("the choice of algorithms"); }
-        t->model->rehearse(t->model, choices, trainer_rank_rows(t));
-        if (ranks_talks() && ranks.count > 1) { ranks_barrier("the choice of algorithms"); }
+        // The first rank chooses, the others take its choices.
+        if (ranks_talks()) { t->model->rehearse(t->model, choices, NULL, trainer_rank_rows(t)); }
+        if (ranks.count > 1) {
+            size_t size = 0;
+            char* text = ranks_talks() && S_ISREG(file_mode(choices)) ? read_fully(choices, &size) : NULL;
+            text = share_bytes(text, &size, "the choice of algorithms");
+            if (!ranks_talks()) { t->model->rehearse(t->model, choices, text ? text : "", trainer_rank_rows(t)); }
+            free(text);
+        }
         free(choices);
     }
     trainer_under_way = 1;

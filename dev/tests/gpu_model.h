@@ -408,7 +408,7 @@ static void test_graph_of_fewer_rows(void) {
     Model* model = gpu_model(SMALL, SB + 1, ST);
     PonderCuda* c = ponder_of(model)->cuda;
     char *folder = test_directory("graph"), *choices = format_string("%s/products.txt", folder);
-    ponder_rehearse_cuda(model, choices, SB);
+    ponder_rehearse_cuda(model, choices, NULL, SB);
     unlink(choices), rmdir(folder);
     free(choices), free(folder);
     for (int step = 0; step < 2; step++) {

@@ -222,6 +222,12 @@ static inline void trainer_check_ranks(const Trainer* t) {
     free(all);
 }
 
+// saved: 1 if the checkpoint of this step was written, which rank 0 tells the others: all try again, or none does.
+static inline void trainer_note_saved(Trainer* t, int saved) {
+    if (ranks.count > 1 && !t->dying) { ranks_share(&saved, sizeof saved, "whether the checkpoint was written"); }
+    if (saved) { t->saved_step = t->state.step; }
+}
+
 // Writes a checkpoint of the last whole step, unless there is one. NULL, or what went wrong (the caller frees it).
 static inline char* trainer_try_save(Trainer* t) {
     if (t->saved_step == t->state.step) { return NULL; }
@@ -229,7 +235,7 @@ static inline char* trainer_try_save(Trainer* t) {
     if (model->download) { model->download(model, t->m, t->v); }
     if (ranks.count > 1 && !t->dying) { trainer_check_ranks(t); }
     if (!ranks_talks()) {
-        t->saved_step = t->state.step;
+        trainer_note_saved(t, 0);
         return NULL;
     }
     SaveFiles files = save_files(t);
@@ -238,7 +244,7 @@ static inline char* trainer_try_save(Trainer* t) {
                                        (const float*)(const void*)t->m, (const float*)(const void*)t->v, files.list,
                                        files.count, (int)options_int(&t->options, "keep"));
     save_free(&files);
-    if (!error) { t->saved_step = t->state.step; }
+    trainer_note_saved(t, !error);
     return error;
 }
 

@@ -14,6 +14,7 @@ trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$tmp"' EXIT
 "$build/bytes" --out-train "$tmp/train.bin" --out-val "$tmp/val.bin" README.md ponder.cuh >"$tmp/log" || { cat "$tmp/log"; exit 1; }
 
 says() { grep -qE -- "$1" "$tmp/log"; }
+one_error() { [ "$(grep -c "error: " "$tmp/log")" = 1 ]; }
 
 # What a model is: small, with two passes.
 model_of() {
@@ -29,7 +30,7 @@ train() {
     local out=$1
     shift
     timeout 100 "$build/train_${architecture}_emu_fp32" $(model_of "$architecture") --train "$tmp/train.bin" --val "$tmp/val.bin" \
-        --out "$tmp/$out" "$@" >"$tmp/log" 2>&1
+        --out "$tmp/$out" "$@" >"${log:-$tmp/log}" 2>&1
     status=$?
 }
 # numbers OUT NAME: that of every line of the metrics which has it
@@ -119,25 +120,109 @@ ok "more ranks than GPUs: exit status $status" [ $status != 0 ]
 train used --total-batch 128 --steps 1 --gpus 2
 train used --total-batch 128 --steps 1 --gpus 2
 ok "a second run into the same --out" says "holds a run already"
-train dumped --total-batch 128 --steps 1 --gpus 2 --dump "$tmp/dump"
-ok "--dump with two ranks" says "is for one GPU"
-# two OUT DATA0 DATA1: two ranks on those data, as torchrun starts them
+ok "a second run into the same --out: one error" one_error
+train dumped --total-batch 128 --steps 1 --gpus 3 --dump "$tmp/dump"
+ok "--dump with three ranks" says "is for one GPU"
+ok "--dump with three ranks: one error" one_error
+train odd --total-batch 100 --steps 1 --gpus 3
+ok "a step that has no whole rows: exit status $status" [ $status = 1 ]
+ok "a step that has no whole rows: one error" one_error
+train odd --total-batch x --steps 1 --gpus 3
+ok "an option that is no number: one error" one_error
+# two WORDS0 WORDS1 ARGUMENT...: two ranks, each with words of its own, as torchrun starts them; sets status of rank 1
 two() {
-    local rank data=("$2" "$3") port=$((20000 + RANDOM % 10000))
-    for rank in 1 0; do
+    local rank own=("$1" "$2") port=$((20000 + RANDOM % 10000)) pids=()
+    shift 2
+    for rank in 0 1; do
         RANK=$rank WORLD_SIZE=2 LOCAL_RANK=$rank LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port timeout 100 \
-            "$build/train_${architecture}_emu_fp32" $(model_of $architecture) --train "${data[$rank]}" --out "$tmp/$1" \
-            --total-batch 128 --steps 4 >"$tmp/log$rank" 2>&1 &
+            "$build/train_${architecture}_emu_fp32" $(model_of $architecture) ${own[$rank]} "$@" >"$tmp/log$rank" 2>&1 &
+        pids+=($!)
     done
-    wait
+    wait "${pids[0]}"
+    wait "${pids[1]}"
+    status=$?
     cat "$tmp/log0" "$tmp/log1" >"$tmp/log"
 }
-two other "$tmp/train.bin" "$tmp/val.bin"
+two "--train $tmp/train.bin" "--train $tmp/val.bin" --out "$tmp/other" --total-batch 128 --steps 4
 ok "ranks with other data" says "rank 1 .* has other training data"
+ok "ranks with other data: one error" one_error
 ok "ranks with other data: nothing was trained" [ ! -e "$tmp/other/step_00000004" ]
-two torch "$tmp/train.bin" "$tmp/train.bin"
+two "--out $tmp/torch" "--out $tmp/torch" --train "$tmp/train.bin" --total-batch 128 --steps 4
 ok "as torchrun starts them: the same weights" same_weights r8-2 torch 4
 ok "as torchrun starts them: rank 1 says nothing" [ ! -s "$tmp/log1" ]
+two "--total-batch 128" "--total-batch 100" --train "$tmp/train.bin" --out "$tmp/odd" --steps 4
+ok "what rank 1 alone meets: it says so" grep -q "^rank 1 .*error: --total-batch 100: expected" "$tmp/log1"
+ok "what rank 1 alone meets: rank 0 is told" grep -q "error: rank 1 .*: --total-batch 100: expected" "$tmp/log0"
+ok "what rank 1 alone meets: exit status $status" [ $status = 1 ]
+
+# ---- real launchers, where they are ----
+
+launched="$(model_of $architecture) --train $tmp/train.bin --total-batch 128 --steps 4"
+torchrun=$(command -v "$build/venv/bin/torchrun" torchrun | head -n 1)
+if [ -n "$torchrun" ]; then
+    timeout 200 "$torchrun" --standalone --no-python --nproc-per-node 2 "$build/train_${architecture}_emu_fp32" $launched \
+        --out "$tmp/torchrun" >"$tmp/log" 2>&1
+    ok "torchrun: the same weights" same_weights r8-2 torchrun 4
+else
+    skip torchrun "there is none in $build/venv/bin (make venv) nor in PATH"
+fi
+if mpirun --version 2>/dev/null | grep -q "Open MPI"; then
+    OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 timeout 100 mpirun --oversubscribe -np 2 \
+        "$build/train_${architecture}_emu_fp32" $launched --out "$tmp/mpirun" >"$tmp/log" 2>&1
+    ok "mpirun: the same weights" same_weights r8-2 mpirun 4
+else
+    skip mpirun "there is no Open MPI in PATH"
+fi
+
+# ---- two machines: each a network and a name of its own, joined by a cable ----
+
+# $1: the program with its arguments, without those that say who it is.
+two_hosts='
+    unshare -n -u sleep 100 & other=$!
+    trap "kill $other 2>/dev/null" EXIT
+    while [ "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
+    right() { nsenter -t $other -n -u "$@"; }
+    hostname left && right hostname right || exit 1
+    ip link add cable type veth peer name cable netns $other || exit 1
+    for host in "" right; do
+        $host ip addr add 10.9.8.$((1 + ${#host} / 5))/24 dev cable
+        $host ip link set lo up
+        $host ip link set cable up
+    done
+    pids=
+    for rank in 0 1 2 3; do
+        $([ $rank -lt 2 ] || echo right) $1 --ranks 4 --rank $rank --master 10.9.8.1 --port 7000 & pids="$pids $!"
+    done
+    status=0
+    for pid in $pids; do wait $pid || status=$?; done
+    exit $status'
+if ! command -v ip nsenter hostname unshare >/dev/null; then
+    skip "two machines" "no ip, nsenter, hostname or unshare here"
+elif ! unshare -Urnu ip link add one type veth peer name two 2>/dev/null; then
+    skip "two machines" "networks of one's own, or veth, are not allowed here"
+else
+    timeout 100 unshare -Urnu bash -c "$two_hosts" bash "$build/train_${architecture}_emu_fp32 $launched --val $tmp/val.bin \
+        --val-batches 3 --out $tmp/hosts" >"$tmp/log" 2>&1
+    ok "two machines: exit status $?" [ $? = 0 ]
+    ok "two machines are told from one" says "4 ranks on 2 hosts; left: ranks 0 to 1 on GPU 0 to 1; right: ranks 2 to 3"
+    ok "two machines: the same weights" same_weights r8-4 hosts 4
+fi
+
+# ---- only rank 0 sees --out and --model ----
+
+nowhere=$tmp/nowhere
+train local --total-batch 128 --steps 4 --save-every 2 --val-batches 3 --gpus 2
+rm -rf "$tmp/local/step_00000004"
+two "--out $tmp/local" "--out $nowhere/local" --resume
+ok "resumed from a disk of rank 0: the same weights" same_weights r8-2 local 4
+train from --model "$tmp/r8-2/step_00000004" --train "$tmp/train.bin" --total-batch 128 --steps 4 --gpus 2
+two "--model $tmp/r8-2/step_00000004 --out $tmp/from0" "--model $nowhere/model --out $nowhere/from0" \
+    --train "$tmp/train.bin" --total-batch 128 --steps 4 --tokenizer "$tmp/r8-2/step_00000004"
+ok "weights from a disk of rank 0: the same weights" same_weights from from0 4
+two "--model $tmp/r8-2/step_00000004 --out $tmp/local" "--model $nowhere/model --out $nowhere/local" --val "$tmp/val.bin" \
+    --eval-only
+ok "validated from a disk of rank 0: $status" [ $status = 0 ]
+ok "other ranks leave --out alone" [ ! -e "$nowhere" ]
 
 # ---- faults ----
 
@@ -168,6 +253,13 @@ ends() {
     kill -9 $parent "${children[@]}" 2>/dev/null
     return 1
 }
+until_says() { # WORDS: within 20 seconds
+    for _ in $(seq 200); do
+        says "$1" && return 0
+        sleep 0.1
+    done
+    return 1
+}
 goes_on() { # OUT: the run that has ended can be gone on with
     local newest
     newest=$(basename "$(ls -d "$tmp/$1"/step_* | tail -n 1)")
@@ -183,6 +275,12 @@ for victim in 0 1 2 1 2; do
     ok "rank killed: it is named" says "rank $victim .*(killed|gone|ended|died|left|lost)"
     ok "rank killed: the run goes on" goes_on killed
 done
+EMULATE_NCCL_ABORT_HANGS=1 in_background hangs
+kill -9 "${children[1]}"
+begin=$SECONDS
+ok "ncclCommAbort hangs: all end" ends 9
+ok "ncclCommAbort hangs: after its five seconds" [ $((SECONDS - begin)) -ge 4 ]
+ok "ncclCommAbort hangs: the run goes on" goes_on hangs
 in_background hung --nccl-timeout 3
 kill -STOP "${children[1]}"
 ok "rank hung: all end" ends 30
@@ -190,6 +288,10 @@ ok "rank hung: it is named" says "rank 1 "
 kill -9 "${children[1]}" 2>/dev/null
 ok "rank hung: the run goes on" goes_on hung
 in_background signalled
+train_second=$(log=$tmp/second train signalled --resume --gpus 2; echo "$status")
+ok "a second run at the same time: exit status $train_second" [ "$train_second" = 1 ]
+ok "a second run at the same time" grep -q "signalled is in use by process" "$tmp/second"
+ok "a second run at the same time leaves the first alone" kill -0 $parent
 kill -TERM $parent
 ok "SIGTERM: all end" ends 20
 ok "SIGTERM: exit status $status" [ "$status" = 143 ]
@@ -200,5 +302,45 @@ kill -TERM "${children[2]}"
 ok "SIGTERM to one rank: all end" ends 20
 ok "SIGTERM to one rank: all have stopped" says "^stopped by SIGTERM"
 ok "SIGTERM to one rank: the run goes on" goes_on one_signalled
+
+# A full disk at rank 0: from a moment on its files can have 16 KB.
+if command -v prlimit >/dev/null; then
+    in_background full
+    prlimit --fsize=16384 --pid "${children[0]}"
+    ok "full disk: the run goes on" until_says "warning: the checkpoint of step .*File too large.*The run goes on"
+    kill -TERM $parent
+    ok "full disk: all end" ends 20
+    ok "full disk: exit status $status" [ "$status" = 1 ]
+    ok "full disk: rank 0 says it" says "^rank 0 .*error: the checkpoint of step .*File too large.* is intact"
+    ok "full disk: rank 2 is told" says "^rank 2 .*error: rank 0 .* failed at step .*: the checkpoint of step"
+    ok "full disk: the run can be gone on with" goes_on full
+else
+    skip "full disk" "no prlimit here"
+fi
+
+# Weights that have come apart: rank 1 gets another sum of gradients in step 2.
+EMULATE_NCCL_SPOIL=1:3 train apart --total-batch 128 --steps 4 --save-every 2 --gpus 3
+ok "other weights: exit status $status" [ $status = 1 ]
+ok "other weights: the rank is named" says "^rank 0 .*error: after step 2 rank 1 .* has other weights"
+ok "other weights: one error" one_error
+ok "other weights: nothing is saved" [ ! -e "$tmp/apart/step_00000002" ]
+
+# A NaN on one rank. The embedding of byte 1, which no text here has, is as large as a float can be; then one row of data
+# has it, whose turn is in step 3 on rank 1.
+train begun --ponder 0 --tie 0 --total-batch 128 --steps 1
+poisoned=$tmp/begun/step_00000001 file=$tmp/begun/step_00000001/model.safetensors
+header=$(od -An -N8 -tu8 "$file" | tr -d ' ')
+at=$(head -c $((8 + header)) "$file" | grep -aoE '(embed_in|wte|embed_tokens)\.weight":\{[^}]*\}' | sed 's/.*offsets":\[\([0-9]*\),.*/\1/')
+for _ in {1..16}; do printf '\377\377\177\177'; done | dd of="$file" bs=1 seek=$((8 + header + at + 16 * 4)) conv=notrunc 2>/dev/null
+cp "$tmp/train.bin" "$tmp/nan.bin"
+printf '\001\000' | dd of="$tmp/nan.bin" bs=1 seek=$((1024 + 2 * (16 * 18 + 8))) conv=notrunc 2>/dev/null
+train nan --model "$poisoned" --ponder 0 --tie 0 --train "$tmp/nan.bin" --shuffle 0 --total-batch 128 --steps 6 --save-every 1 \
+    --val-batches 3 --gpus 3 --batch 2
+ok "NaN on one rank: exit status $status" [ $status = 1 ]
+ok "NaN on one rank: it says so" says "^rank 1 .* step 3: error: step 3: the loss is (NaN|infinite)"
+ok "NaN on one rank: the others are told" says "^rank 0 .*error: rank 1 .* failed at step 3: step 3: the loss is"
+ok "NaN on one rank: the last checkpoint" [ "$(ls -d "$tmp"/nan/step_* | tail -n 1)" = "$tmp/nan/step_00000002" ]
+train looked --model "$tmp/nan/step_00000002" --eval-only
+ok "NaN on one rank: the last checkpoint is whole" [ $status = 0 ]
 
 checked

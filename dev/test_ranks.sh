@@ -144,9 +144,12 @@ two() {
     cat "$tmp/log0" "$tmp/log1" >"$tmp/log"
 }
 two "--train $tmp/train.bin" "--train $tmp/val.bin" --out "$tmp/other" --total-batch 128 --steps 4
-ok "ranks with other data" says "rank 1 .* has other training data"
+ok "ranks with other data" says "rank 1 .* has another set of training data"
 ok "ranks with other data: one error" one_error
 ok "ranks with other data: nothing was trained" [ ! -e "$tmp/other/step_00000004" ]
+two "--lr 1e-3" "--lr 2e-3" --train "$tmp/train.bin" --out "$tmp/other" --total-batch 128 --steps 4
+ok "ranks with other options" says "^rank 0 .*error: rank 1 .* has another --lr than rank 0"
+ok "ranks with other options: one error" one_error
 two "--out $tmp/torch" "--out $tmp/torch" --train "$tmp/train.bin" --total-batch 128 --steps 4
 ok "as torchrun starts them: the same weights" same_weights r8-2 torch 4
 ok "as torchrun starts them: rank 1 says nothing" [ ! -s "$tmp/log1" ]

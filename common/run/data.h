@@ -182,19 +182,51 @@ static inline void trainer_warn_of_data(const Trainer* t) {
     }
 }
 
-// Dies unless all ranks read the same: each has files of its own, or sees the same ones.
+// 1 for an option that all ranks must have alike; files may lie elsewhere on each.
+static inline int trainer_option_is_common(const Option* o) {
+    static const char* const paths[] = {"model", "train", "val", "tokenizer"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(o->name, paths[i]) == 0) { return 0; }
+    }
+    return o->resume != RESUME_RUN;
+}
+
+// Dies unless all ranks were started with the same options.
+static inline void trainer_check_same_options(const Trainer* t) {
+    const size_t n = (size_t)t->options.count;
+    uint64_t* mine = (uint64_t*)xalloc(n, sizeof(uint64_t), "hashes of options");
+    uint64_t* all = (uint64_t*)xalloc(n * (size_t)ranks.count, sizeof(uint64_t), "hashes of options");
+    for (size_t i = 0; i < n; i++) {
+        const Option* o = &t->options.rows[i];
+        if (o->set && trainer_option_is_common(o)) { mine[i] = hash_bytes(HASH_START, o->text, strlen(o->text)); }
+    }
+    ranks_gather(mine, n * sizeof(uint64_t), all, "hashes of the options");
+    for (size_t i = n; i < n * (size_t)ranks.count; i++) {
+        if (all[i] == all[i % n]) { continue; }
+        char names[2][128];
+        die("%s has another --%s than %s; expected the same command on all ranks",
+            rank_name(names[0], sizeof names[0], (int)(i / n)), t->options.rows[i % n].name,
+            rank_name(names[1], sizeof names[1], 0));
+    }
+    free(mine), free(all);
+}
+
+// Dies unless all ranks train the same model and read the same: each has files of its own, or sees the same ones.
 static inline void trainer_check_same_data(const Trainer* t) {
-    enum { KINDS = 3 };
-    static const char* const what[KINDS] = {"training data", "validation data", "tokenizer"};
-    const uint64_t mine[KINDS] = {t->train ? t->train->hash : 0, t->val ? t->val->hash : 0, t->state.tokenizer};
+    enum { KINDS = 4 };
+    static const char* const what[KINDS] = {"set of training data", "set of validation data", "tokenizer", "model"};
     if (ranks.count == 1) { return; }
+    trainer_check_same_options(t);
+    char* config = t->model->config_json(t->model);
+    const uint64_t mine[KINDS] = {t->train ? t->train->hash : 0, t->val ? t->val->hash : 0, t->state.tokenizer,
+                                  hash_bytes(HASH_START, config, strlen(config))};
+    free(config);
     uint64_t* all = (uint64_t*)xalloc((size_t)ranks.count, sizeof mine, "hashes of ranks");
     ranks_gather(mine, sizeof mine, all, "hashes of the data");
     for (int i = KINDS; i < KINDS * ranks.count; i++) {
         if (all[i] == all[i % KINDS]) { continue; }
         char names[2][128];
-        if (!ranks_talks() && ranks.verdict) { ranks.verdict(3); }  // rank 0 says it
-        die("%s has other %s (hash %016llx) than %s (hash %016llx); expected the same files on all machines",
+        die("%s has another %s (hash %016llx) than %s (hash %016llx); expected the same on all machines",
             rank_name(names[0], sizeof names[0], i / KINDS), what[i % KINDS], (unsigned long long)all[i],
             rank_name(names[1], sizeof names[1], 0), (unsigned long long)all[i % KINDS]);
     }

@@ -27,7 +27,7 @@ static double watch_asks = 3;
 typedef enum { WATCH_BEAT = 1, WATCH_FAIL, WATCH_END, WATCH_BYE } WatchKind;
 typedef struct {
     uint32_t magic;
-    int32_t kind, rank, waiting;
+    int32_t kind, rank, waiting;  // END: `waiting` is ranks.alike of rank 0
     int64_t step;
     uint64_t progress;  // from rank 0: of all ranks together
     char text[480];     // FAIL: what has happened; END: the line that all print
@@ -127,7 +127,7 @@ static inline void watch_send(WatchPeer* p, WatchKind kind, uint64_t progress, c
     m.magic = WATCH_MAGIC;
     m.kind = (int32_t)kind;
     m.rank = ranks.rank;
-    m.waiting = __atomic_load_n(&ranks.waiting, __ATOMIC_RELAXED);
+    m.waiting = __atomic_load_n(kind == WATCH_END ? &ranks.alike : &ranks.waiting, __ATOMIC_RELAXED);
     m.step = __atomic_load_n(&ranks.step, __ATOMIC_RELAXED);
     m.progress = progress;
     watch_word(m.text, sizeof m.text, text);
@@ -185,8 +185,8 @@ static inline int watch_is_mine(const char* text, const char* words) {
 }
 
 // Ends this rank, for a reason that everybody is told. Where it is this rank's own failure its main thread is on its way
-// out, and has printed it.
-static inline void watch_end(const char* text) {
+// out, and has printed it. alike: of the rank that says so.
+static inline void watch_end(const char* text, int alike) {
     for (int r = 1; r < ranks.count && ranks.rank == 0; r++) {
         watch_send(&watch.peers[r], WATCH_END, watch.total, text);
     }
@@ -202,7 +202,7 @@ static inline void watch_end(const char* text) {
     const int32_t rank = ranks.rank;
     if (ranks.follower >= 0 && write(ranks.follower, &rank, sizeof rank) < 0) {
     }  // then the parent takes it for a cause
-    const int said = words && watch.echoes && __atomic_load_n(&ranks.alike, __ATOMIC_RELAXED);
+    const int said = words && watch.echoes && alike;
     if (!said) { watch_print(text); }
     watch_exit(0);
 }
@@ -215,7 +215,7 @@ static inline void watch_accuse(int culprit, const char* words, const char* more
     watch_word(text, sizeof text, " at step ");
     watch_number(text, sizeof text, watch.peers[culprit].step);
     watch_word(text, sizeof text, more);
-    watch_end(text);
+    watch_end(text, __atomic_load_n(&ranks.alike, __ATOMIC_RELAXED));
 }
 
 // ---- what is heard ----
@@ -230,7 +230,7 @@ static inline void watch_hear(int r, const WatchMessage* m) {
     memcpy(text, m->text, sizeof text);
     text[sizeof text - 1] = 0;
     if (m->kind == WATCH_BYE) { p->left = 1; }
-    if (m->kind == WATCH_END && r == 0) { watch_end(text); }
+    if (m->kind == WATCH_END && r == 0) { watch_end(text, m->waiting); }
     if (m->kind == WATCH_FAIL && !WATCH_GET(watch.failing)) {
         char more[sizeof m->text] = ": ";
         watch_word(more, sizeof more, text);

@@ -1063,7 +1063,7 @@ static inline void ponder_lay_out_cuda(Ponder* m, Arena area[CUDA_AREAS], int tr
     pass->gpu.again = recompute > 0;
     pass->gpu.training = training;
     pass->gpu.work = area[CUDA_WORK].base;
-    families_take(&c->families, &area[CUDA_WEIGHTS], &m->model.tensors, training);
+    families_take(&c->families, &area[CUDA_WEIGHTS], training);
     area[CUDA_KEPT].used = slots_measure(&c->slots, pass, m->architecture->cuda->keep, m->config.steps + 1, first);
     c->slots.base = area[CUDA_KEPT].base;
     size_t Vp = round_up((size_t)pass->size.V, PADDED_ROWS), S = (size_t)m->config.steps;
@@ -1223,7 +1223,7 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
     if (ledger.dry) { return; }
     batch_start(&c->batch, pass->N, (size_t)pass->size.V);
     c->text = (int*)xalloc(pass->N, sizeof(int), "tokens");
-    families_start(&c->families, &model->tensors);
+    families_start(&c->families);
     nccl_open();
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "parameters on the host");
     if (!training && c->tune) { rehearse_evaluation(); }

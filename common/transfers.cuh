@@ -12,41 +12,37 @@
 // ---- the families of a tensor table; offsets are the table's ----
 
 typedef struct Families {
-    Range range;      // what of them is here: everything, or not all of master, m and v
-    float* master;    // weights in fp32, as range_master() says
-    floatX* x;        // the same rounded, for products; master itself in the fp32 program
-    float* grads;     // sums over passes and micro-batches
-    float *m, *v;     // AdamW's moments, of the range
-    double* squares;  // the sum of squares of all gradients, then that of each block of grad_norm
-    AdamwPlan adamw;  // which parameters each block of the optimiser takes
+    Range range;                     // what of them is here: everything, or not all of master, m and v
+    size_t masters, moments, spans;  // numbers for which there is room
+    float* master;                   // weights in fp32, as range_master() says
+    floatX* x;                       // the same rounded, for products; master itself in the fp32 program
+    float* grads;                    // sums over passes and micro-batches
+    float *m, *v;                    // AdamW's moments, of the range
+    double* squares;                 // the sum of squares of all gradients, then that of each block of grad_norm
+    AdamwPlan adamw;                 // which parameters each block of the optimiser takes
 } Families;
 
 // What is divided has room for every rank's range, so that one collective of equal parts moves all of it.
-static inline void families_take(Families* f, Arena* a, const TensorTable* table, int training) {
-    const Range* r = &f->range;
-    int rounds = sizeof(floatX) != sizeof(float);
-    size_t b = training ? r->room : 0, own = training ? r->end - r->begin : 0;
-    f->master = TAKE(a, float, "weights", rounds ? range_masters(r, table) : r->room);
-    f->x = rounds ? TAKE(a, floatX, "weights, rounded", r->room) : (floatX*)f->master;
-    f->grads = TAKE(a, float, "gradients", b);
-    f->m = TAKE(a, float, "first moments", own);
-    f->v = TAKE(a, float, "second moments", own);
-    f->squares = TAKE(a, double, "sums of squares", training ? 1 + grad_norm_scratch(r->room) : 0);
-    f->adamw.device = TAKE(a, const AdamwSpan, "the optimiser's plan", training ? f->adamw.count : 0);
+static inline void families_take(Families* f, Arena* a, int training) {
+    const size_t room = f->range.room, moments = training ? f->moments : 0;
+    const int rounds = sizeof(floatX) != sizeof(float);
+    f->master = TAKE(a, float, "weights", rounds ? f->masters : room);
+    f->x = rounds ? TAKE(a, floatX, "weights, rounded", room) : (floatX*)f->master;
+    f->grads = TAKE(a, float, "gradients", training ? room : 0);
+    f->m = TAKE(a, float, "first moments", moments);
+    f->v = TAKE(a, float, "second moments", moments);
+    f->squares = TAKE(a, double, "sums of squares", training ? 1 + grad_norm_scratch(room) : 0);
+    f->adamw.device = TAKE(a, const AdamwSpan, "the optimiser's plan", training ? f->spans : 0);
 }
 
 // Once the memory is there: what a layer never writes, padding above all, is 0.
-static inline void families_start(Families* f, const TensorTable* table) {
-    const Range* r = &f->range;
-    if ((void*)f->x != (void*)f->master) { device_zero(f->master, range_masters(r, table) * sizeof(float)); }
-    device_zero(f->x, r->room * sizeof(floatX));
+static inline void families_start(Families* f) {
+    if ((void*)f->x != (void*)f->master) { device_zero(f->master, f->masters * sizeof(float)); }
+    device_zero(f->x, f->range.room * sizeof(floatX));
     if (!f->grads) { return; }
-    device_zero(f->grads, r->room * sizeof(float));
-    if (r->begin < r->end) {
-        device_zero(f->m, (r->end - r->begin) * sizeof(float));
-        device_zero(f->v, (r->end - r->begin) * sizeof(float));
-    }
-    if (f->adamw.count == 0) { return; }
+    device_zero(f->grads, f->range.room * sizeof(float));
+    device_zero(f->m, f->moments * sizeof(float));
+    device_zero(f->v, f->moments * sizeof(float));
     device_upload_now((void*)f->adamw.device, f->adamw.host, f->adamw.count * sizeof(AdamwSpan));
 }
 
@@ -116,6 +112,7 @@ static inline void families_update(Model* model, const AdamwStep* step) {
 static inline void families_drive(Model* model, Families* f) {
     f->range = range_of(model->tensors.total, 0, 1);
     f->adamw = adamw_plan(&model->tensors);
+    f->masters = f->moments = model->tensors.total, f->spans = f->adamw.count;
     model->families = f;
     model->upload = families_upload;
     model->download = families_download;

@@ -144,6 +144,9 @@ done
 architecture=$first
 ok "--zero 1, two ranks: less memory" less_memory "${first}_fp322-1" "${first}_fp322-0"
 ok "--zero 1, bf16, four ranks: less memory" less_memory "${first}4-1" "${first}4-0"
+precision="" train planned $wide --plan --gpus 4 --zero 1
+cp "$tmp/log" "$tmp/planned.log"
+ok "--plan --zero 1: the memory of a run" [ "$(megabytes planned)" = "$(megabytes "${first}4-1")" ]
 for how in "--recompute 2" "--graph 0"; do
     train how $wide --steps 2 --gpus 3 --zero 1 $how
     ok "--zero 1 $how: the same bits" alike "${first}_fp323-0" how 2

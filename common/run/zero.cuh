@@ -17,8 +17,6 @@
 #include "options.h"
 #include "ranks.cuh"
 
-enum { ZERO_PIECE = 64 << 20 };  // numbers that travel at a time for a checkpoint: 256 MB
-
 // p: a family, or with `masters` the masters of tensors that are on all ranks. Of it every rank has its own range, which
 // all others get.
 static inline void zero_spread(const Model* model, float* p, int masters) {
@@ -28,7 +26,7 @@ static inline void zero_spread(const Model* model, float* p, int masters) {
         size_t end = min_size((r + 1) * range->most, table->total);
         if (masters) { end = range_whole_before(range, table, end); }
         while (first < end) {
-            size_t count = min_size(ZERO_PIECE, end - first);
+            size_t count = min_size(RANK_PIECE, end - first);
             NCCL_CHECK(ncclBroadcast(p + first, p + first, count, ncclFloat, (int)r, nccl.comm, device.stream));
             first += count;
         }
@@ -108,7 +106,6 @@ static inline void zero_masters(const Model* model, float* family, int take) {
 static inline void zero_upload(Model* model, const real* m, const real* v) {
     const Families* f = model->families;
     const size_t total = model->tensors.total, begin = f->range.begin, own = (f->range.end - begin) * sizeof(float);
-    ranks_barrier("a run with --zero 1");
     device_upload(f->grads, model->params, total * sizeof(float));
     if ((void*)f->x != (void*)f->master) { copy_rounded_cuda(f->x, f->grads, total); }
     zero_masters(model, f->grads, 1);
@@ -157,19 +154,21 @@ static inline uint64_t zero_hash(Model* model) {
     return zero_hash_more(hash, f->master, range_whole_before(&f->range, table, table->total) * sizeof(float));
 }
 
-// With --zero 1, several ranks and a training: from here on this rank has its part of the optimiser's state alone.
+// With --zero 1, several ranks (or a plan of them) and a training: from here on this rank has its part of the optimiser's
+// state alone.
 static inline void zero_drive(Model* model, const OptionTable* options) {
-    if (ranks.count == 1 || !options_int(options, "zero") || options_given(options, "eval-only")) { return; }
+    const int count = ranks_of_step();
+    if (count == 1 || !options_int(options, "zero") || options_given(options, "eval-only")) { return; }
     Families* f = model->families;
     const TensorTable* table = &model->tensors;
     free(f->adamw.host);
-    f->range = range_of(table->total, ranks.rank, ranks.count);
+    f->range = range_of(table->total, ranks.rank, count);
     f->adamw = adamw_plan_range(table, &f->range);
     // Room as for the largest part, so that all ranks plan their memory alike, and so micro-batches of as many rows.
     f->masters = 0, f->moments = min_size(f->range.most, table->total);
     f->spans = f->moments / ADAMW_SPAN + (size_t)table->count + 1;
-    for (int r = 0; r < ranks.count; r++) {
-        Range other = range_of(table->total, r, ranks.count);
+    for (int r = 0; r < count; r++) {
+        Range other = range_of(table->total, r, count);
         f->masters = max_size(f->masters, range_masters(&other, table));
     }
     model->divided = 1;

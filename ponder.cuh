@@ -787,6 +787,9 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
         if (list[i].weight == &pass->embed) { table = i; }
         if (list[i].weight == &pass->head) { list[i].copy_of = list[table].name; }
     }
+    for (int i = 0; i < model->tensors.count; i++) {
+        list[i].rounded |= list[i].weight == &pass->head;
+    }  // not the tied
 
     Arena area[AREAS];
     memset(area, 0, sizeof area);
@@ -884,7 +887,7 @@ static inline int ponder_main(int argc, char** argv, const Architecture* archite
 #include "common/graph.cuh"
 #include "common/matmul.cuh"
 #include "common/plan.cuh"
-#include "common/run/ranks.cuh"
+#include "common/run/zero.cuh"
 #include "common/rehearsal.cuh"
 #include "common/rows.cuh"
 #include "common/transfers.cuh"
@@ -1060,7 +1063,7 @@ static inline void ponder_lay_out_cuda(Ponder* m, Arena area[CUDA_AREAS], int tr
     pass->gpu.again = recompute > 0;
     pass->gpu.training = training;
     pass->gpu.work = area[CUDA_WORK].base;
-    families_take(&c->families, &area[CUDA_WEIGHTS], &m->model.tensors, training);
+    families_take(&c->families, &area[CUDA_WEIGHTS], training);
     area[CUDA_KEPT].used = slots_measure(&c->slots, pass, m->architecture->cuda->keep, m->config.steps + 1, first);
     c->slots.base = area[CUDA_KEPT].base;
     size_t Vp = round_up((size_t)pass->size.V, PADDED_ROWS), S = (size_t)m->config.steps;
@@ -1093,7 +1096,7 @@ static inline Plan ponder_plan_of(Model* model, int training, int recompute, int
 
 static inline void ponder_bind_cuda(Ponder* m) {
     const Families* f = &m->cuda->families;
-    tensors_bind_cuda(&m->model.tensors, f->master, f->x, f->grads);
+    families_bind(f, &m->model.tensors);
     if (m->pass->size.tie) { m->pass->head = m->pass->embed; }
 }
 
@@ -1220,7 +1223,7 @@ static inline void ponder_allocate_cuda(Model* model, int training) {
     if (ledger.dry) { return; }
     batch_start(&c->batch, pass->N, (size_t)pass->size.V);
     c->text = (int*)xalloc(pass->N, sizeof(int), "tokens");
-    families_start(&c->families, &model->tensors);
+    families_start(&c->families);
     nccl_open();
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "parameters on the host");
     if (!training && c->tune) { rehearse_evaluation(); }
@@ -1371,7 +1374,7 @@ static inline void ponder_list_cuda(Model* model, Places* places, size_t n) {
     Ponder* m = ponder_of(model);
     const PonderCuda* c = m->cuda;
     size_t C = (size_t)m->pass->size.C, stride = ponder_stride(m);
-    model_list_family(model, places, LIST_PARAMETER, c->families.master);
+    families_list(model, places);
     for (int s = 0; s <= m->config.steps; s++) {
         size_t at = (size_t)s * stride;
         places_add(places, format_string("pass %d: input embeddings", s), c->e + at, n * C, sizeof(float));
@@ -1454,6 +1457,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->device_text = ponder_device_text;
     model->arithmetic = PRECISION " on a GPU";
     ranks_drive(model);
+    zero_drive(model, options);
     model->print_ledger = ponder_print_ledger;
     model->compare_cpu = ponder_compare_cpu;
 }

@@ -101,12 +101,60 @@ static inline void grad_norm_cuda(double* squares, double* scratch, const float*
     grad_norm_finish_cuda(squares, scratch, grad_norm_scratch(n));
 }
 
+// ---- what of the families a GPU has ----
+
+// All; or where the optimiser's state is divided among GPUs (run/zero.cuh) the moments of a range, that of the numbers
+// which it updates. Ranges are whole blocks of the norm, as many for each; the last ones are shorter, or empty.
+typedef struct {
+    int divided;        // 0: all
+    size_t most;        // numbers of a range,
+    size_t begin, end;  // this GPU's,
+    size_t room;        // and of all GPUs': at least a family's
+} Range;
+
+// That of rank 0, 1, ... of `ranks`, in families of `total` numbers.
+static inline Range range_of(size_t total, int rank, int ranks) {
+    if (ranks == 1) { return Range{0, total, 0, total, total}; }
+    size_t most = round_up(div_up(total, (size_t)ranks), NORM_BLOCK), begin = min_size((size_t)rank * most, total);
+    return Range{1, most, begin, min_size(begin + most, total), (size_t)ranks * most};
+}
+
+// 1 if all of a tensor's master weights are here: nothing is divided, or layers read them.
+static inline int range_whole(const Range* r, const Tensor* t) {
+    return !r->divided || !t->rounded || sizeof(floatX) == sizeof(float);
+}
+// How many of a family's first i numbers belong to such tensors.
+static inline size_t range_whole_before(const Range* r, const TensorTable* table, size_t i) {
+    size_t count = 0;
+    for (int k = 0; k < table->count;) {
+        TensorGroup group = tensor_group(table, k);
+        size_t end = min_size(tensor_group_end(table, &group), i);
+        if (range_whole(r, &table->list[k]) && end > group.offset) { count += end - group.offset; }
+        k = group.end;
+    }
+    return count;
+}
+// Masters lie in the table's order, first those of tensors that are all here, which undivided are all, then what is here
+// of the others. Where number i of the families, one of t's, has its master:
+static inline size_t range_master(const Range* r, const TensorTable* table, const Tensor* t, size_t i) {
+    size_t before = range_whole_before(r, table, i);
+    if (range_whole(r, t)) { return before; }
+    size_t elsewhere = r->begin - range_whole_before(r, table, r->begin);
+    return range_whole_before(r, table, table->total) + (i - before) - elsewhere;
+}
+// Master weights that are here.
+static inline size_t range_masters(const Range* r, const TensorTable* table) {
+    size_t whole = range_whole_before(r, table, r->end) - range_whole_before(r, table, r->begin);
+    return range_whole_before(r, table, table->total) + (r->end - r->begin) - whole;
+}
+
 // ---- the update ----
 
 // Numbers of one group of tensors that a thread block takes: begin .. begin + count of every family. Small groups
 // are one span, large ones many, so that one launch walks the whole table and no block has to search it.
 typedef struct {
     uint64_t begin;
+    uint64_t master;  // of the first one's master weight
     uint32_t count;
     uint32_t decay;  // 1: weight decay applies
 } AdamwSpan;
@@ -118,29 +166,34 @@ typedef struct {
     const AdamwSpan* device;  // (count) the same; whoever makes the plan uploads it
     size_t count;
     size_t numbers;  // in all spans: the parameters, without alignment gaps
+    size_t moments;  // the number of the families with which m and v begin
 } AdamwPlan;
 
 // The spans of a tensor table, on the host; free(plan.host). They cover groups of joined tensors, whose decay is
 // the same, so that each begins at an aligned address. Alignment gaps are in no span: what is 0 there stays so.
-static inline AdamwPlan adamw_plan(const TensorTable* table) {
-    AdamwPlan plan = {NULL, NULL, 0, 0};
-    for (int i = 0; i < table->count; i = tensor_group(table, i).end) {
-        plan.count += div_up(tensor_group(table, i).size, ADAMW_SPAN);
-    }
-    plan.host = (AdamwSpan*)xalloc(plan.count, sizeof(AdamwSpan), "the optimiser's plan");
-    AdamwSpan* span = plan.host;
-    for (int i = 0; i < table->count;) {
-        TensorGroup group = tensor_group(table, i);
-        for (size_t j = 0; j < group.size; j += ADAMW_SPAN) {
-            span->begin = group.offset + j;
-            span->count = (uint32_t)min_size(ADAMW_SPAN, group.size - j);
-            span->decay = table->list[i].decay ? 1 : 0;
-            span++;
+static inline AdamwPlan adamw_plan_range(const TensorTable* table, const Range* r) {
+    AdamwPlan plan = {NULL, NULL, 0, 0, r->begin};
+    for (int writes = 0; writes < 2; writes++) {  // first they are counted
+        if (writes) { plan.host = (AdamwSpan*)xalloc(plan.count, sizeof(AdamwSpan), "the optimiser's plan"); }
+        plan.count = 0;
+        for (int i = 0; i < table->count; i = tensor_group(table, i).end) {
+            const Tensor* t = &table->list[i];
+            TensorGroup group = tensor_group(table, i);
+            size_t begin = max_size(group.offset, r->begin), end = min_size(group.offset + group.size, r->end);
+            size_t master = writes && begin < end ? range_master(r, table, t, begin) : 0;
+            for (size_t j = begin; j < end; j += ADAMW_SPAN, plan.count++) {
+                if (!writes) { continue; }
+                uint32_t count = (uint32_t)min_size(ADAMW_SPAN, end - j);
+                plan.host[plan.count] = AdamwSpan{j, master + (j - begin), count, t->decay ? 1u : 0u};
+                plan.numbers += count;
+            }
         }
-        plan.numbers += group.size;
-        i = group.end;
     }
     return plan;
+}
+static inline AdamwPlan adamw_plan(const TensorTable* table) {
+    Range all = range_of(table->total, 0, 1);
+    return adamw_plan_range(table, &all);
 }
 
 // One number, as adamw_update_span has it, each operation rounded by itself.
@@ -184,15 +237,18 @@ static __device__ __forceinline__ void store_quad(number* p, const float x[QUAD]
     }
 }
 
-// A block takes a span. The numbers of two quads are on their way at a time.
+// A block takes a span. The numbers of two quads are on their way at a time. m and v begin with number `moments` of the
+// families.
 static __global__ void __launch_bounds__(ADAMW_THREADS)
     adamw_update_kernel(float* __restrict__ params, floatX* __restrict__ params_x, float* __restrict__ m,
                         float* __restrict__ v, const float* __restrict__ grads, const AdamwSpan* __restrict__ spans,
-                        AdamwStep c, int aligned) {
+                        size_t moments, AdamwStep c, int aligned) {
     const AdamwSpan span = spans[blockIdx.x];
     const float keep = span.decay ? c.keep : 1.0f;
-    const size_t end = (size_t)span.begin + span.count;
-    for (size_t first = (size_t)span.begin; first < end; first += ADAMW_FLIGHT * ADAMW_THREADS * QUAD) {
+    const size_t end = span.count;
+    params += span.master, grads += span.begin, m += span.begin - moments, v += span.begin - moments;
+    if (params_x) { params_x += span.begin; }
+    for (size_t first = 0; first < end; first += ADAMW_FLIGHT * ADAMW_THREADS * QUAD) {
         float pi[ADAMW_FLIGHT][QUAD], gi[ADAMW_FLIGHT][QUAD], mi[ADAMW_FLIGHT][QUAD], vi[ADAMW_FLIGHT][QUAD];
 #pragma unroll
         for (int u = 0; u < ADAMW_FLIGHT; u++) {
@@ -217,19 +273,20 @@ static __global__ void __launch_bounds__(ADAMW_THREADS)
     }
 }
 
-// One step of AdamW over all tensors of the plan. params, m, v: families, updated in place; params_x: the
-// products' rounded copy of params, =, NULL if there is none; grads: a family, only read. step: from
+// One step of AdamW over all numbers of the plan. params: master weights, m, v: moments, updated in place; params_x: a
+// family, the products' rounded copy of params, =, NULL if there is none; grads: a family, only read. step: from
 // adamw_step.
 static inline void adamw_update_cuda(float* params, floatX* params_x, float* m, float* v, const float* grads,
                                      const AdamwPlan* plan, const AdamwStep* step) {
     static_assert(sizeof(real) == sizeof(float), "the GPU's optimiser computes in float");
     static_assert(TENSOR_START % QUAD == 0 && ADAMW_SPAN % QUAD == 0, "spans begin with a whole quad");
+    if (plan->count == 0) { return; }
     int aligned = ((uintptr_t)params | (uintptr_t)params_x | (uintptr_t)m | (uintptr_t)v | (uintptr_t)grads) % 16 == 0;
     if ((const void*)params_x == (const void*)params) { params_x = NULL; }
     states(16.0 * (double)plan->numbers, (28.0 + (params_x ? (double)sizeof(floatX) : 0.0)) * (double)plan->numbers +
                                              (double)sizeof(AdamwSpan) * (double)plan->count);
     launch(adamw_update_kernel, dim3((unsigned)plan->count), dim3(ADAMW_THREADS), 0, device.stream, params, params_x, m,
-           v, grads, plan->device, *step, aligned);
+           v, grads, plan->device, plan->moments, *step, aligned);
 }
 
 #endif

@@ -101,6 +101,8 @@ struct Model {
     void (*reduce)(Model* model, const double* mine, double* all);
     double (*grad_norm)(Model* model);
     void (*update)(Model* model, const AdamwStep* step);
+    int divided;  // 1: of the optimiser's state every rank has a part, and download() takes all ranks
+    uint64_t (*hash)(Model* model);                   // then: of the weights that layers read, the same on all ranks
     void (*micro_batch)(Model* model, int B, int T);  // the launches of train(), whose data are there
     int (*finite)(const Place* place);                // 1 if all of a listed tensor is
     double peak_flops;                                // of one second, for the share of the peak

@@ -305,11 +305,12 @@ static inline GradientOrder plan_gradients(Model* model, const PlanChoice* choic
 static inline void plan_print_zero(const Model* model, const Plan* plan, int gpus) {
     size_t products = 0;
     for (int i = 0; i < model->tensors.count; i++) {
-        if (model->tensors.list[i].product) { products += model->tensors.list[i].size; }
+        if (model->tensors.list[i].rounded) { products += model->tensors.list[i].size; }
     }
     double saved = zero_saves(model->tensors.total, products, gpus, sizeof(floatX) == 2);
-    printf("  memory of a GPU: %.1f MB; with the optimiser's state divided among all (ZeRO, stage 1) about %.1f MB\n",
-           (double)plan->total / 1e6, ((double)plan->total - saved) / 1e6);
+    double whole = (double)plan->total + (model->divided ? saved : 0);  // that was planned divided
+    printf("  memory of a GPU with these settings: --zero 0 %.1f MB, --zero 1 (ZeRO, stage 1) %.1f MB\n", whole / 1e6,
+           (whole - saved) / 1e6);
 }
 
 // --plan=CARD of a model that is allocated as it would be on that card (ledger.dry): the settings that were compared,

@@ -38,6 +38,7 @@ typedef struct {
     const char* copy_of;  // the tensor whose numbers it begins with where a file does not have it; or NULL
     Weight* weight;       // where layers look for it; NULL: nowhere
     int product;          // 1: every position is multiplied with it, 6 FLOPs a number, forward and backward
+    int rounded;          // 1: on a GPU layers read its rounded copy alone, and only the optimiser the master
     int ndim;             // 1 or 2
     size_t shape[2];      // shape[1] is 1 when ndim is 1
     size_t size;          // numbers in it
@@ -77,6 +78,11 @@ static inline TensorGroup tensor_group(const TensorTable* table, int first) {
         group.rows += table->list[group.end++].shape[0];
     }
     return group;
+}
+
+// Where the group's numbers in a family end, with the gap that follows.
+static inline size_t tensor_group_end(const TensorTable* table, const TensorGroup* group) {
+    return group->end < table->count ? table->list[group->end].offset : table->total;
 }
 
 // Decides where the last row of the table lies, and so how large a family is. Nothing else does.
@@ -141,7 +147,7 @@ static inline void tensor_embedding(TensorTable* table, Weight* weight, char* na
 static inline void tensor_matrix(TensorTable* table, Weight* weight, char* name, size_t rows, size_t columns, Init init,
                                  float std) {
     tensor_embedding(table, weight, name, rows, columns, init, std);
-    table->list[table->count - 1].product = 1;
+    table->list[table->count - 1].product = table->list[table->count - 1].rounded = 1;
 }
 
 // Tells the layers where the families of the C half lie; grads may be NULL.

@@ -12,38 +12,65 @@
 // ---- the families of a tensor table; offsets are the table's ----
 
 typedef struct Families {
-    float* master;    // weights in fp32
-    floatX* x;        // the same rounded, for products; master itself in the fp32 program
-    float* grads;     // sums over passes and micro-batches
-    float *m, *v;     // AdamW's moments
-    double* squares;  // the sum of squares of all gradients, then grad_norm's scratch
-    AdamwPlan adamw;  // which parameters each block of the optimiser takes
+    Range range;                     // what of them is here: everything, or not all of master, m and v
+    size_t masters, moments, spans;  // numbers for which there is room
+    float* master;                   // weights in fp32, as range_master() says
+    floatX* x;                       // the same rounded, for products; master itself in the fp32 program
+    float* grads;                    // sums over passes and micro-batches
+    float *m, *v;                    // AdamW's moments, of the range
+    double* squares;                 // the sum of squares of all gradients, then that of each block of grad_norm
+    AdamwPlan adamw;                 // which parameters each block of the optimiser takes
 } Families;
 
-static inline void families_take(Families* f, Arena* a, const TensorTable* table, int training) {
-    size_t n = table->total, b = training ? n : 0;
-    f->master = TAKE(a, float, "weights", n);
-    f->x = sizeof(floatX) == sizeof(float) ? (floatX*)f->master : TAKE(a, floatX, "weights, rounded", n);
-    f->grads = TAKE(a, float, "gradients", b);
-    f->m = TAKE(a, float, "first moments", b);
-    f->v = TAKE(a, float, "second moments", b);
-    f->squares = TAKE(a, double, "sums of squares", training ? 1 + grad_norm_scratch(n) : 0);
-    f->adamw.device = TAKE(a, const AdamwSpan, "the optimiser's plan", training ? f->adamw.count : 0);
+// What is divided has room for every rank's range, so that one collective of equal parts moves all of it.
+static inline void families_take(Families* f, Arena* a, int training) {
+    const size_t room = f->range.room, moments = training ? f->moments : 0;
+    const int rounds = sizeof(floatX) != sizeof(float);
+    f->master = TAKE(a, float, "weights", rounds ? f->masters : room);
+    f->x = rounds ? TAKE(a, floatX, "weights, rounded", room) : (floatX*)f->master;
+    f->grads = TAKE(a, float, "gradients", training ? room : 0);
+    f->m = TAKE(a, float, "first moments", moments);
+    f->v = TAKE(a, float, "second moments", moments);
+    f->squares = TAKE(a, double, "sums of squares", training ? 1 + grad_norm_scratch(room) : 0);
+    f->adamw.device = TAKE(a, const AdamwSpan, "the optimiser's plan", training ? f->spans : 0);
 }
 
 // Once the memory is there: what a layer never writes, padding above all, is 0.
-static inline void families_start(Families* f, const TensorTable* table) {
-    size_t bytes = table->total * sizeof(float);
-    device_zero(f->master, bytes);
-    if ((void*)f->x != (void*)f->master) { device_zero(f->x, table->total * sizeof(floatX)); }
+static inline void families_start(Families* f) {
+    if ((void*)f->x != (void*)f->master) { device_zero(f->master, f->masters * sizeof(float)); }
+    device_zero(f->x, f->range.room * sizeof(floatX));
     if (!f->grads) { return; }
-    device_zero(f->grads, bytes);
-    device_zero(f->m, bytes);
-    device_zero(f->v, bytes);
+    device_zero(f->grads, f->range.room * sizeof(float));
+    device_zero(f->m, f->moments * sizeof(float));
+    device_zero(f->v, f->moments * sizeof(float));
     device_upload_now((void*)f->adamw.device, f->adamw.host, f->adamw.count * sizeof(AdamwSpan));
 }
 
-// What a Model does with them (model.h).
+// The masters of a tensor; NULL where they are not all here.
+static inline float* families_master(const Families* f, const TensorTable* table, const Tensor* t) {
+    return range_whole(&f->range, t) ? f->master + range_master(&f->range, table, t, t->offset) : NULL;
+}
+// Tells the layers where all lies.
+static inline void families_bind(const Families* f, const TensorTable* table) {
+    tensors_bind_cuda(table, f->master, f->x, f->grads);
+    for (int i = 0; i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        if (t->weight) { t->weight->master = families_master(f, table, t); }
+    }
+}
+// Lists the weights: masters, or where those are not all here what layers read.
+static inline void families_list(const Model* model, Places* places) {
+    const Families* f = model->families;
+    for (int i = 0; i < model->tensors.count; i++) {
+        const Tensor* t = &model->tensors.list[i];
+        float* master = families_master(f, &model->tensors, t);
+        void* at = master ? (void*)master : (void*)(f->x + t->offset);
+        places_add(places, format_string("%s%s", LIST_PARAMETER, t->name), at, t->size,
+                   master ? sizeof(float) : sizeof(floatX));
+    }
+}
+
+// What a Model does with them (model.h) where all is here.
 static inline void families_upload(Model* model, const real* m, const real* v) {
     Families* f = model->families;
     size_t bytes = model->tensors.total * sizeof(float);
@@ -83,7 +110,9 @@ static inline void families_update(Model* model, const AdamwStep* step) {
 
 // From here on a model's weights, gradients and moments live in these.
 static inline void families_drive(Model* model, Families* f) {
+    f->range = range_of(model->tensors.total, 0, 1);
     f->adamw = adamw_plan(&model->tensors);
+    f->masters = f->moments = model->tensors.total, f->spans = f->adamw.count;
     model->families = f;
     model->upload = families_upload;
     model->download = families_download;

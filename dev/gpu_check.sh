@@ -347,17 +347,17 @@ run_runs() {
 # ---- ranks on one GPU ----
 
 # Ranks that share a GPU are not NCCL's: its stand-in moves their numbers through the host, in order of the stream.
-ranked() { # NAME PROGRAM RANKS: a run of eight rows a step into $work/NAME
+ranked() { # NAME PROGRAM RANKS OPTION...: a run of eight rows a step into $work/NAME
     local share=
     [ -n "$emulator" ] && share="EMULATE_DEVICES=4" || share="PONDER_RANKS_SHARE_GPU=1 LD_PRELOAD=$B/stand_in/libnccl.so.2"
     [ "$3" != 1 ] || share=
     # shellcheck disable=SC2046,SC2086
     part "$1" 60 env $share "$2" $(sed -n "s/^COMPARED_$first = //p" Makefile) --train "$shard" --out "$work/$1" --steps 4 --batch 2 --seq 32 \
-        $([ -z "$emulator" ] || echo "--layers 1 --width 16 --ponder 1") --total-batch 256 --warmup-steps 0 --save-every 2 --sample-tokens 0 $([ "$3" = 1 ] || echo "--gpus $3")
+        $([ -z "$emulator" ] || echo "--layers 1 --width 16 --ponder 1") --total-batch 256 --warmup-steps 0 --save-every 2 --sample-tokens 0 $([ "$3" = 1 ] || echo "--gpus $3") "${@:4}"
 }
 losses() { sed -n 's/.*"loss": \([^,}]*\).*/\1/p' "$work/$1/metrics.jsonl" 2>/dev/null; }
 run_ranks() {
-    local count suffix name program same what
+    local count suffix name program same what file
     if [ -z "$emulator" ] && have nccl "$B/nccl_api"; then
         part nccl 60 "$B/nccl_api" --gpu && { row nccl "$(verdict)" "$seconds" "$(why "$(tail -n 1 "$log")")"; show; }
     fi
@@ -387,6 +387,16 @@ run_ranks() {
                 ;;
             esac
             row "$name" "$(verdict)" "$seconds" "$(why "$what")"
+            show
+        done
+        for count in 2 4; do
+            name=ranks_${count}_zero$suffix same=yes
+            ranked "$name" "$program" $count --zero 1 || continue
+            for file in model optimizer; do
+                cmp "$work/ranks_$count$suffix/step_00000004/$file.safetensors" "$work/$name/step_00000004/$file.safetensors" >>"$log" 2>&1 || same=no
+            done
+            [ "$status" != 0 ] || [ $same = yes ] || status="0, but with other bits than --zero 0"
+            row "$name" "$(verdict)" "$seconds" "$(why "the bits of --zero 0: $same")"
             show
         done
     done

@@ -1,7 +1,7 @@
 #!/bin/bash
 # test_ranks.sh BUILD ARCHITECTURE... - whole runs of several ranks under the emulator: their numbers beside those of one
 # rank, checkpoints, and what happens when a rank is killed, hangs or cannot start. With the programs
-# BUILD/train_ARCHITECTURE_emu_fp32; the first architecture has all of it. The last line is
+# BUILD/train_ARCHITECTURE_emu_fp32 and _emu; the first architecture has all of it. The last line is
 # `N passed, N failed, N skipped`, the exit status the verdict.
 cd "$(dirname "$0")/.." || exit 1
 . dev/checks.sh
@@ -29,7 +29,7 @@ model_of() {
 train() {
     local out=$1
     shift
-    timeout 100 "$build/train_${architecture}_emu_fp32" $(model_of "$architecture") --train "$tmp/train.bin" --val "$tmp/val.bin" \
+    timeout 100 "$build/train_${architecture}_emu${precision-_fp32}" $(model_of "$architecture") --train "$tmp/train.bin" --val "$tmp/val.bin" \
         --out "$tmp/$out" "$@" >"${log:-$tmp/log}" 2>&1
     status=$?
 }
@@ -108,6 +108,79 @@ for ranks in 1 2 3; do
     ok "gone on with $ranks ranks: the losses" near one8 "on$ranks" loss
 done
 ok "gone on with two ranks: the same weights" same_weights r8-2 on2 4
+
+# ---- the optimiser's state divided (--zero 1): no bit changes ----
+
+alike() { # OUT OUT STEP: weights, moments and norms
+    same_weights "$@" && same "$1" "$2" grad_norm &&
+        cmp -s "$tmp/$1/step_0000000$3/optimizer.safetensors" "$tmp/$2/step_0000000$3/optimizer.safetensors"
+}
+megabytes() { sed -n 's/^ *weights, gradients, moments *\([0-9.]*\) MB.*/\1/p' "$tmp/$1.log"; } # OUT
+less_memory() { awk "BEGIN { exit !($(megabytes "$1") > 0 && $(megabytes "$1") < $(megabytes "$2")) }"; } # OUT OUT
+# Three or four blocks of 65,536 numbers, which are not divided further; of five rows some ranks have two micro-batches.
+wide="--width 64 --layers 2 --total-batch 80 --val-batches 1"
+divided() { # PRECISION RANKS...: _fp32, or nothing for bf16
+    local precision=$1 ranks name
+    shift
+    for ranks in "$@"; do
+        name=$architecture$precision$ranks
+        for zero in 0 1; do
+            rm -rf "$tmp/$name-$zero"
+            train "$name-$zero" $wide --steps 2 --gpus "$ranks" --zero $zero
+            cp "$tmp/log" "$tmp/$name-$zero.log"
+        done
+        ok "$architecture${precision:-_bf16}, $ranks ranks, --zero 1: the same bits" alike "$name-0" "$name-1" 2
+        ok "$architecture${precision:-_bf16}, $ranks ranks, --zero 1: one hash" says "weights of all $ranks ranks have hash"
+    done
+}
+for architecture in "$@"; do
+    if [ "$architecture" = "$first" ]; then
+        divided _fp32 2 3 4
+        divided "" 2 4
+    else
+        divided "" 3
+    fi
+done
+architecture=$first
+ok "--zero 1, two ranks: less memory" less_memory "${first}_fp322-1" "${first}_fp322-0"
+ok "--zero 1, bf16, four ranks: less memory" less_memory "${first}4-1" "${first}4-0"
+precision="" train planned $wide --plan --gpus 4 --zero 1
+cp "$tmp/log" "$tmp/planned.log"
+ok "--plan --zero 1: the memory of a run" [ "$(megabytes planned)" = "$(megabytes "${first}4-1")" ]
+for how in "--recompute 2" "--graph 0"; do
+    train how $wide --steps 2 --gpus 3 --zero 1 $how
+    ok "--zero 1 $how: the same bits" alike "${first}_fp323-0" how 2
+    rm -rf "$tmp/how"
+done
+EMULATE_ASYNC=late EMULATE_NCCL_DELAY=5 train late-1 $wide --steps 2 --gpus 3 --zero 1
+ok "--zero 1, work and collectives that come late: the same bits" alike "${first}_fp323-0" late-1 2
+train one8-1 --total-batch 128 --steps 4 --val-every 2 --val-batches 3 --zero 1
+ok "--zero 1 with one rank: the same bits" alike one8 one8-1 4
+train r8-4-1 --total-batch 128 --steps 4 --val-every 2 --val-batches 3 --gpus 4 --zero 1
+ok "--zero 1 with more ranks than blocks: the same bits" alike r8-4 r8-4-1 4
+train judged --model "$tmp/${first}_fp322-1/step_00000002" $wide --eval-only --gpus 2 --zero 1
+ok "--eval-only --zero 1" says "^val_loss $(numbers "${first}_fp322-1" val_loss | tail -n 1 | cut -c1-7)"
+
+# chain FROM RANKS ZERO: the run goes on from a step with so many ranks
+train chain $wide --steps 4 --save-every 1 --keep 0 --gpus 2
+cp -r "$tmp/chain" "$tmp/straight"
+chain() {
+    local step
+    for step in 1 2 3 4; do [ $step -le "$1" ] || rm -rf "$tmp/chain/step_0000000$step"; done
+    train chain $wide --resume --gpus "$2" --zero "$3"
+    ok "gone on from step $1 with $2 ranks, --zero $3: exit status $status" [ $status = 0 ]
+}
+chain 2 2 1
+ok "gone on with --zero 1: it is said" says "^  --zero 1 \(was 0\)"
+ok "gone on with --zero 1: the same bits" alike straight chain 4
+chain 2 2 0
+ok "gone on with --zero 0: the same bits" alike straight chain 4
+chain 1 2 1
+chain 2 3 0
+chain 3 1 0
+chain 3 4 1
+ok "gone on with 2, 3, 1 and 4 ranks: the losses" near straight chain loss
+ok "gone on with 2, 3, 1 and 4 ranks: the norms" near straight chain grad_norm
 
 # ---- starting ----
 
@@ -290,6 +363,10 @@ ok "rank hung: all end" ends 30
 ok "rank hung: it is named" says "rank 1 "
 kill -9 "${children[1]}" 2>/dev/null
 ok "rank hung: the run goes on" goes_on hung
+in_background killed --zero 1
+kill -9 "${children[1]}"
+ok "rank killed, --zero 1: all end" ends 20
+ok "rank killed, --zero 1: the run goes on" goes_on killed
 in_background signalled
 train_second=$(log=$tmp/second train signalled --resume --gpus 2; echo "$status")
 ok "a second run at the same time: exit status $train_second" [ "$train_second" = 1 ]

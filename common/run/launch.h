@@ -87,6 +87,10 @@ static inline void ranks_options(OptionTable* table) {
          "where rank 0 listens for the others [default: MASTER_PORT + 1, or by the job's number]"},
         {"ranks", "meet-timeout", OPTION_NUMBER, "300", "SECONDS", 0.05, 1e6, RESUME_RUN,
          "how long the ranks wait for one another at the start"},
+        {"ranks", "zero", OPTION_INT, "0", "0|1", 0, 1, RESUME_FREE,
+         "1: every rank has its part of the optimiser's state alone (ZeRO stage 1), which takes less memory; "
+         "checkpoints "
+         "are the same"},
         {"ranks", "nccl-timeout", OPTION_NUMBER, "600", "SECONDS", 0.05, 1e6, RESUME_RUN,
          "end all ranks when none has progressed for so long"},
     };

@@ -89,14 +89,18 @@ static inline void gradients_reduce(float* grads, size_t n) {
     }
 }
 
-// What a Model does with them (model.h): the gradients of all ranks are added; all (ranks, RANK_NUMBERS) on the host =
-// `mine` (RANK_NUMBERS) of every rank. Waits for both.
-static inline void ranks_reduce(Model* model, const double* mine, double* all) {
+// all (ranks, RANK_NUMBERS) on the host = `mine` (RANK_NUMBERS) of every rank. Waits for it.
+static inline void ranks_tell(const double* mine, double* all) {
     size_t one = RANK_NUMBERS * sizeof(double);
-    gradients_reduce(model->families->grads, model->tensors.total);
     CUDA_CHECK(cudaMemcpyAsync(nccl.mine, mine, one, cudaMemcpyHostToDevice, device.stream));
     NCCL_CHECK(ncclAllGather(nccl.mine, nccl.all, RANK_NUMBERS, ncclDouble, nccl.comm, device.stream));
     device_download(all, nccl.all, (size_t)ranks.count * one);
+}
+
+// What a Model does with them (model.h): the gradients of all ranks are added, and each tells the others its numbers.
+static inline void ranks_reduce(Model* model, const double* mine, double* all) {
+    gradients_reduce(model->families->grads, model->tensors.total);
+    ranks_tell(mine, all);
 }
 
 // family (total of the model's table, on the host) = that of rank 0, piece by piece through the gradients' memory, where

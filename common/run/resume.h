@@ -279,7 +279,7 @@ static inline int state_same(const Option* o, const char* a, const char* b) {
 // 1 if a number on the curve of a run may depend on the option.
 static inline int state_matters(const char* name) {
     static const char* const others[] = {"keep",          "log-every",   "save-every", "sample-every", "prompt",
-                                         "sample-tokens", "temperature", "top-k",      "top-p"};
+                                         "sample-tokens", "temperature", "top-k",      "top-p",        "zero"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         if (strcmp(name, others[i]) == 0) { return 0; }
     }

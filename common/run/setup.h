@@ -668,6 +668,7 @@ static inline void trainer_banner(const Trainer* t) {
         char* all = ranks_banner(NULL);
         log_item(&line, "%s", all);
         log_item(&line, "%s", t->model->arithmetic);
+        if (t->model->divided) { log_item(&line, "of the optimiser's state 1/%d on each (--zero 1)", ranks.count); }
         free(all);
     }
     if (trainer_peak_flops(t) > 0) { log_item(&line, "peak %sFLOP/s", format_count(text, trainer_peak_flops(t))); }

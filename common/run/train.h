@@ -63,7 +63,8 @@ static void trainer_save_last(void) {
     if (step == 0 || !ranks_talks()) { return; }  // nothing is lost; with several ranks rank 0 has the same to save
     t->dying = 1;
     int there = t->saved_step == t->state.step;
-    char* error = there ? NULL : trainer_try_save(t);
+    const char* hint = "with --zero 1 that takes all ranks; --resume goes on from the last checkpoint";
+    char* error = there ? NULL : t->model->divided ? format_string("%s", hint) : trainer_try_save(t);
     if (error) {
         fprintf(stderr, "step %lld could not be saved: %s\n", step, error);
     } else {
@@ -202,10 +203,10 @@ static inline void trainer_print_losses(const Trainer* t) {
 
 // ---- saving ----
 
-// Dies unless all ranks have the same weights, of which each has a copy here.
+// Dies unless all ranks have the same weights, of which each has a copy here, or on its GPU.
 static inline void trainer_check_ranks(const Trainer* t) {
     size_t bytes = t->model->tensors.total * sizeof(real);
-    uint64_t hash = hash_bytes(HASH_START, t->model->params, bytes);
+    uint64_t hash = t->model->hash ? t->model->hash(t->model) : hash_bytes(HASH_START, t->model->params, bytes);
     uint64_t* all = (uint64_t*)xalloc((size_t)ranks.count, sizeof hash, "hashes of ranks");
     ranks_gather(&hash, sizeof hash, all, "hashes of the weights");
     ranks_alike(1);

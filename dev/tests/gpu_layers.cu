@@ -1120,6 +1120,99 @@ static void test_adamw_plan(void) {
     table_free(&table);
 }
 
+// Whatever is divided among however many, ranges are whole blocks of the norm, follow one another, and leave nothing out.
+static void test_ranges(void) {
+    static const size_t totals[] = {128, NORM_BLOCK, NORM_BLOCK + 128, 5 * NORM_BLOCK - 128, 7 * NORM_BLOCK};
+    for (int k = 0; k < 5; k++) {
+        for (int ranks = 1; ranks <= 9; ranks++) {
+            size_t end = 0;
+            for (int rank = 0; rank < ranks; rank++) {
+                Range r = range_of(totals[k], rank, ranks);
+                CHECK(r.begin == end && r.end >= r.begin && r.end - r.begin <= r.most, "range %d of %d: %zu to %zu",
+                      rank, ranks, r.begin, r.end);
+                CHECK(r.end == totals[k] || r.end == (size_t)(rank + 1) * r.most, "range %d of %d ends at %zu", rank,
+                      ranks, r.end);
+                CHECK(r.room == (size_t)ranks * r.most && r.room >= totals[k], "room for %zu of %zu", r.room,
+                      totals[k]);
+                CHECK(r.divided == (ranks > 1) && (ranks == 1 || r.most % NORM_BLOCK == 0), "%d ranks: ranges of %zu",
+                      ranks, r.most);
+                end = r.end;
+            }
+            CHECK(end == totals[k], "%d ranges of %zu numbers end at %zu", ranks, totals[k], end);
+        }
+    }
+}
+
+static struct { size_t begin, end; } part;
+
+// out = the masters that a GPU has of `family`, in their order: first vectors whole, in fp32 matrices too, then of matrices
+// what is in the range; how many.
+static size_t masters_here(float* out, const float* family, const TensorTable* table) {
+    size_t n = 0;
+    for (int ranged = 0; ranged < 2; ranged++) {
+        for (int i = 0; i < table->count; i++) {
+            size_t begin = table->list[i].offset, end = i + 1 < table->count ? table->list[i + 1].offset : table->total;
+            const int apart = table->list[i].rounded && sizeof(floatX) == 2;
+            for (size_t j = begin; j < end; j++) {
+                if (apart == ranged && (!apart || (j >= part.begin && j < part.end))) { out[n++] = family[j]; }
+            }
+        }
+    }
+    return n;
+}
+
+// A range alone is updated, with moments that begin where it does, and bit by bit as the whole.
+static void adamw_range_case(void) {
+    TensorTable table = odd_table();
+    for (int i = 0; i < table.count; i++) { table.list[i].rounded = table.list[i].ndim == 2; }
+    const size_t n = table.total, own = part.end - part.begin;
+    const Range range = {1, own, part.begin, part.end, n};
+    float *p = random_floats(n, 0, 1), *g = random_floats(n, 0, 0.1), *m = random_floats(n, 0, 0.1);
+    float *v = random_floats(n, 0, 0.1), *here = random_floats(n, 0, 1), *before = random_floats(n, 0, 1);
+    for (size_t i = 0; i < n; i++) { v[i] = v[i] * v[i], before[i] = p[i]; }
+    const size_t masters = masters_here(here, p, &table);
+    CHECK(range_masters(&range, &table) == masters, "%s: %zu masters, expected %zu", case_name,
+          range_masters(&range, &table), masters);
+    float* d_p = array_floats("masters", IN_PLACE, here, masters);
+    floatX* d_x = array_x("params_x", sizeof(floatX) == 2 ? OUTPUT : NOWHERE, NULL, n);
+    float *d_m = array_floats("m", IN_PLACE, m + part.begin, own),
+          *d_v = array_floats("v", IN_PLACE, v + part.begin, own);
+    float* d_g = array_floats("grads", INPUT, g, n);
+    AdamwPlan plan = adamw_plan_range(&table, &range);
+    plan.device = (const AdamwSpan*)array_new("plan", INPUT, plan.host, plan.count, sizeof(AdamwSpan));
+    AdamwStep step = adamw_step(0.5, 1e-3, 0.9, 0.95, 1e-8, 0.1, 3);
+    adamw_update_cuda(d_p, d_x, d_m, d_v, d_g, &plan, &step);
+    adamw_update(&table, p, g, m, v, &step);
+    memcpy(p, before, part.begin * sizeof(float));
+    memcpy(p + part.end, before + part.end, (n - part.end) * sizeof(float));
+    masters_here(here, p, &table);
+    agree_bits("masters", array_bytes(d_p), here, masters * sizeof(float));
+    agree_bits("m", array_bytes(d_m), m + part.begin, own * sizeof(float));
+    agree_bits("v", array_bytes(d_v), v + part.begin, own * sizeof(float));
+    float* x = d_x ? fetch(d_x) : NULL;
+    for (int i = 0; i < table.count && x; i++) {
+        const Tensor* t = &table.list[i];
+        for (size_t j = t->offset; j < t->offset + t->size; j++) {
+            const int inside = j >= part.begin && j < part.end;
+            CHECK(inside ? x[j] == rounding(p[j]) : x[j] != x[j], "%s: params_x [%zu] of %s", case_name, j - t->offset,
+                  t->name);
+        }
+    }
+    free(x);
+    free(plan.host);
+    table_free(&table);
+}
+static void test_adamw_range(void) {
+    TensorTable table = odd_table();
+    const size_t third = round_up(table.total / 3, TENSOR_START);
+    const size_t cuts[] = {0, 0, third, 2 * third, table.total, table.total};  // the first and the last range are empty
+    for (int i = 0; i < 5; i++) {
+        part.begin = cuts[i], part.end = cuts[i + 1];
+        run_case(adamw_range_case, 0, "AdamW of %zu to %zu", part.begin, part.end);
+    }
+    table_free(&table);
+}
+
 static size_t norm_count;
 static double norm_factor;
 static void grad_norm_case(void) {
@@ -1301,6 +1394,8 @@ int main(int argc, char** argv) {
     RUN(test_adamw);
     RUN(test_adamw_nan);
     RUN(test_adamw_plan);
+    RUN(test_ranges);
+    RUN(test_adamw_range);
     RUN(test_grad_norm);
     RUN(test_grad_norm_nan);
     RUN(test_ledger);

@@ -254,8 +254,10 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 # then also compute_80 PTX, which the driver of a newer GPU compiles when the program starts.
 GPU_ARCH ?= $(if $(GPU_SM),$(shell "$(NVCC)" --list-gpu-code 2>/dev/null | grep -qx sm_$(GPU_SM) && echo $(GPU_SM)))
 GPU_ARCHS = $(or $(GPU_ARCH),80 90)
-GENCODE = $(foreach a,$(GPU_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+# For compute capability 9.0 code that has Hopper's own instructions too (sm_90a); HAVE_SM90A says so to attention.cuh.
+GENCODE = $(foreach a,$(GPU_ARCHS:90=90a),-gencode arch=compute_$(a),code=sm_$(a)) \
     $(if $(GPU_ARCH),,-gencode arch=compute_80$(comma)code=compute_80)
+SM90A = $(if $(findstring sm_90a,$(GENCODE)),-DHAVE_SM90A)
 comma := ,
 space := $(subst ,, )
 # The C half of these programs is built for AVX2 where this machine has it, to run on others as well.
@@ -265,7 +267,7 @@ HOST_FLAGS = $(OPENMP) $(HOST_ISA) -ffp-contract=off -fno-math-errno $(WARN) -Wn
 # kernels are not optimised either where nvcc can do that (12.9), which takes a third of the time.
 NVCC_SPEED = $(if $(CHECK),-O0,-O3) $(if $(filter all,$(CHECK)),$(shell "$(NVCC)" --help 2>/dev/null | grep -q Ofast-compile && echo -Ofc max))
 NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 $(NVCC_SPEED) -diag-suppress 1675 $(if $(WERROR),-Werror all-warnings) \
-    -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B)/include $(GENCODE)
+    -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B)/include $(GENCODE) $(SM90A)
 
 # Where nvcc's cuBLASLt is, found by asking nvcc, which may be a script or a link: programs find it there when they start,
 # without LD_LIBRARY_PATH.
@@ -339,7 +341,7 @@ EMU_ubsan = $(EMU_plain) -fsanitize=undefined -fno-sanitize-recover=all
 EMU_msan = $(CLANGXX) -O1 $(if $(findstring attention,$@),,-mllvm -msan-instrumentation-with-call-threshold=0) -fsanitize=memory -fno-omit-frame-pointer
 # race.cpp answers the calls that -fsanitize=thread puts into kernels: its library must not.
 EMU_LINK_race = $(EMU_plain) -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
-EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -Idev/emulate -I$(B)/include -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP
+EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -DHAVE_SM90A -Idev/emulate -I$(B)/include -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP
 
 # The emulator itself changes stacks, and has the sanitizers that need it; the stand-in for NCCL has all but the races'.
 EMU_OWN_race = $(EMU_plain)

@@ -9,6 +9,7 @@
 //       whole multiples of 16 bytes.
 //   [2] tiles: layout in shared memory, copies, matrix fragments
 //   [3] forward on the tensor cores      [4] backward on the tensor cores      [5] what the trainers call
+//   attention_wgmma.cuh has [3] and [4] once more, on Hopper's warpgroup products
 //
 // After Dao, "FlashAttention-2" (2023): tiles of queries x keys; per query the maximum so far and the sum
 // of exp(s - maximum), rescaled when the maximum grows (Milakov and Gimelshein, "Online normalizer
@@ -1119,6 +1120,8 @@ static __global__ void __launch_bounds__(BackwardTiles<HSC, keys, small>::thread
     backward_finish<HSC, keys, small>(d0, d1, shared, sum, shape);
 }
 
+#include "attention_wgmma.cuh"
+
 // ------------------------------------------------------------------------------------------------
 // [5] What the trainers call, in the bf16 program
 
@@ -1212,6 +1215,10 @@ static inline void attention_print_shared(void) {
     attention_print_shared_class<96>();
     attention_print_shared_class<128>();
     attention_print_shared_class<256>();
+    attention_print_shared_wide<64>();
+    attention_print_shared_wide<80>();
+    attention_print_shared_wide<96>();
+    attention_print_shared_wide<128>();
     plain_print_shared();
 }
 
@@ -1248,9 +1255,13 @@ static inline void attention_forward_cuda(floatX* out, float* lse, const floatX*
         attention_forward_plain_cuda(out, lse, q, k, v, B, T, NH, NKV, HS, row, q_head, kv_head);
     } else {
         states_product(attention_flops(2, B, T, NH, HS), attention_bytes(2, 2, 1, B, T, NH, NKV, HS));  // s, out
+        if (attention_is_wide(HS)) {
+            attention_forward_wide(out, lse, q, k, v, B, shape);
+        } else {
 #define CASE(HSC) attention_forward_class<HSC>(out, lse, q, k, v, B, shape)
-        FOR_TILE_CLASS(HS, CASE);
+            FOR_TILE_CLASS(HS, CASE);
 #undef CASE
+        }
     }
     ledger_part(part);
 }
@@ -1270,9 +1281,13 @@ static inline void attention_backward_cuda(floatX* dq, floatX* dk, floatX* dv, f
                                       kv_head);
     } else {
         attention_delta_cuda(delta, dout, out, B, T, NH, HS);
+        if (attention_is_wide(HS)) {
+            attention_backward_wide(dq, dk, dv, delta, dout, q, k, v, lse, B, NKV, shape);
+        } else {
 #define CASE(HSC) attention_backward_class<HSC>(dq, dk, dv, delta, dout, q, k, v, lse, B, NKV, shape)
-        FOR_TILE_CLASS(HS, CASE);
+            FOR_TILE_CLASS(HS, CASE);
 #undef CASE
+        }
     }
     ledger_part(part);
 }

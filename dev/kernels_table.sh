@@ -10,8 +10,10 @@
 #   - a hot kernel uses local memory: a stack frame, or STL or LDL among its instructions. That is what spilled
 #     registers become, and local arrays too; neither has a place there;
 #   - an attention kernel for the tensor cores lacks HMMA (mma), LDSM (ldmatrix), LDGSTS (cp.async) or accesses
-#     of 128 bits to global memory, or is missing from a program that has the plain one in bf16;
-#   - a block could not run on every card: more than 99 KB of shared memory, or occupancy 0.
+#     of 128 bits to global memory, or is missing from a program that has the plain one in bf16; on sm_90a one for
+#     warpgroups lacks HGMMA (wgmma), LDGSTS or those accesses, or is missing;
+#   - a block could not run on every card: more than 99 KB of shared memory, or occupancy 0 (kernels for warpgroups are
+#     for sm_90a alone, and empty elsewhere).
 #
 # Needs cuobjdump and nvdisasm, parts of the CUDA Toolkit (or: pip install nvidia-cuda-cuobjdump
 # nvidia-cuda-nvdisasm); c++filt for readable names.
@@ -67,7 +69,7 @@ describe() { # CUBIN
             is[name]++
             kind = code; sub(/\..*/, "", kind)
             if (kind == "STL" || kind == "LDL") local[name]++
-            if (kind == "HMMA") mma[name]++
+            if (kind == "HMMA" || kind == "HGMMA") mma[name]++
             if (kind == "LDSM") matrix[name]++
             if (kind == "LDGSTS") copies[name]++
             if ((kind == "LDGSTS" || kind == "LDG") && code ~ /\.128/) wide[name]++
@@ -143,13 +145,14 @@ awk -v hot="$hot" -v shared_file="$tmp/shared" -v asked="$shared_program" '
     }
     {
         name = $1; type = $2; file = $3; arch = $4
-        registers = $6; stack = $7 + $8; fixed = $9; threads = $10; is = $11; local = $12; mma = $13; matrix = $14; copies = $15; wide = $16
+        registers = $6; stack = $7 + $8; fixed = $9; threads = $10; is = $11; local = $12; mma = $13; matrix = $14; copies = $15; quads = $16
         if (file != file_before) {
             printf("%s%s\n", (NR > 1 ? "\n" : ""), file)
             printf(form, "kernel", "sm", "regs", "local", "static", "dynamic", "threads", "blocks", "occupancy", "instr", "mma", "ldsm")
         }
         file_before = file
         where = sprintf("%s for sm_%s in %s", name, arch, file)
+        wide = name ~ /^attention_(forward|backward)_wgmma_kernel/
         attention = name ~ /^attention_/
         # A row of logits that is held on chip, at its longest.
         if (name ~ /_rows_kernel<1/) dynamic[name] = 99 * 1024 - up_to(fixed, 128)
@@ -162,11 +165,18 @@ awk -v hot="$hot" -v shared_file="$tmp/shared" -v asked="$shared_program" '
             (n < 0 ? "-" : n), filled, is, (mma ? mma : "-"), (matrix ? matrix : "-"))
         if (name ~ hot && (stack > 0 || local > 0))
             bad(sprintf("%s uses local memory (%d bytes, %d loads and stores): registers are spilled or an array has no fixed indices", where, stack, local))
-        if (shared > 99 * 1024) bad(sprintf("%s needs %d bytes of shared memory a block; cards of sm_86 have %d", where, shared, 99 * 1024))
+        if (wide && arch != "90a") next
+        most = wide ? 227 : 99
+        if (shared > most * 1024) bad(sprintf("%s needs %d bytes of shared memory a block; cards of sm_%s have %d", where, shared, wide ? "90" : "86", most * 1024))
         if (n == 0) bad(where " does not fit on an SM")
         if (name ~ /^attention_(forward|backward)_kernel/) {
             tiled[file, arch]++
-            missing = (mma ? "" : ", HMMA (mma)") (matrix ? "" : ", LDSM (ldmatrix)") (copies ? "" : ", LDGSTS (cp.async)") (wide ? "" : ", loads of 128 bits")
+            missing = (mma ? "" : ", HMMA (mma)") (matrix ? "" : ", LDSM (ldmatrix)") (copies ? "" : ", LDGSTS (cp.async)") (quads ? "" : ", loads of 128 bits")
+            if (missing != "") bad(where " has no" substr(missing, 2))
+        }
+        if (wide) {
+            warpgroups[file]++
+            missing = (mma ? "" : ", HGMMA (wgmma)") (copies ? "" : ", LDGSTS (cp.async)") (quads ? "" : ", loads of 128 bits")
             if (missing != "") bad(where " has no" substr(missing, 2))
         }
         if (name ~ /^attention_forward_plain_kernel/ && type == "bf16") plain[file, arch] = 1
@@ -175,6 +185,7 @@ awk -v hot="$hot" -v shared_file="$tmp/shared" -v asked="$shared_program" '
     END {
         for (at in plain) {
             if (!tiled[at]) { split(at, part, SUBSEP); bad(sprintf("%s for sm_%s has no attention kernel for the tensor cores", part[1], part[2])) }
+            if (at ~ SUBSEP "90a$") { split(at, part, SUBSEP); if (!warpgroups[part[1]]) bad(part[1] " for sm_90a has no attention kernel for warpgroups") }
         }
         printf "\n%d kernels; local: bytes of local memory a thread; blocks: on an SM at once\n", NR
         for (i = 1; i <= wrong; i++) print "error: " complaints[i]

@@ -17,6 +17,7 @@
 
 #include "cublasLt.h"
 #include "emulate_ptx.h"
+#include "emulate_wgmma.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define WITH_ASAN 1
@@ -38,7 +39,8 @@
 
 enum {
     MOST_THREADS = 1024,            // of a block
-    MOST_SHARED = 99 << 10,         // bytes a block may have on sm_86
+    MOST_SHARED = 99 << 10,         // bytes a block may have on sm_86, and
+    MOST_SHARED_90 = 227 << 10,     // on sm_90
     MOST_STATIC_SHARED = 48 << 10,  // of them without asking
     STACK_BYTES = 256 << 10,
     STACK_SPREAD = 16 << 10,  // of them left out at most
@@ -53,6 +55,8 @@ static long long emulate_number(const char* name, long long otherwise) {
     const char* text = getenv(name);
     return text && text[0] ? (long long)strtod(text, NULL) : otherwise;
 }
+static int emulate_sm(void) { return (int)emulate_number("EMULATE_SM", 86); }
+static size_t most_shared(void) { return emulate_sm() == 90 ? MOST_SHARED_90 : MOST_SHARED; }
 static int emulate_late(void) {
     static int late = -1;
     if (late < 0) {
@@ -73,6 +77,10 @@ struct EmulateCopy {
     int valid, group;
     const void* code;  // of the copy, for reports
 };
+struct Product {
+    EmulateProduct is;
+    std::vector<float> before;  // the accumulators, with the first product that has them; late mode
+};
 struct Fibre {
     void* sp;
     char* stack;
@@ -84,6 +92,9 @@ struct Fibre {
     EmulateWho who;
     std::vector<EmulateCopy> copies;
     int groups;  // committed
+    std::vector<Product> products;
+    int product_groups;
+    int touched, copied;  // waited for products, for copies, without a fence since
     void* fake_stack;
 };
 struct Warp {
@@ -253,6 +264,9 @@ static void fibre_resume(Worker* w, Fibre* f) {
     emulate_who = NULL;
 }
 
+// Apart from fibre_main, which never returns: what lies around a vector's iterators on its stack would stay poisoned.
+__attribute__((noinline)) static size_t products_left(const Fibre* f) { return f->products.size(); }
+
 static void fibre_main(void) {
     Worker* w = worker;
     Fibre* f = w->now;
@@ -260,6 +274,7 @@ static void fibre_main(void) {
     __sanitizer_finish_switch_fiber(NULL, &w->own_stack, &w->own_stack_bytes);
 #endif
     (*w->body)();
+    if (products_left(f) > 0) { fault("leaves the kernel while wgmma is at work"); }
     if (w->at_barrier) {
         fault("leaves the kernel while %u threads of its block wait at the barrier in %s:%d", w->at_barrier,
               w->barrier_file, w->barrier_line);
@@ -342,14 +357,15 @@ const unsigned char* emulate_meet(const char* what, const char* file, int line, 
 
 static void* shared_new(Worker* w, const char* file, int line, size_t bytes) {
     SharedArray s = {file, line, NULL, bytes};
-    if (posix_memalign(&s.p, 128, bytes ? bytes : 1) != 0) { fault("no memory for the emulator's shared memory"); }
+    if (posix_memalign(&s.p, 1024, bytes ? bytes : 1) != 0) { fault("no memory for the emulator's shared memory"); }
     memset(s.p, 0xff, bytes);
     POISON(s.p, bytes);
     if (emulate_race_forget) { emulate_race_forget(s.p, bytes); }
     w->shared.push_back(s);
     w->shared_bytes += bytes;
-    if (w->shared_bytes > MOST_SHARED) {
-        fault("%zu bytes of shared memory; a block of sm_86 has at most %d", w->shared_bytes, MOST_SHARED);
+    if (w->shared_bytes > most_shared()) {
+        fault("%zu bytes of shared memory; a block of sm_%d has at most %zu", w->shared_bytes, emulate_sm(),
+              most_shared());
     }
     return s.p;
 }
@@ -437,6 +453,7 @@ void emulate_cp_async(void* shared, const void* global, int valid) {
 void emulate_cp_async_commit(void) { worker->now->groups++; }
 void emulate_cp_async_wait(int pending) {
     Fibre* f = worker->now;
+    f->copied = 1;
     size_t kept = 0;
     for (size_t i = 0; i < f->copies.size(); i++) {
         const EmulateCopy& c = f->copies[i];
@@ -449,6 +466,116 @@ void emulate_cp_async_wait(int pending) {
         }
     }
     f->copies.resize(kept);
+}
+
+// ---- warpgroup products ----
+
+// A matrix as its descriptor says, see wgmma_matrix: byte `at` of the first row it would have without swizzle, row by row.
+static const unsigned char* product_byte(uint64_t matrix, size_t at) {
+    at += (size_t)(matrix & 0x3fff) << 4;
+    return (const unsigned char*)emulate_shared_dynamic() + (at ^ (at >> 7 & 7) << 4);
+}
+static size_t product_panel(uint64_t matrix) { return (size_t)(matrix >> 16 & 0x3fff) << 4; }
+static size_t product_eight(uint64_t matrix) { return (size_t)(matrix >> 32 & 0x3fff) << 4; }
+// Number k of row r of a matrix that is summed along its rows; number n of row k of one that is summed over its rows.
+static const unsigned char* product_along(uint64_t m, size_t r, size_t k) {
+    return product_byte(m, r / 8 * product_eight(m) + r % 8 * 128 + 2 * k);
+}
+static const unsigned char* product_over(uint64_t m, size_t k, size_t n) {
+    return product_byte(m, n / 64 * product_panel(m) + k / 8 * product_eight(m) + k % 8 * 128 + n % 64 * 2);
+}
+
+// A lane's share of what the warp reads, 16 bytes at a time.
+static void product_touch(const EmulateProduct& p) {
+    const size_t lane = (size_t)EMULATE_LANE, first = (size_t)p.row / 16 * 16;
+    for (size_t i = lane; i < (p.from_registers ? 0 : 32); i += 32) {
+        emulate_touch("wgmma", product_along(p.a, first + i / 2, i % 2 * 8), 16, 16, EMULATE_READS, p.code);
+    }
+    for (size_t i = lane; i < 2 * (size_t)p.columns; i += 32) {
+        const unsigned char* at =
+            p.from_registers ? product_over(p.b, i % 16, i / 16 * 8) : product_along(p.b, i / 2, i % 2 * 8);
+        emulate_touch("wgmma", at, 16, 16, EMULATE_READS, p.code);
+    }
+}
+static void product_now(const EmulateProduct& p) {
+    float a[2][16], b[16];
+    for (size_t k = 0; k < 16; k++) {
+        for (size_t i = 0; i < 2; i++) {
+            uint16_t half = p.left[i][k];
+            if (!p.from_registers) { memcpy(&half, product_along(p.a, (size_t)p.row + 8 * i, k), 2); }
+            a[i][k] = __uint_as_float((uint32_t)half << 16);
+        }
+    }
+    for (int x = 0; x < p.columns / 4; x++) {  // columns 2 place and 2 place + 1 of every 8
+        const size_t column = (size_t)(x / 2 * 8 + 2 * p.place + x % 2);
+        for (size_t k = 0; k < 16; k++) {
+            uint16_t half;
+            memcpy(&half, p.from_registers ? product_over(p.b, k, column) : product_along(p.b, column, k), 2);
+            b[k] = __uint_as_float((uint32_t)half << 16);
+        }
+        for (int i = 0; i < 2; i++) {
+            float sum = 0, *d = p.d + x / 2 * 4 + 2 * i + x % 2;
+            for (int k = 0; k < 16; k++) { sum += a[i][k] * b[k]; }
+            *d = p.add ? *d + sum : sum;
+        }
+    }
+}
+void emulate_product(const EmulateProduct& product) {
+    Worker* w = worker;
+    Fibre* f = w->now;
+    if (w->threads % 128 != 0) { fault("wgmma by a block of %u threads, no whole warpgroups", w->threads); }
+    if (f->touched) { fault("wgmma without wgmma_fence since the last wait"); }
+    if (f->copied) { fault("wgmma without wgmma_fence_shared since the last wait for copies"); }
+    if (product.b >> 62 != 1 || (!product.from_registers && product.a >> 62 != 1)) { fault("wgmma: no descriptor"); }
+    product_touch(product);
+    Own own;
+    Product queued = {product, {}};
+    queued.is.group = f->product_groups;
+    if (emulate_late()) {
+        int known = 0;
+        for (const Product& p : f->products) { known |= p.is.d == product.d; }
+        if (!known) {
+            queued.before.assign(product.d, product.d + product.columns / 2);
+            memset(product.d, 0xff, (size_t)product.columns * 2);
+        }
+    } else {
+        product_now(product);
+    }
+    f->products.push_back(queued);
+}
+void emulate_wgmma_fence(void) { worker->now->touched = 0; }
+void emulate_wgmma_fence_shared(void) { worker->now->copied = 0; }
+void emulate_wgmma_commit(void) { worker->now->product_groups++; }
+void emulate_wgmma_wait(int pending) {
+    Fibre* f = worker->now;
+    f->touched = 1;
+    for (const Product& p : f->products) {
+        if (p.is.group < f->product_groups - pending) { product_touch(p.is); }
+    }
+    Own own;
+    std::vector<Product> kept;
+    for (Product& p : f->products) {
+        if (p.is.group >= f->product_groups - pending) {
+            // The first that is left of some accumulators keeps what they hold, as they are not to be read yet.
+            int known = 0;
+            for (const Product& k : kept) { known |= k.is.d == p.is.d; }
+            if (emulate_late() && !known && p.before.empty()) {
+                p.before.assign(p.is.d, p.is.d + p.is.columns / 2);
+                memset(p.is.d, 0xff, (size_t)p.is.columns * 2);
+            }
+            kept.push_back(p);
+            continue;
+        }
+        if (!emulate_late()) { continue; }
+        for (size_t i = 0; i < p.before.size(); i++) {
+            if (__float_as_uint(p.is.d[i]) != 0xffffffffu) {
+                fault("accumulators were changed while wgmma was at work");
+            }
+            p.is.d[i] = p.before[i];
+        }
+        product_now(p.is);
+    }
+    f->products.swap(kept);
 }
 
 // ---- blocks ----
@@ -509,6 +636,9 @@ static void run_block(const char* name, dim3 grid, dim3 block, size_t shared, co
         f->state = FIBRE_READY;
         f->groups = 0;
         f->copies.clear();
+        f->products.clear();
+        f->product_groups = f->copied = 0;
+        f->touched = 1;
         f->fake_stack = NULL;
         f->thread.thread_index = uint3{i % block.x, i / block.x % block.y, i / block.x / block.y};
         f->thread.block_index =
@@ -577,9 +707,9 @@ void emulate_run(const char* name, dim3 grid, dim3 block, size_t shared, const s
     if (blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
         fault("kernel %s is launched with %u x %u x %u blocks", name, grid.x, grid.y, grid.z);
     }
-    if (shared > MOST_SHARED) {
-        fault("kernel %s is launched with %zu bytes of shared memory; a block of sm_86 has at most %d", name, shared,
-              MOST_SHARED);
+    if (shared > most_shared()) {
+        fault("kernel %s is launched with %zu bytes of shared memory; a block of sm_%d has at most %zu", name, shared,
+              emulate_sm(), most_shared());
     }
     Order order(blocks, (uint64_t)launch);
 #pragma omp parallel if (blocks > 1)
@@ -752,11 +882,11 @@ cudaError_t cudaSetDevice(int which) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int which) {
     if (which < 0 || which >= emulate_number("EMULATE_DEVICES", 1)) { return failed(cudaErrorInvalidDevice); }
     memset(prop, 0, sizeof *prop);
-    int sm = (int)emulate_number("EMULATE_SM", 86);
+    int sm = emulate_sm();
     snprintf(prop->name, sizeof prop->name, "emulator on the CPU");
     memcpy(prop->uuid.bytes, &which, sizeof which);
     prop->totalGlobalMem = device_memory_total();
-    prop->sharedMemPerBlock = MOST_STATIC_SHARED, prop->sharedMemPerBlockOptin = MOST_SHARED;
+    prop->sharedMemPerBlock = MOST_STATIC_SHARED, prop->sharedMemPerBlockOptin = most_shared();
     prop->sharedMemPerMultiprocessor = (size_t)(sm == 80 || sm == 87 ? 164 : sm == 90 ? 228 : 100) << 10;
     prop->multiProcessorCount = 4, prop->major = sm / 10, prop->minor = sm % 10;
     prop->warpSize = 32, prop->maxThreadsPerBlock = MOST_THREADS;

@@ -9,6 +9,7 @@
 // Every wrong kernel runs in a process of its own: this program again, with the kernel's name.
 #include "../../common/cuda.cuh"
 #include <cublasLt.h>
+#include "../../common/wgmma.cuh"
 #include "../tests/test.h"
 
 #include <unistd.h>
@@ -365,6 +366,54 @@ static void half_shuffle(void) { launch(half_shuffle_kernel, 1, 32, 0, NULL, dev
 static __global__ void half_warp_kernel(float* out) { out[threadIdx.x] = warp_sum(out[threadIdx.x]); }
 static void half_warp(void) { launch(half_warp_kernel, 1, 48, 0, NULL, device_floats(48)); }
 
+// One warpgroup, d = (a b^T) b for a (64,64), and b (64,128), of which the first product takes the first 64 columns.
+// What is wrong on purpose: 1 no wgmma_fence, 2 no wgmma_fence_shared, 3 no wait at the end, 4 a tile is written again
+// without a barrier after the wait.
+enum { WGMMA_SHARED = 64 * (64 + 128) * 2 };
+template <int wrong> static __global__ void wgmma_kernel(float* out, const floatX* a, const floatX* b) {
+    SHARED_PANELS(shared);
+    unsigned char* b_tile = shared + 64 * 64 * 2;
+    const int thread = (int)threadIdx.x, lane = thread % 32, t = lane % 4;
+    for (int i = thread; i < 64 * 8; i += 128) { cp_async_16(shared + panel_place<64>(i / 8, i % 8), a + i * 8, 16); }
+    for (int i = thread; i < 64 * 16; i += 128) {
+        cp_async_16(b_tile + panel_place<64>(i / 16, i % 16), b + i * 8, 16);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    if (wrong != 2) { wgmma_fence_shared(); }
+    __syncthreads();
+    float s[32], d[64] = {0};
+    const uint64_t left = wgmma_matrix(shared, 0), right = wgmma_matrix(b_tile, 64 * 128);
+    if (wrong != 1) { wgmma_fence(); }
+    for (int x = 0; x < 4; x++) { wgmma_shared(s, left + (uint64_t)(2 * x), right + (uint64_t)(2 * x), x > 0); }
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_done(s);
+    wgmma_fence();
+    for (int x = 0; x < 4; x++) {
+        uint32_t p[4];
+        for (int i = 0; i < 4; i++) { p[i] = pack_bf16(s[8 * x + 2 * i], s[8 * x + 2 * i + 1]); }
+        wgmma_registers(d, p, right + (uint64_t)(128 * x));
+    }
+    wgmma_commit();
+    if (wrong == 3) { return; }
+    wgmma_wait<0>();
+    wgmma_done(d);
+    if (wrong == 4) { b_tile[128 * thread] = 0; }
+    for (int i = 0; i < 64; i++) {
+        out[128 * (thread / 32 * 16 + lane / 4 + i % 4 / 2 * 8) + i / 4 * 8 + 2 * t + i % 2] = d[i];
+    }
+}
+template <int wrong> static void wgmma_wrong(void) {
+    setenv("EMULATE_SM", "90", 1);
+    launch((wgmma_kernel<wrong>), 1, 128, WGMMA_SHARED, NULL, device_floats(64 * 128), device_new<floatX>(64 * 64),
+           device_new<floatX>(64 * 128));
+}
+static void wgmma_half(void) {
+    launch((wgmma_kernel<0>), 1, 96, WGMMA_SHARED, NULL, device_floats(64 * 128), device_new<floatX>(64 * 64),
+           device_new<floatX>(64 * 128));
+}
+
 static __global__ void half_mask_kernel(float* out) {
     out[threadIdx.x] = __shfl_xor_sync(0xffffu, out[threadIdx.x], 1);
 }
@@ -511,6 +560,11 @@ static const Wrong wrongs[] = {
     {"divergent_shuffle", divergent_shuffle, ANY, "kernel divergent_shuffle_kernel|divergent warp|__shfl_xor_sync"},
     {"half_shuffle", half_shuffle, ANY, "kernel half_shuffle_kernel|hangs|__shfl_xor_sync"},
     {"half_warp", half_warp, ANY, "kernel half_warp_kernel|a warp of 16 lanes"},
+    {"wgmma_no_fence", wgmma_wrong<1>, ANY, "kernel (wgmma_kernel|wgmma without wgmma_fence since"},
+    {"wgmma_no_fence_shared", wgmma_wrong<2>, ANY, "kernel (wgmma_kernel|wgmma without wgmma_fence_shared"},
+    {"wgmma_no_wait", wgmma_wrong<3>, ANY, "kernel (wgmma_kernel|while wgmma is at work"},
+    {"wgmma_written", wgmma_wrong<4>, RACE, "data race in kernel|wgmma_kernel"},
+    {"wgmma_half", wgmma_half, ANY, "kernel (wgmma_kernel|a block of 96 threads, no whole warpgroups"},
     {"half_mask", half_mask, ANY, "kernel half_mask_kernel|mask 0000ffff"},
     {"barrier_against_shuffle", barrier_against_shuffle, ANY,
      "kernel barrier_against_shuffle_kernel|hangs|a barrier|__shfl_xor_sync"},
@@ -720,6 +774,28 @@ static void test_mma(void) {
     launch(mma_kernel, 1, 32, 0, NULL, out, to_device(a, 256), to_device(b, 128));
     float* got = from_device(out, 128);
     for (int i = 0; i < 128; i++) { CHECK(got[i] == want[i], "d[%d]: got %g, want %g", i, got[i], want[i]); }
+    free(got);
+}
+
+static void test_wgmma(void) {
+    static float want[64 * 128], s[64 * 64];
+    floatX a[64 * 64], b[64 * 128];
+    for (int i = 0; i < 64 * 64; i++) { store(a + i, (float)((i * 7 + i / 64) % 3 - 1)); }  // sums exact in bf16
+    for (int i = 0; i < 64 * 128; i++) { store(b + i, (float)((i * 5 + i / 128 + i / 100) % 3 - 1)); }
+    for (int m = 0; m < 64; m++) {
+        for (int n = 0; n < 64; n++) {
+            s[64 * m + n] = 0;
+            for (int k = 0; k < 64; k++) { s[64 * m + n] += host_float(a[64 * m + k]) * host_float(b[128 * n + k]); }
+        }
+        for (int n = 0; n < 128; n++) {
+            want[128 * m + n] = 0;
+            for (int k = 0; k < 64; k++) { want[128 * m + n] += s[64 * m + k] * host_float(b[128 * k + n]); }
+        }
+    }
+    float* out = device_new<float>(64 * 128);
+    launch((wgmma_kernel<0>), 1, 128, WGMMA_SHARED, NULL, out, to_device(a, 64 * 64), to_device(b, 64 * 128));
+    float* got = from_device(out, 64 * 128);
+    for (int i = 0; i < 64 * 128; i++) { CHECK(got[i] == want[i], "d[%d]: got %g, want %g", i, got[i], want[i]); }
     free(got);
 }
 
@@ -1296,6 +1372,7 @@ static int right(void) {
     RUN(test_syncwarp);
     RUN(test_count);
     RUN(test_mma);
+    RUN(test_wgmma);
     RUN(test_banks);
     RUN(test_order);
     RUN(test_ldmatrix);

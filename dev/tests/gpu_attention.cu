@@ -397,11 +397,16 @@ static void test_unaligned(void) {
     unaligned_array = -1;
 }
 
+// While the kernels for Hopper are tested: the tests below leave out sizes that these do not know.
+static int wide_sizes_alone;
+static int left_out(int HS) { return wide_sizes_alone && HS != 64 && HS != 80 && HS != 128; }
+
 // Scores up to about +-60: sums of exp stay finite, and one key takes nearly all.
 static void test_large_scores(void) {
     static const int sizes[] = {20, 64, 128};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const int HS = sizes[i], T = 70;
+        if (left_out(HS)) { continue; }
         const double size = 4 * usual;
         Problem p = problem(1, T, 1, 1, HS, INTERLEAVED, size);
         double largest = 0;  // the scores really are that large
@@ -420,9 +425,10 @@ static void test_large_scores(void) {
 
 // All scores near -120: exp(-lse) is infinite, and must not meet the zeros past the end, which have score 0.
 static void test_negative_scores(void) {
-    static const int sizes[] = {20, 64, 128}, lengths[] = {67, 68};
-    for (size_t i = 0; i < 6; i++) {
+    static const int sizes[] = {20, 64, 80, 128}, lengths[] = {67, 68};
+    for (size_t i = 0; i < 8; i++) {
         const int HS = sizes[i / 2];
+        if (left_out(HS)) { continue; }
         Problem p = problem(1, lengths[i % 2], 1, 1, HS, INTERLEAVED, 0.2);
         const float far = (float)sqrt(120 / sqrt((double)HS));
         for (size_t n = 0; n < p.total; n++) {
@@ -436,8 +442,9 @@ static void test_negative_scores(void) {
 
 // The same bits again, every byte of all outputs, whatever the scratch held.
 static void test_same_bits(void) {
-    static const int sizes[] = {20, 32, 64, 96, 256};
+    static const int sizes[] = {20, 32, 64, 96, 128, 256};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (left_out(sizes[i])) { continue; }
         Problem p = problem(1, 67, 2, 1, sizes[i], SEPARATE, usual);
         Result a = result(&p), b = result(&p);
         run_gpu(&p, &a, 0);
@@ -453,6 +460,7 @@ static void test_causal(void) {
     static const int sizes[] = {20, 64, 128, 256};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const int T = 70, cut = 37;
+        if (left_out(sizes[i])) { continue; }
         Problem p = problem(1, T, 1, 1, sizes[i], INTERLEAVED, usual);
         Result a = result(&p), b = result(&p);
         run_gpu(&p, &a, 0);
@@ -488,9 +496,10 @@ static int nans(const Problem* p, const Result* r, int kind, int t) {
 // A NaN anywhere in an input comes out wherever the formulas say so, and where they forbid it for all
 // kernels it does not: in other queries (q), in earlier positions (k).
 static void test_nan(void) {
-    static const int sizes[] = {20, 64, 128, 256};
+    static const int sizes[] = {20, 64, 80, 128, 256};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const int HS = sizes[i], T = 70, at = 40;
+        if (left_out(HS)) { continue; }
         for (int kind = 0; kind < 4; kind++) {  // q, k, v, dout
             Problem p = problem(1, T, 1, 1, HS, INTERLEAVED, usual);
             const size_t d = (size_t)(HS - 1);
@@ -620,6 +629,79 @@ static void test_tile_sets(void) {
 }
 #endif
 
+#ifndef FP32
+// The kernels for Hopper, wherever they can run: lengths beyond one block and around the sides of tiles and warpgroups,
+// groups of heads, both layouts, and what the other kernels are asked above.
+static int wide_or_skip(void) {
+#ifndef __CUDACC__
+    setenv("EMULATE_SM", "90", 1);
+    device.sm = 90;
+#endif
+    attention_wide = 1;
+    if (attention_is_wide(64)) { return 1; }
+    test_skip("needs compute capability 9.0 and a program built for sm_90a");
+    return 0;
+}
+static void test_wide_lengths(void) {
+    static const int lengths[] = {1, 37, 63, 64, 65, 127, 130, 200, 331};
+    for (size_t i = 0; wide_or_skip() && i < sizeof lengths / sizeof lengths[0]; i++) {
+#ifdef EMULATE_SLOW
+        if (lengths[i] > 130) { continue; }
+#endif
+        compare_usual(1 + 16 / lengths[i], lengths[i], 1, 1, 64, INTERLEAVED);
+        compare_usual(1 + 16 / lengths[i], lengths[i], 1, 1, 128, INTERLEAVED);
+        if (i % 2) { compare_usual(1 + 16 / lengths[i], lengths[i], 1, 1, 80, INTERLEAVED); }
+    }
+#ifdef __CUDACC__
+    if (wide_or_skip()) {
+        compare_usual(1, 2048, 1, 1, 64, INTERLEAVED);
+        compare_usual(1, 2048, 1, 1, 128, INTERLEAVED);
+        compare_usual(1, 1000, 3, 1, 80, SEPARATE);
+    }
+#endif
+}
+static void test_wide_heads(void) {
+    if (!wide_or_skip()) { return; }
+    compare_usual(2, 70, 4, 2, 64, SEPARATE);
+    compare_usual(1, 140, 3, 1, 64, SEPARATE);
+    compare_usual(1, 130, 3, 1, 128, SEPARATE);
+    compare_usual(2, 33, 3, 3, 128, INTERLEAVED);
+    compare_usual(1, 140, 4, 2, 96, SEPARATE);
+    compare_usual(1, 70, 3, 1, 80, SEPARATE);
+    compare_apart(2, 1, 64, 8, 8, 24);
+    compare_apart(2, 2, 128, 0, 8, 0);
+}
+static void test_wide_numbers(void) {
+    wide_sizes_alone = 1;
+    if (wide_or_skip()) { test_large_scores(), test_negative_scores(), test_same_bits(), test_causal(), test_nan(); }
+    wide_sizes_alone = 0;
+}
+// Which kernels are taken.
+static void test_wide_choice(void) {
+    if (!wide_or_skip()) { return; }
+    static const int sizes[] = {40, 64, 80, 88, 96, 104, 128, 256};
+    for (size_t i = 0; i < 32; i++) {
+        const int HS = sizes[i % 8], old = i / 8 % 2, unaligned = i / 16 % 2;
+        const int known = HS == 64 || HS == 80 || HS == 96 || HS == 128;
+        Problem p = problem(1, 5, 2, 1, HS, SEPARATE, usual);
+        Result r = result(&p);
+        device.sm = old ? 89 : 90;
+        ledger_clear();
+        ledger.booking = 1;
+        run_gpu(&p, &r, (size_t)unaligned);
+        ledger.booking = 0, device.sm = 90;
+        for (int k = 0; k < ledger.rows; k++) {
+            const int wide = strstr(ledger.row[k].name, "wgmma") != NULL,
+                      delta = strstr(ledger.row[k].name, "delta") != NULL;
+            CHECK(wide == (known && !delta && !old && !unaligned), "HS=%d, sm_%d%s: %s", HS, old ? 89 : 90,
+                  unaligned ? ", not aligned" : "", ledger.row[k].name);
+        }
+        result_free(&r);
+        problem_free(&p);
+    }
+}
+#endif
+
 static void bad_head_size(void* nothing) {
     (void)nothing;
     attention_forward_cuda(NULL, NULL, NULL, NULL, NULL, 1, 1, 1, 1, 257, 257, 257, 257);
@@ -642,7 +724,7 @@ int main(int argc, char** argv) {
     RUN(test_errors);  // first: the GPU does not live on in a child process
     device_open();
 #ifndef FP32
-    attention_tiles = 0;  // whatever the card; the others have a test of their own
+    attention_tiles = attention_wide = 0;  // whatever the card; the others have a test of their own
     RUN(test_small_tiles);
     RUN(test_tile_sets);
 #endif
@@ -658,6 +740,12 @@ int main(int argc, char** argv) {
     RUN(test_nan);
     RUN(test_ledger);
     RUN(test_ledger_bytes);
+#ifndef FP32
+    RUN(test_wide_lengths);
+    RUN(test_wide_heads);
+    RUN(test_wide_numbers);
+    RUN(test_wide_choice);
+#endif
     for (int i = 0; i < OUTPUTS; i++) {
         printf("%-3s " PRECISION
                ": worst error %.2e of the largest number (naive: %.2e), %.2f of what is allowed, at %s\n",

@@ -1177,7 +1177,7 @@ static inline int ponder_choose_rows(Model* model, const char* name, int64_t ste
     c->step_rows = step_rows;
     if (!c->card) { device_open(); }
     PlanNeed need = ponder_need(m, training);
-    model->B = plan_rows_of(model, ponder_choice(m), &need, &c->compared);
+    model->B = ranks_least_rows(plan_rows_of(model, ponder_choice(m), &need, &c->compared));
     m->pass->N = (size_t)model->B * (size_t)model->T;
     return model->B;
 }

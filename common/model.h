@@ -84,7 +84,8 @@ struct Model {
     // on the CPU. params is then the host's copy, valid after download(); grads after download_grads().
     struct Families* families;  // where they are
     // Where no --batch is given: sets B to what suits best for a step of step_rows rows, on the GPU or (`card`, if not
-    // "") on another, and returns it; from shapes and the card alone. NULL: a model has no preference.
+    // "") on another, and returns it; from shapes and the card alone, with several ranks from all their cards. NULL: a model
+    // has no preference.
     int (*choose_rows)(Model* model, const char* card, int64_t step_rows, int training);
     void (*prepare)(Model* model, int training);                 // finds the GPU, plans its memory
     void (*upload)(Model* model, const real* m, const real* v);  // params, and moments unless NULL

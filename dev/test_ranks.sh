@@ -23,7 +23,7 @@ model_of() {
     llama) echo "--model llama-405m --heads 2 --kv-heads 1" ;;
     *) echo "--model gpt2 --heads 2" ;;
     esac
-    echo "--layers 1 --width 16 --vocab 257 --ponder 1 --seq 16 --batch 2 --warmup-steps 0 --sample-tokens 0"
+    echo "--layers 1 --width 16 --vocab 257 --ponder 1 --seq 16 ${batch---batch 2} --warmup-steps 0 --sample-tokens 0"
 }
 # train OUT ARGUMENT...: sets status; what it says is in the log
 train() {
@@ -202,13 +202,15 @@ ok "a step that has no whole rows: exit status $status" [ $status = 1 ]
 ok "a step that has no whole rows: one error" one_error
 train odd --total-batch x --steps 1 --gpus 3
 ok "an option that is no number: one error" one_error
-# two WORDS0 WORDS1 ARGUMENT...: two ranks, each with words of its own, as torchrun starts them; sets status of rank 1
+# two WORDS0 WORDS1 ARGUMENT...: two ranks, each with words of its own, as torchrun starts them; sets status of rank 1. Where
+# memory is set it is that of their GPUs, in bytes.
 two() {
     local rank own=("$1" "$2") port=$((20000 + RANDOM % 10000)) pids=()
     shift 2
     for rank in 0 1; do
         RANK=$rank WORLD_SIZE=2 LOCAL_RANK=$rank LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port timeout 100 \
-            "$build/train_${architecture}_emu_fp32" $(model_of $architecture) ${own[$rank]} "$@" >"$tmp/log$rank" 2>&1 &
+            EMULATE_MEMORY=${memory[$rank]:-} "$build/train_${architecture}_emu_fp32" $(model_of $architecture) ${own[$rank]} "$@" \
+            >"$tmp/log$rank" 2>&1 &
         pids+=($!)
     done
     wait "${pids[0]}"
@@ -223,6 +225,14 @@ ok "ranks with other data: nothing was trained" [ ! -e "$tmp/other/step_00000004
 two "--lr 1e-3" "--lr 2e-3" --train "$tmp/train.bin" --out "$tmp/other" --total-batch 128 --steps 4
 ok "ranks with other options" says "^rank 0 .*error: rank 1 .* has another --lr than rank 0"
 ok "ranks with other options: one error" one_error
+memory=(8000000000 650000000)
+batch="" two "" "" --train "$tmp/train.bin" --out "$tmp/cards" --total-batch 128 --steps 2
+ok "ranks with other cards: exit status $status" [ $status = 0 ]
+ok "ranks with other cards: all take the fewest rows" says "each 8 rows in micro-batches of 1 "
+ok "ranks with other cards: it is said once" [ "$(grep -c "warning: micro-batches of 4 rows suit" "$tmp/log")" = 1 ]
+train card --total-batch 128 --steps 2 --gpus 2 --batch 1
+ok "ranks with other cards: the same weights" same_weights card cards 2
+memory=()
 two "--out $tmp/torch" "--out $tmp/torch" --train "$tmp/train.bin" --total-batch 128 --steps 4
 ok "as torchrun starts them: the same weights" same_weights r8-2 torch 4
 ok "as torchrun starts them: rank 1 says nothing" [ ! -s "$tmp/log1" ]

@@ -92,6 +92,30 @@ static inline void ranks_check_devices(const char* uuid) {
     free(all);
 }
 
+// ---- rows of a micro-batch ----
+
+// mine: those that suit this rank's GPU, which may be another than the others have, or a slice of one. Which rows of a
+// step a rank has follows from them, so all take the fewest, which rank 0 says where they differ.
+static inline int ranks_least_rows(int mine) {
+    if (ranks.count == 1) { return mine; }
+    int* all = (int*)xalloc((size_t)ranks.count, sizeof mine, "rows of the ranks");
+    ranks_gather(&mine, sizeof mine, all, "rows of a micro-batch");
+    int least = 0, most = 0;
+    for (int r = 1; r < ranks.count; r++) {
+        if (all[r] < all[least]) { least = r; }
+        if (all[r] > all[most]) { most = r; }
+    }
+    if (all[least] < all[most] && ranks_talks()) {
+        char names[2][128];
+        warn("micro-batches of %d rows suit the GPU of %s, of %d that of %s: all take %d; --batch says another number",
+             all[most], rank_name(names[0], sizeof names[0], most), all[least],
+             rank_name(names[1], sizeof names[1], least), all[least]);
+    }
+    mine = all[least];
+    free(all);
+    return mine;
+}
+
 // ---- the banner ----
 
 // "8 GPUs of 2 machines"; the caller frees it.

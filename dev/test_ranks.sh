@@ -415,6 +415,23 @@ ok "other weights: the rank is named" says "^rank 0 .*error: after step 2 rank 1
 ok "other weights: one error" one_error
 ok "other weights: nothing is saved" [ ! -e "$tmp/apart/step_00000002" ]
 
+# A token outside the vocabulary, which all ranks read in step 3.
+outside() { # FILE: there as token 274, in row 17
+    printf '\377\377' | dd of="$1" bs=1 seek=$((1024 + 2 * (16 * 17 + 2))) conv=notrunc 2>/dev/null
+}
+cp "$tmp/train.bin" "$tmp/bad.bin"
+outside "$tmp/bad.bin"
+train bad --train "$tmp/bad.bin" --shuffle 0 --total-batch 128 --steps 4 --val-batches 3 --gpus 3
+ok "a bad token in the third step: exit status $status" [ $status = 1 ]
+ok "a bad token in the third step: rank 0 says it" says "^rank 0 .* step 3: error: .*65535"
+ok "a bad token in the third step: one error" one_error
+ok "a bad token in the third step: the second is saved" [ -e "$tmp/bad/step_00000002" ]
+cp "$tmp/val.bin" "$tmp/bad.bin"
+outside "$tmp/bad.bin"
+train bad_val --val "$tmp/bad.bin" --total-batch 128 --steps 4 --val-batches 3 --gpus 3
+ok "a bad token to validate on: rank 0 says it" says "^rank 0 .*error: .*65535"
+ok "a bad token to validate on: one error" one_error
+
 # A NaN on one rank. The embedding of byte 1, which no text here has, is as large as a float can be; then one row of data
 # has it, whose turn is in step 3 on rank 1.
 train begun --ponder 0 --tie 0 --total-batch 128 --steps 1

@@ -151,9 +151,11 @@ static inline int trainer_validate(Trainer* t) {
     for (int64_t row = 0, batch = 0; row < s->val_rows; row += t->B, batch++) {
         if (trainer_signal && ranks.count == 1) { return 0; }
         int rows = trainer_micro_rows(t, row, s->val_rows);
+        ranks_alike(1);  // all read all rows
         for (int i = 0; i < rows; i++) {
             shards_row(t->val, (uint64_t)(row + i), t->inputs + (size_t)i * T, t->targets + (size_t)i * T);
         }
+        ranks_alike(0);
         for (size_t j = 0; j < (size_t)rows * T; j++) {
             if (t->targets[j] < 0) { continue; }
             size_t size = tokenizer_bytes(t->tokenizer, t->targets[j]);
@@ -177,7 +179,9 @@ static inline int trainer_validate(Trainer* t) {
             t->row_losses + (size_t)(batch % ranks.count) * rank_losses + (size_t)(batch / ranks.count) * batch_losses;
         for (size_t i = 0; i < batch_losses; i++) { t->loss_sums[i / (size_t)t->B] += losses[i]; }
     }
+    ranks_alike(1);
     if (count == 0) { die("--val: no target to validate on, all are marked as ignored"); }
+    ranks_alike(0);
     for (int i = 0; i < s->passes; i++) { s->val_loss_pass[i] = t->loss_sums[i] / (double)count; }
     s->val_loss = s->val_loss_pass[s->passes - 1];
     s->val_step = s->step;
@@ -314,7 +318,9 @@ static inline double trainer_reduce(Trainer* t, double loss, double begin) {
 static inline int trainer_gradient(Trainer* t, double* loss) {
     Model* model = t->model;
     double begin = now_seconds();
+    ranks_alike(1);  // all read all rows of a step
     int64_t count = trainer_load_step(t);
+    ranks_alike(0);
     model_zero_grads(model);
     double sum = 0;
     int64_t first = (int64_t)ranks.rank * t->B, next = (int64_t)ranks.count * t->B;  // of this rank's micro-batches

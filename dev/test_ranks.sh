@@ -387,6 +387,12 @@ ok "SIGTERM: all end" ends 20
 ok "SIGTERM: exit status $status" [ "$status" = 143 ]
 ok "SIGTERM: it says so once" [ "$(grep -c "^stopped by SIGTERM" "$tmp/log")" = 1 ]
 ok "SIGTERM: the run goes on" goes_on signalled
+in_background hurried --val "$tmp/val.bin" --val-every 1 --val-batches 1
+kill -TERM $parent
+ok "SIGTERM before a validation: all end" ends 20
+at=$(sed -n 's/^stopped by SIGTERM after step \([0-9]*\) .*/\1/p' "$tmp/log")
+ok "SIGTERM before a validation: all have stopped" [ -n "$at" ]
+ok "SIGTERM before a validation: none after step $at" [ "$(grep -c "^validation after step $at:" "$tmp/log")" = 0 ]
 in_background one_signalled
 kill -TERM "${children[2]}"
 ok "SIGTERM to one rank: all end" ends 20

@@ -516,6 +516,7 @@ static inline int trainer_run(Trainer* t) {
     trainer_guard(t, 1);
     for (;; first = 0) {
         int last = s->step >= s->total_steps;
+        if (ranks.count > 1 && t->agreed && t->agreed != RANKS_OUT_OF_TIME) { break; }  // no validation in between
         // By the run that is resumed, though its checkpoint may not know; not if it was on other data.
         int written = first && t->metrics.validated && !t->val_anew;
         if (trainer_validates(t, s->step) && !(written && s->val_step == s->step)) {

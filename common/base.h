@@ -100,6 +100,13 @@ static void (*message_begin)(char* out, size_t room);
 static void (*die_first)(const char* message);
 static void (*die_tell)(const char* message);
 
+// Told of every piece of what takes long, a large file or a sample, where somebody waits for it: a rank that does so is
+// not hung. NULL: nobody.
+static void (*work_progress)(void);
+static inline void work_goes_on(void) {
+    if (work_progress) { work_progress(); }
+}
+
 // Prints a line on stderr, in one piece where it is not long: those of several processes must not mix.
 __attribute__((format(printf, 2, 0))) static inline void message_print(const char* kind, const char* fmt,
                                                                        va_list args) {

@@ -310,6 +310,11 @@ two "--model $tmp/r8-2/step_00000004 --out $tmp/local" "--model $nowhere/model -
 ok "validated from a disk of rank 0: $status" [ $status = 0 ]
 ok "other ranks leave --out alone" [ ! -e "$nowhere" ]
 
+# ---- steps that take longer than --nccl-timeout ----
+
+train long --total-batch 24576 --steps 1 --sample-tokens 0 --nccl-timeout 1 --gpus 2
+ok "a step of many micro-batches: exit status $status" [ $status = 0 ]
+
 # ---- faults ----
 
 # in_background OUT ARGUMENT...: a long run of three ranks; sets parent and, once they step, children

@@ -40,10 +40,6 @@ static inline char* read_fully(const char* path, size_t* size) {
     return sb.data;
 }
 
-// Told of every piece of a large file that was written or read, where somebody waits for it: a rank that does so is not
-// hung. NULL: nobody.
-static void (*file_progress)(void);
-
 // All n bytes to a file; 0, or -1 with errno set.
 static inline int write_all(int fd, const void* bytes, size_t n) {
     const char* at = (const char*)bytes;
@@ -57,7 +53,7 @@ static inline int write_all(int fd, const void* bytes, size_t n) {
         }
         at += done;
         n -= (size_t)done;
-        if (file_progress) { file_progress(); }
+        work_goes_on();
     }
     return 0;
 }

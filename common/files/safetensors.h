@@ -125,7 +125,7 @@ static inline void safetensors_pread(const SafeFile* file, void* out, uint64_t n
                 file->path, what, (unsigned long long)n, (unsigned long long)offset, (unsigned long long)done);
         }
         done += (uint64_t)got;
-        if (file_progress) { file_progress(); }
+        work_goes_on();
     }
 }
 

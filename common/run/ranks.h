@@ -3,7 +3,7 @@
 //     ranks_options()    --gpus, --rank, --ranks, --local-rank, --master, --port, --meet-timeout, --nccl-timeout
 //     ranks_begin()      who this process is, or starts all (launch.h); the meeting (meeting.h); the watchdog (watch.h)
 //     ranks_alike()      all ranks do the same for now: what goes wrong on all is said by rank 0 alone
-//     ranks_progress()   at every step, and while saving: something was done
+//     ranks_progress()   at every step, and in between by ranks_still_works() or work_goes_on() (base.h): something was done
 //     ranks_share(), ranks_gather(), ranks_barrier()      for setup and checkpoints; gradients go through NCCL
 //     ranks_end()        all ranks are done; every rank calls it before it exits normally
 //
@@ -24,7 +24,7 @@ enum { RANKS_OUT_OF_TIME = 1 << 20 };  // why a run stops, where it is no signal
 // 1 on the rank that prints, and that writes --out.
 static inline int ranks_talks(void) { return ranks.rank == 0; }
 
-// This rank works: it writes a file, or computes.
+// This rank works: it computes, or reads or writes a file.
 static void ranks_still_works(void) { __atomic_fetch_add(&ranks.progress, 1, __ATOMIC_RELAXED); }
 
 // Fills in `ranks`, and returns in each of them when all are there. `text` must be the same on all: the program and its
@@ -35,7 +35,7 @@ static inline void ranks_begin(const OptionTable* options, const char* text) {
     if (ranks.count == 1) { return; }
     ranks_meet(text);
     watch_start();
-    file_progress = ranks_still_works;
+    work_progress = ranks_still_works;
 }
 
 // This rank has begun with `step`, or goes on with something long in it.

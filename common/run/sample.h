@@ -93,6 +93,7 @@ static inline int sample_text(Sampler* s, Model* model, const int* prompt, size_
     for (int i = 0; i < count; i++) {
         if (*stop) { return i; }
         model->logits(model, s->context, 1, (int)n, 1, s->logits);
+        work_goes_on();
         double u = random_uniform(s->seed, stream, ((uint64_t)step << 32) + (uint64_t)i);
         int token = sample_token(s, model->V, u);
         if (token < 0) {

@@ -329,6 +329,7 @@ static inline int trainer_gradient(Trainer* t, double* loss) {
         int rows = trainer_micro_rows(t, row, t->step_rows);
         size_t at = (size_t)row * (size_t)t->T;
         sum += model_train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
+        work_goes_on();  // the GPU is at most two behind
         if (!isfinite(sum)) { trainer_die_nonfinite(t, "loss", sum, t->state.step + 1, rows); }
     }
     int bad;

@@ -52,7 +52,7 @@ typedef struct {
     int spawn;            // processes that are to be started here, 0: none
     int listener;         // the listening socket that rank 0 has inherited; -1
     int64_t parent;       // process that has started the ranks, and whose end is ours; 0: none
-    int follower;         // pipe to the parent, which learns from it that this rank ends only because another has; -1
+    int follower;         // pipe to the parent, to which this rank says what it does before it ends; -1
     RankPeer* peers;      // (count) after the meeting
     int* links;           // (count) connections for exchanges; -1 where there is none
     int* watches;         // (count) connections of the watchdog
@@ -435,8 +435,16 @@ static inline int ranks_of_step(void) { return ranks.planned ? ranks.planned : r
 
 // ---- --gpus N ----
 
-// Seconds that the other ranks have to end by themselves after one has failed; then they are killed.
+// Seconds that the other ranks have to end by themselves after one has failed; then they are killed, but for one that
+// saves, whose watchdog ends it when that does not progress.
 static double ranks_grace = 10;
+
+// Says to the parent, if there is one, that this rank ends only because another has; or (saves = 1) that it saves first.
+static inline void ranks_tell_parent(int saves) {
+    const int32_t word = saves ? -1 - ranks.rank : ranks.rank;
+    if (ranks.follower >= 0 && write(ranks.follower, &word, sizeof word) < 0) {
+    }  // then the parent takes it for a cause, or for one that hangs
+}
 
 // A socket that listens on this machine alone, on a port of the system's choice where `port` is 0; *port says which.
 static inline int ranks_listen_here(int* port) {
@@ -465,8 +473,9 @@ typedef struct {
     int count, left;
     int status;     // of the first that failed,
     int follows;    // 1: which only followed another
-    int followers;  // pipe in which ranks say that they follow
-    int* follow;    // (count) 1: it has said so
+    int followers;  // pipe in which ranks say that they follow, or save
+    int* follow;    // (count) 1: it has said that it follows
+    int* saves;     // (count) 1: it has said that it saves
     int forwarded;  // the last signal that was passed on
     double failed;  // when the first failed, 0: none has
     int killed;     // 1: the others were
@@ -479,19 +488,43 @@ static inline void guard_signal(const RankGuard* g, int number) {
     }
 }
 
+// Reads what ranks have said.
+static inline void guard_listen(RankGuard* g) {
+    int32_t word;
+    while (read(g->followers, &word, sizeof word) == (ssize_t)sizeof word) {
+        if (word < 0) {
+            g->saves[-1 - word] = 1;
+        } else {
+            g->follow[word] = 1;
+        }
+    }
+}
+
+// Kills all that are left but those that save.
+static inline void guard_kill(RankGuard* g) {
+    int late = 0;
+    for (int r = 0; r < g->count; r++) { late += g->pids[r] > 0 && !g->saves[r]; }
+    g->killed = 1;
+    if (!late) { return; }
+    fprintf(stderr, "error: %d rank%s not ended within %g seconds of the first that failed, and %s killed\n", late,
+            late == 1 ? " has" : "s have", ranks_grace, late == 1 ? "is" : "are");
+    for (int r = 0; r < g->count; r++) {
+        if (g->pids[r] > 0 && !g->saves[r]) { kill(g->pids[r], SIGKILL); }
+    }
+}
+
 // Takes note of a rank that has ended with `status`.
 static inline void guard_ended(RankGuard* g, int r, int status) {
     int number = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     int code = number ? 128 + number : WEXITSTATUS(status);
-    if (number && !g->killed) {
+    if (number && !(g->killed && !g->saves[r])) {
         fprintf(stderr, "error: rank %d (%s, GPU %d, process %ld) was killed by signal %d (%s)%s\n", r, ranks.host, r,
                 (long)g->pids[r], number, strsignal(number),
                 number == SIGKILL ? ": by somebody, or by the system because memory ran out (dmesg says so)" : "");
     }
     g->pids[r] = 0;
     g->left--;
-    int32_t follower;
-    while (read(g->followers, &follower, sizeof follower) == (ssize_t)sizeof follower) { g->follow[follower] = 1; }
+    guard_listen(g);
     // What a rank says in the pipe is there before it ends, in whatever order the ends are seen.
     if (code && !g->killed && (!g->status || (g->follows && !g->follow[r]))) {
         g->status = code;
@@ -526,12 +559,8 @@ static inline int guard_watch(RankGuard* g, const sigset_t* signals) {
             guard_signal(g, number);
         }
         guard_collect(g);
-        if (g->failed > 0 && !g->killed && g->left > 0 && now_seconds() > g->failed + ranks_grace) {
-            fprintf(stderr, "error: %d rank%s not ended within %g seconds of the first that failed, and %s killed\n",
-                    g->left, g->left == 1 ? " has" : "s have", ranks_grace, g->left == 1 ? "is" : "are");
-            g->killed = 1;
-            guard_signal(g, SIGKILL);
-        }
+        guard_listen(g);
+        if (g->failed > 0 && !g->killed && g->left > 0 && now_seconds() > g->failed + ranks_grace) { guard_kill(g); }
     }
     return g->status;
 }
@@ -592,6 +621,7 @@ static inline void ranks_spawn(const OptionTable* options) {
     memset(&g, 0, sizeof g);
     g.pids = (pid_t*)xalloc((size_t)n, sizeof(pid_t), "the processes of --gpus");
     g.follow = (int*)xalloc((size_t)n, sizeof(int), "the processes of --gpus");
+    g.saves = (int*)xalloc((size_t)n, sizeof(int), "the processes of --gpus");
     g.followers = ends[0];
     g.count = g.left = n;
     output_flush();

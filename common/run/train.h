@@ -62,6 +62,7 @@ static void trainer_save_last(void) {
     long long step = (long long)t->state.step;
     if (step == 0 || !ranks_talks()) { return; }  // nothing is lost; with several ranks rank 0 has the same to save
     t->dying = 1;
+    ranks_tell_parent(1);
     int there = t->saved_step == t->state.step;
     const char* hint = "with --zero 1 that takes all ranks; --resume goes on from the last checkpoint";
     char* error = there ? NULL : t->model->divided ? format_string("%s", hint) : trainer_try_save(t);

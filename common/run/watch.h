@@ -199,9 +199,7 @@ static inline void watch_end(const char* text, int alike) {
         WATCH_SET(watch.asking, 2);  // the main thread says what this rank itself has met
         return;
     }
-    const int32_t rank = ranks.rank;
-    if (ranks.follower >= 0 && write(ranks.follower, &rank, sizeof rank) < 0) {
-    }  // then the parent takes it for a cause
+    ranks_tell_parent(0);
     const int said = words && watch.echoes && alike;
     if (!said) { watch_print(text); }
     watch_exit(0);

@@ -1043,6 +1043,13 @@ static void test_ranks_abort(void) {
 
 static void crew_on_signal(int number) { crew_board->signals[ranks.rank] += number; }
 
+// Longer than ranks_grace.
+static void crew_save_long(void) {
+    ranks_tell_parent(1);
+    usleep(900000);
+    fprintf(stderr, "saved it\n");
+}
+
 static void crew_gpus(int count) {
     ranks_grace = 0.5;
     char* arguments = format_string("--gpus %d %s", count, crew.arguments);
@@ -1060,6 +1067,10 @@ static void crew_gpus(int count) {
     while (!crew_board->stop) { usleep(1000); }
     if (ranks.rank == crew.culprit && crew_board->stop == 2) { _exit(7); }
     if (ranks.rank == crew.culprit && crew_board->stop == 3) { die("of rank %d", ranks.rank); }
+    if (ranks.rank == crew.culprit && crew_board->stop == 5) {
+        die_last = crew_save_long;
+        die("of rank %d, which saves", ranks.rank);
+    }
     if (crew_board->stop == 4) {  // they all end by the signal, as the trainer does
         ranks_end();
         if (ranks.rank == 0) { usleep(800000); }  // longer than after a failure
@@ -1111,6 +1122,13 @@ static void test_ranks_gpus(void) {
     crew_board->stop = 3;
     crew_wait(5);
     crew_check("gpus, one dies", 0, 1, "GPU 2) step 0: error: of rank 2\n|GPU 2) failed at step 0: of rank 2\n");
+    crew_end();
+
+    gpus_start(3, 0);  // one saves before it ends: it has the time
+    crew_board->stop = 5;
+    crew_wait(5);
+    crew_check("gpus, one saves", 0, 1, "GPU 0) step 0: error: of rank 0, which saves\n|saved it\n");
+    CHECK(!strstr(crew.member[0].said.data, "killed"), "%s", crew.member[0].said.data);
     crew_end();
 
     gpus_start(3, -1);  // killed: named

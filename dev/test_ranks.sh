@@ -398,6 +398,10 @@ ok "SIGTERM before a validation: all end" ends 20
 at=$(sed -n 's/^stopped by SIGTERM after step \([0-9]*\) .*/\1/p' "$tmp/log")
 ok "SIGTERM before a validation: all have stopped" [ -n "$at" ]
 ok "SIGTERM before a validation: none after step $at" [ "$(grep -c "^validation after step $at:" "$tmp/log")" = 0 ]
+in_background group_signalled
+kill -TERM "${children[@]}" $parent
+ok "SIGTERM to all processes: all end" ends 20
+ok "SIGTERM to all processes: once is enough to stop" says "^stopped by SIGTERM"
 in_background one_signalled
 kill -TERM "${children[2]}"
 ok "SIGTERM to one rank: all end" ends 20

@@ -27,7 +27,19 @@
 static volatile sig_atomic_t trainer_signal;     // the first that came, 0: none
 static volatile sig_atomic_t trainer_under_way;  // 0: no step and no validation yet, so nothing is worth finishing
 
+// 1 for the first signal once more, from another sender: one to a whole group of processes reaches a rank of --gpus N from
+// there and from its parent, which passes it on.
+static int trainer_is_echo(int number) {
+    static struct timespec first;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (!trainer_signal) { first = now; }
+    double after = (double)(now.tv_sec - first.tv_sec) + 1e-9 * (double)(now.tv_nsec - first.tv_nsec);
+    return ranks.parent && trainer_signal == number && after < 1;
+}
+
 static void trainer_on_signal(int number) {
+    if (trainer_is_echo(number)) { return; }
     // The second one ends it at once, and so does the first while files are still opened and read, however long a
     // disk or a network takes.
     if (trainer_signal || !trainer_under_way) { _exit(128 + number); }

@@ -8,7 +8,7 @@
 #include "model.h"
 
 // text: NULL, or what the file at `path` says on another rank: then it is not looked for, and not written.
-// rows: of a step; its last micro-batch may have fewer than the others. planned: bytes, to be said beside what is
+// rows: of a step of all ranks; its last micro-batch may have fewer than the others. planned: bytes, to be said beside what is
 // taken. tune = 0: nothing is timed. For the graph this is the first run of a shape, so that step 1 is captured. A model
 // whose micro-batch has more rows than a step validates with all of them.
 static inline void rehearse(Model* model, const char* path, const char* text, int64_t rows, size_t planned, int tune) {

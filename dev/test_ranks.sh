@@ -144,6 +144,8 @@ done
 architecture=$first
 ok "--zero 1, two ranks: less memory" less_memory "${first}_fp322-1" "${first}_fp322-0"
 ok "--zero 1, bf16, four ranks: less memory" less_memory "${first}4-1" "${first}4-0"
+train planned --total-batch 80 --batch 4 --plan --gpus 2
+ok "--plan: rank 0 has whole micro-batches" says "of 2 GPUs with at most 4 rows"
 precision="" train planned $wide --plan --gpus 4 --zero 1
 cp "$tmp/log" "$tmp/planned.log"
 ok "--plan --zero 1: the memory of a run" [ "$(megabytes planned)" = "$(megabytes "${first}4-1")" ]

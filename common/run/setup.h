@@ -418,9 +418,15 @@ static inline int64_t trainer_steps_of_flops(const Trainer* t) {
     return (int64_t)steps;
 }
 
-// The most rows of a step that one rank has.
-static inline int64_t trainer_rank_rows(const Trainer* t) {
+// Rows of a step that a rank has if they are divided evenly, before micro-batches have their size.
+static inline int64_t trainer_even_rows(const Trainer* t) {
     return (t->step_rows + ranks_of_step() - 1) / ranks_of_step();
+}
+
+// Those that rank 0 has, which are the most: every micro-batch after those of a round of all ranks.
+static inline int64_t trainer_rank_rows(const Trainer* t) {
+    const int64_t round = (int64_t)ranks_of_step() * t->B, left = t->step_rows % round;
+    return t->step_rows / round * t->B + (left < t->B ? left : t->B);
 }
 
 // Where no --batch is given the model chooses the rows of a micro-batch, which from then on are the run's like given ones.
@@ -430,7 +436,7 @@ static inline void trainer_choose_batch(Trainer* t) {
     const char* card = GPU ? options_text(&t->options, "plan") : NULL;
     int training = !options_given(&t->options, "eval-only");
     if (t->model->choose_rows) {
-        t->B = t->model->choose_rows(t->model, card ? card : "", training ? trainer_rank_rows(t) : t->B, training);
+        t->B = t->model->choose_rows(t->model, card ? card : "", training ? trainer_even_rows(t) : t->B, training);
         t->chosen = 1;
     }
     option_choose(o, t->B, "");

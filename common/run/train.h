@@ -697,12 +697,12 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     if (t->model->rehearse) {
         char* choices = format_string("%s/products.txt", t->out);
         // The first rank chooses, the others take its choices.
-        if (ranks_talks()) { t->model->rehearse(t->model, choices, NULL, trainer_rank_rows(t)); }
+        if (ranks_talks()) { t->model->rehearse(t->model, choices, NULL, t->step_rows); }
         if (ranks.count > 1) {
             size_t size = 0;
             char* text = ranks_talks() && S_ISREG(file_mode(choices)) ? read_fully(choices, &size) : NULL;
             text = share_bytes(text, &size, "the choice of algorithms");
-            if (!ranks_talks()) { t->model->rehearse(t->model, choices, text ? text : "", trainer_rank_rows(t)); }
+            if (!ranks_talks()) { t->model->rehearse(t->model, choices, text ? text : "", t->step_rows); }
             free(text);
         }
         free(choices);

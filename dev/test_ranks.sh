@@ -109,6 +109,12 @@ for ranks in 1 2 3; do
 done
 ok "gone on with two ranks: the same weights" same_weights r8-2 on2 4
 
+train on_same --steps 1 --val-batches 3 --gpus 2
+train on_same --steps 1 --val-batches 3 --gpus 2 --resume=same
+ok "--resume=same of two ranks without --total-batch: exit status $status" [ $status = 0 ]
+train on_same --steps 1 --val-batches 3 --gpus 3 --resume=same
+ok "--resume=same, but with three ranks" says "^  --total-batch 64 \(now 96\)"
+
 # ---- the optimiser's state divided (--zero 1): no bit changes ----
 
 alike() { # OUT OUT STEP: weights, moments and norms

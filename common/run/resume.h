@@ -304,7 +304,9 @@ static inline const char* state_option(const Json* json, const char* name, const
 }
 
 // --resume=same: dies unless the run was begun with the options of this command line, all that matter, given and not.
-static inline void state_check_same(const Json* json, const char* path, const char* out, const OptionTable* options) {
+// count: ranks, each of which has a batch of a step where no --total-batch is given.
+static inline void state_check_same(const Json* json, const char* path, const char* out, const OptionTable* options,
+                                    int count) {
     const Json* stored = json_get(json, "options");
     StringBuilder differ = {0};
     for (int i = 0; i < options->count; i++) {
@@ -328,7 +330,7 @@ static inline void state_check_same(const Json* json, const char* path, const ch
                 }
             }
             if (numbers[0] && numbers[1]) {
-                now = derived = format_string("%lld", (long long)(numbers[0] * numbers[1]));
+                now = derived = format_string("%lld", (long long)(numbers[0] * numbers[1] * count));
             }
         }
         if (!(then && now ? state_same(o, then, now) : then == now)) {

@@ -306,7 +306,7 @@ static inline void trainer_find_checkpoint(Trainer* t) {
         die("%s: expected \"step\" to be that of the directory, found %lld", t->stored_path, (long long)t->state.step);
     }
     const char* how = options_text(&t->options, "resume");
-    if (how && how[0]) { state_check_same(t->stored, t->stored_path, t->out, &t->options); }
+    if (how && how[0]) { state_check_same(t->stored, t->stored_path, t->out, &t->options, ranks_of_step()); }
     state_restore_options(t->stored, t->stored_path, &t->options, &t->changed, &t->state.altered);
 }
 

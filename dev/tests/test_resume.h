@@ -188,7 +188,7 @@ static void resume_same(void* argument) {
     memset(&s, 0, sizeof s);
     char* text = state_text(&s, &tables[0]);
     Json* json = json_parse(text, strlen(text), "FILE");
-    state_check_same(json, "FILE", "OUT", &tables[1]);
+    state_check_same(json, "FILE", "OUT", &tables[1], 1);
 }
 
 static void test_resume_same(void) {

@@ -216,9 +216,8 @@ two() {
     local rank own=("$1" "$2") port=$((20000 + RANDOM % 10000)) pids=()
     shift 2
     for rank in 0 1; do
-        RANK=$rank WORLD_SIZE=2 LOCAL_RANK=$rank LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port timeout 100 \
-            EMULATE_MEMORY=${memory[$rank]:-} "$build/train_${architecture}_emu_fp32" $(model_of $architecture) ${own[$rank]} "$@" \
-            >"$tmp/log$rank" 2>&1 &
+        EMULATE_MEMORY=${memory[$rank]:-} RANK=$rank WORLD_SIZE=2 LOCAL_RANK=$rank LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port timeout 100 \
+            "$build/train_${architecture}_emu_fp32" $(model_of $architecture) ${own[$rank]} "$@" >"$tmp/log$rank" 2>&1 &
         pids+=($!)
     done
     wait "${pids[0]}"
@@ -320,7 +319,7 @@ ok "other ranks leave --out alone" [ ! -e "$nowhere" ]
 
 # ---- steps that take longer than --nccl-timeout ----
 
-train long --total-batch 24576 --steps 1 --sample-tokens 0 --nccl-timeout 1 --gpus 2
+train long --total-batch 1536 --steps 1 --nccl-timeout 1.5 --gpus 2
 ok "a step of many micro-batches: exit status $status" [ $status = 0 ]
 
 # ---- faults ----

@@ -69,6 +69,7 @@ static struct {
     int leaving;  // 1: it ends normally, as all do
     int exiting;  // 1: it is on its way out of the process
     int aborted;  // 1: ranks.abort has returned
+    int ending;   // 1: ranks.abort is called, and this process is about to end
 } watch;
 
 #define WATCH_GET(x) __atomic_load_n(&(x), __ATOMIC_ACQUIRE)
@@ -148,6 +149,7 @@ static inline void watch_close(WatchPeer* p) {
 __attribute__((noreturn)) static inline void watch_exit(int main_ends) {
     const double begin = now_seconds();
     char byte = 1;
+    WATCH_SET(watch.ending, 1);
     int asked = write(watch.abort[1], &byte, 1) == 1;
     for (int r = 0; r < ranks.count; r++) { watch_flush(&watch.peers[r]); }
     for (;;) {

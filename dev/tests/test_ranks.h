@@ -1039,6 +1039,33 @@ static void test_ranks_abort(void) {
     }
 }
 
+static volatile int crew_aborted;
+static void crew_abort_ends(void) { crew_aborted = 1; }
+
+// A collective that ranks.abort ends, with numbers that mean nothing.
+static void crew_stale(int rank) {
+    ranks.abort = crew_abort_ends;
+    crew_join(rank, crew_count);
+    ranks_barrier("step");
+    if (rank == 1) { die("as it should"); }
+    ranks_wait(1);
+    while (!crew_aborted) { usleep(1000); }
+    ranks_wait(0);
+    fprintf(stderr, "went on\n");
+    usleep(2000000);
+}
+
+static void test_ranks_stale(void) {
+    crew_begin("--nccl-timeout 20", 0);
+    crew_run(crew_stale, 3);
+    crew_wait(5);
+    for (int r = 0; r < 3; r++) {
+        crew_check("stale", r, 1, "as it should");
+        CHECK(!strstr(crew.member[r].said.data, "went on"), "rank %d: %s", r, crew.member[r].said.data);
+    }
+    crew_end();
+}
+
 // ---- --gpus ----
 
 static void crew_on_signal(int number) { crew_board->signals[ranks.rank] += number; }
@@ -1279,6 +1306,7 @@ static void ranks_tests(void) {
     RUN(test_ranks_alike);
     RUN(test_ranks_leave);
     RUN(test_ranks_abort);
+    RUN(test_ranks_stale);
     RUN(test_ranks_gpus);
     RUN(test_ranks_gpus_parent);
     RUN(test_ranks_hosts);

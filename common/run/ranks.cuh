@@ -62,7 +62,7 @@ static inline void nccl_open(void) {
         ranks_check_devices(prop.uuid.bytes);
     }
     // In-switch reduction adds in an order of its own: runs would not repeat bit for bit.
-    setenv("NCCL_ALGO", "^NVLS", 0);
+    setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);
     ncclUniqueId id;
     memset(&id, 0, sizeof id);
     if (ranks.rank == 0) { NCCL_CHECK(ncclGetUniqueId(&id)); }

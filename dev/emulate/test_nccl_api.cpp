@@ -85,7 +85,7 @@ static int alone(void) {
     enum { N = 100003 };
     static float mine[N], added[N], gathered[N];
     for (int i = 0; i < N; i++) { mine[i] = (float)(i % 1000) - 0.5f; }
-    setenv("NCCL_ALGO", "^NVLS", 0);  // as the trainers do
+    setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);  // as the trainers do
     ncclUniqueId id;
     ncclComm_t comm;
     cudaStream_t stream;

@@ -10,6 +10,7 @@
 #include "device.cuh"
 #include "model.h"
 #include "scaling.h"
+#include "transfers.cuh"
 
 // One setting of a model and what it costs.
 typedef struct {
@@ -301,16 +302,13 @@ static inline GradientOrder plan_gradients(Model* model, const PlanChoice* choic
     return order;
 }
 
-// What a GPU holds with the optimiser's state whole, and divided (zero_saves()).
+// What a GPU holds with the optimiser's state whole, and divided.
 static inline void plan_print_zero(const Model* model, const Plan* plan, int gpus) {
-    size_t products = 0;
-    for (int i = 0; i < model->tensors.count; i++) {
-        if (model->tensors.list[i].rounded) { products += model->tensors.list[i].size; }
-    }
-    double saved = zero_saves(model->tensors.total, products, gpus, sizeof(floatX) == 2);
-    double whole = (double)plan->total + (model->divided ? saved : 0);  // that was planned divided
-    printf("  memory of a GPU with these settings: --zero 0 %.1f MB, --zero 1 (ZeRO, stage 1) %.1f MB\n", whole / 1e6,
-           (whole - saved) / 1e6);
+    const double whole = (double)families_bytes(&model->tensors, 1),
+                 part = (double)families_bytes(&model->tensors, gpus);
+    const double rest = (double)plan->total - (model->divided ? part : whole);
+    printf("  memory of a GPU with these settings: --zero 0 %.1f MB, --zero 1 (ZeRO, stage 1) %.1f MB\n",
+           (rest + whole) / 1e6, (rest + part) / 1e6);
 }
 
 // --plan=CARD of a model that is allocated as it would be on that card (ledger.dry): the settings that were compared,

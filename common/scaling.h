@@ -125,21 +125,6 @@ static inline Reduction reduction_of(const Cluster* c, const GradientOrder* orde
     return r;
 }
 
-// ---- ZeRO, stage 1: the optimiser's state is divided among ranks ----
-
-enum { ZERO_BLOCK = 65536 };  // numbers; ranges begin at multiples of it
-
-// Numbers of the largest range where `numbers` are divided among ranks.
-static inline size_t zero_range(size_t numbers, int ranks) {
-    return min_size(numbers, round_up(div_up(numbers, (size_t)ranks), ZERO_BLOCK));
-}
-// Bytes that a rank has less: moments of others' ranges, and in bf16 fp32 weights there that only the optimiser reads,
-// `products` of all numbers (as if every range had the same share of them).
-static inline double zero_saves(size_t numbers, size_t products, int ranks, int bf16) {
-    double others = (double)(numbers - zero_range(numbers, ranks));
-    return 8 * others + (bf16 ? 4 * others * ((double)products / (double)numbers) : 0);
-}
-
 // ---- printing ----
 
 // What a step loses most to, where a GPU computes for `compute` seconds; the caller frees it.

@@ -35,6 +35,33 @@ static inline void families_take(Families* f, Arena* a, int training) {
     f->adamw.device = TAKE(a, const AdamwSpan, "the optimiser's plan", training ? f->spans : 0);
 }
 
+// The ranges of `count` ranks, of which this is `rank`. There is room as for the largest, so that all ranks plan their
+// memory alike, and so micro-batches of as many rows.
+static inline void families_divide(Families* f, const TensorTable* table, int rank, int count) {
+    f->range = range_of(table->total, rank, count);
+    f->masters = 0, f->moments = min_size(f->range.most, table->total);
+    for (int r = 0; r < count; r++) {
+        Range other = range_of(table->total, r, count);
+        f->masters = max_size(f->masters, range_masters(&other, table));
+    }
+    f->spans = f->moments / ADAMW_SPAN + (size_t)table->count + 1;
+}
+
+// Bytes of a training's families, whole (count = 1) or as each of `count` ranks has them.
+static inline size_t families_bytes(const TensorTable* table, int count) {
+    Families f;
+    Arena a;
+    memset(&f, 0, sizeof f), memset(&a, 0, sizeof a);
+    families_divide(&f, table, 0, count);
+    if (count == 1) {
+        AdamwPlan all = adamw_plan(table);
+        f.spans = all.count;
+        free(all.host);
+    }
+    families_take(&f, &a, 1);
+    return a.used;
+}
+
 // Once the memory is there: what a layer never writes, padding above all, is 0.
 static inline void families_start(Families* f) {
     if ((void*)f->x != (void*)f->master) { device_zero(f->master, f->masters * sizeof(float)); }

@@ -155,6 +155,11 @@ ok "--plan: rank 0 has whole micro-batches" says "of 2 GPUs with at most 4 rows"
 precision="" train planned $wide --plan --gpus 4 --zero 1
 cp "$tmp/log" "$tmp/planned.log"
 ok "--plan --zero 1: the memory of a run" [ "$(megabytes planned)" = "$(megabytes "${first}4-1")" ]
+# What a plan of undivided ranks says of --zero 1 is what it takes.
+precision="" train planned $wide --plan=h100 --gpus 4 --zero 1
+total=$(sed -n 's/^  total  *\([0-9.]* MB\).*/\1/p' "$tmp/log")
+precision="" train planned $wide --plan=h100 --gpus 4
+ok "--plan: $total with --zero 1" says "--zero 1 \(ZeRO, stage 1\) ${total:-?}\$"
 for how in "--recompute 2" "--graph 0"; do
     train how $wide --steps 2 --gpus 3 --zero 1 $how
     ok "--zero 1 $how: the same bits" alike "${first}_fp323-0" how 2

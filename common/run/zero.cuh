@@ -162,15 +162,8 @@ static inline void zero_drive(Model* model, const OptionTable* options) {
     Families* f = model->families;
     const TensorTable* table = &model->tensors;
     free(f->adamw.host);
-    f->range = range_of(table->total, ranks.rank, count);
+    families_divide(f, table, ranks.rank, count);
     f->adamw = adamw_plan_range(table, &f->range);
-    // Room as for the largest part, so that all ranks plan their memory alike, and so micro-batches of as many rows.
-    f->masters = 0, f->moments = min_size(f->range.most, table->total);
-    f->spans = f->moments / ADAMW_SPAN + (size_t)table->count + 1;
-    for (int r = 0; r < count; r++) {
-        Range other = range_of(table->total, r, count);
-        f->masters = max_size(f->masters, range_masters(&other, table));
-    }
     model->divided = 1;
     model->reduce = zero_reduce;
     model->grad_norm = zero_grad_norm;

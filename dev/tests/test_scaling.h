@@ -105,20 +105,10 @@ static void test_scaling_loss(void) {
     }
 }
 
-static void test_scaling_zero(void) {
-    CHECK(zero_range(1000000, 4) == 262144, "a quarter of a million, in blocks: %zu", zero_range(1000000, 4));
-    CHECK(zero_range(1000000, 1) == 1000000 && zero_range(10, 4) == 10, "ranges beyond the end");
-    // 737,856 numbers of others: 8 bytes of moments each, and 4 of every second one in bf16.
-    CHECK(zero_saves(1000000, 500000, 4, 1) == 7378560, "bf16 saves %.0f", zero_saves(1000000, 500000, 4, 1));
-    CHECK(zero_saves(1000000, 500000, 4, 0) == 5902848, "fp32 saves %.0f", zero_saves(1000000, 500000, 4, 0));
-    CHECK(zero_saves(1000000, 500000, 1, 1) == 0, "one rank saves %.0f", zero_saves(1000000, 500000, 1, 1));
-}
-
 static void scaling_tests(void) {
     RUN(test_scaling_reduce);
     RUN(test_scaling_overlap);
     RUN(test_scaling_loss);
-    RUN(test_scaling_zero);
 }
 
 #endif

@@ -609,6 +609,17 @@ static inline void trainer_warn_of_rate(const Trainer* t) {
          "--steps, or --warmup-steps 0");
 }
 
+// GPUs that have no row of any step.
+static inline void trainer_warn_of_idle_ranks(const Trainer* t) {
+    int64_t parts = (t->step_rows + t->B - 1) / t->B;
+    if (parts >= ranks.count || !ranks_talks()) { return; }
+    warn("a step of %lld rows is %lld micro-batch%s of %d, for %d ranks: %d of the GPUs have nothing to compute; take "
+         "fewer, "
+         "give a smaller --batch, or start a run with a larger --total-batch",
+         (long long)t->step_rows, (long long)parts, parts == 1 ? "" : "es", t->B, ranks.count,
+         ranks.count - (int)parts);
+}
+
 // One process, or all ranks of a run.
 static inline void trainer_begin_ranks(Trainer* t) {
     if (!GPU) { return; }
@@ -666,7 +677,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_choose_batch(t);
     if (t->model->prepare) { t->model->prepare(t->model, !eval_only); }
     trainer_banner(t);
-    if (!eval_only && !dump) { trainer_warn_of_rate(t); }
+    if (!eval_only && !dump) { trainer_warn_of_rate(t), trainer_warn_of_idle_ranks(t); }
     trainer_allocate(t, !eval_only);
     if (GPU && options_given(&t->options, "compare-cpu")) {
         int64_t count = trainer_load_step(t);

@@ -60,7 +60,8 @@ static inline int comparison_judge(const Compared* row) {
         largest = fmax(largest, fabs((double)row->exact[i]));
         if (row->naive) { naive = fmax(naive, fabs((double)row->naive[i] - (double)row->exact[i])); }
     }
-    // fp32: 2e-5 of the largest entry (under the emulator at most 2e-6 was seen; a GPU adds in another order).
+    // fp32: 2e-5 of the largest entry (under the emulator at most 2e-6 was seen; a GPU adds in another order), of a
+    // gradient 4e-5: on an H100 a bias had 2.01e-5 after 8 rows of 2,048, whose gradients the C half adds one by one.
     // bf16: 2.2 times the error of the reference that rounds as it stores, 2.5 times of a gradient. Over 1,440 tensors of
     // ten Pythia models and five sets of tokens at most 1.99 times was seen; over 5,900 of fifteen LLaMA models and seven
     // sets two activations had 2.08 times, two gradients 2.02 and 2.38: the products of gate and up have few numbers
@@ -68,8 +69,9 @@ static inline int comparison_judge(const Compared* row) {
     // tensor of under 128 numbers, the largest of whose errors is more a matter of chance: of 495 one had more than
     // twice, 2.07 times, an earlier set 2.9. At least 1e-5 of the largest entry, for what neither rounds: the input
     // embeddings of pass 0 are fp32 in both (and had the same bits); half of what fp32 may have.
-    double times = n < 128 ? 3 : strncmp(row->name, LIST_GRADIENT, strlen(LIST_GRADIENT)) == 0 ? 2.5 : 2.2;
-    double tolerance = row->naive ? fmax(times * naive, 1e-5 * largest) : 2e-5 * largest;
+    int gradient = strncmp(row->name, LIST_GRADIENT, strlen(LIST_GRADIENT)) == 0;
+    double times = n < 128 ? 3 : gradient ? 2.5 : 2.2;
+    double tolerance = row->naive ? fmax(times * naive, 1e-5 * largest) : (gradient ? 4e-5 : 2e-5) * largest;
     // Queries and keys may have no gradient where values have one: rows of one position. What is left of it are
     // roundings of terms that cancel, 1e-7 of the values' was seen.
     tolerance = fmax(tolerance, 1e-6 * row->beside);

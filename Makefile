@@ -75,6 +75,7 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call program,train_$(a),train_$(a).cu,)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call program,bench_step_$(a),dev/bench_step.c,$(call of_trainer,$(a)))))
 $(eval $(call program,bench_cpu,dev/bench_cpu.c,))
 $(eval $(call tool,bytes,data/bytes.c))
+$(eval $(call tool,tokens,data/tokens.c))
 $(eval $(call tool,compare,common/run/compare.c))
 
 # ---- which trainer ----
@@ -236,7 +237,7 @@ trainers: $(TRAINERS) ## build the CPU trainers of all architectures
 
 # BUILD_ONLY=1: the programs of test, test-sanitize, test-fuzz and test-emu are built and not run.
 RUN = $(if $(BUILD_ONLY),@: ,@)
-test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/compare ## every test that a bare machine can run (two minutes)
+test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/tokens $(B)/compare ## every test that a bare machine can run (two minutes)
 	$(RUN)JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS) "dev/test_make.sh $(B) $(MODEL)"
 	$(RUN)echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
@@ -443,9 +444,10 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call fuzz,$(a))))
 test-fuzz: $(ARCHITECTURES:%=$(B)/$(FUZZER)_%) ## damaged files for every parser, FUZZ_SECONDS=20 each, under the sanitizers
 	@$(if $(filter fuzz,$(FUZZER)),echo "blindly: coverage guides it where clang has libFuzzer" >&2)
 	$(RUN)B="$(B)" JOBS=$(or $(JOBS),$(PROCESSORS)) dev/fuzz.sh $(FUZZ_SECONDS) $^
-test-transformers: $(TRAINERS) venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
+test-transformers: $(TRAINERS) $(B)/tokens venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
 	$(PYTHON) dev/ref/check_fixtures.py
 	$(PYTHON) dev/test_tools.py $(B)/train_gpt2
+	$(PYTHON) dev/check_tokenizers.py $(B)/tokens
 	$(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
 	PYTHONPATH=$(VENV)/transformers-old $(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
 test-smollm2: $(B)/train_llama venv ## real weights, SmolLM2-135M (93 MB from the network), in train_llama and in transformers

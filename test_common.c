@@ -35,6 +35,7 @@
 #include "dev/tests/test_tensors.h"
 #include "dev/tests/test_threads.h"
 #include "dev/tests/test_tokenizer.h"
+#include "dev/tests/test_tokens.h"
 #include "dev/tests/test_train.h"
 #include "dev/tests/test_save.h"  // with test_train.h's runs
 // This one includes a whole program, whose main gets another name.
@@ -84,6 +85,7 @@ int MAIN(int argc, char** argv) {
     shards_tests();
     tensors_tests();
     tokenizer_tests();
+    tokens_tests();
     bytes_tests();
     compare_tests();
     resume_tests();

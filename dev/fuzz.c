@@ -212,17 +212,18 @@ static void fuzz_shards(const uint8_t* data, size_t size) {
     shards_close(shards);
 }
 
-// A tokenizer.json; or, with `pair`, vocab.json up to the first NUL byte and merges.txt after it.
-static void fuzz_tokenizer(const uint8_t* data, size_t size, int pair) {
-    static const char* const names[] = {"tokenizer.json", "vocab.json", "merges.txt"};
-    for (int i = 0; i < 3; i++) {
+// A tokenizer.json; or, with `pair`, vocab.json up to the first NUL byte and merges.txt after it; or, with `model`, a
+// tokenizer.model.
+static void fuzz_tokenizer(const uint8_t* data, size_t size, int pair, int model) {
+    static const char* const names[] = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"};
+    for (int i = 0; i < 4; i++) {
         char* path = fuzz_path(names[i]);
         unlink(path);
         free(path);
     }
     const uint8_t* nul = pair ? (const uint8_t*)memchr(data, 0, size) : NULL;
     size_t first = nul ? (size_t)(nul - data) : size;
-    fuzz_write(pair ? "vocab.json" : "tokenizer.json", data, first);
+    fuzz_write(names[pair ? 1 : model ? 3 : 0], data, first);
     if (pair) { fuzz_write("merges.txt", data + first + !!nul, size - first - !!nul); }
     enum { V = 300 };
     Tokenizer* tokenizer = tokenizer_open(fuzz_directory, V);
@@ -232,10 +233,10 @@ static void fuzz_tokenizer(const uint8_t* data, size_t size, int pair) {
     CheckpointFile files[TOKENIZER_FILES];
     int n = tokenizer_files(tokenizer, files);
     FUZZ_CHECK(n >= 0 && n <= TOKENIZER_FILES);
-    const char* text = " ab a\xc3\xa9<|endoftext|>b";
-    int ids[64];
+    const char* text = "  ab a\xc3\xa9<|endoftext|>b\xff 12e\xcc\x81\n\xe2\x96\x81z";
+    int ids[128];
     n = tokenizer_encode(tokenizer, text, strlen(text), ids);
-    FUZZ_CHECK(n >= 0 && n <= (int)strlen(text));
+    FUZZ_CHECK(n >= 0 && (size_t)n <= tokenizer_room(strlen(text)));
     for (int i = 0; i < n; i++) { FUZZ_CHECK(ids[i] >= 0 && ids[i] < V); }
     tokenizer_close(tokenizer);
 }
@@ -350,10 +351,12 @@ enum {
     FUZZ_METRICS,
     FUZZ_OPTIONS,
     FUZZ_MERGES,
+    FUZZ_MODEL,
     FUZZ_TARGETS
 };
-static const char* const fuzz_names[FUZZ_TARGETS] = {"json",   "safetensors", "index",   "shards",  "tokenizer",
-                                                     "config", "state",       "metrics", "options", "merges"};
+static const char* const fuzz_names[FUZZ_TARGETS] = {"json",      "safetensors", "index",        "shards",
+                                                     "tokenizer", "config",      "state",        "metrics",
+                                                     "options",   "merges",      "sentencepiece"};
 static int fuzz_only = -1;  // the one that --parser names
 
 static void fuzz_target(int target, const uint8_t* data, size_t size) {
@@ -362,12 +365,13 @@ static void fuzz_target(int target, const uint8_t* data, size_t size) {
         case FUZZ_SAFETENSORS: fuzz_safetensors(data, size); break;
         case FUZZ_INDEX: fuzz_index(data, size); break;
         case FUZZ_SHARDS: fuzz_shards(data, size); break;
-        case FUZZ_TOKENIZER: fuzz_tokenizer(data, size, 0); break;
+        case FUZZ_TOKENIZER: fuzz_tokenizer(data, size, 0, 0); break;
+        case FUZZ_MODEL: fuzz_tokenizer(data, size, 0, 1); break;
         case FUZZ_CONFIG: fuzz_config(data, size); break;
         case FUZZ_STATE: fuzz_state(data, size); break;
         case FUZZ_METRICS: fuzz_metrics(data, size); break;
         case FUZZ_OPTIONS: fuzz_command(data, size); break;
-        default: fuzz_tokenizer(data, size, 1); break;
+        default: fuzz_tokenizer(data, size, 1, 0); break;
     }
 }
 

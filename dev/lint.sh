@@ -222,8 +222,8 @@ done | sort -u | check "at most three #if GPU a file, none inside a function or 
     [ -f ponder.cuh ] && strip 1 ponder.cuh | grep -E '#[ \t]*include[ \t]*"' | grep -Ev 'include "(common/([a-z]+/)?[a-z_]+\.(h|cuh)|modeling_ponder\.h)"' | sed 's/$/   (ponder.cuh includes only common\/)/'
     [ -n "$trainers" ] && strip 1 $trainers | grep -E '#[ \t]*include[ \t]*"' | grep -Ev 'include "(ponder\.cuh|modeling_ponder\.h|common/([a-z]+/)?[a-z_]+\.(h|cuh))"' |
         sed 's/$/   (a trainer includes only ponder.cuh and common\/)/'
-    # (Tokenizer files are named after the model that brought them up, so tokenizer.h may say gpt2.)
-    strip 1 $(files '^common/.*\.(c|h|cuh)$') | sed -E 's/PONDER_[A-Z0-9_]+//g; s/ponder\.c([^u]|$)/\1/g; s/^(common\/files\/tokenizer\.h:.*)gpt2/\1/I' |
+    # (Tokenizer files and patterns are named after the model that brought them up, so their readers may say gpt2.)
+    strip 1 $(files '^common/.*\.(c|h|cuh)$') | sed -E 's/PONDER_[A-Z0-9_]+//g; s/ponder\.c([^u]|$)/\1/g; /^common\/files\/(tokenizer|tokenizer_json|words)\.h:/s/gpt2|llama//Ig' |
         grep -iE '^[^:]*:[0-9]*:.*(ponder|neox|llama|gpt2|pythia)' |
         sed 's/$/   (common\/ knows no architecture and no pondering)/'
     # Configuration [1], the tensor table [2] and main [8] wire a trainer up; layers and passes know nothing.
@@ -309,7 +309,7 @@ if [ -f README.md ]; then
         # Built plainly here, so that the check needs nothing from build/ and sees the current sources.
         cc=${CC:-cc}
         : >"$tmp/help"
-        for f in $trainers $(files '^(data/bytes|common/run/compare)\.c$'); do
+        for f in $trainers $(files '^(data/(bytes|tokens)|common/run/compare)\.c$'); do
             if $cc -x c -std=gnu11 -O0 -w -I"$B/include" -o "$tmp/program" "$f" -lm >"$tmp/log" 2>&1; then
                 "$tmp/program" --help </dev/null >>"$tmp/help" 2>&1 || echo "$f: --help fails"
             else

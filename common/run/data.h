@@ -43,11 +43,10 @@ static inline void trainer_note_tokenizer(Trainer* t) {
 // Dies unless --tokenizer is one that the model can use.
 static inline void trainer_check_tokenizer(const Trainer* t, const Tokenizer* tokenizer, const char* given) {
     if (tokenizer->kind == TOKENIZER_NUMBERS || strcmp(tokenizer->source, "bytes") == 0) {
-        die("--tokenizer %s: expected tokenizer.json, or vocab.json with merges.txt, found neither%s", given,
-            tokenizer_kept(tokenizer, "tokenizer.model")
-                ? " (SentencePiece's tokenizer.model is not read; in Python, "
-                  "AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW_DIR) of transformers makes a tokenizer.json)"
-                : "");
+        die("--tokenizer %s: expected tokenizer.json, vocab.json with merges.txt, or SentencePiece's tokenizer.model, "
+            "found none "
+            "of them",
+            given);
     }
     if (tokenizer->count > t->model->V) {
         die("--tokenizer %s: it has tokens up to %d, but the vocabulary of the model ends with %d; --vocab %d has room "
@@ -64,7 +63,8 @@ static inline void trainer_open_tokenizer(Trainer* t) {
     struct stat info;
     if (reads && ranks_talks()) {
         if (stat(given, &info) != 0) {
-            die("--tokenizer %s: expected a tokenizer.json, or a directory with one: %s", given, strerror(errno));
+            die("--tokenizer %s: expected a tokenizer.json or tokenizer.model, or a directory with one: %s", given,
+                strerror(errno));
         }
         if (!S_ISDIR(info.st_mode) && (text_ends(given, "vocab.json") || text_ends(given, "merges.txt"))) {
             die("--tokenizer %s: expected the directory, which has vocab.json and merges.txt, found one of them",
@@ -76,8 +76,8 @@ static inline void trainer_open_tokenizer(Trainer* t) {
         trainer_check_tokenizer(t, asked, given);
     }
     t->tokenizer = asked && !t->checkpoint ? asked : share_tokenizer(t->weights, t->model->V);
-    static const char* const files[] = {"tokenizer.json", "vocab.json", "merges.txt"};
-    for (int i = 0; i < 3 && asked && t->checkpoint; i++) {
+    static const char* const files[] = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"};
+    for (int i = 0; i < 4 && asked && t->checkpoint; i++) {
         const CheckpointFile *a = tokenizer_kept(asked, files[i]), *b = tokenizer_kept(t->tokenizer, files[i]);
         if (!a != !b || (a && (a->size != b->size || memcmp(a->text, b->text, a->size) != 0))) {
             char* why =

@@ -137,8 +137,10 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
         {"data", "val", OPTION_TEXT, NULL, "GLOB", 0, 0, RESUME_FREE,
          "shards to validate on; without them nothing is validated"},
         {"data", "tokenizer", OPTION_TEXT, NULL, "DIR|FILE", 0, 0, RESUME_FREE,
-         "of the data, for prompts and samples, carried in checkpoints: a tokenizer.json, or a directory with one or "
-         "with vocab.json and merges.txt [default: that of a --model directory; bytes for a vocabulary of 257]"},
+         "of the data, for prompts and samples, carried in checkpoints: a tokenizer.json or tokenizer.model, or a "
+         "directory "
+         "with one or with vocab.json and merges.txt [default: that of a --model directory; bytes for a vocabulary of "
+         "257]"},
         {"data", "seq", OPTION_INT, NULL, "N", 1, 1 << 24, RESUME_FIXED,
          "tokens of a row, the length of the context [default: what the model is made for]"},
         {"data", "batch", OPTION_INT, GPU ? NULL : "8", "N", 1, 1 << 24, RESUME_FREE,
@@ -621,7 +623,7 @@ static inline void trainer_prepare_samples(Trainer* t) {
     sampler_make(&t->sampler, t->model);
     const char* text = options_text(o, "prompt");
     if (text && text[0]) {
-        t->prompt = (int*)xalloc(strlen(text), sizeof(int), "the prompt");
+        t->prompt = (int*)xalloc(tokenizer_room(strlen(text)), sizeof(int), "the prompt");
         t->prompt_length = (size_t)tokenizer_encode(t->tokenizer, text, strlen(text), t->prompt);
     } else if (!text && t->val) {
         t->prompt = (int*)xalloc((size_t)t->T, sizeof(int), "the prompt");

@@ -389,9 +389,9 @@ static void test_save_tokenizer(void) {
     const char* const bad[][2] = {
         {"--tokenizer own.json: it has tokens up to 257, but the vocabulary of the model ends with 256; --vocab 258",
          "--tokenizer own.json"},
-        {"--tokenizer own: expected tokenizer.json, or vocab.json with merges.txt, found neither (SentencePiece",
+        {"--tokenizer own: expected tokenizer.json, vocab.json with merges.txt, or SentencePiece's tokenizer.model",
          "--tokenizer own"},
-        {"--tokenizer nowhere: expected a tokenizer.json, or a directory with one: No such file",
+        {"--tokenizer nowhere: expected a tokenizer.json or tokenizer.model, or a directory with one: No such file",
          "--tokenizer nowhere"},
         {"--tokenizer : expected", "--tokenizer="},
         {"train.bin:1:1: expected a value, found", "--tokenizer train.bin"},

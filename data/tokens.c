@@ -1,0 +1,544 @@
+// tokens.c - turns texts into a token shard, with a tokenizer's own files.
+//
+//     build/tokens --tokenizer DIR|FILE --out data/mine/train.bin [--special parse] TEXT...
+//
+// A text is a document: end of text follows each. The shard depends on the texts, their order and the tokenizer alone,
+// not on the number of threads.
+//
+// Pipeline: read documents into blocks of about a megabyte, cutting long ones where that changes no token (encode.h)
+// -> encode the blocks of a batch, each by one thread -> write them in their order, under a temporary name -> rename.
+// So a document of any size takes little memory, unless its tokenizer knows no place to cut it.
+#include "../common/files/file.h"
+#include "../common/files/shards.h"
+#include "../common/files/tokenizer.h"
+
+#include <signal.h>
+
+enum {
+    TOKENS_BLOCK = 1 << 20,   // bytes of text that one thread encodes at a time
+    TOKENS_LONGEST = 1 << 28  // bytes without a place to cut that are taken: merging takes fifty times that
+};
+
+typedef struct {
+    const char *tokenizer, *out;
+    int special;  // special tokens in texts are parsed
+    int framed;   // texts hold several documents, each behind its length
+    int threads;  // 0: as many as there are processors
+    int input_count;
+    char** inputs;
+} TokensOptions;
+
+// A part of a block: a document, or a part of one.
+typedef struct {
+    size_t at, size;
+    int first, last;  // of its document
+} TokensPart;
+
+typedef struct {
+    char* text;  // (capacity)
+    size_t size, capacity;
+    TokensPart* parts;  // (part_capacity)
+    size_t part_count, part_capacity;
+    int* tokens;  // what was made of it (count)
+    size_t count;
+} TokensBlock;
+
+// The shards of one name as they are written: the first, and NAME_00001.bin and so on for what it cannot hold.
+typedef struct {
+    const char* path;
+    int width;            // bytes of a token
+    FileTarget* targets;  // (count)
+    char** names;         // (count)
+    uint64_t* tokens;     // (count) in each
+    int count;
+    char buffer[1 << 16];
+} TokensOut;
+
+static TokensOut tokens_out;              // what a signal or an error leaves unfinished is removed
+static uint64_t tokens_most = INT32_MAX;  // the header counts in int32; tests set less
+
+static const char* const tokens_usage =
+    "usage: tokens --tokenizer DIR|FILE --out FILE [options] TEXT|- ...\n"
+    "Makes a token shard of texts, one document each: end of text follows every one.\n"
+    "\n"
+    "  --tokenizer DIR|FILE  tokenizer.json or tokenizer.model, or a directory with one, or with vocab.json and\n"
+    "                        merges.txt\n"
+    "  --out FILE            the shard: uint16 tokens, uint32 if the tokenizer has more than 65536\n"
+    "  --special text|parse  special tokens in the texts, <|endoftext|>, are text (default), or those tokens\n"
+    "  --framed 0|1          1: a TEXT holds many documents, each behind its length in bytes (8 bytes,\n"
+    "                        little-endian)\n"
+    "  --threads N           default: one for each processor; the shard is the same for any number\n"
+    "  --help\n"
+    "- is standard input. What one shard cannot hold (2147483647 tokens) goes on in NAME_00001.bin and so on.\n";
+
+// ---- options ----
+
+// Fills options from the command line; returns 0 if only help was asked for.
+static int tokens_parse(TokensOptions* o, int argc, char** argv) {
+    memset(o, 0, sizeof *o);
+    o->inputs = (char**)xalloc((size_t)argc, sizeof(char*), "the arguments");
+    const char *special = NULL, *framed = NULL, *threads = NULL;
+    struct {
+        const char* name;
+        const char** value;
+    } known[] = {{"--tokenizer", &o->tokenizer},
+                 {"--out", &o->out},
+                 {"--special", &special},
+                 {"--framed", &framed},
+                 {"--threads", &threads}};
+    int only_files = 0;  // after "--"
+    for (int i = 1; i < argc; i++) {
+        char* argument = argv[i];
+        if (only_files || argument[0] != '-' || argument[1] == 0) {
+            o->inputs[o->input_count++] = argument;
+            continue;
+        }
+        if (strcmp(argument, "--") == 0) {
+            only_files = 1;
+            continue;
+        }
+        if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0) { return 0; }
+        const char* equals = strchr(argument, '=');
+        size_t length = equals ? (size_t)(equals - argument) : strlen(argument);
+        const char** value = NULL;
+        for (size_t k = 0; k < sizeof known / sizeof known[0]; k++) {
+            if (strlen(known[k].name) == length && memcmp(known[k].name, argument, length) == 0) {
+                value = known[k].value;
+            }
+        }
+        if (value == NULL) { die("unknown option %.*s; tokens --help lists them", (int)length, argument); }
+        if (*value) { die("%.*s is given twice", (int)length, argument); }
+        if (!equals && i + 1 == argc) { die("%s: expected a value after it", argument); }
+        *value = equals ? equals + 1 : argv[++i];
+        if (**value == 0) { die("%.*s: expected a value, found an empty one", (int)length, argument); }
+    }
+    if (!o->tokenizer || !o->out) { die("expected --tokenizer DIR|FILE and --out FILE; see tokens --help"); }
+    if (o->input_count == 0) { die("expected texts to read, - is standard input; see tokens --help"); }
+    if (special && strcmp(special, "parse") != 0 && strcmp(special, "text") != 0) {
+        die("--special: expected text or parse, found '%s'", special);
+    }
+    if (framed && strcmp(framed, "0") != 0 && strcmp(framed, "1") != 0) {
+        die("--framed: expected 0 or 1, found '%s'", framed);
+    }
+    o->special = special && strcmp(special, "parse") == 0;
+    o->framed = framed && framed[0] == '1';
+    if (threads) {
+        char* end = NULL;
+        long value = strtol(threads, &end, 10);
+        if (*end != 0 || *threads < '0' || *threads > '9' || value < 1 || value > 4096) {
+            die("--threads: expected a whole number from 1 to 4096, found '%s'", threads);
+        }
+        o->threads = (int)value;
+    }
+    if (strcmp(o->out, "-") == 0) { o->out = "/dev/stdout"; }
+    return 1;
+}
+
+// ---- writing ----
+
+static void tokens_drop(void) {
+    for (int i = 0; i < tokens_out.count; i++) { target_drop(&tokens_out.targets[i]); }
+}
+
+static void tokens_on_signal(int number) {
+    for (int i = 0; i < tokens_out.count; i++) {
+        if (tokens_out.targets[i].temporary) { unlink(tokens_out.targets[i].temporary); }
+    }
+    signal(number, SIG_DFL);
+    raise(number);  // it ends the program when this function returns
+}
+
+static void tokens_catch_signals(void) {
+    static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
+    for (int i = 0; i < 3; i++) {
+        struct sigaction action, old;
+        memset(&action, 0, sizeof action);
+        sigemptyset(&action.sa_mask);
+        action.sa_handler = tokens_on_signal;
+        if (sigaction(ends[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) { sigaction(ends[i], &action, NULL); }
+    }
+    signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of write, with a message
+    signal(SIGPIPE, SIG_IGN);  // and so is a reader of --out that has gone
+}
+
+// Writes the header again: only now it is known how many tokens there are.
+static void tokens_finish_shard(TokensOut* out, int i) {
+    unsigned char header[SHARD_HEADER_BYTES];
+    FileTarget* target = &out->targets[i];
+    shard_header(header, out->width, (uint32_t)out->tokens[i]);
+    int failed =
+        target->temporary && (lseek(target->fd, 0, SEEK_SET) != 0 || write_all(target->fd, header, sizeof header) != 0);
+    char* error = target_close(target, failed);
+    if (error) { die("%s", error); }
+}
+
+// Begins the next shard of the name.
+static void tokens_next_shard(TokensOut* out) {
+    if (out->count) { tokens_finish_shard(out, out->count - 1); }
+    int n = out->count;
+    FileTarget* targets = (FileTarget*)xalloc((size_t)n + 1, sizeof(FileTarget), "the shards");
+    char** names = (char**)xalloc((size_t)n + 1, sizeof(char*), "the shards");
+    uint64_t* tokens = (uint64_t*)xalloc((size_t)n + 1, sizeof(uint64_t), "the shards");
+    if (n) {
+        memcpy(targets, out->targets, (size_t)n * sizeof(FileTarget));
+        memcpy(names, out->names, (size_t)n * sizeof(char*));
+        memcpy(tokens, out->tokens, (size_t)n * sizeof(uint64_t));
+    }
+    const char *slash = strrchr(out->path, '/'), *dot = strrchr(slash ? slash : out->path, '.');
+    if (!dot || dot == out->path || dot[-1] == '/') { dot = out->path + strlen(out->path); }
+    names[n] =
+        n ? format_string("%.*s_%05d%s", (int)(dot - out->path), out->path, n, dot) : format_string("%s", out->path);
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);  // a signal finds lists that are whole
+    char* error = target_open(&targets[n], names[n]);
+    FileTarget* old = out->targets;
+    out->targets = targets;
+    out->names = names;
+    out->tokens = tokens;
+    out->count = n + 1;
+    free(old);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (error) { die("%s", error); }
+    if (!targets[n].temporary) {
+        die("%s: expected the name of a file, found %s: the number of tokens, which stands in front, is known at the "
+            "end",
+            out->path, file_kind(file_mode(out->path)));
+    }
+    unsigned char header[SHARD_HEADER_BYTES] = {0};
+    if (write_all(targets[n].fd, header, sizeof header) != 0) { die("%s", target_close(&targets[n], 1)); }
+}
+
+static void tokens_write(TokensOut* out, const int* tokens, size_t n) {
+    for (size_t done = 0, some; done < n; done += some) {
+        int last = out->count - 1;
+        if (out->tokens[last] == tokens_most) {
+            tokens_next_shard(out);
+            last++;
+        }
+        some = min_size(min_size(n - done, sizeof out->buffer / 4), (size_t)(tokens_most - out->tokens[last]));
+        for (size_t i = 0; i < some; i++) {
+            for (int b = 0; b < out->width; b++) {
+                out->buffer[i * (size_t)out->width + (size_t)b] = (char)(tokens[done + i] >> 8 * b);
+            }
+        }
+        FileTarget* target = &out->targets[last];
+        if (write_all(target->fd, out->buffer, some * (size_t)out->width) != 0) { die("%s", target_close(target, 1)); }
+        out->tokens[last] += some;
+    }
+}
+
+// ---- reading ----
+
+// Documents as they come: from file to file, or one behind the other.
+typedef struct {
+    const TokensOptions* o;
+    int next;                          // input
+    int fd;                            // the open one, -1: none
+    const char* path;                  // of it, for messages
+    uint64_t left;                     // framed: bytes that the document still has
+    int inside;                        // a document is being read
+    uint64_t documents, bytes, total;  // read so far; of all inputs, 0: not known
+    const Encoder* encoder;            // says where to cut
+    char* rest;                        // (rest_size) of a document that was cut: the next block begins with it
+    size_t rest_size;
+} TokensReader;
+
+static size_t tokens_read_some(TokensReader* r, char* out, size_t n) {
+    for (;;) {
+        ssize_t got = read(r->fd, out, n);
+        if (got < 0 && errno == EINTR) { continue; }
+        if (got < 0) { die("%s: could not be read: %s", r->path, strerror(errno)); }
+        return (size_t)got;
+    }
+}
+
+// Opens the next input; 0: there is none.
+static int tokens_next_input(TokensReader* r) {
+    if (r->next == r->o->input_count) { return 0; }
+    r->path = r->o->inputs[r->next++];
+    struct stat info, shard;
+    if (strcmp(r->path, "-") == 0) {
+        r->path = "standard input";
+        r->fd = fcntl(0, F_DUPFD_CLOEXEC, 3);
+        if (r->fd < 0 || fstat(r->fd, &info) != 0) { die("-: expected a text on standard input: %s", strerror(errno)); }
+    } else if (stat(r->path, &info) == 0 && (S_ISFIFO(info.st_mode) || S_ISCHR(info.st_mode))) {
+        r->fd = open(r->path, O_RDONLY | O_CLOEXEC | O_NOCTTY);  // of a pipe, waits for somebody who writes
+        if (r->fd < 0) { die("%s: could not be opened: %s", r->path, strerror(errno)); }
+    } else {
+        const char* why = file_open(r->path, &r->fd, &info);
+        if (why) { die("%s: the text could not be opened: %s", r->path, why); }
+    }
+    if (S_ISDIR(info.st_mode)) { die("%s: expected a text, found a directory; name the files in it", r->path); }
+    if (stat(r->o->out, &shard) == 0 && S_ISREG(info.st_mode) && info.st_ino == shard.st_ino &&
+        info.st_dev == shard.st_dev) {
+        die("%s: the shard would overwrite this text, from which it is made; give it another name", r->o->out);
+    }
+    return 1;
+}
+
+// Begins the next document; 0: there is none.
+static int tokens_next_document(TokensReader* r) {
+    for (;;) {
+        if (r->fd < 0) {
+            if (!tokens_next_input(r)) { return 0; }
+            if (!r->o->framed) { break; }
+        }
+        unsigned char length[8];
+        size_t n = 0, got = 1;
+        while (n < 8 && got) { n += got = tokens_read_some(r, (char*)length + n, 8 - n); }
+        if (n == 8) {
+            r->left = 0;
+            for (int b = 0; b < 8; b++) { r->left |= (uint64_t)length[b] << 8 * b; }
+            break;
+        }
+        if (n) {
+            die("%s: expected the length of document %llu, 8 bytes, found %zu; it was cut off", r->path,
+                (unsigned long long)r->documents, n);
+        }
+        close(r->fd);
+        r->fd = -1;
+    }
+    r->inside = 1;
+    r->documents++;
+    return 1;
+}
+
+// Up to n bytes more of the document; fewer: that is its end.
+static size_t tokens_read_document(TokensReader* r, char* out, size_t n) {
+    size_t done = 0, got = 1;
+    if (r->o->framed && (uint64_t)n > r->left) { n = (size_t)r->left; }
+    while (done < n && got) { done += got = tokens_read_some(r, out + done, n - done); }
+    if (r->o->framed && done < n) {
+        die("%s: expected %llu bytes more of document %llu, found the end; it was cut off", r->path,
+            (unsigned long long)(r->left - done), (unsigned long long)r->documents - 1);
+    }
+    r->left -= r->o->framed ? done : 0;
+    r->bytes += done;
+    return done;
+}
+
+static void tokens_end_document(TokensReader* r) {
+    r->inside = 0;
+    if (r->o->framed) { return; }
+    close(r->fd);
+    r->fd = -1;
+}
+
+static void block_reserve(TokensBlock* block, size_t capacity) {
+    if (capacity <= block->capacity) { return; }
+    char* text = (char*)xalloc(capacity, 1, "a block of text");
+    if (block->size) { memcpy(text, block->text, block->size); }
+    free(block->text);
+    block->text = text;
+    block->capacity = capacity;
+}
+
+static void block_add_part(TokensBlock* block, size_t at, int first, int last) {
+    if (block->part_count == block->part_capacity) {
+        block->part_capacity = block->part_capacity ? 2 * block->part_capacity : 64;
+        TokensPart* parts = (TokensPart*)xalloc(block->part_capacity, sizeof(TokensPart), "documents of a block");
+        if (block->part_count) { memcpy(parts, block->parts, block->part_count * sizeof(TokensPart)); }
+        free(block->parts);
+        block->parts = parts;
+    }
+    block->parts[block->part_count++] = (TokensPart){at, block->size - at, first, last};
+}
+
+// Fills a block with documents, the last of them perhaps cut; 0: there is nothing left.
+static int tokens_fill(TokensReader* r, TokensBlock* block) {
+    block->size = block->part_count = 0;
+    block_reserve(block, max_size(TOKENS_BLOCK, r->rest_size + TOKENS_BLOCK / 2));
+    int first = !r->inside;
+    if (r->rest_size) { memcpy(block->text, r->rest, r->rest_size); }
+    block->size = r->rest_size;
+    r->rest_size = 0;
+    for (size_t start = 0;; first = 1, start = block->size) {
+        if (!r->inside && !tokens_next_document(r)) { return block->part_count > 0; }
+        for (;;) {
+            size_t room = block->capacity - block->size;
+            size_t got = tokens_read_document(r, block->text + block->size, room);
+            block->size += got;
+            if (got < room || (r->o->framed && r->left == 0)) {
+                tokens_end_document(r);
+                block_add_part(block, start, first, 1);
+                break;
+            }
+            size_t cut = encoder_cut(r->encoder, block->text + start, block->size - start);
+            if (cut) {
+                r->rest_size = block->size - start - cut;
+                free(r->rest);
+                r->rest = (char*)xalloc(r->rest_size, 1, "the rest of a block");
+                memcpy(r->rest, block->text + start + cut, r->rest_size);
+                block->size -= r->rest_size;
+                block_add_part(block, start, first, 0);
+                return 1;
+            }
+            if (block->size - start > TOKENS_LONGEST) {
+                die("%s: document %llu has %zu bytes among which this tokenizer knows no place to cut it (as before a "
+                    "space between words); more than %d cannot be encoded: cut it yourself",
+                    r->path, (unsigned long long)r->documents - 1, block->size - start, TOKENS_LONGEST);
+            }
+            block_reserve(block, 2 * block->capacity);
+        }
+        if (block->size > TOKENS_BLOCK / 2 || block->part_count >= 1 << 16) { return 1; }
+    }
+}
+
+// ---- encoding ----
+
+static void tokens_encode_block(Encoder* encoder, TokensBlock* block, int eot) {
+    encoder->count = 0;
+    for (size_t i = 0; i < block->part_count; i++) {
+        const TokensPart* part = &block->parts[i];
+        encoder_run(encoder, block->text + part->at, part->size, part->first);
+        if (part->last) { encoder_append(encoder, &eot, 1); }
+    }
+    free(block->tokens);
+    block->count = encoder->count;
+    block->tokens = (int*)xalloc(block->count, sizeof(int), "the tokens of a block");
+    if (block->count) { memcpy(block->tokens, encoder->tokens, block->count * sizeof(int)); }
+}
+
+// A line on stderr every second on a terminal, every half minute elsewhere.
+static void tokens_progress(const TokensReader* r, uint64_t tokens, double started, double* shown) {
+    double now = now_seconds();
+    int terminal = isatty(2);
+    if (now - *shown < (terminal ? 1 : 30)) { return; }
+    *shown = now;
+    double rate = (double)r->bytes / (now - started);
+    char left[64] = "";
+    if (r->total > r->bytes) {
+        snprintf(left, sizeof left, ", %.0f of %.0f MB, %.0f s left", (double)r->bytes / 1e6, (double)r->total / 1e6,
+                 (double)(r->total - r->bytes) / rate);
+    }
+    fprintf(stderr, "%s%llu documents, %.1f M tokens, %.1f MB/s%s%s", terminal ? "\r" : "",
+            (unsigned long long)r->documents, (double)tokens / 1e6, rate / 1e6, left, terminal ? "\033[K" : "\n");
+}
+
+// Bytes of all inputs; 0: not known.
+static uint64_t tokens_total(const TokensOptions* o) {
+    uint64_t total = 0;
+    for (int i = 0; i < o->input_count; i++) {
+        struct stat info;
+        if (stat(o->inputs[i], &info) != 0 || !S_ISREG(info.st_mode)) { return 0; }
+        total += (uint64_t)info.st_size;
+    }
+    return total;
+}
+
+// Reads, encodes and writes everything, a batch of blocks at a time; returns the number of tokens.
+static uint64_t tokens_run(TokensReader* r, const Tokenizer* tokenizer, int threads, TokensOut* out) {
+    int eot = tokenizer_eot(tokenizer), batch = threads > 1 ? 4 * threads : 1;
+    Encoder* encoders = (Encoder*)xalloc((size_t)threads, sizeof(Encoder), "the encoders");
+    TokensBlock* blocks = (TokensBlock*)xalloc((size_t)batch, sizeof(TokensBlock), "the blocks");
+    for (int i = 0; i < threads; i++) { encoder_begin(&encoders[i], tokenizer, r->o->special); }
+    r->encoder = &encoders[0];
+    uint64_t tokens = 0;
+    double started = now_seconds(), shown = started;
+    for (int count = batch; count == batch;) {
+        for (count = 0; count < batch && tokens_fill(r, &blocks[count]); count++) {}
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (int i = 0; i < count; i++) { tokens_encode_block(&encoders[thread_index()], &blocks[i], eot); }
+        for (int i = 0; i < count; i++) {
+            tokens_write(out, blocks[i].tokens, blocks[i].count);
+            tokens += blocks[i].count;
+        }
+        tokens_progress(r, tokens, started, &shown);
+    }
+    if (shown > started && isatty(2)) { fprintf(stderr, "\r\033[K"); }
+    for (int i = 0; i < threads; i++) { encoder_end(&encoders[i]); }
+    for (int i = 0; i < batch; i++) {
+        free(blocks[i].text);
+        free(blocks[i].parts);
+        free(blocks[i].tokens);
+    }
+    free(encoders);
+    free(blocks);
+    free(r->rest);
+    return tokens;
+}
+
+// Dies unless the tokenizer can make shards.
+static Tokenizer* tokens_open_tokenizer(const char* path) {
+    struct stat info;
+    if (stat(path, &info) != 0) {
+        die("--tokenizer %s: expected a tokenizer.json or tokenizer.model, or a directory with one: %s", path,
+            strerror(errno));
+    }
+    Tokenizer* tokenizer = tokenizer_open(path, TOKENIZER_MAX);
+    if (tokenizer->kind == TOKENIZER_NUMBERS) {
+        die("--tokenizer %s: expected tokenizer.json, vocab.json with merges.txt, or SentencePiece's tokenizer.model, "
+            "found none of them",
+            path);
+    }
+    if (tokenizer->refusal) { die("--tokenizer %s: it cannot encode: %s", path, tokenizer->refusal); }
+    if (tokenizer_eot(tokenizer) < 0) {
+        die("--tokenizer %s: expected a token that ends a text, found none; name one in tokenizer_config.json beside "
+            "it, "
+            "as in {\"eos_token\": \"</s>\"}",
+            path);
+    }
+    return tokenizer;
+}
+
+// The program; returns its exit status.
+static int tokens_main(int argc, char** argv) {
+    TokensOptions o;
+    output_begin();
+    if (!tokens_parse(&o, argc, argv)) {
+        fputs(tokens_usage, stdout);
+        return output_end(0);
+    }
+    memset(&tokens_out, 0, sizeof tokens_out);
+    tokens_catch_signals();
+    die_last = tokens_drop;
+    Tokenizer* tokenizer = tokens_open_tokenizer(o.tokenizer);
+    TokensReader r;
+    memset(&r, 0, sizeof r);
+    r.o = &o;
+    r.fd = -1;
+    r.total = tokens_total(&o);
+    TokensOut* out = &tokens_out;
+    out->path = o.out;
+    out->width = tokenizer->count > 65536 ? 4 : 2;
+    char* parent = format_string("%s", o.out);
+    char *slash = strrchr(parent, '/'), *error = NULL;
+    if (slash && slash > parent) {
+        *slash = 0;
+        error = directory_make(parent);
+    }
+    free(parent);
+    if (error) { die("%s", error); }
+    tokens_next_shard(out);
+    double started = now_seconds();
+    int threads = o.threads ? o.threads : thread_count();
+    uint64_t tokens = tokens_run(&r, tokenizer, threads, out);
+    tokens_finish_shard(out, out->count - 1);
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);  // a signal finds names that are in place, or none
+    for (int i = 0; i < out->count && !error; i++) { error = target_place(&out->targets[i]); }
+    if (error) { die("%s", error); }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    die_last = NULL;
+    double seconds = now_seconds() - started;
+    printf("%s: %llu documents, %llu bytes, %llu tokens of %d bytes, %.1f MB/s\n", o.out,
+           (unsigned long long)r.documents, (unsigned long long)r.bytes, (unsigned long long)tokens, out->width,
+           (double)r.bytes / 1e6 / fmax(seconds, 1e-9));
+    for (int i = 0; i < out->count; i++) {
+        if (out->count > 1) { printf("  %s: %llu tokens\n", out->names[i], (unsigned long long)out->tokens[i]); }
+        free(out->names[i]);
+    }
+    free(out->names);
+    free(out->tokens);
+    free(out->targets);
+    out->count = 0;
+    tokenizer_close(tokenizer);
+    free(o.inputs);
+    return output_end(0);
+}
+
+#ifndef TESTING
+int main(int argc, char** argv) { return tokens_main(argc, argv); }
+#endif

@@ -1,0 +1,484 @@
+// test_tokens.h - how text becomes tokens: common/files/{encode,bpe,unicode,sentencepiece}.h and data/tokens.c.
+#ifndef PONDER_TEST_TOKENS_H
+#define PONDER_TEST_TOKENS_H
+
+#include "../../data/tokens.c"
+#include "test.h"
+
+#include <sys/resource.h>
+
+static const char tokens_fixtures[] = "dev/fixtures/tokenizers";
+
+// Tokens of a text in one piece, and cut wherever that is allowed, at most every `step` bytes (0: nowhere).
+static size_t tokens_of(const Tokenizer* tokenizer, const char* text, size_t n, int special, size_t step, int** out) {
+    Encoder e;
+    encoder_begin(&e, tokenizer, special);
+    size_t from = 0;
+    for (size_t at = step; step && at < n; at += step) {
+        size_t cut = at > from ? encoder_cut(&e, text + from, at - from) : 0;
+        if (!cut) { continue; }
+        encoder_run(&e, text + from, cut, from == 0);
+        from += cut;
+    }
+    encoder_run(&e, text + from, n - from, from == 0);
+    size_t count = e.count;
+    *out = e.tokens;
+    e.tokens = NULL;
+    encoder_end(&e);
+    return count;
+}
+
+static void tokens_compare(const char* what, const int* got, size_t count, const int* want, size_t n) {
+    size_t i = 0;
+    while (i < count && i < n && got[i] == want[i]) { i++; }
+    CHECK(count == n && i == n, "%s: %zu tokens, expected %zu; token %zu is %d, expected %d", what, count, n, i,
+          i < count ? got[i] : -1, i < n ? want[i] : -1);
+}
+
+// One text of a fixture: [text, ids if special tokens are text, ids if they are tokens].
+static void tokens_check_case(const Tokenizer* tokenizer, const Json* one, const char* name, int number) {
+    const Json* text = one->items[0];
+    for (int special = 0; special < 2; special++) {
+        const Json* ids = one->items[1 + special];
+        int* want = (int*)xalloc((size_t)ids->count, sizeof(int), "a test");
+        for (int i = 0; i < ids->count; i++) { want[i] = (int)ids->items[i]->number; }
+        for (size_t step = 0; step < 9; step += step ? 4 : 1) {
+            int* got = NULL;
+            size_t count = tokens_of(tokenizer, text->string, text->length, special, step, &got);
+            char* what = format_string("%s, text %d, special tokens %s, parts of %zu", name, number,
+                                       special ? "parsed" : "text", step);
+            tokens_compare(what, got, count, want, (size_t)ids->count);
+            free(what);
+            free(got);
+        }
+        free(want);
+    }
+}
+
+// Small tokenizers of every kind, with the tokens that the libraries make (dev/check_tokenizers.py --fixtures).
+static void test_tokens_fixtures(void) {
+    int count = 0, checked = 0;
+    char** names = directory_names(tokens_fixtures, &count);
+    for (int i = 0; i < count; i++) {
+        if (text_ends(names[i], ".cases")) { continue; }
+        char* path = format_string("%s/%s", tokens_fixtures, names[i]);
+        Tokenizer* tokenizer = tokenizer_open(path, TOKENIZER_MAX);
+        CHECK(!tokenizer->refusal, "%s: %s", names[i], tokenizer->refusal ? tokenizer->refusal : "");
+        *strrchr(path, '.') = 0;
+        char* cases = format_string("%s.cases", path);
+        Json* list = json_read(cases);
+        CHECK(list->count > 10, "%s: %d texts", cases, list->count);
+        for (int k = 0; k < list->count && !tokenizer->refusal; k++) {
+            tokens_check_case(tokenizer, list->items[k], names[i], k);
+        }
+        json_free(list);
+        tokenizer_close(tokenizer);
+        free(cases);
+        free(path);
+        checked++;
+    }
+    CHECK(checked >= 19, "%d fixtures in %s, expected at least 19", checked, tokens_fixtures);
+    directory_free_names(names);
+}
+
+static Tokenizer* tokens_open(const char* name) {
+    char* path = format_string("%s/%s", tokens_fixtures, name);
+    Tokenizer* tokenizer = tokenizer_open(path, TOKENIZER_MAX);
+    free(path);
+    return tokenizer;
+}
+
+// Any bytes come back from what is encoded byte by byte; SentencePiece puts one space before them.
+static void test_tokens_round_trip(void) {
+    static const char* const names[] = {"llama-3.json", "smollm.json", "digits_together.json", "tinyllama.json",
+                                        "sentencepiece_byte_fallback.model"};
+    enum { N = 3000 };
+    static char text[N];
+    for (int i = 0; i < N; i++) {
+        uint32_t word = random_block(test_seed(1), 7, (uint64_t)i).word[0];
+        static const char common[] = " a\n1\xe2\x96\x81\xc3\xcc";
+        text[i] = word >> 8 & 1 ? (char)word : common[word % 9];
+    }
+    for (int k = 0; k < 5; k++) {
+        Tokenizer* tokenizer = tokens_open(names[k]);
+        int* tokens = NULL;
+        size_t count = tokens_of(tokenizer, text, N, 0, 0, &tokens);
+        StringBuilder sb = {0};
+        for (size_t i = 0; i < count; i++) {
+            char piece[TOKENIZER_PIECE];
+            sb_append(&sb, piece, tokenizer_decode(tokenizer, tokens[i], piece));
+        }
+        size_t skip = k >= 3, same = 0;
+        while (same < N && same + skip < sb.size) {
+            // U+2581 in a text cannot be told from a space.
+            if (k >= 3 && memcmp(text + same, SPACE_MARK, 3) == 0) { break; }
+            if (sb.data[same + skip] != text[same]) { break; }
+            same++;
+        }
+        int mark = k >= 3 && same + 3 <= N && memcmp(text + same, SPACE_MARK, 3) == 0;
+        CHECK((same == N && sb.size == N + skip) || mark, "%s: byte %zu of %d came back as %02x, was %02x", names[k],
+              same, N, same + skip < sb.size ? (unsigned char)sb.data[same + skip] : 0,
+              (unsigned char)text[min_size(same, N - 1)]);
+        free(sb.data);
+        free(tokens);
+        tokenizer_close(tokenizer);
+    }
+}
+
+// A million equal letters, spaces, marks: no time that grows with the square.
+static void test_tokens_long_runs(void) {
+    enum { N = 1000000 };
+    char* text = (char*)xalloc(N, 1, "a test");
+    static const char* const names[] = {"gpt-neox.json", "llama-3.json", "over_spaces.json",
+                                        "sentencepiece_over_spaces.model"};
+    static const char* const runs[] = {"a", " ", "\n", "\xcc\x81", "1"};
+    for (int k = 0; k < 4; k++) {
+        Tokenizer* tokenizer = tokens_open(names[k]);
+        for (int r = 0; r < 5; r++) {
+            size_t size = strlen(runs[r]);
+            for (size_t i = 0; i < N; i++) { text[i] = runs[r][i % size]; }
+            int* tokens = NULL;
+            clock_t start = clock();
+            size_t count = tokens_of(tokenizer, text, N, 0, 0, &tokens);
+            double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+            CHECK(count > 0 && count <= 3 * N && seconds < 20, "%s, run %d: %zu tokens in %.1f s", names[k], r, count,
+                  seconds);
+            free(tokens);
+        }
+        tokenizer_close(tokenizer);
+    }
+    free(text);
+}
+
+// Searching and the heap merge alike, whatever the merges.
+static void test_tokens_heap(void) {
+    BpeMerges merges;
+    bpe_make(&merges, 1);  // it grows
+    uint64_t seed = test_seed(1);
+    for (uint32_t i = 0; i < 400; i++) {
+        RandomBlock block = random_block(seed, 1, i);
+        bpe_add(&merges, (int)(block.word[0] % (4 + i / 8)), (int)(block.word[1] % (4 + i / 8)), (int)(4 + i / 4),
+                block.word[2] % 50);
+    }
+    BpeRoom room = {0};
+    for (uint64_t trial = 0; trial < 2000; trial++) {
+        int a[BPE_SHORT], b[BPE_SHORT];
+        size_t n = 2 + trial % (BPE_SHORT - 1);
+        for (size_t i = 0; i < n; i++) { a[i] = b[i] = (int)(random_block(seed, 2 + trial, i).word[0] % 4); }
+        size_t x = bpe_merge_short(&merges, a, n), y = bpe_merge_long(&merges, &room, b, n);
+        tokens_compare("the heap", b, y, a, x);
+    }
+    bpe_free_room(&room);
+    free(merges.table);
+}
+
+// Unicode's own examples of NFC: order of marks, what does not compose, Hangul.
+static void test_tokens_nfc(void) {
+    static const char* const cases[][2] = {
+        {"e\xcc\x81", "\xc3\xa9"},
+        {"a\xcc\x87\xcc\xa3", "\xe1\xba\xa1\xcc\x87"},             // the lower mark first
+        {"\xe0\xa5\x98", "\xe0\xa4\x95\xe0\xa4\xbc"},              // excluded: three bytes become six
+        {"\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81"},  // Hangul
+        {"\xe2\x84\xab", "\xc3\x85"},                              // a singleton
+        {"\xc3\xa9\xcc\x81x\xff\xcc\x81", "\xc3\xa9\xcc\x81x\xff\xcc\x81"},
+        {"\xcc\x81"
+         "e\xcc\xa3\xcc\x81\n",
+         "\xcc\x81\xe1\xba\xb9\xcc\x81\n"},
+    };
+    unicode_begin();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        StringBuilder sb = {0};
+        const char *text = cases[i][0], *want = cases[i][1];
+        int changed = unicode_nfc(text, strlen(text), &sb);
+        CHECK(changed && sb.size == strlen(want) && memcmp(sb.data, want, sb.size) == 0, "case %zu: %s", i,
+              sb.data ? sb.data : "not changed");
+        free(sb.data);
+    }
+    StringBuilder none = {0};
+    CHECK(!unicode_nfc("caf\xc3\xa9 \xe4\xb8\xad\xff", 10, &none) && none.size == 0, "changed for nothing");
+}
+
+typedef struct {
+    const char* name;
+    const char* text;
+    size_t size;
+} TokensFile;
+
+static void tokens_open_file(void* argument) {
+    const TokensFile* file = (const TokensFile*)argument;
+    Tokenizer* tokenizer = tokenizer_open(file->name, 300);
+    int ids[64];
+    tokenizer_encode(tokenizer, "a b", 3, ids);
+}
+
+// A tokenizer.model that is cut off anywhere, and kinds that are refused.
+static void test_tokens_bad_models(void) {
+    char* dir = test_directory("tokens");
+    char* path = format_string("%s/x.model", dir);
+    char* whole_path = format_string("%s/sentencepiece_plain.model", tokens_fixtures);
+    size_t size = 0;
+    char* whole = read_fully(whole_path, &size);
+    TokensFile file = {path, NULL, 0};
+    for (size_t n = 1; n < size; n += n < 40 ? 13 : 911) {
+        write_bytes(path, whole, n);
+        char* output = NULL;
+        int code = run_child(tokens_open_file, &file, &output);
+        CHECK(code == 1 || strstr(output, "error") == NULL, "cut to %zu bytes: code %d: %s", n, code, output);
+        free(output);
+    }
+    static const TokensFile bad[] = {
+        {"a Unigram model",
+         "\x0a\x05\x0a\x03"
+         "abc",
+         7},
+        {"a field beyond the end",
+         "\x0a\x05\x0a\x09"
+         "abc",
+         7},
+        {"a piece without a text",
+         "\x0a\x05\x15"
+         "\0\0\x80\x3f",
+         7},
+        {"a score that is NaN",
+         "\x0a\x08\x0a\x01"
+         "a\x15\0\0\xc0\x7f",
+         10},
+        {"a kind of field",
+         "\x0a\x05\x0b\x03"
+         "abc",
+         7},
+    };
+    static const char* const words[] = {"model_type is 1 (Unigram)|--prompt", "longer than what is left",
+                                        "text of piece 0", "score of piece 0|NaN", "of a kind that there is not"};
+    for (size_t i = 0; i < 5; i++) {
+        write_bytes(path, bad[i].text, bad[i].size);
+        expect_death(bad[i].name, tokens_open_file, &file, words[i]);
+    }
+    unlink(path);
+    rmdir(dir);
+    free(whole);
+    free(whole_path);
+    free(path);
+    free(dir);
+}
+
+// ---- build/tokens ----
+
+static char* tokens_dir;
+
+typedef struct {
+    const char* line;  // @ stands for the test's directory
+    rlim_t limit;      // on the size of files; 0: as it is
+    uint64_t most;     // tokens of a shard; 0: as it is
+    const char* input;
+} TokensRun;
+
+static char* tokens_expand(const char* line) {
+    StringBuilder sb = {0};
+    sb_append(&sb, "", 0);
+    for (const char* p = line; *p; p++) {
+        sb_append(&sb, *p == '@' ? tokens_dir : p, *p == '@' ? strlen(tokens_dir) : 1);
+    }
+    return sb.data;
+}
+
+static void tokens_run_child(void* argument) {
+    const TokensRun* run = (const TokensRun*)argument;
+    if (run->limit) {
+        struct rlimit limit = {run->limit, run->limit};
+        setrlimit(RLIMIT_FSIZE, &limit);
+    }
+    if (run->most) { tokens_most = run->most; }
+    char* name = tokens_expand(run->input ? run->input : "/dev/null");
+    dup2(open(name, O_RDONLY), 0);
+    char *line = tokens_expand(run->line), *argv[64] = {(char*)"tokens"};
+    int argc = 1;
+    for (char* word = strtok(line, " "); word && argc < 63; word = strtok(NULL, " ")) { argv[argc++] = word; }
+    int code = tokens_main(argc, argv);
+    free(name);
+    free(line);
+    if (code != 0) { exit(code); }
+}
+
+static void tokens_good(const char* line, uint64_t most, const char* input) {
+    TokensRun run = {line, 0, most, input};
+    char* output = NULL;
+    int code = run_child(tokens_run_child, &run, &output);
+    CHECK(code == 0, "tokens %s: exit code %d: %s", line, code, output);
+    free(output);
+}
+
+static void tokens_put(const char* name, const char* text, size_t size) {
+    char* path = tokens_expand(name);
+    write_bytes(path, text, size);
+    free(path);
+}
+
+// The tokens of a shard of uint16 (the caller frees them).
+static int* tokens_read(const char* name, size_t* count) {
+    char* path = tokens_expand(name);
+    size_t size = 0;
+    unsigned char* bytes = (unsigned char*)read_fully(path, &size);
+    *count = 0;
+    int* tokens = NULL;
+    CHECK(bytes && size >= SHARD_HEADER_BYTES && shard_u32(bytes) == SHARD_MAGIC_16 &&
+              SHARD_HEADER_BYTES + 2 * (size_t)shard_u32(bytes + 8) == size,
+          "%s: %zu bytes", name, size);
+    if (bytes && size >= SHARD_HEADER_BYTES) {
+        *count = (size - SHARD_HEADER_BYTES) / 2;
+        tokens = (int*)xalloc(*count, sizeof(int), "a test");
+        for (size_t i = 0; i < *count; i++) {
+            tokens[i] = bytes[SHARD_HEADER_BYTES + 2 * i] | bytes[SHARD_HEADER_BYTES + 2 * i + 1] << 8;
+        }
+    }
+    free(bytes);
+    free(path);
+    return tokens;
+}
+
+static void tokens_same_files(const char* a, const char* b) {
+    char* paths[2] = {tokens_expand(a), tokens_expand(b)};
+    size_t sizes[2] = {0, 0};
+    char* texts[2] = {read_fully(paths[0], &sizes[0]), read_fully(paths[1], &sizes[1])};
+    CHECK(texts[0] && texts[1] && sizes[0] == sizes[1] && memcmp(texts[0], texts[1], sizes[0]) == 0,
+          "%s and %s differ (%zu and %zu bytes)", a, b, sizes[0], sizes[1]);
+    for (int i = 0; i < 2; i++) { free(texts[i]), free(paths[i]); }
+}
+
+#define TOKENS_NEOX "--tokenizer dev/fixtures/tokenizers/gpt-neox.json "
+
+// Documents with words, runs, no spaces at all, nothing; larger than a block and not.
+static void tokens_put_documents(void) {
+    StringBuilder words = {0}, solid = {0};
+    for (uint64_t i = 0; words.size < 3 * (TOKENS_BLOCK + 1000); i++) {
+        uint32_t r = random_block(3, 1, i).word[0];
+        sb_printf(&words, "%sw%u%s", r & 1 ? " " : r & 2 ? "\n" : "  ", r % 1000, r & 4 ? "\xc3\xa9." : "");
+        sb_printf(&solid, "%u", r);
+    }
+    tokens_put("@/words", words.data, words.size);
+    tokens_put("@/solid", solid.data, TOKENS_BLOCK + 12345);
+    tokens_put("@/empty", "", 0);
+    tokens_put("@/short", "a <|endoftext|>", 15);
+    free(words.data);
+    free(solid.data);
+}
+
+static void test_tokens_program(void) {
+    tokens_dir = test_directory("tokens");
+    tokens_put_documents();
+    tokens_good(TOKENS_NEOX "--out @/one/1.bin --threads 1 @/words @/solid @/empty @/short", 0, NULL);
+    tokens_good(TOKENS_NEOX "--out @/2.bin --threads 2 @/words @/solid @/empty @/short", 0, NULL);
+    tokens_good(TOKENS_NEOX "--out=@/3.bin --threads=5 @/words @/solid @/empty -", 0, "@/short");
+    tokens_same_files("@/one/1.bin", "@/2.bin");
+    tokens_same_files("@/one/1.bin", "@/3.bin");
+    // The tokens of every document in one piece, end of text after each.
+    Tokenizer* tokenizer = tokens_open("gpt-neox.json");
+    int eot = tokenizer_eot(tokenizer);
+    static const char* const names[] = {"@/words", "@/solid", "@/empty", "@/short"};
+    size_t count = 0, at = 0;
+    int* got = tokens_read("@/2.bin", &count);
+    for (int i = 0; i < 4; i++) {
+        char* path = tokens_expand(names[i]);
+        size_t size = 0;
+        char* text = read_fully(path, &size);
+        int* want = NULL;
+        size_t n = tokens_of(tokenizer, text, size, 0, 0, &want);
+        tokens_compare(names[i], got + at, min_size(count - at, n), want, n);
+        at += n;
+        CHECK(at < count && got[at] == eot, "%s: no end of text after it", names[i]);
+        at = min_size(at + 1, count);
+        free(want);
+        free(text);
+        free(path);
+    }
+    CHECK(at == count, "%zu tokens, expected %zu", count, at);
+    free(got);
+    // Special tokens are text unless asked for.
+    tokens_good(TOKENS_NEOX "--out @/4.bin --special parse @/short", 0, NULL);
+    got = tokens_read("@/4.bin", &count);
+    CHECK(count == 4 && got[2] == eot && got[3] == eot, "%zu tokens", count);
+    free(got);
+    // Many documents in one text; shards of a few tokens.
+    tokens_put("@/framed", "\3\0\0\0\0\0\0\0abc\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0z", 28);
+    tokens_put("@/abc", "abc", 3);
+    tokens_put("@/z", "z", 1);
+    tokens_good(TOKENS_NEOX "--out @/5.bin --framed 1 @/framed", 0, NULL);
+    tokens_good(TOKENS_NEOX "--out @/6.bin @/abc @/empty @/z", 0, NULL);
+    tokens_same_files("@/5.bin", "@/6.bin");
+    tokens_good(TOKENS_NEOX "--out @/7.bin @/abc @/empty @/z", 4, NULL);
+    size_t more = 0;
+    int *whole = tokens_read("@/6.bin", &count), *first = tokens_read("@/7.bin", &at),
+        *second = tokens_read("@/7_00001.bin", &more);
+    CHECK(at == 4 && at + more == count && first && memcmp(whole, first, 4 * sizeof(int)) == 0 &&
+              memcmp(whole + 4, second, more * sizeof(int)) == 0,
+          "%zu and %zu tokens of %zu", at, more, count);
+    free(whole), free(first), free(second);
+    tokenizer_close(tokenizer);
+    directory_remove_tree(tokens_dir);
+    free(tokens_dir);
+}
+
+// Errors in words; what stood at the name stays, nothing else is left.
+static void test_tokens_program_errors(void) {
+    tokens_dir = test_directory("tokens");
+    tokens_put("@/text", "some text", 9);
+    tokens_put("@/out.bin", "what was there", 14);
+    tokens_put("@/cut", "\5\0\0\0\0\0\0\0abc", 11);
+    tokens_put("@/cut2", "\5\0\0", 3);
+    tokens_put("@/unigram.json", "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"</s>\", 0]]}}", 54);
+    tokens_put("@/no_end.json",
+               "{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": []}, \"pre_tokenizer\": {\"type\": \"ByteLevel\"}}",
+               84);
+    static const struct {
+        TokensRun run;
+        const char* words;
+    } cases[] = {
+        {{TOKENS_NEOX "--out @/out.bin @/text", 1026, 0, NULL}, "out.bin: could not be written|File too large"},
+        {{TOKENS_NEOX "--out @/out.bin @/text", 100, 0, NULL}, "out.bin: could not be written|File too large"},
+        {{TOKENS_NEOX "--out @/out.bin @/nowhere", 0, 0, NULL}, "nowhere: the text could not be opened"},
+        {{TOKENS_NEOX "--out @/out.bin @", 0, 0, NULL}, "the text could not be opened: expected a regular file, found"},
+        {{TOKENS_NEOX "--out @/text @/text", 0, 0, NULL}, "the shard would overwrite this text"},
+        {{TOKENS_NEOX "--out @/out.bin --framed 1 @/cut", 0, 0, NULL}, "2 bytes more of document 0|cut off"},
+        {{TOKENS_NEOX "--out @/out.bin --framed 1 @/cut2", 0, 0, NULL}, "length of document 0|found 3"},
+        {{TOKENS_NEOX "--out /dev/null @/text", 0, 0, NULL}, "expected the name of a file, found a character device"},
+        {{TOKENS_NEOX "--out @/text/x @/text", 0, 0, NULL}, "could not be made"},
+        {{"--tokenizer @/nowhere --out @/out.bin @/text", 0, 0, NULL}, "--tokenizer|nowhere|No such file"},
+        {{"--tokenizer @/unigram.json --out @/out.bin @/text", 0, 0, NULL}, "cannot encode|Unigram"},
+        {{"--tokenizer @/no_end.json --out @/out.bin @/text", 0, 0, NULL}, "a token that ends a text|eos_token"},
+        {{"--tokenizer @ --out @/out.bin @/text", 0, 0, NULL}, "found none of them"},
+        {{TOKENS_NEOX "--out @/out.bin", 0, 0, NULL}, "texts to read"},
+        {{TOKENS_NEOX "@/text", 0, 0, NULL}, "--out FILE"},
+        {{TOKENS_NEOX "--out @/out.bin --special maybe @/text", 0, 0, NULL}, "--special: expected text or parse"},
+        {{TOKENS_NEOX "--out @/out.bin --threads 0 @/text", 0, 0, NULL}, "--threads: expected a whole number"},
+        {{TOKENS_NEOX "--out @/out.bin --framed yes @/text", 0, 0, NULL}, "--framed: expected 0 or 1"},
+        {{TOKENS_NEOX "--out @/out.bin --seed 1 @/text", 0, 0, NULL}, "unknown option --seed"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        expect_death(cases[i].run.line, tokens_run_child, (void*)&cases[i].run, cases[i].words);
+    }
+    char* path = tokens_expand("@/out.bin");
+    size_t size = 0;
+    char* text = read_fully(path, &size);
+    CHECK(text && size == 14 && memcmp(text, "what was there", 14) == 0, "%s has changed", path);
+    int count = 0;
+    char** names = directory_names(tokens_dir, &count);
+    CHECK(count == 6, "%d files are left, expected 6", count);
+    directory_free_names(names);
+    free(text);
+    free(path);
+    directory_remove_tree(tokens_dir);
+    free(tokens_dir);
+}
+
+static void tokens_tests(void) {
+    RUN(test_tokens_fixtures);
+    RUN(test_tokens_round_trip);
+    RUN(test_tokens_long_runs);
+    RUN(test_tokens_heap);
+    RUN(test_tokens_nfc);
+    RUN(test_tokens_bad_models);
+    RUN(test_tokens_program);
+    RUN(test_tokens_program_errors);
+}
+
+#endif

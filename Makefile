@@ -286,7 +286,7 @@ need_nvcc:
 	    "the CPU program with make train_$(MODEL), or run the CUDA source under the emulator with make emu" >&2; exit 1; }
 	@echo "nvcc $$("$(NVCC)" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') at $(NVCC);" \
 	    "$(if $(GPU_SM),GPU of compute capability $(GPU_SM),no GPU here)," \
-	    "building for $(foreach a,$(GPU_ARCHS),sm_$(a))$(if $(GPU_ARCH),, and PTX of compute_80)"
+	    "building for $(foreach a,$(GPU_ARCHS:90=90a),sm_$(a))$(if $(GPU_ARCH),, and PTX of compute_80)"
 .PHONY: need_nvcc
 
 GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder $(ARCHITECTURES:%=gpu_%)

@@ -221,6 +221,7 @@ static __global__ void __launch_bounds__(WideForward<HS>::threads, WideForward<H
             wide_softmax<S::keys>(s, m, l, again, j0 + S::keys - 1 > i_warp, i_warp + g - j0 - 2 * t, shape.scale_log2);
             wgmma_wait<0>();
             wgmma_done(o);
+            wgmma_done(s);  // not packed before the sum is done, which reads the p of the step before
 #pragma unroll
             for (int i = 0; i < HS / 2; i++) { o[i] *= again[i % 4 / 2]; }
             pack_left<S::keys>(p, s);
@@ -344,6 +345,16 @@ static __device__ __forceinline__ void wide_ask(unsigned char* shared, WideQueue
     cp_async_commit();
 }
 
+// s = 0 where the query does not see the key; far: how far this lane's first column lies from its first row, above 0 on
+// the side that is seen.
+template <int keys, int columns> static __device__ __forceinline__ void wide_mask(float (&s)[columns / 2], int far) {
+#pragma unroll
+    for (int i = 0; i < columns / 2; i++) {
+        const int less = i / 4 * 8 + i % 2 - i % 4 / 2 * 8;
+        if (keys ? far + less < 0 : far - less < 0) { s[i] = 0; }
+    }
+}
+
 template <int HS, int keys>
 static __global__ void __launch_bounds__(WideBackward<HS, keys>::threads, 1)
     attention_backward_wgmma_kernel(floatX* __restrict__ d0, floatX* __restrict__ d1, const float* __restrict__ delta,
@@ -422,14 +433,9 @@ static __global__ void __launch_bounds__(WideBackward<HS, keys>::threads, 1)
                         s[4 * n + e] = exp2_approx(fmaf(s[4 * n + e], shape.scale_log2, -less));
                     }
                 }
-                if (keys ? c0 < r_warp + 15 : c0 + S::columns - 1 > r_warp) {  // 0 where the query does not see the key
-                    const int far = keys ? c0 + 2 * t - r_warp - g : r_warp + g - c0 - 2 * t;
-#pragma unroll
-                    for (int i = 0; i < S::columns / 2; i++) {
-                        const int less = i / 4 * 8 + i % 2 - i % 4 / 2 * 8;
-                        if (keys ? far + less < 0 : far - less < 0) { s[i] = 0; }
-                    }
-                }
+                const int diagonal = keys ? c0 < r_warp + 15 : c0 + S::columns - 1 > r_warp;
+                const int far = keys ? c0 + 2 * t - r_warp - g : r_warp + g - c0 - 2 * t;
+                if (diagonal) { wide_mask<keys, S::columns>(s, far); }
                 if constexpr (keys != 0) {
                     pack_left<S::columns>(p_left, s);
                     wgmma_fence();
@@ -449,6 +455,9 @@ static __global__ void __launch_bounds__(WideBackward<HS, keys>::threads, 1)
                         s[4 * n + e] *= dp[4 * n + e] - less;
                     }
                 }
+                if (diagonal) {
+                    wide_mask<keys, S::columns>(s, far);
+                }  // dp may be infinite there, and 0 times that NaN
                 pack_left<S::columns>(ds_left, s);
                 wgmma_fence();
                 begin_sum<HS, S::columns>(sum0, ds_left, other);

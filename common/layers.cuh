@@ -308,7 +308,7 @@ static __device__ __forceinline__ float gelu_logistic(float* steep, float u) {
 }
 
 // Phi(x), the normal distribution function, and *bell, exp(-x^2 / 2). In bf16 after Hastings (Abramowitz and Stegun,
-// 7.1.26), within 8e-8, and in the lower tail 2e-3 of the value, where bf16 keeps 4e-3.
+// 7.1.26), within 8e-8, and down to -5 within 2e-3 of the value, where bf16 keeps 4e-3.
 static __device__ __forceinline__ float gelu_normal(float* bell, float x) {
 #ifdef FP32
     *bell = expf(-0.5f * x * x);

@@ -609,8 +609,9 @@ run_sanitize() {
         return
     fi
     for tool in memcheck racecheck initcheck synccheck; do
-        for what in "gpu_layers test_norm_backward" "gpu_attention test_same_bits" "gpu_ponder test_softmax_rows" $architectures; do
-            name=${tool}_${what%% *}
+        for what in "gpu_layers test_norm_backward" "gpu_attention test_same_bits" "gpu_attention test_wide_numbers" \
+            "gpu_ponder test_softmax_rows" $architectures; do
+            name=${tool}_${what##* }
             if [ "$what" = "${what% *}" ]; then
                 [ $tool = memcheck ] || [ $what = $first ] || continue
                 have "$name" "$B/train_${what}_cuda" || continue

@@ -185,7 +185,7 @@ awk -v hot="$hot" -v shared_file="$tmp/shared" -v asked="$shared_program" '
     END {
         for (at in plain) {
             if (!tiled[at]) { split(at, part, SUBSEP); bad(sprintf("%s for sm_%s has no attention kernel for the tensor cores", part[1], part[2])) }
-            if (at ~ SUBSEP "90a$") { split(at, part, SUBSEP); if (!warpgroups[part[1]]) bad(part[1] " for sm_90a has no attention kernel for warpgroups") }
+            if (at ~ SUBSEP "90a$") { split(at, part, SUBSEP); if (warpgroups[part[1]] != 12) bad(sprintf("%s for sm_90a has %d attention kernels for warpgroups, expected 12: three of each of four head sizes", part[1], warpgroups[part[1]])) }
         }
         printf "\n%d kernels; local: bytes of local memory a thread; blocks: on an SM at once\n", NR
         for (i = 1; i <= wrong; i++) print "error: " complaints[i]

@@ -149,6 +149,8 @@ tool nvcc 0 "#\$ LIBRARIES=  $libraries"
 run_make -n "build3/train_${model}_cuda" NVCC="$tmp/tools/nvcc" GPU_ARCH=90 B=build3
 ok "a toolkit beside stubs" says "-Xlinker -rpath -Xlinker \"$tmp/lib_toolkit\""
 ok "stubs in a program's path" [ "$(grep -c stubs "$tmp/log")" = 0 ]
+ok "Hopper's own instructions" says "arch=compute_90a,code=sm_90a"
+ok "a program that knows of them" says "-DHAVE_SM90A"
 
 # ---- a compiler of two words, the compile line without make ----
 

@@ -21,7 +21,8 @@
 //
 // NaN: what is NaN in an input is NaN in all that depends on it. In [3] and [4] it may also reach other
 // positions of the same tile on the diagonal, because there a masked probability is a factor 0, not an
-// absent one. Finite numbers at later positions never change a bit at earlier ones.
+// absent one. Finite numbers at later positions never change a bit at earlier ones; but for warpgroups' kernels
+// (attention_wgmma.cuh) where the product of a later v with dout is infinite.
 #ifndef PONDER_ATTENTION_CUH
 #define PONDER_ATTENTION_CUH
 

@@ -455,9 +455,6 @@ static __global__ void __launch_bounds__(WideBackward<HS, keys>::threads, 1)
                         s[4 * n + e] *= dp[4 * n + e] - less;
                     }
                 }
-                if (diagonal) {
-                    wide_mask<keys, S::columns>(s, far);
-                }  // dp may be infinite there, and 0 times that NaN
                 pack_left<S::columns>(ds_left, s);
                 wgmma_fence();
                 begin_sum<HS, S::columns>(sum0, ds_left, other);

@@ -474,14 +474,15 @@ static void test_causal(void) {
         CHECK(memcmp(a.out + (size_t)cut * (size_t)sizes[i], b.out + (size_t)cut * (size_t)sizes[i],
                      bytes / (size_t)cut) != 0,
               "HS=%d: out at position %d did not change", sizes[i], cut);
-        // Nor do values so large that their products with dout are infinite, although finite numbers themselves.
+        // Nor do values so large that their products with dout are infinite, although finite numbers themselves; in
+        // kernels for warpgroups they do: to leave out what is masked a second time would serialise their products.
         run_gpu(&p, &a, 0);
         for (size_t n = (size_t)cut * p.row; n < p.total; n++) {
             if (kind_of(&p, n) == 2) { p.x[n] = as_x(3e38f); }
         }
         run_gpu(&p, &b, 0);
         CHECK(memcmp(a.out, b.out, bytes) == 0, "HS=%d: large values changed out before %d", sizes[i], cut);
-        for (int t = 0; t < cut; t++) {
+        for (int t = 0; t < cut && !wide_sizes_alone; t++) {
             const size_t at = (size_t)t * p.row;
             CHECK(memcmp(a.dx + at, b.dx + at, (size_t)sizes[i] * sizeof a.dx[0]) == 0,
                   "HS=%d: large values changed dq at %d", sizes[i], t);

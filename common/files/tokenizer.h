@@ -1,7 +1,7 @@
 // tokenizer.h - turns tokens into text and text into tokens: the way in.
 //
 //     Tokenizer* tokenizer = tokenizer_open("DIR", V);          or tokenizer_open(NULL, V), or of a file alone
-//     int n = tokenizer_encode(tokenizer, text, size, tokens);  room for tokenizer_room(size)
+//     size_t n; int* tokens = tokenizer_encode(tokenizer, text, size, &n);  the caller frees them
 //     char piece[256]; size_t bytes = tokenizer_decode(tokenizer, token, piece);
 //
 // A model directory may hold a tokenizer, in the files of Hugging Face's tokenizers or of SentencePiece:
@@ -384,12 +384,10 @@ static inline size_t tokenizer_decode(const Tokenizer* tokenizer, int id, char* 
 
 // ---- encoding ----
 
-// Tokens that a text of n bytes may have: NFC may make three bytes of one, and spaces may come before its parts.
-static inline size_t tokenizer_room(size_t n) { return 3 * n + 2; }
-
-// Encodes n bytes of text into out (tokenizer_room(n)), special tokens in it too; returns the number of tokens. Dies if
-// this tokenizer cannot encode, saying why. A time of O(n log n).
-static inline int tokenizer_encode(const Tokenizer* tokenizer, const char* text, size_t n, int* out) {
+// Encodes n bytes of text, special tokens in it too; returns the tokens, which the caller frees, and *count = how many.
+// (There is no bound by n: a normalizer may put any text for a character.) Dies if this tokenizer cannot encode, saying
+// why. A time of O(n log n).
+static inline int* tokenizer_encode(const Tokenizer* tokenizer, const char* text, size_t n, size_t* count) {
     if (tokenizer->refusal) {
         die("a prompt cannot be encoded: %s: %s; leave --prompt out to continue validation data", tokenizer->source,
             tokenizer->refusal);
@@ -398,17 +396,18 @@ static inline int tokenizer_encode(const Tokenizer* tokenizer, const char* text,
     Encoder encoder;
     encoder_begin(&encoder, tokenizer, 1);
     encoder_run(&encoder, text, n, 1);
-    size_t count = encoder.count;
-    if (count) { memcpy(out, encoder.tokens, count * sizeof(int)); }
+    int* out = (int*)xalloc(encoder.count, sizeof(int), "the tokens of a prompt");
+    *count = encoder.count;
+    if (*count) { memcpy(out, encoder.tokens, *count * sizeof(int)); }
     encoder_end(&encoder);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < *count; i++) {
         if (out[i] >= tokenizer->V) {
             die("a prompt cannot be encoded: %s gives token %d, which the model's vocabulary of %d does not have; "
                 "the tokenizer is not this model's",
                 tokenizer->source, out[i], tokenizer->V);
         }
     }
-    return (int)count;
+    return out;
 }
 
 #endif

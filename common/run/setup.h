@@ -623,8 +623,7 @@ static inline void trainer_prepare_samples(Trainer* t) {
     sampler_make(&t->sampler, t->model);
     const char* text = options_text(o, "prompt");
     if (text && text[0]) {
-        t->prompt = (int*)xalloc(tokenizer_room(strlen(text)), sizeof(int), "the prompt");
-        t->prompt_length = (size_t)tokenizer_encode(t->tokenizer, text, strlen(text), t->prompt);
+        t->prompt = tokenizer_encode(t->tokenizer, text, strlen(text), &t->prompt_length);
     } else if (!text && t->val) {
         t->prompt = (int*)xalloc((size_t)t->T, sizeof(int), "the prompt");
         int* targets = (int*)xalloc((size_t)t->T, sizeof(int), "the prompt's targets");
@@ -634,6 +633,7 @@ static inline void trainer_prepare_samples(Trainer* t) {
     }
     if (t->prompt_length == 0) {
         int end = tokenizer_eot(t->tokenizer);
+        free(t->prompt);
         t->prompt = (int*)xalloc(1, sizeof(int), "the prompt");
         t->prompt[0] = end >= 0 ? end : 0;
         t->prompt_length = 1;

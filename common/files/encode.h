@@ -169,7 +169,9 @@ static inline void encoder_word(Encoder* e, const char* word, size_t n, size_t s
     }
     size_t count = e->count - before;
     // What is fused depends on what came before: a word with an unknown token at its ends is not remembered.
-    int fused = t->fuse && (count == 0 || e->tokens[before] == t->unknown);
+    // Nor is one behind such a token, which may have taken its first in.
+    int fused = t->fuse && (count == 0 || e->tokens[before] == t->unknown ||
+                            (before > start && e->tokens[before - 1] == t->unknown));
     if (fits && count <= WORD_CACHE_TOKENS && !fused) {
         entry->size = (uint8_t)n;
         entry->count = (uint8_t)count;
@@ -402,11 +404,65 @@ static inline void encoder_run(Encoder* e, const char* text, size_t n, int first
 
 // ---- where a long text may be cut ----
 
-// 1 if all tokens that are looked for let a text be cut before a space, and behind a line feed.
+// 1 if a U+2581, which was a space before it was normalized, begins at byte k of a token, behind another character.
+static inline int encoder_mark_inside(const TokenizerAdded* token, size_t k) {
+    const char* at = token->text + k;
+    if (token->size - k < SPACE_MARK_SIZE || memcmp(at, SPACE_MARK, SPACE_MARK_SIZE) != 0) { return 0; }
+    return k < SPACE_MARK_SIZE || memcmp(at - SPACE_MARK_SIZE, SPACE_MARK, SPACE_MARK_SIZE) != 0;
+}
+
+// 1 if an added token may end at `at`, and something is put before what follows one: not before what goes on behind a
+// cut.
+static inline int encoder_token_before(const Encoder* e, const char* text, size_t at) {
+    const Tokenizer* t = e->tokenizer;
+    int prepends = t->prefix_space || t->mark_first == 1;
+    for (int i = 0; i < t->step_count; i++) { prepends |= t->steps[i].kind == STEP_PREPEND; }
+    for (int level = 0; prepends && level < 2; level++) {
+        for (int i = 0; i < t->added[level].count; i++) {
+            const TokenizerAdded* token = &t->added[level].list[i];
+            if (token->special && !e->special) { continue; }
+            if (token->size <= at && memcmp(text + at - token->size, token->text, token->size) == 0) { return 1; }
+        }
+    }
+    return 0;
+}
+
+// 1 if spaces become U+2581, and nothing else is replaced.
+static inline int encoder_marks_alone(const Tokenizer* t) {
+    int marks = t->mark_spaces;
+    for (int i = 0; i < t->step_count; i++) {
+        const TokenizerStep* step = &t->steps[i];
+        if (step->kind != STEP_REPLACE) { continue; }
+        if (step->from_size != 1 || step->from[0] != ' ' || step->to_size != SPACE_MARK_SIZE ||
+            memcmp(step->to, SPACE_MARK, SPACE_MARK_SIZE) != 0) {
+            return 0;
+        }
+        marks = 1;
+    }
+    return marks;
+}
+
+// 1 if a character, as SentencePiece's kinds see it, is never the unknown token, which might be fused with another.
+static inline int encoder_is_known(const Tokenizer* t, const char* text, size_t size) {
+    int id = tokenizer_lookup(t, text, size), all = t->byte_fallback;
+    if (t->aliases && id >= t->alias_start) { id = t->aliases[id - t->alias_start].id; }
+    for (size_t i = 0; i < size && all; i++) { all = t->byte_token[(unsigned char)text[i]] >= 0; }
+    return !t->fuse || id >= 0 || all;
+}
+
+// 1 if the words or pieces, and all tokens that are looked for, let a text be cut before a space.
 static inline int encoder_cuts(const Encoder* e) {
     const Tokenizer* t = e->tokenizer;
     if (t->trim_spaces) { return 0; }
-    if (t->kind == TOKENIZER_SENTENCE && !t->cut_marks) { return 0; }
+    if (t->kind == TOKENIZER_SENTENCE) {
+        if (!t->cut_marks || !encoder_marks_alone(t)) { return 0; }
+        if (!t->mark_split && !encoder_is_known(t, SPACE_MARK, SPACE_MARK_SIZE)) { return 0; }
+    } else if (t->kind == TOKENIZER_BPE) {
+        if (t->words == WORDS_NONE) { return 0; }  // a text is one word
+        for (int i = 0; i < t->step_count; i++) {
+            if (t->steps[i].kind == STEP_REPLACE) { return 0; }
+        }
+    }
     for (int level = 0; level < 2; level++) {
         for (int i = 0; i < t->added[level].count; i++) {
             const TokenizerAdded* token = &t->added[level].list[i];
@@ -414,6 +470,7 @@ static inline int encoder_cuts(const Encoder* e) {
             if (token->lstrip || token->rstrip || token->single_word) { return 0; }
             for (size_t k = 1; k < token->size; k++) {
                 if (token->text[k] == ' ' && token->text[k - 1] != ' ') { return 0; }
+                if (level == 1 && encoder_mark_inside(token, k)) { return 0; }
                 if (token->text[k - 1] == '\n' || token->text[k] == '\n') { return 0; }
             }
         }
@@ -436,13 +493,12 @@ static inline int encoder_solid_before(const char* text, size_t at) {
 static inline size_t encoder_cut(const Encoder* e, const char* text, size_t n) {
     const Tokenizer* t = e->tokenizer;
     if (!encoder_cuts(e)) { return 0; }
-    int lines = t->kind != TOKENIZER_SENTENCE || t->cut_lines;
+    int lines = t->kind != TOKENIZER_SENTENCE || (t->cut_lines && encoder_is_known(t, "\n", 1));
     for (size_t at = n; at-- > 1;) {
-        if (text[at] == ' ' && encoder_solid_before(text, at)) { return at; }
         unsigned char next = (unsigned char)text[at];
-        if (lines && text[at - 1] == '\n' && next > ' ' && next < 0x7f && encoder_solid_before(text, at - 1)) {
-            return at;
-        }
+        int space = next == ' ' && encoder_solid_before(text, at);
+        int line = lines && text[at - 1] == '\n' && next > ' ' && next < 0x7f && encoder_solid_before(text, at - 1);
+        if ((space || line) && !encoder_token_before(e, text, at)) { return at; }
     }
     return 0;
 }

@@ -88,6 +88,113 @@ static Tokenizer* tokens_open(const char* name) {
     return tokenizer;
 }
 
+// A small tokenizer.json of the pieces a b c z and what is said.
+typedef struct {
+    const char *what, *normalizer, *pre, *added, *options, *vocab, *merges, *text;
+} TokensSmall;
+
+static Tokenizer* tokens_open_small(const TokensSmall* small) {
+    char* dir = test_directory("tokens");
+    char* path = format_string("%s/small.json", dir);
+    char* json = format_string(
+        "{\"added_tokens\": [%s], \"normalizer\": %s, \"pre_tokenizer\": %s, \"model\": {\"type\": \"BPE\", %s "
+        "\"vocab\": {\"<unk>\": 0, \"a\": 1, \"b\": 2, \"c\": 3, %s}, \"merges\": [%s]}}",
+        small->added, small->normalizer, small->pre, small->options, small->vocab, small->merges);
+    write_bytes(path, json, strlen(json));
+    Tokenizer* tokenizer = tokenizer_open(path, TOKENIZER_MAX);
+    CHECK(!tokenizer->refusal, "%s: %s", small->what, tokenizer->refusal ? tokenizer->refusal : "");
+    directory_remove_tree(dir);
+    free(json);
+    free(path);
+    free(dir);
+    return tokenizer;
+}
+
+#define TOKENS_MARKS "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"\xe2\x96\x81\"}"
+#define TOKENS_PREPEND                                                                                                \
+    "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", \"prepend\": \"\xe2\x96\x81\"}," TOKENS_MARKS \
+    "]}"
+#define TOKENS_FUSED "\"unk_token\": \"<unk>\", \"fuse_unk\": true,"
+
+// Where a cut would change tokens there is none; each of these kinds once lacked a reason not to cut.
+static void test_tokens_cuts(void) {
+    static const char level[] = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}";
+    static const char whole[] = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}";
+    static const char marked[] = "\"\xe2\x96\x81\": 4, \"\\n\": 5, \"\xe2\x96\x81\xe2\x96\x81\": 6, \"x\": 7, \"y\": 8";
+    static const char marks[] = "[\"\xe2\x96\x81\", \"\xe2\x96\x81\"]";
+    static const TokensSmall cases[] = {
+        {"bytes without words", "null", whole, "", "", "\"\xc4\xa0\": 4, \"a\xc4\xa0\": 5", "[\"a\", \"\xc4\xa0\"]",
+         "a a a"},
+        {"characters without marks", "null", "null", "", "", "\" \": 4, \"a \": 5", "[\"a\", \" \"]", "a a a"},
+        {"another text replaced", "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a \"}, \"content\": \"b\"}",
+         level, "", "", "\"\xc4\xa0\": 4", "", "a a a"},
+        {"marks replaced",
+         "{\"type\": \"Sequence\", \"normalizers\": [" TOKENS_MARKS
+         ", {\"type\": \"Replace\", \"pattern\": {\"String\": \"a\xe2\x96\x81\"}, \"content\": \"b\"}]}",
+         "null", "", "", marked, marks, "a a a"},
+        {"an added token with a space", TOKENS_PREPEND, "null",
+         "{\"id\": 9, \"content\": \"x y\", \"normalized\": true}", "", marked, marks, "a x y b"},
+        {"unknown line feeds", TOKENS_MARKS, "null", "", TOKENS_FUSED, "\"\xe2\x96\x81\": 4", "", "z\nz"},
+        {"unknown marks", TOKENS_MARKS, "null", "", TOKENS_FUSED, "\"d\": 4", "", "z z z"},
+        {"something before what follows a token", TOKENS_PREPEND, "null",
+         "{\"id\": 9, \"content\": \"<e>\", \"normalized\": false}", "", marked, marks, "a<e> b"},
+        {"a token that is a line feed", TOKENS_PREPEND, "null",
+         "{\"id\": 9, \"content\": \"\\n\", \"normalized\": false}", "", marked, marks, "a\nb"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Tokenizer* tokenizer = tokens_open_small(&cases[i]);
+        size_t n = strlen(cases[i].text);
+        int *want = NULL, *got = NULL;
+        size_t count = tokens_of(tokenizer, cases[i].text, n, 1, 0, &want);
+        size_t parts = tokens_of(tokenizer, cases[i].text, n, 1, 1, &got);
+        tokens_compare(cases[i].what, got, parts, want, count);
+        free(want);
+        free(got);
+        tokenizer_close(tokenizer);
+    }
+    // Where nothing changes there is a cut: marks that are known, and a normalizer that makes only these.
+    static const TokensSmall known = {"marks alone", TOKENS_PREPEND, "null", "", TOKENS_FUSED, marked, marks, ""};
+    Tokenizer* tokenizer = tokens_open_small(&known);
+    Encoder e;
+    encoder_begin(&e, tokenizer, 1);
+    CHECK(encoder_cut(&e, "a b", 3) == 1 && encoder_cut(&e, "a\nb", 3) == 2, "no cut before a space, behind a line");
+    encoder_end(&e);
+    tokenizer_close(tokenizer);
+}
+
+// A word that follows an unknown token, with which its first was fused, is not remembered as it was there.
+static void test_tokens_fused_words(void) {
+    static const TokensSmall small = {"fused", TOKENS_MARKS, "null", "", TOKENS_FUSED, "\"d\": 4", "", ""};
+    enum { LONG = WORD_CACHE_AFTER + 100 };
+    char text[LONG + 9];
+    memset(text, 'b', LONG);
+    memcpy(text + LONG, " z a b a", 9);
+    static const int tail[] = {0, 1, 0, 2, 0, 1};
+    Tokenizer* tokenizer = tokens_open_small(&small);
+    int* got = NULL;
+    size_t count = tokens_of(tokenizer, text, strlen(text), 1, 0, &got);
+    tokens_compare("fused", got + LONG, count - LONG, tail, 6);
+    free(got);
+    tokenizer_close(tokenizer);
+}
+
+// A prompt has as many tokens as its normalizer makes of it.
+static void test_tokens_long_normalizer(void) {
+    enum { LONG = 100000 };
+    StringBuilder sb = {0};
+    sb_printf(&sb, "{\"type\": \"Prepend\", \"prepend\": \"");
+    for (int i = 0; i < LONG; i++) { sb_append(&sb, "a", 1); }
+    sb_printf(&sb, "\"}");
+    TokensSmall small = {"a long text before it", sb.data, "null", "", "", "\"d\": 4", "", ""};
+    Tokenizer* tokenizer = tokens_open_small(&small);
+    size_t count = 0;
+    int* tokens = tokenizer_encode(tokenizer, "b", 1, &count);
+    CHECK(count == LONG + 1 && tokens[0] == 1 && tokens[LONG] == 2, "%zu tokens", count);
+    free(tokens);
+    free(sb.data);
+    tokenizer_close(tokenizer);
+}
+
 // Any bytes come back from what is encoded byte by byte; SentencePiece puts one space before them.
 static void test_tokens_round_trip(void) {
     static const char* const names[] = {"llama-3.json", "smollm.json", "digits_together.json", "tinyllama.json",
@@ -207,8 +314,8 @@ typedef struct {
 static void tokens_open_file(void* argument) {
     const TokensFile* file = (const TokensFile*)argument;
     Tokenizer* tokenizer = tokenizer_open(file->name, 300);
-    int ids[64];
-    tokenizer_encode(tokenizer, "a b", 3, ids);
+    size_t count = 0;
+    free(tokenizer_encode(tokenizer, "a b", 3, &count));
 }
 
 // A tokenizer.model that is cut off anywhere, and kinds that are refused.
@@ -472,6 +579,9 @@ static void test_tokens_program_errors(void) {
 
 static void tokens_tests(void) {
     RUN(test_tokens_fixtures);
+    RUN(test_tokens_cuts);
+    RUN(test_tokens_fused_words);
+    RUN(test_tokens_long_normalizer);
     RUN(test_tokens_round_trip);
     RUN(test_tokens_long_runs);
     RUN(test_tokens_heap);

@@ -128,11 +128,22 @@ __attribute__((format(printf, 2, 0))) static inline void message_print(const cha
     }
 }
 
+// Several threads may find errors at once. The first says its own and ends the program, the others wait for that; it may
+// come here again, from what it calls on its way.
+static __thread char die_thread;  // its address tells threads apart
+static char* die_owner;
+static inline void die_wait_for_another(void) {
+    char* owner = NULL;
+    if (__atomic_compare_exchange_n(&die_owner, &owner, &die_thread, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) { return; }
+    while (owner != &die_thread) { pause(); }
+}
+
 // Prints "error: ..." on stderr and exits with 1. A message says what was expected, what was
 // found, where, and one hint. No trailing newline in fmt.
 __attribute__((noreturn, format(printf, 1, 2))) static inline void die(const char* fmt, ...) {
     va_list args;
     char text[400];
+    die_wait_for_another();
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);

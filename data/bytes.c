@@ -698,11 +698,8 @@ static void bytes_catch_signals(void) {
 static void shards_write_all(ShardOut* shards, int count, Corpus* corpus) {
     char* error = NULL;
     for (int i = 0; i < count && !error; i++) { error = shard_write(&shards[i], corpus); }
-    struct stat train, val;
-    const char *a = shards[0].targets ? shards[0].targets[0].temporary : NULL,
-               *b = count > 1 && shards[1].targets ? shards[1].targets[0].temporary : NULL;
-    if (!error && a && b && stat(a, &train) == 0 && stat(b, &val) == 0 && train.st_ino == val.st_ino &&
-        train.st_dev == val.st_dev) {
+    if (!error && count > 1 && shards[0].targets && shards[1].targets &&
+        target_is_same(&shards[0].targets[0], &shards[1].targets[0])) {
         error = format_string("--out-train %s and --out-val %s are the same file", shards[0].path, shards[1].path);
     }
     sigset_t all, before;

@@ -153,12 +153,38 @@ static inline char* target_open(FileTarget* target, const char* path) {
     } else if (exists && !S_ISREG(there.st_mode)) {
         target->fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);  // of a FIFO, when there is somebody who reads it
     } else {
-        target->temporary = format_string("%s.tmp.%ld", target->file, (long)getpid());
-        target->fd = open(target->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        // A name that is taken is another's: a process of this number may be running in another container, or may have
+        // been killed there.
+        char* temporary = NULL;
+        for (int n = 0; target->fd < 0 && n < 1000 && (n == 0 || errno == EEXIST); n++) {
+            free(temporary);
+            temporary = n ? format_string("%s.tmp.%ld.%d", target->file, (long)getpid(), n)
+                          : format_string("%s.tmp.%ld", target->file, (long)getpid());
+            target->fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        }
+        int error = errno;
+        if (target->fd < 0) { free(temporary); }
+        errno = error;
+        target->temporary = target->fd < 0 ? NULL : temporary;
         if (target->fd >= 0 && exists && fchmod(target->fd, there.st_mode & 0777) != 0) {}  // else as a new file is
     }
     if (target->fd >= 0) { return NULL; }
     return format_string("%s: could not be created: %s%s", path, strerror(errno), write_hint(errno));
+}
+
+// 1 if two open targets, written beside their places, are the same file: of the same name in the same directory.
+static inline int target_is_same(const FileTarget* a, const FileTarget* b) {
+    if (!a->temporary || !b->temporary) { return 0; }
+    const char *x = strrchr(a->file, '/'), *y = strrchr(b->file, '/');
+    if (strcmp(x ? x + 1 : a->file, y ? y + 1 : b->file) != 0) { return 0; }
+    char *first = x ? format_string("%.*s/", (int)(x - a->file), a->file) : format_string("."),
+         *second = y ? format_string("%.*s/", (int)(y - b->file), b->file) : format_string(".");
+    struct stat there, other;
+    int same = stat(first, &there) == 0 && stat(second, &other) == 0 && there.st_ino == other.st_ino &&
+               there.st_dev == other.st_dev;
+    free(first);
+    free(second);
+    return same;
 }
 
 // Closes it, on the disk; NULL, or what went wrong (the caller frees it).

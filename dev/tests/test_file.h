@@ -246,6 +246,23 @@ static void test_file_writers(void) {
     free(now);
     CHECK(stat(kinds_path("file"), &info) == 0 && (info.st_mode & 0777) == 0604, "%o", (unsigned)info.st_mode);
     CHECK(lstat(kinds_path("other"), &info) == 0 && S_ISLNK(info.st_mode), "the link is gone");
+    // A temporary name that is taken, or a link of that name, is another's.
+    for (int i = 0; i < 2; i++) {
+        char* taken = format_string("%s.tmp.%ld", kinds_path("file"), (long)getpid());
+        if (i == 0) { free(write_file(taken, "another's", 9)); }
+        if (i == 1 && symlink("other", taken) != 0) { die("symlink: %s", strerror(errno)); }
+        char* error = target_write(kinds_path("file"), "new text", 8);
+        CHECK(!error, "%s", error);
+        char* there = read_fully(taken, &size);
+        CHECK(there && strcmp(there, i == 0 ? "another's" : "new text") == 0, "'%s'", there ? there : "nothing");
+        CHECK(lstat(taken, &info) == 0 && S_ISLNK(info.st_mode) == i, "the link is gone");
+        unlink(taken);
+        free(there);
+        free(taken);
+    }
+    now = read_fully(kinds_path("file"), &size);
+    CHECK(now && strcmp(now, "new text") == 0, "'%s'", now);
+    free(now);
     // A failure leaves the old one.
     file_calls_watch(kinds_dir);
     for (int at = 1; at <= 2; at++) {  // sync, rename

@@ -13,6 +13,8 @@
 #include "vocabulary.h"
 
 // What kinds of pieces there are.
+// (A piece of the longest kind parts in as many ways, each of which is looked up.)
+enum { SENTENCE_LONGEST = 4096 };  // bytes of a piece
 enum { SENTENCE_NORMAL = 1, SENTENCE_UNKNOWN, SENTENCE_CONTROL, SENTENCE_USER, SENTENCE_UNUSED, SENTENCE_BYTE };
 
 // A message of protocol buffers, read field by field.
@@ -183,18 +185,21 @@ static inline uint32_t sentence_rank(float score) {
     return ~bits == UINT32_MAX ? UINT32_MAX - 1 : ~bits;
 }
 
-// 1 if merges can make a piece.
-static inline int sentence_merges(const SentenceModel* model, int id) {
+// 1 if a piece stands for its text, when that is looked up.
+static inline int sentence_has_key(const SentenceModel* model, int id) {
     return model->types[id] == SENTENCE_NORMAL || model->types[id] == SENTENCE_USER;
 }
 
-// Every character of the pieces gets an id.
+// Every character of the pieces that merges make gets an id.
 static inline void sentence_add_characters(Tokenizer* tokenizer, const SentenceModel* model) {
     size_t characters = 0, capacity = 0;
-    for (int id = 0; id < model->count; id++) { characters += tokenizer->pieces[id].key_size; }
-    tokenizer_make_map(tokenizer, characters);
     for (int id = 0; id < model->count; id++) {
-        for (size_t at = 0, size; sentence_merges(model, id) && at < tokenizer->pieces[id].key_size; at += size) {
+        characters += model->types[id] == SENTENCE_NORMAL ? tokenizer->pieces[id].key_size : 0;
+    }
+    tokenizer_make_map(tokenizer, min_size(characters, UNICODE_CODES + 256));  // so many differ: bytes may be no UTF-8
+    for (int id = 0; id < model->count; id++) {
+        if (model->types[id] != SENTENCE_NORMAL) { continue; }
+        for (size_t at = 0, size; at < tokenizer->pieces[id].key_size; at += size) {
             const char* key = tokenizer->keys.data + tokenizer->pieces[id].key;
             size = sentence_character(key + at, tokenizer->pieces[id].key_size - at);
             int* row = tokenizer_map_row(tokenizer, key + at, size);
@@ -221,7 +226,8 @@ static inline void sentence_add_merges(Tokenizer* tokenizer, const SentenceModel
     for (int id = 0; id < model->count; id++) {
         const char* key = tokenizer->keys.data + tokenizer->pieces[id].key;
         size_t n = tokenizer->pieces[id].key_size;
-        if (!sentence_merges(model, id)) { continue; }
+        // A piece of the user's is found before there are merges, wherever its text is.
+        if (model->types[id] != SENTENCE_NORMAL) { continue; }
         for (size_t at = sentence_character(key, n); at < n; at += sentence_character(key + at, n - at)) {
             int left = tokenizer_lookup(tokenizer, key, at), right = tokenizer_lookup(tokenizer, key + at, n - at);
             if (left >= 0 && right >= 0) {
@@ -244,6 +250,10 @@ static inline void sentence_check(Tokenizer* tokenizer, const SentenceModel* mod
     }
     if (model->suffix) { tokenizer_refuse(tokenizer, "it has treat_whitespace_as_suffix"); }
     for (int id = 0; id < model->count; id++) {
+        if (tokenizer->pieces[id].size > SENTENCE_LONGEST) {
+            tokenizer_refuse(tokenizer, "its piece %d has %zu bytes, expected at most %d", id,
+                             tokenizer->pieces[id].size, SENTENCE_LONGEST);
+        }
         if (model->types[id] == SENTENCE_UNUSED || model->types[id] > SENTENCE_BYTE) {
             tokenizer_refuse(tokenizer, "its piece %d is of type %d, which this program does not know", id,
                              model->types[id]);
@@ -273,7 +283,7 @@ static inline void tokenizer_read_sentencepiece(Tokenizer* tokenizer, const char
     for (int id = 0; id < model.count; id++) {
         TokenizerPiece* piece = &tokenizer->pieces[id];
         int type = model.types[id];
-        if (sentence_merges(&model, id)) { tokenizer_set_key(tokenizer, id, piece->text, piece->size); }
+        if (sentence_has_key(&model, id)) { tokenizer_set_key(tokenizer, id, piece->text, piece->size); }
         if (type != SENTENCE_CONTROL && type != SENTENCE_UNKNOWN) {
             piece->size = tokenizer_unpiece(piece->text, piece->size);
         }

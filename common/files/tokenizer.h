@@ -210,15 +210,22 @@ static inline void tokenizer_keep_files(Tokenizer* tokenizer, const char* dir) {
     }
 }
 
+// 1 if a file may be a model of SentencePiece: it begins with its first piece, a field whose tag is a line feed. (So does
+// a JSON behind a blank line.)
+static inline int tokenizer_is_model(const char* text, size_t size) {
+    size_t at = 0;
+    while (at < size && (text[at] == ' ' || (text[at] >= '\t' && text[at] <= '\r'))) { at++; }
+    return size > 3 && text[0] == 0x0a && !(at < size && text[at] == '{');
+}
+
 // A file by itself: a tokenizer.json, or a tokenizer.model, of any name.
 static inline void tokenizer_keep_single(Tokenizer* tokenizer, const char* path) {
     const char* slash = strrchr(path, '/');
     char* parent = slash ? format_string("%.*s/", (int)(slash - path), path) : format_string(".");
-    size_t size = 0, at = 0;
+    size_t size = 0;
     char* text = tokenizer_read_file(parent, slash ? slash + 1 : path, &size);
-    while (text && at < size && (text[at] == ' ' || (text[at] >= '\t' && text[at] <= '\r'))) { at++; }
-    // A model begins with its first piece, a field whose tag is a line feed, and its length.
-    int model = text && size > 3 && text[0] == 0x0a && (text_ends(path, ".model") || text[2] == 0x0a);
+    // Of a model the length of the first piece follows, then its text, of the same tag.
+    int model = text && tokenizer_is_model(text, size) && (text_ends(path, ".model") || text[2] == 0x0a);
     if (text) { tokenizer_keep_file(tokenizer, model ? "tokenizer.model" : "tokenizer.json", text, size); }
     free(parent);
 }
@@ -233,6 +240,21 @@ static inline void tokenizer_read(Tokenizer* tokenizer, const char* dir) {
     } else if (dir) {
         tokenizer_keep_files(tokenizer, dir);
     }
+}
+
+// vocab.json and merges.txt say nothing of words: that is known of GPT-2's alone. RoBERTa has these files too, and Qwen2.
+static inline void tokenizer_check_class(Tokenizer* tokenizer) {
+    const CheckpointFile* file = tokenizer_kept(tokenizer, "tokenizer_config.json");
+    if (!file) { return; }
+    char* path = format_string("%s: tokenizer_config.json", tokenizer->source);
+    Json* root = json_parse(file->text, file->size, path);
+    const Json* name = root->type == JSON_OBJECT ? json_get(root, "tokenizer_class") : NULL;
+    if (name && name->type != JSON_NULL && !json_is(name, "GPT2Tokenizer") && !json_is(name, "GPT2TokenizerFast")) {
+        tokenizer_refuse_value(tokenizer, "tokenizer_class (with vocab.json and merges.txt, without tokenizer.json)",
+                               name);
+    }
+    json_free(root);
+    free(path);
 }
 
 // Makes the tokenizer, for a vocabulary of V, from the files that it keeps, those of `dir`. Dies on damaged files;
@@ -254,7 +276,8 @@ static inline void tokenizer_make(Tokenizer* tokenizer, const char* dir, int V) 
     } else if (vocab && merges) {
         tokenizer->source = format_string("%s/vocab.json", dir);
         tokenizer_read_gpt2(tokenizer, vocab->text, vocab->size, merges->text, merges->size);
-    } else if (model && model->size && model->text[0] == 0x0a) {  // other software has other files of this name
+        tokenizer_check_class(tokenizer);
+    } else if (model && tokenizer_is_model(model->text, model->size)) {  // other software has other files of this name
         if (!tokenizer->source) { tokenizer->source = format_string("%s/tokenizer.model", dir); }
         tokenizer_read_sentencepiece(tokenizer, model->text, model->size);
     } else if (tokenizer->file_count == 0 && (V == 256 || V == 257)) {
@@ -325,6 +348,10 @@ static inline void tokenizer_complete(Tokenizer* tokenizer, int positions) {
               "  \"model_input_names\": [\"input_ids\", \"attention_mask\"],\n  \"model_max_length\": %d,\n"
               "  \"padding_side\": \"left\",\n  \"clean_up_tokenization_spaces\": false",
               positions);
+    // LlamaTokenizer would put a beginning before every text, which shards do not.
+    if (tokenizer->alias_start && !tokenizer_kept(tokenizer, "tokenizer.json")) {
+        sb_printf(&sb, ",\n  \"add_bos_token\": false");
+    }
     const struct {
         const char* key;
         int id;

@@ -212,7 +212,24 @@ static void test_tokenizer_kept_files(void) {
     CHECK(strcmp(tokenizer->source, path) == 0 && tokenizer_bytes(tokenizer, 1) == 3, "%s", tokenizer->source);
     tokenizer_close(tokenizer);
     free(path);
+    // JSON may begin with blank lines: no model does.
+    char* blank = format_string("\n\n\n%s", model);
+    tokenizer_put("blank.model", blank, strlen(blank));
+    path = format_string("%s/blank.model", tokenizer_dir);
+    tokenizer = tokenizer_open(path, 10);
+    CHECK(strcmp(tokenizer->files[0].name, "tokenizer.json") == 0 && tokenizer_bytes(tokenizer, 1) == 3, "%s",
+          tokenizer->files[0].name);
+    tokenizer_close(tokenizer);
+    free(blank);
+    free(path);
     directory_remove_tree(tokenizer_dir);
+    // Of a model the configuration that it lacks says that nothing comes before a text.
+    tokenizer = tokenizer_open("dev/fixtures/tokenizers/sentencepiece_plain.model", 1000);
+    tokenizer_complete(tokenizer, 24);
+    const CheckpointFile* config = tokenizer_kept(tokenizer, "tokenizer_config.json");
+    CHECK(config && strstr(config->text, "\"LlamaTokenizer\"") && strstr(config->text, "\"add_bos_token\": false"),
+          "%s", config ? config->text : "none");
+    tokenizer_close(tokenizer);
 }
 
 // Words as the regular expression of GPT-2 cuts them; '|' marks the cuts expected.
@@ -316,6 +333,17 @@ static void test_tokenizer_bpe(void) {
     tokenizer = tokenizer_open(tokenizer_dir, 5);
     CHECK(tokenizer_eot(tokenizer) == 4 && tokenizer->file_count == 3, "eos_token: %d", tokenizer_eot(tokenizer));
     tokenizer_close(tokenizer);
+    // The same two files are those of other tokenizers too, which cut words otherwise.
+    static const char* const classes[] = {"GPT2Tokenizer", "GPT2TokenizerFast", "RobertaTokenizer", "Qwen2Tokenizer"};
+    for (int i = 0; i < 4; i++) {
+        char* text = format_string("{\"tokenizer_class\": \"%s\"}", classes[i]);
+        tokenizer_put("tokenizer_config.json", text, strlen(text));
+        tokenizer = tokenizer_open(tokenizer_dir, 5);
+        CHECK(!tokenizer->refusal == (i < 2) && (i < 2 || strstr(tokenizer->refusal, classes[i])), "%s: %s", classes[i],
+              tokenizer->refusal ? tokenizer->refusal : "not refused");
+        tokenizer_close(tokenizer);
+        free(text);
+    }
     tokenizer_drop("vocab.json");
     tokenizer_drop("merges.txt");
     tokenizer_drop("tokenizer_config.json");

@@ -54,8 +54,9 @@ typedef struct {
     char buffer[1 << 16];
 } TokensOut;
 
-static TokensOut tokens_out;              // what a signal or an error leaves unfinished is removed
-static uint64_t tokens_most = INT32_MAX;  // the header counts in int32; tests set less
+static TokensOut tokens_out;                    // what a signal or an error leaves unfinished is removed
+static uint64_t tokens_most = INT32_MAX;        // the header counts in int32; tests set less
+static size_t tokens_longest = TOKENS_LONGEST;  // tests set less
 
 static const char* const tokens_usage =
     "usage: tokens --tokenizer DIR|FILE --out FILE [options] TEXT|- ...\n"
@@ -148,17 +149,71 @@ static void tokens_on_signal(int number) {
     raise(number);  // it ends the program when this function returns
 }
 
+static const int tokens_ends[] = {SIGINT, SIGTERM, SIGHUP};
+
 static void tokens_catch_signals(void) {
-    static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
     for (int i = 0; i < 3; i++) {
         struct sigaction action, old;
         memset(&action, 0, sizeof action);
         sigemptyset(&action.sa_mask);
         action.sa_handler = tokens_on_signal;
-        if (sigaction(ends[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) { sigaction(ends[i], &action, NULL); }
+        if (sigaction(tokens_ends[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) {
+            sigaction(tokens_ends[i], &action, NULL);
+        }
     }
     signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of write, with a message
     signal(SIGPIPE, SIG_IGN);  // and so is a reader of --out that has gone
+}
+
+// Starts the threads that encode. They never take a signal: where the lists of shards change, the main thread alone
+// blocks them.
+static void tokens_start_threads(int threads) {
+    sigset_t ends, before;
+    sigemptyset(&ends);
+    for (int i = 0; i < 3; i++) { sigaddset(&ends, tokens_ends[i]); }
+    sigprocmask(SIG_BLOCK, &ends, &before);  // threads begin with what is blocked here
+    int started = 0;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp atomic
+        started++;
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (started == 0) { die("no thread could be started"); }
+}
+
+// Bytes of a name before its ending, ".bin".
+static size_t tokens_stem(const char* path) {
+    const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
+    return !dot || dot == path || dot[-1] == '/' ? strlen(path) : (size_t)(dot - path);
+}
+
+// The name of shard n of `path`: the first is that, then come NAME_00001.bin and so on.
+static char* tokens_name(const char* path, int n) {
+    size_t stem = tokens_stem(path);
+    return n ? format_string("%.*s_%05d%s", (int)stem, path, n, path + stem) : format_string("%s", path);
+}
+
+// Dies if an earlier run went on in more shards: whoever reads NAME*.bin would take them for this one's.
+static void tokens_refuse_others(const char* path) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char *dir = slash ? format_string("%.*s/", (int)(slash - path), path) : format_string("./"), *found = NULL;
+    size_t stem = tokens_stem(name);
+    int count = 0;
+    char** names = directory_names(dir, &count);
+    for (int i = 0; i < count; i++) {
+        if (strlen(names[i]) != strlen(name) + 6 || memcmp(names[i], name, stem) != 0) { continue; }
+        const char* number = names[i] + stem;  // _00001
+        int other = number[0] == '_' && strspn(number + 1, "0123456789") >= 5 && strcmp(number + 6, name + stem) == 0;
+        if (other && (!found || strcmp(names[i], found) < 0)) { found = names[i]; }
+    }
+    if (found) {
+        die("%s: expected no shards that go on from it, found %s%s of an earlier run, which would be read with it; "
+            "remove these or choose another name",
+            path, slash ? dir : "", found);
+    }
+    directory_free_names(names);
+    free(dir);
 }
 
 // Writes the header again: only now it is known how many tokens there are.
@@ -184,10 +239,7 @@ static void tokens_next_shard(TokensOut* out) {
         memcpy(names, out->names, (size_t)n * sizeof(char*));
         memcpy(tokens, out->tokens, (size_t)n * sizeof(uint64_t));
     }
-    const char *slash = strrchr(out->path, '/'), *dot = strrchr(slash ? slash : out->path, '.');
-    if (!dot || dot == out->path || dot[-1] == '/') { dot = out->path + strlen(out->path); }
-    names[n] =
-        n ? format_string("%.*s_%05d%s", (int)(dot - out->path), out->path, n, dot) : format_string("%s", out->path);
+    names[n] = tokens_name(out->path, n);
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);  // a signal finds lists that are whole
@@ -345,6 +397,14 @@ static void block_add_part(TokensBlock* block, size_t at, int first, int last) {
     block->parts[block->part_count++] = (TokensPart){at, block->size - at, first, last};
 }
 
+// Dies if what was read of a document, since it was last cut, is more than can be encoded.
+static void tokens_check_length(const TokensReader* r, size_t size) {
+    if (size <= tokens_longest) { return; }
+    die("%s: document %llu has %zu bytes among which this tokenizer knows no place to cut it (as before a space "
+        "between words); more than %zu cannot be encoded: cut it yourself",
+        r->path, (unsigned long long)r->documents - 1, size, tokens_longest);
+}
+
 // Fills a block with documents, the last of them perhaps cut; 0: there is nothing left.
 static int tokens_fill(TokensReader* r, TokensBlock* block) {
     block->size = block->part_count = 0;
@@ -360,6 +420,7 @@ static int tokens_fill(TokensReader* r, TokensBlock* block) {
             size_t got = tokens_read_document(r, block->text + block->size, room);
             block->size += got;
             if (got < room || (r->o->framed && r->left == 0)) {
+                tokens_check_length(r, block->size - start);
                 tokens_end_document(r);
                 block_add_part(block, start, first, 1);
                 break;
@@ -374,12 +435,8 @@ static int tokens_fill(TokensReader* r, TokensBlock* block) {
                 block_add_part(block, start, first, 0);
                 return 1;
             }
-            if (block->size - start > TOKENS_LONGEST) {
-                die("%s: document %llu has %zu bytes among which this tokenizer knows no place to cut it (as before a "
-                    "space between words); more than %d cannot be encoded: cut it yourself",
-                    r->path, (unsigned long long)r->documents - 1, block->size - start, TOKENS_LONGEST);
-            }
-            block_reserve(block, 2 * block->capacity);
+            tokens_check_length(r, block->size - start);
+            block_reserve(block, min_size(2 * block->capacity, max_size(block->size, start + tokens_longest) + 1));
         }
         if (block->size > TOKENS_BLOCK / 2 || block->part_count >= 1 << 16) { return 1; }
     }
@@ -398,6 +455,17 @@ static void tokens_encode_block(Encoder* encoder, TokensBlock* block, int eot) {
     block->count = encoder->count;
     block->tokens = (int*)xalloc(block->count, sizeof(int), "the tokens of a block");
     if (block->count) { memcpy(block->tokens, encoder->tokens, block->count * sizeof(int)); }
+}
+
+// Gives back the tokens of a block, and its text where that is larger than usual: a document without a place to cut.
+static void tokens_free_large(TokensBlock* block) {
+    free(block->tokens);
+    block->tokens = NULL;
+    block->count = 0;
+    if (block->capacity <= 2 * TOKENS_BLOCK) { return; }
+    free(block->text);
+    block->text = NULL;
+    block->size = block->capacity = 0;
 }
 
 // A line on stderr every second on a terminal, every half minute elsewhere.
@@ -436,13 +504,25 @@ static uint64_t tokens_run(TokensReader* r, const Tokenizer* tokenizer, int thre
     r->encoder = &encoders[0];
     uint64_t tokens = 0;
     double started = now_seconds(), shown = started;
-    for (int count = batch; count == batch;) {
-        for (count = 0; count < batch && tokens_fill(r, &blocks[count]); count++) {}
+    for (int more = 1; more;) {
+        int count = 0;
+        // Few blocks where they are large.
+        for (size_t bytes = 0; count < batch && bytes <= 2 * (size_t)batch * TOKENS_BLOCK; count++) {
+            more = tokens_fill(r, &blocks[count]);
+            if (!more) { break; }
+            bytes += blocks[count].size;
+        }
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
         for (int i = 0; i < count; i++) { tokens_encode_block(&encoders[thread_index()], &blocks[i], eot); }
         for (int i = 0; i < count; i++) {
             tokens_write(out, blocks[i].tokens, blocks[i].count);
             tokens += blocks[i].count;
+            tokens_free_large(&blocks[i]);
+        }
+        for (int i = 0; i < threads; i++) {  // and what merging such a document took
+            if (encoders[i].capacity <= 4 * TOKENS_BLOCK) { continue; }
+            encoder_end(&encoders[i]);
+            encoder_begin(&encoders[i], tokenizer, r->o->special);
         }
         tokens_progress(r, tokens, started, &shown);
     }
@@ -479,6 +559,13 @@ static Tokenizer* tokens_open_tokenizer(const char* path) {
             "as in {\"eos_token\": \"</s>\"}",
             path);
     }
+    for (int byte = 0; byte < 256 && tokenizer->kind == TOKENIZER_BPE; byte++) {
+        int utf8 = byte != 0xc0 && byte != 0xc1 && byte < 0xf5;  // GPT-NeoX's has no tokens for the others
+        if (!utf8 || tokenizer->byte_token[byte] >= 0 || tokenizer->unknown >= 0) { continue; }
+        die("--tokenizer %s: expected a token for every byte of UTF-8, or an unk_token, found none for the byte "
+            "0x%02x; a text with that could not be encoded",
+            path, byte);
+    }
     return tokenizer;
 }
 
@@ -510,9 +597,11 @@ static int tokens_main(int argc, char** argv) {
     }
     free(parent);
     if (error) { die("%s", error); }
+    tokens_refuse_others(o.out);
+    int threads = o.threads ? o.threads : thread_count();
+    tokens_start_threads(threads);
     tokens_next_shard(out);
     double started = now_seconds();
-    int threads = o.threads ? o.threads : thread_count();
     uint64_t tokens = tokens_run(&r, tokenizer, threads, out);
     tokens_finish_shard(out, out->count - 1);
     sigset_t all, before;

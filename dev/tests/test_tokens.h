@@ -361,6 +361,18 @@ static void test_tokens_bad_models(void) {
         write_bytes(path, bad[i].text, bad[i].size);
         expect_death(bad[i].name, tokens_open_file, &file, words[i]);
     }
+    StringBuilder sb = {0};  // a BPE model of one piece of 5000 bytes
+    sb_append(&sb, "\x12\x02\x18\x02\x0a\x8b\x27\x0a\x88\x27", 10);
+    for (int i = 0; i < 5000; i++) { sb_append(&sb, "a", 1); }
+    char* start = format_string("%s", "\x0a\x03\x0a\x01z");
+    StringBuilder model = {0};
+    sb_append(&model, start, 5);
+    sb_append(&model, sb.data, sb.size);
+    write_bytes(path, model.data, model.size);
+    expect_death("a long piece", tokens_open_file, &file, "its piece 1 has 5000 bytes|at most 4096");
+    free(sb.data);
+    free(model.data);
+    free(start);
     unlink(path);
     rmdir(dir);
     free(whole);
@@ -378,6 +390,7 @@ typedef struct {
     rlim_t limit;      // on the size of files; 0: as it is
     uint64_t most;     // tokens of a shard; 0: as it is
     const char* input;
+    size_t longest;  // bytes without a place to cut; 0: as it is
 } TokensRun;
 
 static char* tokens_expand(const char* line) {
@@ -396,6 +409,7 @@ static void tokens_run_child(void* argument) {
         setrlimit(RLIMIT_FSIZE, &limit);
     }
     if (run->most) { tokens_most = run->most; }
+    if (run->longest) { tokens_longest = run->longest; }
     char* name = tokens_expand(run->input ? run->input : "/dev/null");
     dup2(open(name, O_RDONLY), 0);
     char *line = tokens_expand(run->line), *argv[64] = {(char*)"tokens"};
@@ -408,7 +422,7 @@ static void tokens_run_child(void* argument) {
 }
 
 static void tokens_good(const char* line, uint64_t most, const char* input) {
-    TokensRun run = {line, 0, most, input};
+    TokensRun run = {line, 0, most, input, 0};
     char* output = NULL;
     int code = run_child(tokens_run_child, &run, &output);
     CHECK(code == 0, "tokens %s: exit code %d: %s", line, code, output);
@@ -525,6 +539,63 @@ static void test_tokens_program(void) {
     free(tokens_dir);
 }
 
+// Runs tokens with three threads, then prints how many there are and how many of them take no signal that ends it.
+static void tokens_threads_child(void* argument) {
+    tokens_run_child(argument);
+    int count = 0, all = 0, blocked = 0;
+    char** names = directory_names("/proc/self/task", &count);
+    for (int i = 0; i < count; i++) {
+        char* path = format_string("/proc/self/task/%s/status", names[i]);
+        FILE* file = fopen(path, "r");
+        char line[256];
+        unsigned long long mask = 0;
+        while (file && fgets(line, sizeof line, file)) { sscanf(line, "SigBlk: %llx", &mask); }
+        if (file) { fclose(file); }
+        unsigned long long ends = 1ull << (SIGINT - 1) | 1ull << (SIGTERM - 1) | 1ull << (SIGHUP - 1);
+        all++;
+        blocked += (mask & ends) == ends;
+        free(path);
+    }
+    directory_free_names(names);
+    printf("%d threads, %d without signals\n", all, blocked);
+}
+
+static void test_tokens_signals(void) {
+    if (test_skips_threads()) { return; }
+    tokens_dir = test_directory("tokens");
+    tokens_put("@/text", "some text", 9);
+    TokensRun run = {TOKENS_NEOX "--out @/out.bin --threads 3 @/text", 0, 0, NULL, 0};
+    char* output = NULL;
+    int code = run_child(tokens_threads_child, &run, &output);
+    CHECK(code == 0 && strstr(output, "3 threads, 2 without signals"), "code %d: %s", code, output);
+    free(output);
+    directory_remove_tree(tokens_dir);
+    free(tokens_dir);
+}
+
+static void tokens_die_says(void) { printf("the last word\n"); }
+
+static void tokens_die_together(void* argument) {
+    die_last = tokens_die_says;
+#pragma omp parallel num_threads(4)
+    {
+#pragma omp barrier
+        die("%s", (const char*)argument);
+    }
+}
+
+// Of several threads that find an error one says it, and the program ends once.
+static void test_tokens_several_errors(void) {
+    for (int trial = 0; trial < 10; trial++) {
+        char *output = NULL, text[] = "no token for this";
+        int code = run_child(tokens_die_together, text, &output), times = 0;
+        for (const char* at = output; (at = strstr(at, "error: no token")) != NULL; at++) { times++; }
+        CHECK(code == 1 && times == 1 && strstr(output, "the last word"), "code %d, said %d times: %s", code, times,
+              output);
+        free(output);
+    }
+}
+
 // Errors in words; what stood at the name stays, nothing else is left.
 static void test_tokens_program_errors(void) {
     tokens_dir = test_directory("tokens");
@@ -536,6 +607,10 @@ static void test_tokens_program_errors(void) {
     tokens_put("@/no_end.json",
                "{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": []}, \"pre_tokenizer\": {\"type\": \"ByteLevel\"}}",
                84);
+    static const char few[] = "{\"model\": {\"vocab\": {\"a\": 0, \"<|endoftext|>\": 1}, \"merges\": []}, "
+                              "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}}";
+    tokens_put("@/few.json", few, sizeof few - 1);
+    tokens_put("@/more_00002.bin", "", 0);
     static const struct {
         TokensRun run;
         const char* words;
@@ -552,6 +627,9 @@ static void test_tokens_program_errors(void) {
         {{"--tokenizer @/nowhere --out @/out.bin @/text", 0, 0, NULL}, "--tokenizer|nowhere|No such file"},
         {{"--tokenizer @/unigram.json --out @/out.bin @/text", 0, 0, NULL}, "cannot encode|Unigram"},
         {{"--tokenizer @/no_end.json --out @/out.bin @/text", 0, 0, NULL}, "a token that ends a text|eos_token"},
+        {{"--tokenizer @/few.json --out @/out.bin @/text", 0, 0, NULL}, "a token for every byte of UTF-8|0x00"},
+        {{TOKENS_NEOX "--out @/more.bin @/text", 0, 0, NULL}, "more.bin: expected no shards|more_00002.bin"},
+        {{TOKENS_NEOX "--out @/out.bin @/text", 0, 0, NULL, 8}, "document 0 has 9 bytes|more than 8"},
         {{"--tokenizer @ --out @/out.bin @/text", 0, 0, NULL}, "found none of them"},
         {{TOKENS_NEOX "--out @/out.bin", 0, 0, NULL}, "texts to read"},
         {{TOKENS_NEOX "@/text", 0, 0, NULL}, "--out FILE"},
@@ -569,7 +647,7 @@ static void test_tokens_program_errors(void) {
     CHECK(text && size == 14 && memcmp(text, "what was there", 14) == 0, "%s has changed", path);
     int count = 0;
     char** names = directory_names(tokens_dir, &count);
-    CHECK(count == 6, "%d files are left, expected 6", count);
+    CHECK(count == 8, "%d files are left, expected 8", count);
     directory_free_names(names);
     free(text);
     free(path);
@@ -589,6 +667,8 @@ static void tokens_tests(void) {
     RUN(test_tokens_bad_models);
     RUN(test_tokens_program);
     RUN(test_tokens_program_errors);
+    RUN(test_tokens_signals);
+    RUN(test_tokens_several_errors);
 }
 
 #endif

@@ -236,6 +236,7 @@ static inline void tokenizer_set_key(Tokenizer* tokenizer, int id, const char* t
 
 // Makes the map of the keys, with room for `more`; of equal keys the first counts.
 static inline void tokenizer_make_map(Tokenizer* tokenizer, size_t more) {
+    sb_append(&tokenizer->keys, "", 0);  // there, although no piece may have a text
     free(tokenizer->map);
     tokenizer->map_capacity = 16;
     while (tokenizer->map_capacity < 2 * ((size_t)tokenizer->count + more)) { tokenizer->map_capacity *= 2; }

@@ -70,7 +70,8 @@ static const char* const tokens_usage =
     "                        little-endian)\n"
     "  --threads N           default: one for each processor; the shard is the same for any number\n"
     "  --help\n"
-    "- is standard input. What one shard cannot hold (2147483647 tokens) goes on in NAME_00001.bin and so on.\n";
+    "- is standard input. What one shard cannot hold (2147483647 tokens) goes on in NAME_00001.bin and so on;\n"
+    "such shards of an earlier run must be removed first.\n";
 
 // ---- options ----
 
@@ -173,11 +174,9 @@ static void tokens_start_threads(int threads) {
     for (int i = 0; i < 3; i++) { sigaddset(&ends, tokens_ends[i]); }
     sigprocmask(SIG_BLOCK, &ends, &before);  // threads begin with what is blocked here
     int started = 0;
+    (void)threads;  // without OpenMP there is one
 #pragma omp parallel num_threads(threads)
-    {
-#pragma omp atomic
-        started++;
-    }
+    { __atomic_add_fetch(&started, 1, __ATOMIC_RELAXED); }
     sigprocmask(SIG_SETMASK, &before, NULL);
     if (started == 0) { die("no thread could be started"); }
 }

@@ -173,7 +173,7 @@ ok "--zero 1 with one rank: the same bits" alike one8 one8-1 4
 train r8-4-1 --total-batch 128 --steps 4 --val-every 2 --val-batches 3 --gpus 4 --zero 1
 ok "--zero 1 with more ranks than blocks: the same bits" alike r8-4 r8-4-1 4
 train judged --model "$tmp/${first}_fp322-1/step_00000002" $wide --eval-only --gpus 2 --zero 1
-ok "--eval-only --zero 1" says "^val_loss $(numbers "${first}_fp322-1" val_loss | tail -n 1 | cut -c1-7)"
+ok "--eval-only --zero 1" says "^val_loss $(printf %.6f "$(numbers "${first}_fp322-1" val_loss | tail -n 1)")"
 
 # chain FROM RANKS ZERO: the run goes on from a step with so many ranks
 train chain $wide --steps 4 --save-every 1 --keep 0 --gpus 2

@@ -146,9 +146,6 @@ def made_files(words):
 
 def made_models(words, directory):
     """Models of SentencePiece: plain ones, and with flags and pieces that are rare."""
-    text = directory + "/text"
-    with open(text, "w", encoding="utf-8") as out:
-        out.write("\n".join(words))
     more = {"plain": {}, "byte fallback": {"byte_fallback": True}, "trim": {"remove_extra_whitespaces": True},
             "no prefix": {"add_dummy_prefix": False}, "pieces of the user's": {
                 "user_defined_symbols": ["<mask>", "cat", "\u2581\u2581", "12", "12345"], "byte_fallback": True},
@@ -156,9 +153,11 @@ def made_models(words, directory):
     for name, options in more.items():
         options = {"remove_extra_whitespaces": False, "split_digits": True, **options}
         path = f"{directory}/{name}.model"
-        sentencepiece.SentencePieceTrainer.train(
-            input=text, model_prefix=path[:-6], model_type="bpe", vocab_size=sizes[3] if len(sizes) > 3 else 1200, character_coverage=0.999,
-            normalization_rule_name="identity", minloglevel=2, max_sentence_length=10000, **options)
+        with open(path, "wb") as out:   # neither this place nor that of the text stands in the model
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(words), model_writer=out, model_type="bpe",
+                vocab_size=sizes[3] if len(sizes) > 3 else 1200, character_coverage=0.999, normalization_rule_name="identity",
+                minloglevel=2, max_sentence_length=10000, **options)
         yield f"sentencepiece, {name}", path
 
 
@@ -280,10 +279,8 @@ def write_fixtures(directory):
     for name, path in made_models(words, directory):
         name = name.replace(", ", "_").replace(" ", "_").replace("'", "")
         os.rename(path, f"{directory}/{name}.model")
-        os.remove(path[:-6] + ".vocab")
         model = sentencepiece.SentencePieceProcessor(model_file=f"{directory}/{name}.model")
         write(name, [[text, *[model.encode(text)] * 2] for text in FIXTURE])
-    os.remove(directory + "/text")
 
 
 def main():

@@ -2,7 +2,7 @@
 //
 //     ranks_options()    --gpus, --rank, --ranks, --local-rank, --master, --port, --meet-timeout, --nccl-timeout
 //     ranks_begin()      who this process is, or starts all (launch.h); the meeting (meeting.h); the watchdog (watch.h)
-//     ranks_alike()      all ranks do the same for now: what goes wrong on all is said by rank 0 alone
+//     ranks_alike()      whether all ranks do the same from here on: what goes wrong on all is said by rank 0 alone
 //     ranks_progress()   at every step, and in between by ranks_still_works() or work_goes_on() (base.h): something was done
 //     ranks_share(), ranks_gather(), ranks_barrier()      for setup and checkpoints; gradients go through NCCL
 //     ranks_end()        all ranks are done; every rank calls it before it exits normally

@@ -2,7 +2,8 @@
 //
 //     build/tokens --tokenizer DIR|FILE --out data/mine/train.bin [--special parse] TEXT...
 //
-// A text is a document: end of text follows each. The shard depends on the texts, their order and the tokenizer alone,
+// A text is a document: end of text follows each; or it holds many, each behind its length, or as build/bytes writes
+// them. The shard depends on the texts, their order and the tokenizer alone,
 // not on the number of threads.
 //
 // Pipeline: read documents into blocks of about a megabyte, cutting long ones where that changes no token (encode.h)
@@ -15,14 +16,17 @@
 #include <signal.h>
 
 enum {
-    TOKENS_BLOCK = 1 << 20,   // bytes of text that one thread encodes at a time
-    TOKENS_LONGEST = 1 << 28  // bytes without a place to cut that are taken: merging takes fifty times that
+    TOKENS_BLOCK = 1 << 20,    // bytes of text that one thread encodes at a time
+    TOKENS_LONGEST = 1 << 28,  // bytes without a place to cut that are taken: merging takes fifty times that
+    BYTES_END = 256            // the token that ends a text in a shard of bytes
 };
 
 typedef struct {
     const char *tokenizer, *out;
     int special;  // special tokens in texts are parsed
     int framed;   // texts hold several documents, each behind its length
+    int bytes;    // texts are shards of bytes
+    int count;    // only print how large the vocabulary is
     int threads;  // 0: as many as there are processors
     int input_count;
     char** inputs;
@@ -60,6 +64,7 @@ static size_t tokens_longest = TOKENS_LONGEST;  // tests set less
 
 static const char* const tokens_usage =
     "usage: tokens --tokenizer DIR|FILE --out FILE [options] TEXT|- ...\n"
+    "       tokens --tokenizer DIR|FILE --count 1\n"
     "Makes a token shard of texts, one document each: end of text follows every one.\n"
     "\n"
     "  --tokenizer DIR|FILE  tokenizer.json or tokenizer.model, or a directory with one, or with vocab.json and\n"
@@ -68,6 +73,8 @@ static const char* const tokens_usage =
     "  --special text|parse  special tokens in the texts, <|endoftext|>, are text (default), or those tokens\n"
     "  --framed 0|1          1: a TEXT holds many documents, each behind its length in bytes (8 bytes,\n"
     "                        little-endian)\n"
+    "  --bytes 0|1           1: a TEXT is a shard of build/bytes, which holds many\n"
+    "  --count 0|1           1: only print how many tokens the tokenizer has, the smallest vocabulary for it\n"
     "  --threads N           default: one for each processor; the shard is the same for any number\n"
     "  --help\n"
     "- is standard input. What one shard cannot hold (2147483647 tokens) goes on in NAME_00001.bin and so on;\n"
@@ -75,18 +82,24 @@ static const char* const tokens_usage =
 
 // ---- options ----
 
+// The value of an option that is 0 or 1; 0 where it was not given.
+static int tokens_switch(const char* name, const char* value) {
+    if (value && strcmp(value, "0") != 0 && strcmp(value, "1") != 0) {
+        die("%s: expected 0 or 1, found '%s'", name, value);
+    }
+    return value && value[0] == '1';
+}
+
 // Fills options from the command line; returns 0 if only help was asked for.
 static int tokens_parse(TokensOptions* o, int argc, char** argv) {
     memset(o, 0, sizeof *o);
     o->inputs = (char**)xalloc((size_t)argc, sizeof(char*), "the arguments");
-    const char *special = NULL, *framed = NULL, *threads = NULL;
+    const char *special = NULL, *framed = NULL, *bytes = NULL, *count = NULL, *threads = NULL;
     struct {
         const char* name;
         const char** value;
-    } known[] = {{"--tokenizer", &o->tokenizer},
-                 {"--out", &o->out},
-                 {"--special", &special},
-                 {"--framed", &framed},
+    } known[] = {{"--tokenizer", &o->tokenizer}, {"--out", &o->out},  {"--special", &special},
+                 {"--framed", &framed},          {"--bytes", &bytes}, {"--count", &count},
                  {"--threads", &threads}};
     int only_files = 0;  // after "--"
     for (int i = 1; i < argc; i++) {
@@ -114,16 +127,22 @@ static int tokens_parse(TokensOptions* o, int argc, char** argv) {
         *value = equals ? equals + 1 : argv[++i];
         if (**value == 0) { die("%.*s: expected a value, found an empty one", (int)length, argument); }
     }
-    if (!o->tokenizer || !o->out) { die("expected --tokenizer DIR|FILE and --out FILE; see tokens --help"); }
+    o->count = tokens_switch("--count", count);
+    if (!o->tokenizer || (!o->out && !o->count)) {
+        die("expected --tokenizer DIR|FILE and --out FILE; see tokens --help");
+    }
+    if (o->count) {
+        if (o->out || o->input_count) { die("--count 1: expected neither --out nor texts beside it"); }
+        return 1;
+    }
     if (o->input_count == 0) { die("expected texts to read, - is standard input; see tokens --help"); }
     if (special && strcmp(special, "parse") != 0 && strcmp(special, "text") != 0) {
         die("--special: expected text or parse, found '%s'", special);
     }
-    if (framed && strcmp(framed, "0") != 0 && strcmp(framed, "1") != 0) {
-        die("--framed: expected 0 or 1, found '%s'", framed);
-    }
     o->special = special && strcmp(special, "parse") == 0;
-    o->framed = framed && framed[0] == '1';
+    o->framed = tokens_switch("--framed", framed);
+    o->bytes = tokens_switch("--bytes", bytes);
+    if (o->framed && o->bytes) { die("expected one of --framed 1 and --bytes 1, found both"); }
     if (threads) {
         char* end = NULL;
         long value = strtol(threads, &end, 10);
@@ -284,10 +303,12 @@ static void tokens_write(TokensOut* out, const int* tokens, size_t n) {
 // Documents as they come: from file to file, or one behind the other.
 typedef struct {
     const TokensOptions* o;
-    int next;                          // input
-    int fd;                            // the open one, -1: none
-    const char* path;                  // of it, for messages
-    uint64_t left;                     // framed: bytes that the document still has
+    int next;              // input
+    int fd;                // the open one, -1: none
+    const char* path;      // of it, for messages
+    uint64_t left;         // framed: bytes that the document still has; bytes: tokens of the shard
+    unsigned char* ahead;  // (ahead_size) bytes: what was read of the shard, from `ahead_at` on not yet used
+    size_t ahead_at, ahead_size;
     int inside;                        // a document is being read
     uint64_t documents, bytes, total;  // read so far; of all inputs, 0: not known
     const Encoder* encoder;            // says where to cut
@@ -328,8 +349,80 @@ static int tokens_next_input(TokensReader* r) {
     return 1;
 }
 
+// Opens the next input as a shard of bytes; 0: there is none.
+static int tokens_next_shard_of_bytes(TokensReader* r) {
+    unsigned char header[SHARD_HEADER_BYTES];
+    int32_t words[3];
+    if (!tokens_next_input(r)) { return 0; }
+    size_t n = 0, got = 1;
+    while (n < sizeof header && got) { n += got = tokens_read_some(r, (char*)header + n, sizeof header - n); }
+    for (int i = 0; i < 3; i++) {
+        words[i] = (int32_t)(header[4 * i] | header[4 * i + 1] << 8 | header[4 * i + 2] << 16 |
+                             (uint32_t)header[4 * i + 3] << 24);
+    }
+    if (n < sizeof header || words[0] != SHARD_MAGIC_16 || words[1] != 1 || words[2] < 0) {
+        die("%s: --bytes 1: expected a shard of build/bytes, which begins with %d and a header of %d bytes", r->path,
+            SHARD_MAGIC_16, SHARD_HEADER_BYTES);
+    }
+    r->left = (uint64_t)words[2];
+    r->ahead_at = r->ahead_size = 0;
+    return 1;
+}
+
+// The next token of the shards of bytes, 256 where a document ends; -1: there is none. A document may go on in the next
+// shard.
+static int tokens_next_byte(TokensReader* r) {
+    while (r->fd < 0 || r->left == 0) {
+        if (r->fd >= 0) { close(r->fd); }
+        r->fd = -1;
+        if (!tokens_next_shard_of_bytes(r)) { return -1; }
+    }
+    if (r->ahead_at == r->ahead_size) {
+        if (!r->ahead) { r->ahead = (unsigned char*)xalloc(TOKENS_BLOCK, 1, "a piece of a shard"); }
+        size_t want = 2 * (size_t)(r->left < TOKENS_BLOCK / 2 ? r->left : TOKENS_BLOCK / 2), got = 1;
+        for (r->ahead_at = r->ahead_size = 0; r->ahead_size < want && got; r->ahead_size += got) {
+            got = tokens_read_some(r, (char*)r->ahead + r->ahead_size, want - r->ahead_size);
+        }
+        if (r->ahead_size < want) {
+            die("%s: expected %llu tokens more, found the end; it was cut off", r->path,
+                (unsigned long long)(r->left - r->ahead_size / 2));
+        }
+    }
+    int token = r->ahead[r->ahead_at] | r->ahead[r->ahead_at + 1] << 8;
+    if (token > BYTES_END) {
+        die("%s: --bytes 1: expected tokens from 0 to 256, bytes and ends of texts, found %d", r->path, token);
+    }
+    r->ahead_at += 2;
+    r->left--;
+    return token;
+}
+
+// Begins the next document of the shards of bytes; 0: there is none.
+static int tokens_next_bytes_document(TokensReader* r) {
+    int token = tokens_next_byte(r);
+    if (token < 0) { return 0; }
+    r->ahead_at -= 2;  // it is read again
+    r->left++;
+    r->inside = 1;
+    r->documents++;
+    return 1;
+}
+
+// Up to n bytes more of the document in shards of bytes; fewer: that was its end.
+static size_t tokens_read_bytes(TokensReader* r, char* out, size_t n) {
+    size_t done = 0;
+    while (done < n) {
+        int token = tokens_next_byte(r);
+        if (token < 0 || token == BYTES_END) { break; }
+        out[done++] = (char)token;
+    }
+    r->bytes += done;
+    return done;
+}
+
 // Begins the next document; 0: there is none.
 static int tokens_next_document(TokensReader* r) {
+    if (r->o->bytes) { return tokens_next_bytes_document(r); }
     for (;;) {
         if (r->fd < 0) {
             if (!tokens_next_input(r)) { return 0; }
@@ -357,6 +450,7 @@ static int tokens_next_document(TokensReader* r) {
 
 // Up to n bytes more of the document; fewer: that is its end.
 static size_t tokens_read_document(TokensReader* r, char* out, size_t n) {
+    if (r->o->bytes) { return tokens_read_bytes(r, out, n); }
     size_t done = 0, got = 1;
     if (r->o->framed && (uint64_t)n > r->left) { n = (size_t)r->left; }
     while (done < n && got) { done += got = tokens_read_some(r, out + done, n - done); }
@@ -371,7 +465,7 @@ static size_t tokens_read_document(TokensReader* r, char* out, size_t n) {
 
 static void tokens_end_document(TokensReader* r) {
     r->inside = 0;
-    if (r->o->framed) { return; }
+    if (r->o->framed || r->o->bytes) { return; }
     close(r->fd);
     r->fd = -1;
 }
@@ -489,7 +583,7 @@ static uint64_t tokens_total(const TokensOptions* o) {
     for (int i = 0; i < o->input_count; i++) {
         struct stat info;
         if (stat(o->inputs[i], &info) != 0 || !S_ISREG(info.st_mode)) { return 0; }
-        total += (uint64_t)info.st_size;
+        total += (uint64_t)info.st_size / (o->bytes ? 2 : 1);
     }
     return total;
 }
@@ -535,6 +629,7 @@ static uint64_t tokens_run(TokensReader* r, const Tokenizer* tokenizer, int thre
     free(encoders);
     free(blocks);
     free(r->rest);
+    free(r->ahead);
     return tokens;
 }
 
@@ -580,6 +675,12 @@ static int tokens_main(int argc, char** argv) {
     tokens_catch_signals();
     die_last = tokens_drop;
     Tokenizer* tokenizer = tokens_open_tokenizer(o.tokenizer);
+    if (o.count) {
+        printf("%d\n", tokenizer->count);
+        tokenizer_close(tokenizer);
+        free(o.inputs);
+        return output_end(0);
+    }
     TokensReader r;
     memset(&r, 0, sizeof r);
     r.o = &o;

@@ -484,6 +484,53 @@ static void tokens_put_documents(void) {
     free(solid.data);
 }
 
+// Writes tokens `from` to `end` of texts, as build/bytes would, into a shard that says it has `said`.
+static void tokens_put_bytes(const char* name, const char* const* names, int texts, size_t from, size_t end,
+                             size_t said) {
+    StringBuilder sb = {0};
+    unsigned char header[SHARD_HEADER_BYTES];
+    shard_header(header, 2, (uint32_t)said);
+    sb_append(&sb, (char*)header, sizeof header);
+    size_t at = 0;
+    for (int i = 0; i < texts; i++) {
+        char* path = tokens_expand(names[i]);
+        size_t size = 0;
+        unsigned char* text = (unsigned char*)read_fully(path, &size);
+        for (size_t k = 0; k <= size; k++, at++) {
+            char token[2] = {k < size ? (char)text[k] : 0, k < size ? 0 : 1};
+            if (at >= from && at < end) { sb_append(&sb, token, 2); }
+        }
+        free(text);
+        free(path);
+    }
+    tokens_put(name, sb.data, sb.size);
+    free(sb.data);
+}
+
+// Shards of bytes, one document of which goes on in the second, make the same tokens as the texts.
+static void test_tokens_of_bytes(void) {
+    tokens_dir = test_directory("tokens");
+    tokens_put_documents();
+    static const char* const names[] = {"@/empty", "@/short", "@/words", "@/empty", "@/solid"};
+    size_t sizes = 0;
+    for (int i = 0; i < 5; i++) {
+        char* path = tokens_expand(names[i]);
+        struct stat info;
+        sizes += stat(path, &info) == 0 ? (size_t)info.st_size + 1 : 0;
+        free(path);
+    }
+    size_t cut = 2 * TOKENS_BLOCK + 77;
+    tokens_put_bytes("@/a.bin", names, 5, 0, cut, cut);
+    tokens_put_bytes("@/b.bin", names, 5, cut, sizes - 1, sizes - 1 - cut);  // the last document has no end
+    tokens_good(TOKENS_NEOX "--out @/1.bin @/empty @/short @/words @/empty @/solid", 0, NULL);
+    tokens_good(TOKENS_NEOX "--out @/2.bin --bytes 1 --threads 1 @/a.bin @/b.bin", 0, NULL);
+    tokens_good(TOKENS_NEOX "--out @/3.bin --bytes 1 --threads 3 @/a.bin -", 0, "@/b.bin");
+    tokens_same_files("@/1.bin", "@/2.bin");
+    tokens_same_files("@/1.bin", "@/3.bin");
+    directory_remove_tree(tokens_dir);
+    free(tokens_dir);
+}
+
 static void test_tokens_program(void) {
     tokens_dir = test_directory("tokens");
     tokens_put_documents();
@@ -611,6 +658,12 @@ static void test_tokens_program_errors(void) {
                               "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}}";
     tokens_put("@/few.json", few, sizeof few - 1);
     tokens_put("@/more_00002.bin", "", 0);
+    static const char* const text_name[] = {"@/text"};
+    tokens_put_bytes("@/short.bin", text_name, 1, 0, 7, 10);
+    unsigned char high[SHARD_HEADER_BYTES + 2] = {0};
+    shard_header(high, 2, 1);
+    memcpy(high + SHARD_HEADER_BYTES, "so", 2);
+    tokens_put("@/high.bin", (const char*)high, sizeof high);
     static const struct {
         TokensRun run;
         const char* words;
@@ -637,6 +690,13 @@ static void test_tokens_program_errors(void) {
         {{TOKENS_NEOX "--out @/out.bin --threads 0 @/text", 0, 0, NULL}, "--threads: expected a whole number"},
         {{TOKENS_NEOX "--out @/out.bin --framed yes @/text", 0, 0, NULL}, "--framed: expected 0 or 1"},
         {{TOKENS_NEOX "--out @/out.bin --seed 1 @/text", 0, 0, NULL}, "unknown option --seed"},
+        {{TOKENS_NEOX "--out @/out.bin --bytes 1 @/text", 0, 0, NULL},
+         "text: --bytes 1: expected a shard of build/bytes"},
+        {{TOKENS_NEOX "--out @/out.bin --bytes 1 @/short.bin", 0, 0, NULL},
+         "short.bin: expected 3 tokens more|cut off"},
+        {{TOKENS_NEOX "--out @/out.bin --bytes 1 @/high.bin", 0, 0, NULL}, "high.bin|tokens from 0 to 256|found 28531"},
+        {{TOKENS_NEOX "--out @/out.bin --bytes 1 --framed 1 @/text", 0, 0, NULL}, "one of --framed 1 and --bytes 1"},
+        {{TOKENS_NEOX "--count 1 @/text", 0, 0, NULL}, "--count 1: expected neither --out nor texts"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         expect_death(cases[i].run.line, tokens_run_child, (void*)&cases[i].run, cases[i].words);
@@ -647,7 +707,7 @@ static void test_tokens_program_errors(void) {
     CHECK(text && size == 14 && memcmp(text, "what was there", 14) == 0, "%s has changed", path);
     int count = 0;
     char** names = directory_names(tokens_dir, &count);
-    CHECK(count == 8, "%d files are left, expected 8", count);
+    CHECK(count == 10, "%d files are left, expected 10", count);
     directory_free_names(names);
     free(text);
     free(path);
@@ -666,6 +726,7 @@ static void tokens_tests(void) {
     RUN(test_tokens_nfc);
     RUN(test_tokens_bad_models);
     RUN(test_tokens_program);
+    RUN(test_tokens_of_bytes);
     RUN(test_tokens_program_errors);
     RUN(test_tokens_signals);
     RUN(test_tokens_several_errors);

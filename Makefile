@@ -398,6 +398,7 @@ EMU_LATE = %/gpu_attention %/gpu_layers_asan %/gpu_attention_asan %/gpu_matmul_a
 EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
 test-emu: $(EMU_TESTS) emu $(B)/bytes nccl-api ## every CUDA kernel and the whole model under the emulator, by the C half (ten minutes)
 	$(RUN)ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh "dev/test_ranks.sh $(B) $(ARCHITECTURES)" \
+	    "dev/test_recipes.sh $(B)" \
 	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)")
 	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
 .PHONY: emu test-emu

@@ -11,8 +11,8 @@ WHOLE ?= $(FIRST)
 CC ?= cc
 B ?= build
 # Paths. make takes one with a blank for two, where it is a target; in recipes they stand between double quotes.
-$(foreach v,B DATA,$(if $(word 2,$($(v))),$(error $(v)=$($(v)): expected a path without blanks)))
-$(foreach v,B DATA OUT TRAIN VAL,$(foreach c," ` \ $$,$(if $(findstring $(c),$($(v))),$(error $(v)=$($(v)): expected a path without \
+$(if $(word 2,$(B)),$(error B=$(B): expected a path without blanks))
+$(foreach v,B DATA OUT TRAIN VAL TOKENIZER VAL_SHARE,$(foreach c," ` \ $$,$(if $(findstring $(c),$($(v))),$(error $(v)=$($(v)): expected a path without \
     quotes, backslashes and dollar signs))))
 PROCESSORS := $(shell nproc 2>/dev/null || echo 1)
 # Build on every core, unless -j was given.
@@ -97,16 +97,57 @@ say_trainer = @echo "trainer: $(call trainer,$(1)), on the $(if $(filter gpu,$(D
 
 # ---- the main job ----
 
+# DATA is a directory with shards (data/headers, which is made), or text files, which become one in data/texts.
+DATA ?= data/headers
+DATA_GIVEN := $(filter command% environment%,$(origin DATA))
+TEXTS := $(if $(wildcard $(firstword $(DATA))/.),,$(wildcard $(DATA)))
+ifneq ($(TEXTS),)
+$(foreach t,$(DATA),$(if $(wildcard $(t)),,$(error DATA: expected text files, found no $(t))))
+$(foreach t,$(TEXTS),$(if $(wildcard $(t)/.),$(error DATA: expected text files, found the directory $(t))))
+$(foreach c,: %,$(if $(findstring $(c),$(TEXTS)),$(error DATA=$(DATA): expected text files without $(c) in their names)))
+else
+$(if $(word 2,$(DATA)),$(error DATA=$(DATA): expected a path without blanks, or text files that are there))
+endif
+# The tokenizer of the texts (bytes without one), which --tokenizer in ARGS names too.
+TOKENIZER ?= $(if $(findstring --tokenizer,$(ARGS)),$(shell set -- $(ARGS); while [ $$# -gt 0 ]; do \
+    case $$1 in (--tokenizer=*) t=$${1#*=} ;; (--tokenizer) t=$$2 ;; esac; shift; done; echo "$$t"))
+TOKENIZER := $(TOKENIZER)
+$(if $(word 2,$(TOKENIZER)),$(error TOKENIZER=$(TOKENIZER): expected a path without blanks))
+$(if $(DATA_GIVEN),,$(if $(TOKENIZER),$(error TOKENIZER=$(TOKENIZER): expected text files beside it, DATA="FILE...", or a directory \
+    with its shards; the C headers are read as bytes)))
+VAL_SHARE ?= 0.1
+ifneq ($(TEXTS),)
+override DATA := data/texts/$(basename $(notdir $(firstword $(TEXTS))))$(if $(word 2,$(TEXTS)),_and_more)-$(shell \
+    printf '%s\n' $(TEXTS:%="%") "$(VAL_SHARE)" "$(TOKENIZER)" | cksum | cut -d' ' -f1)
+endif
+# What a script of data/ has made: many shards, and the tokenizer.
+CORPUS := $(wildcard $(DATA)/train_000000.bin)
+ifneq ($(CORPUS),)
+TOKENIZER := $(or $(TOKENIZER),$(wildcard $(DATA)/tokenizer))
+endif
+# $(call shards,train): what the trainers read of DATA
+shards = $(DATA)/$(1)$(if $(CORPUS),_*).bin
+DATA_MADE = $(if $(CORPUS),,$(DATA)/train.bin)
+
 # train.bin stands for both shards: it is made again where val.bin is missing. Not in a directory of the user's, where
 # the other one would be overwritten.
-DATA ?= data/headers
 NO_VAL := $(if $(wildcard $(DATA)/val.bin),,no_val)
-HALF := $(if $(filter file,$(origin DATA)),,$(filter 1,$(words $(wildcard $(DATA)/train.bin $(DATA)/val.bin))))
-data: $(DATA)/train.bin ## make the default corpus: this system's C headers, as bytes
+HALF := $(if $(and $(DATA_GIVEN),$(if $(TEXTS),,1)),$(filter 1,$(words $(wildcard $(DATA)/train.bin $(DATA)/val.bin))))
+data: $(DATA_MADE) ## make the default corpus: this system's C headers, as bytes
+ifeq ($(TEXTS),)
 $(DATA)/train.bin: $(NO_VAL) | $(B)/bytes
 	$(if $(HALF),$(error DATA=$(DATA): expected train.bin and val.bin there, or neither, found $(wildcard $(DATA)/*.bin); \
 	    make both with build/bytes --out-train $(DATA)/train.bin --out-val $(DATA)/val.bin FILE|DIR...))
 	$(B)/bytes --compiler "$(CC)" --out-train $(DATA)/train.bin --out-val $(DATA)/val.bin
+else
+# Split as bytes, by build/bytes; a tokenizer then makes its tokens of both parts.
+AS_BYTES = $(DATA)$(if $(TOKENIZER),/bytes)
+$(DATA)/train.bin: $(NO_VAL) $(TEXTS) $(if $(TOKENIZER),$(wildcard $(TOKENIZER) $(TOKENIZER)/*)) | $(B)/bytes $(B)/tokens
+	$(B)/bytes --val-share "$(VAL_SHARE)" --out-train "$(AS_BYTES)/train.bin" --out-val "$(AS_BYTES)/val.bin" -- $(TEXTS:%="%")
+	$(if $(TOKENIZER),$(B)/tokens --tokenizer "$(TOKENIZER)" --bytes 1 --out "$(DATA)/val.bin" "$(AS_BYTES)/val.bin")
+	$(if $(TOKENIZER),$(B)/tokens --tokenizer "$(TOKENIZER)" --bytes 1 --out "$(DATA)/train.bin" "$(AS_BYTES)/train.bin")
+	$(if $(TOKENIZER),rm -r "$(AS_BYTES)")
+endif
 no_val:
 .PHONY: data no_val
 
@@ -117,7 +158,7 @@ STEPS ?= 2000
 SEED ?= 42
 LENGTHS = --steps --steps=% --flops --flops=% --epochs --epochs=%
 LENGTH = $(if $(filter $(LENGTHS),$(ARGS)),,--steps $(STEPS))
-MAIN_RUN = --train "$(DATA)/train.bin" --val "$(DATA)/val.bin" --seq 256 --batch 4 --val-every 100 --val-batches 40 \
+MAIN_RUN = --train "$(call shards,train)" --val "$(call shards,val)" --seq 256 --batch 4 --val-every 100 --val-batches 40 \
     --save-every 500 --sample-every 500
 TITLE_pythia = Pythia
 MAIN_pythia = --model pythia-14m --layers 4 --width 64 --heads 2 --vocab 257
@@ -134,24 +175,55 @@ MAIN_llama = --model llama-405m --layers 4 --width 64 --heads 2 --kv-heads 1 --v
 ROW_llama_ponder = --ponder 3 --lr 4e-3
 ROW_llama_vanilla = --ponder 0 --lr 2e-3
 ROW_llama_fair = --ponder 0 --scale-embeds 1 --init ponder --lr 4e-3
+# A tokenizer of its own has more tokens than the 257 of bytes.
+count_vocabulary = $(if $(TOKENIZER),vocabulary=$$("$(B)/tokens" --tokenizer "$(TOKENIZER)" --count 1) && )
+OF_TOKENIZER = $(if $(TOKENIZER),--vocab $$vocabulary --tokenizer "$(TOKENIZER)")
 # $(call main_job,architecture,row,length and seed,directory)
-main_job = $(call trainer,$(1)) $(MAIN_$(1)) $(MAIN_RUN) $(3) $(ROW_$(1)_$(2)) --out "$(4)" $(ARGS)
+main_job = $(count_vocabulary)$(call trainer,$(1)) $(MAIN_$(1)) $(OF_TOKENIZER) $(MAIN_RUN) $(3) $(ROW_$(1)_$(2)) --out "$(4)" $(ARGS)
+# Of other data than the C headers; where runs go that say no OUT.
+DATA_NAME := $(if $(filter-out data/headers,$(DATA)),$(notdir $(DATA:%/=%)))
+# $(call job_out,architecture,row)
+job_out = $(or $(OUT),out/$(1)_$(2)$(DATA_NAME:%=_%))
 # build/compare takes NAME=DIR,DIR: it is called in the directory, whose name may hold what separates them.
 plot = name=$$(basename -- "$(1)" | sed "s/[=,]/ /g; s/^-/ -/") && compare=$$(cd "$(B)" && pwd)/compare && (cd -- "$(1)" && \
     "$$compare" --svg curves.svg "$$name=." >/dev/null) && echo "curves     $(1)/curves.svg"
 # $(call row,architecture,row): one of the three as a target of its own
 define row
 	$$(call say_trainer,$(1))
-	$$(call main_job,$(1),$(2),$$(LENGTH) --seed $$(SEED) --resume,$$(or $$(OUT),out/$(1)_$(2)))
-	@$$(call plot,$$(or $$(OUT),out/$(1)_$(2)))
+	$$(call say_quick,$(1),$(2))
+	$$(call $$(if $$(call is_quick,$(1)),quick_job,main_job),$(1),$(2),$$(LENGTH) --seed $$(SEED) --resume,$$(call job_out,$(1),$(2)))
+	@$$(call plot,$$(if $$(call is_quick,$(1)),$$(call quick_out,$(2)),$$(call job_out,$(1),$(2))))
 endef
+
+# The reference's quick start, pythia-70m on MiniPile in GPT-NeoX's tokens, is what the Pythias train where data/minipile has
+# the shards and a GPU has the memory for it. QUICK=1 asks for it elsewhere, QUICK=0 for the small model.
+MINIPILE := $(wildcard data/minipile/train_000000.bin)
+GPU_MEMORY = $(if $(filter gpu,$(DEVICE)),$(shell dev/gpu_sm.sh memory),0)
+QUICK ?= $(if $(and $(MINIPILE),$(if $(DATA_GIVEN),,1)),$(shell [ "$(or $(GPU_MEMORY),0)" -ge 16000 ] && echo 1 || echo no),0)
+QUICK := $(QUICK)
+is_quick = $(and $(filter pythia,$(1)),$(filter 1,$(QUICK)))
+quick_out = $(or $(OUT),out/minipile_$(1))
+quick_job = TRAINER=$(call trainer,$(1)) dev/recipes/minipile.sh $(2) --seed $(SEED) $(if $(filter-out file undefined,$(origin STEPS)),$(LENGTH)) \
+    --out "$(call quick_out,$(2))" $(ARGS)
+# EFLOP of an epoch, by dev/recipes/minipile.sh --plan; a processor does about 75 GFLOP/s of such a step.
+QUICK_WORK_ponder = 2.52
+QUICK_WORK_vanilla = 0.456
+QUICK_WORK_fair = 0.456
+quick_here = $(if $(filter gpu,$(DEVICE)),this GPU has $(GPU_MEMORY) MB and it needs 15 GB with its 8 rows,about $(shell \
+    awk 'BEGIN { printf "%.0f", $(QUICK_WORK_$(1)) * 1e18 / 75e9 / $(PROCESSORS) / 86400 }') days on the $(PROCESSORS) processors here)
+quick_text = data/minipile: the quick start of the reference on it would be $(QUICK_WORK_$(1)) EFLOP, $(call quick_here,$(1)); QUICK=1 \
+    begins it. This is the small model, on the C headers
+say_quick = $(if $(and $(filter pythia,$(1)),$(filter no,$(QUICK))),@echo "$(call quick_text,$(2))")
+
+# What a job needs beside programs: its data, and build/tokens to count a vocabulary.
+job_needs = $(if $(call is_quick,$(1)),,$(DATA_MADE)) $(if $(TOKENIZER),$(B)/tokens)
 define jobs
 train_$(1): $(B)/train_$(1) ## build the CPU trainer, build/train_MODEL
-train_$(1)_ponder: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## THE MAIN JOB: train a pondering model (S = 3)
+train_$(1)_ponder: $(call trainer,$(1)) $(B)/compare $$(call job_needs,$(1)) ## THE MAIN JOB: train a pondering model (S = 3)
 $(call row,$(1),ponder)
-train_$(1)_vanilla: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## its baseline as published (S = 0, stock initialisation)
+train_$(1)_vanilla: $(call trainer,$(1)) $(B)/compare $$(call job_needs,$(1)) ## its baseline as published (S = 0, stock initialisation)
 $(call row,$(1),vanilla)
-train_$(1)_fair: $(call trainer,$(1)) $(B)/compare $(DATA)/train.bin ## the baseline with pondering's initialisation and scaling
+train_$(1)_fair: $(call trainer,$(1)) $(B)/compare $$(call job_needs,$(1)) ## the baseline with pondering's initialisation and scaling
 $(call row,$(1),fair)
 .PHONY: train_$(1) train_$(1)_ponder train_$(1)_vanilla train_$(1)_fair
 endef
@@ -177,7 +249,7 @@ need_shards:
 
 # Pondering, both baselines at its steps, and both again at its FLOPs, each a run with a schedule of its own; of every
 # seed from SEED on. A directory that holds a run with other options is refused, not taken for one of these.
-COMPARE = $(or $(OUT),out)
+COMPARE = $(or $(OUT),out$(DATA_NAME:%=/%))
 SEEDS ?= 1
 # SEED, SEED + 1, ...; nothing if SEED and SEEDS are not whole numbers, at most 64 seeds.
 SEED_LIST = $(shell echo "$(SEED) $(SEEDS)" | awk '/^[0-9]+ [0-9]+$$/ && $$2 <= 64 && length($$1) < 16 \
@@ -196,12 +268,12 @@ define compared_jobs
 	flops=$$($(B)/compare --flops-of "$(call compared,ponder,$(1),$(COMPARE))") && $(call compared_job,fair,--flops $$flops,$(1),fair_flops)
 
 endef
-compare: $(call trainer,$(MODEL)) $(B)/compare $(DATA)/train.bin ## the three at equal steps and at equal FLOPs, SEEDS=n seeds of each; tables and picture
+compare: $(call trainer,$(MODEL)) $(B)/compare $(DATA_MADE) $(if $(TOKENIZER),$(B)/tokens) ## the three at equal steps and at equal FLOPs, SEEDS=n seeds of each; tables and picture
 	$(if $(SEED_LIST),,$(error SEED=$(SEED) SEEDS=$(SEEDS): expected whole numbers of at most 15 digits, SEEDS from 1 to 64))
 	$(if $(filter $(LENGTHS) --seed --seed=%,$(ARGS)),$(error make compare takes STEPS=n and SEED=n, not ARGS="$(ARGS)"))
 	$(call say_trainer,$(MODEL))
 	$(foreach s,$(SEED_LIST),$(call compared_jobs,$(s)))
-	$(B)/compare --svg "$(COMPARE)/compare.svg" --table "$(COMPARE)/compare.md" --title "$(TITLE_$(MODEL)) on C headers" \
+	$(B)/compare --svg "$(COMPARE)/compare.svg" --table "$(COMPARE)/compare.md" --title "$(TITLE_$(MODEL)) on $(or $(DATA_NAME),C headers)" \
 	    $(call compared_row,pondering,ponder) $(call compared_row,vanilla,vanilla) $(call compared_row,fair vanilla,fair) \
 	    $(call compared_row,vanilla$(comma) longer,vanilla_flops) $(call compared_row,fair vanilla$(comma) longer,fair_flops)
 .PHONY: compare
@@ -319,8 +391,8 @@ COMPARED = $(if $(filter gpu,$(DEVICE)),cuda,emu)
 COMPARED_pythia = --model pythia-14m --layers 2 --width 64 --heads 2 --vocab 257 --ponder 3
 COMPARED_gpt2 = --model gpt2 --layers 2 --width 64 --heads 2 --vocab 257 --ponder 3
 COMPARED_llama = --model llama-405m --layers 2 --width 64 --heads 2 --kv-heads 1 --vocab 257 --ponder 3
-COMPARED_RUN = --train "$(DATA)/train.bin" $(if $(filter gpu,$(DEVICE)),--seq 512 --batch 4,--seq 64 --batch 2) --compare-cpu
-compare-gpu: $(foreach t,$(TRAINERS),$(t)_$(COMPARED) $(t)_$(COMPARED)_fp32) $(DATA)/train.bin ## GPU (or emulator) against CPU, tensor by tensor
+COMPARED_RUN = --train "$(call shards,train)" $(if $(filter gpu,$(DEVICE)),--seq 512 --batch 4,--seq 64 --batch 2) --compare-cpu
+compare-gpu: $(foreach t,$(TRAINERS),$(t)_$(COMPARED) $(t)_$(COMPARED)_fp32) $(DATA_MADE) ## GPU (or emulator) against CPU, tensor by tensor
 	$(foreach a,$(ARCHITECTURES),$(foreach p,_fp32 ,$(B)/train_$(a)_$(COMPARED)$(p) $(COMPARED_$(a)) $(COMPARED_RUN) $(ARGS) &&) \
 	    $(B)/train_$(a)_$(COMPARED) $(COMPARED_$(a)) $(COMPARED_RUN) $(ARGS) &&) true
 .PHONY: compare-gpu

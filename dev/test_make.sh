@@ -4,11 +4,11 @@
 # `N passed, N failed, N skipped`, the exit status the verdict.
 cd "$(dirname "$0")/.." || exit 1
 . dev/checks.sh
-unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE DATA OUT ARGS B CC CFLAGS NVCC MODEL STEPS SEED CUDA_VISIBLE_DEVICES
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE TOKENIZER VAL_SHARE QUICK GPUS TRAINER DATA OUT ARGS B CC CFLAGS NVCC MODEL STEPS SEED CUDA_VISIBLE_DEVICES
 export LC_ALL=C
 build=$(cd "${1:-build}" && pwd) || exit 1
 model=${2:-pythia}
-for program in "train_$model" bytes compare; do
+for program in "train_$model" bytes tokens compare; do
     [ -x "$build/$program" ] || { echo "error: no $build/$program: make it first" >&2; exit 1; }
 done
 
@@ -17,12 +17,12 @@ trap 'rm -rf "$tmp"' EXIT
 copy="$tmp/a copy" # everything works where the path has blanks
 mkdir -p "$copy/build" "$tmp/tools"
 tar -cf - --exclude=./build --exclude=./out --exclude=./.git --exclude='./data/*/*' . | tar -xf - -C "$copy" || exit 1
-for program in "train_$model" bytes compare; do ln -s "$build/$program" "$copy/build/$program"; done
+for program in "train_$model" bytes tokens compare; do ln -s "$build/$program" "$copy/build/$program"; done
 cd "$copy" || exit 1
 build/bytes --out-train small/train.bin --out-val small/val.bin README.md ponder.cuh Makefile >"$tmp/log" 2>&1 || cat "$tmp/log"
 
 # make, with programs as they are.
-run_make() { make -o "build/train_$model" -o build/bytes -o build/compare "$@" >"$tmp/log" 2>&1; }
+run_make() { make -o "build/train_$model" -o build/bytes -o build/tokens -o build/compare "$@" >"$tmp/log" 2>&1; }
 says() { grep -qF -- "$1" "$tmp/log"; }
 fails_saying() { [ "$status" != 0 ] && says "$1"; }
 # What a tool of that name prints, and its exit status.
@@ -47,6 +47,86 @@ for out in 'out/"q' 'out/b\q' 'out/`q' 'out/$$q'; do
     ok "OUT=$out" fails_saying "expected a path without quotes, backslashes and dollar signs"
     ok "OUT=$out was trained" [ ! -e "out/${out#out/}" ]
 done
+
+# ---- text files as data ----
+
+quickly="--sample-tokens 2 --seq 32 --batch 2 --val-batches 1"
+texts() { run_make "train_${model}_fair" DEVICE=cpu STEPS=1 ARGS="$quickly" "$@"; }
+mkdir "my texts" && cp README.md "my texts/a.md"
+cp README.md a_text.md && cp ponder.cuh b_text.h
+texts DATA="a_text.md b_text.h"
+status=$?
+ok "two texts" [ "$status" = 0 ]
+made=$(echo data/texts/a_text_and_more-*)
+ok "their shards: $made" [ -s "$made/train.bin" ]
+ok "a run of their own" [ -d "out/${model}_fair_${made#data/texts/}" ]
+ok "where it is" says "checkpoint out/${model}_fair_${made#data/texts/}/step_00000001"
+texts DATA="?_text.*"
+ok "a pattern finds the same" [ "$(ls data/texts | wc -l)" = 1 ]
+ok "nothing is made again" [ "$(grep -c build/bytes "$tmp/log")" = 0 ]
+sed -i '1s/^/x/' a_text.md b_text.h && texts DATA="a_text.md b_text.h" STEPS=2
+status=$?
+ok "a text has changed, so the data of the run" fails_saying "training data"
+texts DATA="a_text.md" VAL_SHARE=0.4 OUT=out/share
+made=$(echo data/texts/a_text-*)
+share=$((100 * $(wc -c <"$made/val.bin") / ($(wc -c <"$made/val.bin") + $(wc -c <"$made/train.bin"))))
+ok "VAL_SHARE=0.4 gives $share %" [ $share -ge 37 -a $share -le 43 ]
+tokenizer=dev/fixtures/tokenizers/gpt-neox.json
+texts DATA=b_text.h TOKENIZER=$tokenizer OUT=out/tokens
+status=$?
+ok "a tokenizer" [ "$status" = 0 ]
+ok "its vocabulary" says "--vocab 257 --vocab \$vocabulary"
+ok "the checkpoint carries it" cmp -s out/tokens/step_00000001/tokenizer.json $tokenizer
+made=$(echo data/texts/b_text-*)
+build/tokens --tokenizer $tokenizer --out all.bin b_text.h >>"$tmp/log" 2>&1
+tokens=$((($(wc -c <"$made/train.bin") + $(wc -c <"$made/val.bin")) / 2 - 1024 - ($(wc -c <all.bin) / 2 - 512)))
+ok "the same tokens but at the cut: $tokens more" [ $tokens -ge 0 -a $tokens -le 3 ]
+ok "no bytes are left" [ ! -e "$made/bytes" ]
+texts DATA=b_text.h OUT=out/tokens ARGS="$quickly --prompt 'it is' --tokenizer $tokenizer"
+status=$?
+ok "the same, named in ARGS" [ "$status" = 0 ]
+ok "is the same corpus" [ "$(echo data/texts/b_text-*)" = "$made" ]
+mkdir -p corpus/tokenizer && cp "$made/train.bin" corpus/train_000000.bin && cp "$made/val.bin" corpus/val_000000.bin
+cp $tokenizer corpus/tokenizer/tokenizer.json
+texts DATA=corpus
+status=$?
+ok "a corpus with many shards and a tokenizer" [ "$status" = 0 ]
+ok "its shards" says '--train "corpus/train_*.bin"'
+ok "its run" cmp -s "out/${model}_fair_corpus/step_00000001/tokenizer.json" $tokenizer
+texts TOKENIZER=$tokenizer
+status=$?
+ok "a tokenizer for the C headers" fails_saying "TOKENIZER=$tokenizer: expected text files beside it"
+texts DATA="a_text.md missing.txt"
+status=$?
+ok "a text that is not there" fails_saying "DATA: expected text files, found no missing.txt"
+texts DATA="a_text.md dev"
+status=$?
+ok "a directory among texts" fails_saying "found the directory dev"
+texts DATA=b_text.h TOKENIZER=nowhere.json OUT=out/nowhere
+status=$?
+ok "a tokenizer that is not there" fails_saying "nowhere.json: expected a tokenizer.json"
+ok "and no shards" [ -z "$(find data/texts -newer corpus/tokenizer -name 'train.bin' -path '*b_text*' ! -path '*/bytes/*')" ]
+printf 'a\0b' >zero.txt
+texts DATA=zero.txt
+status=$?
+ok "no text at all" [ "$status" != 0 ]
+rm -rf data/texts corpus
+
+# ---- the reference's quick start, where MiniPile is ----
+
+mkdir -p data/minipile && touch data/minipile/train_000000.bin data/minipile/val_000000.bin
+quick() { run_make -n train_pythia_ponder -o build/train_pythia "$@"; }
+quick DEVICE=cpu
+ok "what it would take here" says "data/minipile: the quick start of the reference on it would be 2.52 EFLOP, about"
+ok "and the small model instead" says "--vocab 257"
+quick DEVICE=cpu QUICK=0
+ok "not asked for" [ "$(grep -c EFLOP "$tmp/log")" = 0 ]
+quick DEVICE=cpu QUICK=1 STEPS=7 OUT=out/q
+ok "QUICK=1" says 'TRAINER=build/train_pythia dev/recipes/minipile.sh ponder --seed 42 --steps 7 --out "out/q"'
+quick DEVICE=cpu DATA=small
+ok "other data" [ "$(grep -c minipile "$tmp/log")" = 0 ]
+touch data/minipile/train_000000.bin && TRAINER=/bin/echo dev/recipes/minipile.sh vanilla >"$tmp/log" 2>&1
+ok "the other command" says "--model pythia-70m --ponder 0 --scale-embeds 0 --init stock"
 
 # ---- data that is half made ----
 
@@ -125,6 +205,18 @@ for text in 8.0 9.0 12.0 "9.0
     device
     ok "a GPU of $text" says "build/train_${model}_cuda, on the GPU"
 done
+# Two questions: of which capability, how much memory.
+printf '#!/bin/sh\ncase "$*" in *memory*) cat memory ;; *) echo 9.0 ;; esac\n' >"$tmp/tools/nvidia-smi"
+echo "81559 MiB" >memory && quick -o build/train_pythia_cuda
+ok "MiniPile and a GPU for it" says "TRAINER=build/train_pythia_cuda dev/recipes/minipile.sh ponder --seed 42  --out"
+ok "where it goes" says '--out "out/minipile_ponder"'
+for text in "8192 MiB" "[N/A]"; do
+    echo "$text" >memory && quick -o build/train_pythia_cuda
+    ok "a GPU with $text" says "and it needs 15 GB with its 8 rows"
+    ok "a GPU with $text trains the small model" says "--vocab 257"
+done
+rm -r data/minipile
+tool nvidia-smi 0 "9.0"
 device DEVICE=cpu
 status=$?
 ok "DEVICE=cpu beside a GPU" on_cpu "as asked"

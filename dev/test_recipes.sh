@@ -36,25 +36,28 @@ ok "dev/recipes/README.md has other rows than dev/recipes/table.sh makes" [ ! -s
 
 # The printed command, run with --plan=h100 beside it: no option is unknown, no value refused. On a machine without the trainer the
 # emulator's program stands in its place.
-while read -r name; do
+while IFS='|' read -r name words; do
     good $name --dry
+    for word in $words; do ok "$name: $word" grep -qE -- "--${word%=*} ${word#*=}( |\$)" "$tmp/log"; done
     sed -e "s|^build/train_\([a-z0-9]*\)_cuda|build/train_\1_emu|" -e 's/--resume//' -e 's/$/ --plan=h100/' "$tmp/log" >"$tmp/command"
     bash "$tmp/command" >"$tmp/log" 2>&1
     ok "$name: its command with --plan=h100" says "work, forward and backward"
 done <<END
-minipile.sh
-minipile.sh vanilla
-minipile.sh fair
-pile.sh 70m
-pile.sh 410m fair
-pile.sh 1b vanilla
-pile.sh 1.4b
-gpt2.sh 405m
-gpt2.sh 834m vanilla
-gpt2.sh 1.4b fair
-llama.sh 405m
-llama.sh 834m vanilla
-llama.sh 1.4b fair
+minipile.sh|model=pythia-70m ponder=3 scale-embeds=1 init=ponder total-batch=262144 epochs=1 lr=1e-3 weight-decay=0.01 seq=2048
+minipile.sh vanilla|model=pythia-70m ponder=0 scale-embeds=0 init=stock total-batch=262144 epochs=1 lr=1e-3 min-lr-ratio=0.1
+minipile.sh fair|model=pythia-70m ponder=0 scale-embeds=1 init=ponder warmup-ratio=0.01 beta1=0.9 beta2=0.95 schedule=cosine
+pile.sh 70m|model=pythia-70m ponder=3 multiply-steps=0 total-batch=2097152 steps=143000 lr=1e-3 weight-decay=0.01 val-every=20000
+pile.sh 160m vanilla|model=pythia-160m ponder=0 multiply-steps=0 total-batch=2097152 lr=6e-4 weight-decay=0.01
+pile.sh 410m|model=pythia-410m ponder=3 multiply-steps=1 lr=3e-4 weight-decay=0.1
+pile.sh 410m fair|model=pythia-410m ponder=0 scale-embeds=1 multiply-steps=0
+pile.sh 1b|model=pythia-1b multiply-steps=1 lr=2.5e-4 weight-decay=0.01
+pile.sh 1.4b|model=pythia-1.4b multiply-steps=1 lr=2e-4 weight-decay=0.01
+gpt2.sh 405m|model=gpt2-405m total-batch=524288 steps=13351 lr=3e-4 weight-decay=0.1 seq=2048
+gpt2.sh 834m vanilla|model=gpt2-834m ponder=0 steps=28610 lr=2.5e-4
+gpt2.sh 1.4b fair|model=gpt2-1.4b steps=49591 lr=2e-4
+llama.sh 405m|model=llama-405m total-batch=524288 steps=13351 lr=3e-4 weight-decay=0.1 seq=2048
+llama.sh 834m vanilla|model=llama-834m steps=28610 lr=2.5e-4
+llama.sh 1.4b fair|model=llama-1.4b steps=49591 lr=2e-4
 END
 
 good minipile.sh vanilla --plan

@@ -495,7 +495,7 @@ nccl-stand-in: $(B)/stand_in/libnccl.so.2 ## NCCL's stand-in for several ranks o
 
 VENV = build/venv
 PYTHON = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python
-venv: ## the Python environment of the checks against PyTorch, build/venv (560 MB from the network)
+venv: ## the Python environment of data/*.py and of the checks against PyTorch, build/venv (640 MB from the network)
 	dev/setup_venv.sh
 test-all: ## all that this machine can (network), and the total; gpu-check is apart
 	@MAKE="$(MAKE)" dev/run_parts.sh $(B)/parts test test-sanitize test-fuzz test-emu test-transformers test-smollm2
@@ -517,12 +517,8 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call fuzz,$(a))))
 test-fuzz: $(ARCHITECTURES:%=$(B)/$(FUZZER)_%) ## damaged files for every parser, FUZZ_SECONDS=20 each, under the sanitizers
 	@$(if $(filter fuzz,$(FUZZER)),echo "blindly: coverage guides it where clang has libFuzzer" >&2)
 	$(RUN)B="$(B)" JOBS=$(or $(JOBS),$(PROCESSORS)) dev/fuzz.sh $(FUZZ_SECONDS) $^
-test-transformers: $(TRAINERS) $(B)/tokens venv ## our checkpoints in two versions of transformers, our PyTorch twin and the fixtures
-	$(PYTHON) dev/ref/check_fixtures.py
-	$(PYTHON) dev/test_tools.py $(B)/train_gpt2
-	$(PYTHON) dev/check_tokenizers.py $(B)/tokens
-	$(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
-	PYTHONPATH=$(VENV)/transformers-old $(PYTHON) dev/check_transformers.py --fixtures $(TRAINERS:%=--binary %)
+test-transformers: $(TRAINERS) $(B)/tokens ## all that takes Python: checkpoints in two versions of transformers, tokenizers, our PyTorch twin, data/
+	$(RUN)VENV="$(VENV)" dev/test_python.sh $(B) $(ARCHITECTURES)
 test-smollm2: $(B)/train_llama venv ## real weights, SmolLM2-135M (93 MB from the network), in train_llama and in transformers
 	$(PYTHON) dev/check_smollm2.py $(B)/train_llama
 fixtures: venv ## make dev/fixtures anew with our PyTorch twin

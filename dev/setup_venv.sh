@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the Python environment of the checks against PyTorch: build/venv (or $VENV), about 560 MB to download and 1.6 GB
-# on disk, from the package index alone. Run again it does nothing, unless one of its inputs has changed.
+# Makes the Python environment of the scripts in data/ and of the checks against PyTorch: build/venv (or $VENV), about 640 MB to
+# download and 1.9 GB on disk, from the package index alone. Run again it does nothing, unless one of its inputs has changed.
+# Exit status 69 where no package index can be reached, 1 for any other error.
 #
 # PyTorch comes without its CUDA libraries (dev/stub_libraries.py says how), so it computes on the CPU only.
 # build/venv/transformers-old holds the older transformers: PYTHONPATH=build/venv/transformers-old selects it.
@@ -24,15 +25,21 @@ if [ -f "$venv/stamp" ] && [ "$(cat "$venv/stamp")" = "$stamp" ]; then
     exit 0
 fi
 
-echo "setup_venv: making $venv with $("$python" --version) (downloads about 560 MB)"
+echo "setup_venv: making $venv with $("$python" --version) (downloads about 640 MB)"
 rm -rf "$venv"
 mkdir -p "$(dirname "$venv")"
 "$python" -m venv "$venv" ||
     die "python -m venv failed; Debian and Ubuntu keep it in the package python3-venv"
 
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 install() {
-    "$venv/bin/python" -m pip install --quiet --no-deps --no-compile --disable-pip-version-check "$@" ||
-        die "pip could not install the packages of $dev; is there a network, and room for 1.6 GB under $venv?"
+    pip install --no-deps --no-compile "$@" && return
+    # Is it these packages, or is there no index? It has the installer itself.
+    if ! pip download --no-deps --retries 1 --timeout 20 --dest "$venv/probe" pip > "$venv/probe.log" 2>&1; then
+        echo "setup_venv: no package index can be reached: $(tail -n 1 "$venv/probe.log")" >&2
+        exit 69
+    fi
+    die "pip could not install the packages of $dev; is there room for 1.9 GB under $venv?"
 }
 echo "setup_venv: installing PyTorch and transformers (dev/requirements.txt)"
 install -r "$dev/requirements.txt"

@@ -86,6 +86,11 @@ texts DATA=b_text.h OUT=out/tokens ARGS="$quickly --prompt 'it is' --tokenizer $
 status=$?
 ok "the same, named in ARGS" [ "$status" = 0 ]
 ok "is the same corpus" [ "$(echo data/texts/b_text-*)" = "$made" ]
+texts DATA=b_text.h TOKENIZER=dev/fixtures/tokenizers/sentencepiece_plain.model OUT=out/sentences
+status=$?
+ok "SentencePiece's model" [ "$status" = 0 ]
+ok "the checkpoint carries it too" [ -s out/sentences/step_00000001/tokenizer.model ]
+ok "samples are its text" says "bits_per_byte"
 mkdir -p corpus/tokenizer && cp "$made/train.bin" corpus/train_000000.bin && cp "$made/val.bin" corpus/val_000000.bin
 cp $tokenizer corpus/tokenizer/tokenizer.json
 texts DATA=corpus

@@ -24,6 +24,7 @@
 #define PONDER_CUH
 
 #include "common/arena.h"
+#include "common/cache.h"
 #include "common/matmul.h"
 #include "common/model.h"
 #include "common/rows.h"
@@ -77,6 +78,7 @@ typedef struct {
     size_t N;            // of a micro-batch, rows times T
     Weight embed, head;  // (V,C) W_in and W_out; the same when tied
     PassMemory cpu, gpu;
+    const KeyCache* cache;  // of earlier positions, where the pass goes on with texts; NULL: rows begin at position 0
 } Pass;
 
 // The CUDA twins of an architecture's functions.
@@ -538,6 +540,7 @@ typedef struct {
     real* z;                  // (MIX_ROWS,V) logits, then probabilities, of a block of rows
     real* dz;                 // (MIX_ROWS,V) their gradients
     real* heaps;              // (MIX_ROWS,top_k)
+    KeyCache* caches;         // (S+1) what each pass has read of the texts that are being continued, NULL: none are
     struct PonderCuda* cuda;  // NULL in the CPU program
 } Ponder;
 
@@ -573,7 +576,8 @@ static inline real ponder_token_scale(const Ponder* m) {
 // Numbers from a pass to the next in e, h and mix.
 static inline size_t ponder_stride(const Ponder* m) { return m->pass->N * (size_t)m->pass->size.C; }
 
-// All passes over inputs (B,T), forward; keep = 1 keeps what the backward needs.
+// All passes over inputs (B,T), forward; keep = 1 keeps what the backward needs. Where texts are continued, of a row's
+// new positions alone: pass s sees its own earlier keys and values, which is all that it would see of them.
 static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, int keep) {
     const PonderConfig* config = &m->config;
     Pass* pass = m->pass;
@@ -585,6 +589,7 @@ static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, in
         real* e = m->e + (size_t)s * stride;
         real* h = m->h + (size_t)s * stride;
         pass->cpu.place = slots_enter(&m->slots, s, keep ? SLOTS_FORWARD : SLOTS_EVALUATE);
+        pass->cache = m->caches ? &m->caches[s] : NULL;
         m->architecture->forward(pass, h, e, B, T);
         if (s == config->steps) { break; }
         real* mix = m->mix + (size_t)s * stride;
@@ -655,6 +660,35 @@ static inline void ponder_logits(Model* model, const int* inputs, int B, int T, 
         gemm(0, 1, (size_t)B, V, C, 1, h + ((size_t)T - 1) * C, (size_t)T * C, w_out, C, 0, logits, V, NULL);
     } else {
         gemm(0, 1, N, V, C, 1, h, C, w_out, C, 0, logits, V, NULL);
+    }
+}
+
+static inline double ponder_cache_bytes(const Model* model, int rows, int context) {
+    const Sizes* size = &ponder_of(model)->pass->size;
+    return (double)cache_size(rows, size->L, size->NKV, size->HS, (size_t)context) * model->passes * sizeof(real);
+}
+
+static inline void ponder_cache_begin(Model* model, int rows, int context) {
+    Ponder* m = ponder_of(model);
+    const Sizes* size = &m->pass->size;
+    m->caches = cache_make(model->passes, rows, size->L, size->NKV, size->HS, (size_t)context);
+}
+
+static inline void ponder_cache_end(Model* model) {
+    Ponder* m = ponder_of(model);
+    free(m->caches);
+    m->caches = NULL;
+    m->pass->cache = NULL;
+}
+
+static inline void ponder_decode(Model* model, const int* tokens, int B, int T, const int* rows, const int* first,
+                                 real* logits) {
+    Ponder* m = ponder_of(model);
+    for (int s = 0; s < model->passes; s++) { m->caches[s].row = rows, m->caches[s].first = first; }
+    if (logits) {
+        ponder_logits(model, tokens, B, T, 1, logits);
+    } else {
+        ponder_forward(m, tokens, B, T, 0);
     }
 }
 
@@ -813,6 +847,10 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
     model->train = ponder_train;
     model->evaluate = ponder_evaluate;
     model->logits = ponder_logits;
+    model->cache_bytes = ponder_cache_bytes;
+    model->cache_begin = ponder_cache_begin;
+    model->cache_end = ponder_cache_end;
+    model->decode = ponder_decode;
     model->list = ponder_list;
     model->config_json = ponder_config_json;
     model->ignores_tensor = ponder_ignores;
@@ -1451,6 +1489,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->micro_batch = ponder_micro_batch_cuda;
     model->evaluate = ponder_evaluate_cuda;
     model->logits = ponder_logits_cuda;
+    model->decode = NULL;
     model->list = ponder_list_cuda;
     model->finite = device_finite;
     model->rehearse = ponder_rehearse_cuda;

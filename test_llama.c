@@ -466,6 +466,11 @@ static void test_ignored_tensors(void) {
     check_ignored_tensors(ignored, others, "lm_head.weight");
 }
 
+static void test_decode_grouped(void) {
+    check_decode("--ponder 1 --kv-heads 2");
+    check_decode("--ponder 1 --kv-heads 1 --width 64");
+}
+
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
     test_begin(argc, argv);
@@ -486,6 +491,7 @@ int MAIN(int argc, char** argv) {
     RUN(test_presets);
     RUN(test_joined_tensors);
     RUN(test_groups_share_heads);
+    RUN(test_decode_grouped);
     RUN(test_grouped_differences);
     architecture_tests();
     if (!is_double()) { program_tests(); }

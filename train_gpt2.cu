@@ -26,6 +26,7 @@
 #include "ponder.cuh"
 
 #include "common/attention.h"
+#include "common/cache.h"
 #include "common/files/settings.h"
 
 // ------------------------------------------------------------------------------------------------
@@ -357,11 +358,13 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
     }
 }
 
-// out (N,C) = inp (N,C) + table[t], N = B T; table (P,C) holds a row for each position.
-static void position_forward(real* out, const real* inp, const real* table, size_t B, size_t T, size_t C) {
+// out (N,C) = inp (N,C) + table[t], N = B T; table (P,C) holds a row for each position. Rows begin at position 0, or where
+// a cache says.
+static void position_forward(real* out, const real* inp, const real* table, const KeyCache* cache, size_t B, size_t T,
+                             size_t C) {
 #pragma omp parallel for schedule(static) if (B * T * C > SERIAL)
     for (size_t n = 0; n < B * T; n++) {
-        const real* position = table + n % T * C;
+        const real* position = table + (cache_first(cache, n / T) + n % T) * C;
         for (size_t i = 0; i < C; i++) { out[n * C + i] = inp[n * C + i] + position[i]; }
     }
 }
@@ -422,7 +425,7 @@ static void gpt2_forward(Pass* pass, real* h, const real* e, int B, int T) {
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     real eps = (real)size->eps;
     Gpt2Work work = gpt2_work_at(pass);
-    position_forward(work.x0, e, m->wpe.w, B, T, C);
+    position_forward(work.x0, e, m->wpe.w, pass->cache, B, T, C);
     const real* x = work.x0;
     for (int l = 0; l < size->L; l++) {
         const Gpt2Layer* y = &m->layer[l];
@@ -430,8 +433,8 @@ static void gpt2_forward(Pass* pass, real* h, const real* e, int B, int T) {
         layernorm_statistics(k.mean1, k.rstd1, x, N, C, eps);
         layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean1, k.rstd1, N, C);
         conv1d_forward(k.qkv, work.ln, y->qkvw.w, y->qkvb.w, N, C, 3 * C);
-        attention_forward(k.att, k.lse, k.qkv, k.qkv + C, k.qkv + 2 * C, B, T, size->NH, size->NH, size->HS, 3 * C, HS,
-                          HS);
+        cached_attention_forward(k.att, k.lse, k.qkv, k.qkv + C, k.qkv + 2 * C, B, T, size->NH, size->NH, size->HS,
+                                 3 * C, HS, HS, pass->cache, l);
         memcpy(k.mid, x, N * C * sizeof(real));
         conv1d_forward_add(k.mid, k.att, y->projw.w, y->projb.w, N, C, C);
         layernorm_statistics(k.mean2, k.rstd2, k.mid, N, C, eps);
@@ -461,7 +464,7 @@ static void gpt2_backward(Pass* pass, real* de, const real* dh, const real* e, i
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     Gpt2Work work = gpt2_work_at(pass);
     Gpt2Kept last = gpt2_kept_at(pass, size->L);
-    position_forward(work.x0, e, m->wpe.w, B, T, C);  // not kept: every pass has its own in this place
+    position_forward(work.x0, e, m->wpe.w, NULL, B, T, C);  // not kept: every pass has its own in this place
     // dx starts from the final norm alone: de already holds the gradient that reaches e past this
     // pass, and that one must not go through the layers.
     memset(work.dx, 0, N * C * sizeof(real));

@@ -26,6 +26,7 @@
 #include "ponder.cuh"
 
 #include "common/attention.h"
+#include "common/cache.h"
 #include "common/files/settings.h"
 
 // ------------------------------------------------------------------------------------------------
@@ -451,14 +452,15 @@ static void rmsnorm_backward(real* dinp, real* dweight, const real* dout, const 
 // heads = NH + NKV, parts = 1, strides H, HS, 0; v behind them has no position. (Parts: train_pythia.cu has q and k of
 // a head together.) cosine, sine (T, rotated/2). direction +1: forward; -1: backward, since the gradient of a rotation
 // is the rotation back.
-static void rotary_forward(real* x, const real* cosine, const real* sine, size_t B, size_t T, size_t heads,
-                           size_t parts, size_t rotated, size_t row_stride, size_t head_stride, size_t part_stride,
-                           int direction) {
+static void rotary_forward(real* x, const real* cosine, const real* sine, const KeyCache* cache, size_t B, size_t T,
+                           size_t heads, size_t parts, size_t rotated, size_t row_stride, size_t head_stride,
+                           size_t part_stride, int direction) {
     size_t half = rotated / 2;
 #pragma omp parallel for schedule(static) if (B * T * heads * parts * rotated > SERIAL)
     for (size_t n = 0; n < B * T; n++) {
-        const real* c = cosine + n % T * half;
-        const real* s = sine + n % T * half;
+        size_t t = cache_first(cache, n / T) + n % T;
+        const real* c = cosine + t * half;
+        const real* s = sine + t * half;
         for (size_t head = 0; head < heads; head++) {
             for (size_t part = 0; part < parts; part++) {
                 real* y = x + n * row_stride + head * head_stride + part * part_stride;
@@ -527,9 +529,9 @@ static void llama_forward(Pass* pass, real* h, const real* e, int B, int T) {
         rmsnorm_statistics(k.rstd1, x, N, C, eps);
         rmsnorm_forward(work.ln, x, y->ln1w.w, k.rstd1, N, C);
         matmul_forward(k.qkv, work.ln, y->qkvw.w, NULL, N, C, H);
-        rotary_forward(k.qkv, work.cosine, work.sine, B, T, NH + NKV, 1, HS, H, HS, 0, 1);
-        attention_forward(k.att, k.lse, k.qkv, k.qkv + at_k, k.qkv + at_v, B, T, size->NH, size->NKV, size->HS, H, HS,
-                          HS);
+        rotary_forward(k.qkv, work.cosine, work.sine, pass->cache, B, T, NH + NKV, 1, HS, H, HS, 0, 1);
+        cached_attention_forward(k.att, k.lse, k.qkv, k.qkv + at_k, k.qkv + at_v, B, T, size->NH, size->NKV, size->HS,
+                                 H, HS, HS, pass->cache, l);
         memcpy(k.mid, x, N * C * sizeof(real));
         matmul_forward_add(k.mid, k.att, y->projw.w, NULL, N, Q, C);
         rmsnorm_statistics(k.rstd2, k.mid, N, C, eps);
@@ -583,7 +585,7 @@ static void llama_backward(Pass* pass, real* de, const real* dh, const real* e, 
         matmul_backward_weight(y->projw.d, NULL, dout, k.att, N, Q, C);
         attention_backward(work.dqkv, work.dqkv + at_k, work.dqkv + at_v, work.datt, k.qkv, k.qkv + at_k, k.qkv + at_v,
                            k.att, k.lse, B, T, size->NH, size->NKV, size->HS, H, HS, HS);
-        rotary_forward(work.dqkv, work.cosine, work.sine, B, T, NH + NKV, 1, HS, H, HS, 0, -1);
+        rotary_forward(work.dqkv, work.cosine, work.sine, NULL, B, T, NH + NKV, 1, HS, H, HS, 0, -1);
         rmsnorm_forward(work.ln, x, y->ln1w.w, k.rstd1, N, C);  // ln1 again
         matmul_backward_weight(y->qkvw.d, NULL, work.dqkv, work.ln, N, C, H);
         matmul_backward_input(work.dln, work.dqkv, y->qkvw.w, N, C, H);

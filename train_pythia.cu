@@ -24,6 +24,7 @@
 #include "ponder.cuh"
 
 #include "common/attention.h"
+#include "common/cache.h"
 #include "common/files/settings.h"
 
 // ------------------------------------------------------------------------------------------------
@@ -368,15 +369,17 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
 // Rotates heads by their positions, in place: the first `rotated` numbers of a head are pairs (i, i + rotated/2).
 // Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride: q and k in qkv
 // (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS; v has no position. cosine, sine
-// (T, rotated/2). direction +1: forward; -1: backward, since the gradient of a rotation is the rotation back.
-static void rotary_forward(real* x, const real* cosine, const real* sine, size_t B, size_t T, size_t heads,
-                           size_t parts, size_t rotated, size_t row_stride, size_t head_stride, size_t part_stride,
-                           int direction) {
+// (T, rotated/2). Rows begin at position 0, or where a cache says. direction
+// +1: forward; -1: backward, since the gradient of a rotation is the rotation back.
+static void rotary_forward(real* x, const real* cosine, const real* sine, const KeyCache* cache, size_t B, size_t T,
+                           size_t heads, size_t parts, size_t rotated, size_t row_stride, size_t head_stride,
+                           size_t part_stride, int direction) {
     size_t half = rotated / 2;
 #pragma omp parallel for schedule(static) if (B * T * heads * parts * rotated > SERIAL)
     for (size_t n = 0; n < B * T; n++) {
-        const real* c = cosine + n % T * half;
-        const real* s = sine + n % T * half;
+        size_t t = cache_first(cache, n / T) + n % T;
+        const real* c = cosine + t * half;
+        const real* s = sine + t * half;
         for (size_t head = 0; head < heads; head++) {
             for (size_t part = 0; part < parts; part++) {
                 real* y = x + n * row_stride + head * head_stride + part * part_stride;
@@ -437,9 +440,9 @@ static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
         layernorm_statistics(k.mean, k.rstd, x, N, C, eps);
         layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
         matmul_forward(k.qkv, work.ln, y->qkvw.w, y->qkvb.w, N, C, 3 * C);
-        rotary_forward(k.qkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
-        attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, size->NH, size->NH, size->HS, 3 * C,
-                          3 * HS, 3 * HS);
+        rotary_forward(k.qkv, work.cosine, work.sine, pass->cache, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
+        cached_attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, size->NH, size->NH, size->HS,
+                                 3 * C, 3 * HS, 3 * HS, pass->cache, l);
         layernorm_forward(work.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);
         matmul_forward(k.fc, work.ln, y->fcw.w, y->fcb.w, N, C, FF);
         gelu_forward(work.act, k.fc, N * FF);
@@ -491,7 +494,7 @@ static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e,
         matmul_backward_weight(y->projw.d, y->projb.d, dout, k.att, N, C, C);
         attention_backward(work.dqkv, work.dqkv + HS, work.dqkv + 2 * HS, work.datt, k.qkv, k.qkv + HS, k.qkv + 2 * HS,
                            k.att, k.lse, B, T, size->NH, size->NH, size->HS, 3 * C, 3 * HS, 3 * HS);
-        rotary_forward(work.dqkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
+        rotary_forward(work.dqkv, work.cosine, work.sine, NULL, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
         layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);  // ln1 again
         matmul_backward_weight(y->qkvw.d, y->qkvb.d, work.dqkv, work.ln, N, C, 3 * C);
 

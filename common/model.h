@@ -60,6 +60,16 @@ struct Model {
     // row's last position, logits (B,V).
     void (*logits)(Model* model, const int* inputs, int B, int T, int last_only, real* logits);
 
+    // Texts that grow, on the CPU (decode NULL on a GPU, where logits() computes every position anew). cache_begin() gets
+    // memory for `rows` texts of at most `context` tokens (T at most; cache_bytes() is what it takes), cache_end() gives it back.
+    // Between them decode() takes the next T tokens of B texts, tokens (B,T): text rows[b] has first[b] tokens so far.
+    // B T is at most that of a micro-batch. logits (B,V) of each one's last new token; NULL: not wanted.
+    // They are the same bits as those of logits() over the whole text, however it was cut, in whatever company.
+    double (*cache_bytes)(const Model* model, int rows, int context);
+    void (*cache_begin)(Model* model, int rows, int context);
+    void (*cache_end)(Model* model);
+    void (*decode)(Model* model, const int* tokens, int B, int T, const int* rows, const int* first, real* logits);
+
     // Lists every tensor in forward order, as a micro-batch of n positions has left it: LIST_PARAMETER..., activations,
     // LIST_LOSSES, LIST_GRADIENT... NULL: only parameters and gradients are known.
     void (*list)(Model* model, Places* places, size_t n);

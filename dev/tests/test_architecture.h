@@ -254,6 +254,53 @@ static void test_last_logits(void) {
     free(all);
 }
 
+// Texts that grow token by token, in pieces of any length, alone and beside others: the same logits as those of the whole
+// text, to the bit. Longer than two tiles of keys, and than two blocks of queries.
+static void check_decode(const char* options) {
+    enum { B = 3, T = 217 };
+    static const int pieces[] = {1, 40, 1, 1, 55, 3, 64, 33, 19};  // of text 0, T in all
+    Model* model = small_model(options, B, T);
+    size_t V = (size_t)model->V;
+    int inputs[B * T], targets[B * T], row = 2, first = 0;
+    random_tokens(inputs, targets, B * T, model->V);
+    real* all = (real*)xalloc(B * T * V + B * V, sizeof(real), "logits");
+    real* some = all + B * T * V;
+    model->logits(model, inputs, B, T, 0, all);
+    model->cache_begin(model, B, T);
+    for (int i = 0; first < T; first += pieces[i++]) {
+        model->decode(model, inputs + first, 1, pieces[i], &row, &first, some);
+        CHECK(memcmp(some, all + (size_t)(first + pieces[i] - 1) * V, V * sizeof(real)) == 0,
+              "%s: other logits after %d tokens and %d more", options, first, pieces[i]);
+    }
+    // Two others beside it, of different lengths, in other places than their numbers; what is there is written over.
+    int rows[2] = {2, 0}, at[2] = {90, 12}, next[2];
+    for (int b = 0; b < 2; b++) {
+        int start = 0;
+        model->decode(model, inputs + (b + 1) * T, 1, at[b], &rows[b], &start, NULL);
+    }
+    for (int t = 0; t < 20; t++) {
+        for (int b = 0; b < 2; b++) { next[b] = inputs[(b + 1) * T + at[b]]; }
+        model->decode(model, next, 2, 1, rows, at, some);
+        for (int b = 0; b < 2; b++, at[b - 1]++) {
+            CHECK(memcmp(some + (size_t)b * V, all + ((size_t)(b + 1) * T + (size_t)at[b]) * V, V * sizeof(real)) == 0,
+                  "%s: text %d beside another: other logits after %d tokens", options, b + 1, at[b]);
+        }
+    }
+    model->cache_end(model);
+    memcpy(some, all + (size_t)(T - 1) * V, V * sizeof(real));
+    model->logits(model, inputs, B, T, 0, all);  // as ever
+    CHECK(memcmp(some, all + (size_t)(T - 1) * V, V * sizeof(real)) == 0, "%s: other logits after a cache was there",
+          options);
+    free(all);
+}
+
+static void test_decode(void) {
+    check_decode("--ponder 0");
+    check_decode("--ponder 1 --multiply-steps 1 --heads 1");
+    check_decode("--ponder 2 --ponder-top-k 5");
+    check_decode("--ponder 3 --ponder-temperature 0.7 --heads 2 --width 36");
+}
+
 // A vocabulary of more than 65,536 tokens, which needs shards of 32 bits: ids at its end are read, embedded, predicted
 // and learnt.
 static void test_large_vocabulary(void) {
@@ -572,6 +619,7 @@ static void architecture_tests(void) {
     RUN(test_causal);
     RUN(test_shorter_rows);
     RUN(test_last_logits);
+    RUN(test_decode);
     if (!is_double()) { RUN_WHOLE(test_large_vocabulary); }
 }
 

@@ -30,7 +30,7 @@ static void test_rotary(void) {
         memcpy(x + t * NH * 3 * HS, x, NH * 3 * HS * sizeof(real));
     }
     memcpy(y, x, sizeof y);
-    rotary_forward(y, cosine, sine, 1, T, NH, 2, ROTATED, NH * 3 * HS, 3 * HS, HS, 1);
+    rotary_forward(y, cosine, sine, NULL, 1, T, NH, 2, ROTATED, NH * 3 * HS, 3 * HS, HS, 1);
     double first = 0;
     for (int t = 0; t + 2 < T; t++) {
         const real *q = y + (t + 2) * NH * 3 * HS, *k = y + t * NH * 3 * HS + HS;
@@ -47,7 +47,7 @@ static void test_rotary(void) {
         CHECK(memcmp(y + t * NH * 3 * HS + ROTATED, x + t * NH * 3 * HS + ROTATED, (HS - ROTATED) * sizeof(real)) == 0,
               "the rest of a head is not rotated");
     }
-    rotary_forward(y, cosine, sine, 1, T, NH, 2, ROTATED, NH * 3 * HS, 3 * HS, HS, -1);
+    rotary_forward(y, cosine, sine, NULL, 1, T, NH, 2, ROTATED, NH * 3 * HS, 3 * HS, HS, -1);
     // Measured: 1.2e-7 in float, 1.1e-16 in double: two rotations, each rounded once.
     compare_reals("rotated back", y, x, T * NH * 3 * HS, is_double() ? 5e-16 : 5e-7);
 }
@@ -70,8 +70,8 @@ static size_t rotary_numbers(const RotaryLayout* l) { return ROTARY_B * ROTARY_T
 static void rotary_turn(real* x, const RotaryLayout* l, int direction) {
     real cosine[ROTARY_T * ROTARY_HS / 2], sine[ROTARY_T * ROTARY_HS / 2];
     rotary_tables(cosine, sine, ROTARY_T, (int)l->rotated, TEST_SERIES);
-    rotary_forward(x, cosine, sine, ROTARY_B, ROTARY_T, l->heads, l->parts, l->rotated, strlen(l->row) * ROTARY_HS,
-                   l->head_stride, l->part_stride, direction);
+    rotary_forward(x, cosine, sine, NULL, ROTARY_B, ROTARY_T, l->heads, l->parts, l->rotated,
+                   strlen(l->row) * ROTARY_HS, l->head_stride, l->part_stride, direction);
 }
 
 static double rotary_scalar(void* layout) {

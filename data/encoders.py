@@ -1,0 +1,289 @@
+"""Tokenizers of a corpus, and what turns its documents into token shards with them: build/tokens, else the library `tokenizers`.
+
+    files = encoders.tokenizer_files("EleutherAI/pythia-70m", eot=None)      name of a file -> its bytes
+    encoder = encoders.choose("DIR/tokenizer", program, workers, say)
+    tokens = encoder.write("DIR/train_000000.bin", texts)                     end of text follows each
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import re
+import secrets
+import subprocess
+import tempfile
+
+import numpy
+
+import shards
+from documents import BadInput, first_line
+
+# The tokenizer of all Pythia models, GPT-NeoX's.
+DEFAULT = "EleutherAI/pythia-70m@a39f36b100fe8a5377810d56c3f4789b9c53ac42"
+# What holds a tokenizer, in the order in which build/tokens looks for it; then what goes with each.
+BODIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+BATCH_BYTES, BATCH_TEXTS = 1 << 22, 4096        # of texts that the library encodes at a time
+
+
+# ---- files ----
+
+def read_file(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def local_files(path):
+    if os.path.isdir(path):
+        body = next((names for names in BODIES if os.path.exists(f"{path}/{names[0]}")), None)
+        if body is None:
+            raise BadInput(f"--tokenizer {path}: expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt in it, found none")
+        return {name: read_file(f"{path}/{name}") for name in body + BESIDE if os.path.exists(f"{path}/{name}")}
+    name = "tokenizer.model" if path.endswith(".model") else "tokenizer.json"
+    beside = os.path.dirname(path) or "."
+    return {name: read_file(path), **{other: read_file(f"{beside}/{other}") for other in BESIDE if os.path.exists(f"{beside}/{other}")}}
+
+
+def hub_files(name):
+    repository, _, revision = name.partition("@")
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise BadInput(f"--tokenizer {name}: expected a file or a directory here; the hub needs the package huggingface_hub: {error}") from None
+
+    def get(file):
+        try:
+            return read_file(hf_hub_download(repository, file, revision=revision or None))
+        except LocalEntryNotFoundError:     # which is an EntryNotFoundError, but says that there is no network
+            raise
+        except EntryNotFoundError:
+            return None
+    try:
+        for names in BODIES:
+            found = {file: get(file) for file in names}
+            if all(content is not None for content in found.values()):
+                found.update((file, content) for file, content in ((file, get(file)) for file in BESIDE) if content is not None)
+                return found
+    except Exception as error:
+        raise BadInput(f"--tokenizer {name}: neither a file or directory here nor found on the hub: {first_line(error)}") from None
+    raise BadInput(f"--tokenizer {name}: expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt there, found none")
+
+
+def tokenizer_files(name, eot):
+    """-> the files of a tokenizer, name -> bytes. `name`: a directory, a file, or OWNER/NAME[@REVISION] of the hub; `eot`: None, or the
+    text of the token that ends a document, which goes into its tokenizer_config.json."""
+    if os.path.exists(name):
+        files = local_files(name)
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", name) and not re.search(r"\.(json|model)$", name):
+        files = hub_files(name)
+    else:
+        raise BadInput(f"--tokenizer {name}: expected a file, a directory, or OWNER/NAME of the hub, found none of them")
+    if eot is not None:
+        try:
+            config = json.loads(files.get("tokenizer_config.json", b"{}"))
+        except ValueError as error:
+            raise BadInput(f"--tokenizer {name}: tokenizer_config.json: expected JSON, found {error}") from None
+        files["tokenizer_config.json"] = json.dumps({**config, "eos_token": eot}, indent=1).encode()
+    return files
+
+
+def files_hash(files):
+    """-> SHA-256 over names, lengths and contents"""
+    hashed = hashlib.sha256()
+    for name in sorted(files):
+        hashed.update(f"{name} {len(files[name])}\n".encode() + files[name])
+    return hashed.hexdigest()
+
+
+def pieces_of_model(content):
+    """-> number of pieces of SentencePiece's tokenizer.model: the fields 1 of a protocol buffer"""
+    at, count = 0, 0
+
+    def number():
+        nonlocal at
+        value, shift = 0, 0
+        while True:
+            byte = content[at]
+            value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+            if byte < 128:
+                return value
+    while at < len(content):
+        key = number()
+        count += key >> 3 == 1
+        if key & 7 == 0:
+            number()
+        else:
+            at += number() if key & 7 == 2 else 8 if key & 7 == 1 else 4
+    return count
+
+
+def vocabulary_size(files):
+    """-> number of tokens, the largest number of one plus 1"""
+    def largest(ids):
+        return max((i for i in ids if isinstance(i, int)), default=-1) + 1
+    added = 0
+    if "added_tokens.json" in files:
+        added = largest(json.loads(files["added_tokens.json"]).values())
+    if "tokenizer.json" in files:
+        file = json.loads(files["tokenizer.json"])
+        vocab = file["model"].get("vocab", {})
+        size = largest(vocab.values()) if isinstance(vocab, dict) else len(vocab)
+        return max(size, largest(token["id"] for token in file.get("added_tokens", [])))
+    if "tokenizer.model" in files:
+        return max(pieces_of_model(files["tokenizer.model"]), added)
+    return max(largest(json.loads(files["vocab.json"]).values()), added)
+
+
+# ---- build/tokens ----
+
+def clear(path):
+    """Removes what a process that was ended has left of a shard that it was to write."""
+    stem = glob.escape(path.removesuffix(".bin"))
+    for name in glob.glob(glob.escape(path) + ".tmp.*") + glob.glob(stem + "_[0-9]*.bin*") + [path]:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+
+
+class Program:
+    """build/tokens, fed through a pipe. It writes under a name of its own and ends well also where this process is killed between two
+    documents; the name of the shard is given here, when all documents were sent and it says that it has them."""
+
+    def __init__(self, program, tokenizer, workers):
+        self.command = [program, "--tokenizer", tokenizer, "--framed", "1", "--threads", str(workers)]
+        self.name = "build/tokens"
+
+    def refusal(self, scratch):
+        """-> None, or why it cannot encode with this tokenizer"""
+        path = f"{scratch}/.none.bin"
+        done = subprocess.run(self.command + ["--out", path, "-"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        clear(path)
+        said = done.stderr.decode(errors="replace").strip()
+        if done.returncode and "--tokenizer" not in said:
+            raise BadInput(f"{self.command[0]}: {said or f'ended with {done.returncode}'}")
+        return said.splitlines()[-1].removeprefix("error: ") if done.returncode else None
+
+    def write(self, path, texts):
+        """Makes a shard of the texts, bytes. -> number of tokens"""
+        directory, base = os.path.split(path)
+        part = f"{directory}/.{base.removesuffix('.bin')}.{os.getpid()}.{secrets.token_hex(4)}.part.bin"
+        sent = 0
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as printed:
+            # A session of its own: an interrupt from the keyboard comes here, and is passed on in order.
+            process = subprocess.Popen(self.command + ["--out", part, "-"], stdin=subprocess.PIPE, stdout=printed, stderr=said, bufsize=1 << 20,
+                                       start_new_session=True)
+            try:
+                with contextlib.suppress(BrokenPipeError):      # it has ended, and says why
+                    for text in texts:
+                        process.stdin.write(len(text).to_bytes(8, "little"))
+                        process.stdin.write(text)
+                        sent += 1
+                    process.stdin.flush()
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+                status = process.wait()
+                said.seek(0)
+                printed.seek(0)
+                self.check(path, part, status, sent, said.read().decode(errors="replace"), printed.read().decode(errors="replace"))
+                tokens = len(shards.read_shard(part))
+                os.replace(part, path)
+            except BaseException:
+                process.kill()
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+                process.wait()
+                clear(part)
+                raise
+        shards.sync_directory(path)
+        return tokens
+
+    @staticmethod
+    def check(path, part, status, sent, said, printed):
+        if status:
+            lines = [line.removeprefix("error: ") for line in said.strip().splitlines() if "documents, " not in line]
+            reason = lines[-1].replace(part, path) if lines else "it said nothing"
+            raise BadInput(reason if status == 1 else f"{path}: build/tokens ended with {status}: {reason}")
+        if f": {sent} documents, " not in printed:
+            raise BadInput(f"{path}: expected build/tokens to have {sent} documents, found {first_line(printed)!r}")
+        if os.path.exists(part.removesuffix(".bin") + "_00001.bin"):
+            raise BadInput(f"{path}: expected at most {shards.MOST_TOKENS} tokens in a shard, found more; cut long documents, or lower --shard-tokens")
+
+
+# ---- libraries ----
+
+class Library:
+    """The library `tokenizers`, for what build/tokens does not know: Unigram, WordPiece. Special tokens in the text are text."""
+
+    def __init__(self, directory, workers):
+        os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = str(workers), "true"    # read once, at the first use
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise BadInput(f"{directory}: expected the package tokenizers: {error}") from None
+        try:
+            self.tokenizer = tokenizers.Tokenizer.from_file(directory + "/tokenizer.json")
+        except Exception as error:
+            raise BadInput(f"{directory}/tokenizer.json: expected a tokenizer, found {first_line(error)}") from None
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.tokenizer.encode_special_tokens = True
+        self.name = f"tokenizers {tokenizers.__version__}"
+        self.eot = self.find_eot(directory)
+        self.width = 4 if self.tokenizer.get_vocab_size() > 65536 else 2
+
+    def find_eot(self, directory):
+        for name in BESIDE[:2]:
+            try:
+                token = json.loads(read_file(f"{directory}/{name}")).get("eos_token")
+            except FileNotFoundError:
+                continue
+            except (ValueError, AttributeError) as error:
+                raise BadInput(f"{directory}/{name}: expected a JSON object, found {first_line(error)}") from None
+            token = token.get("content") if isinstance(token, dict) else token
+            if token is None:
+                continue
+            number = self.tokenizer.token_to_id(token)
+            if number is None:
+                raise BadInput(f"{directory}/{name}: expected a token of the vocabulary as eos_token, found {token!r}; --eot names another")
+            return number
+        raise BadInput("--tokenizer: expected a token that ends a document, eos_token in tokenizer_config.json, found none; name one, "
+                       "as in --eot '[SEP]'")
+
+    def encode(self, texts):
+        """Yields the tokens of each text, end of text behind it"""
+        batch = [text.decode("utf-8", "replace") for text in texts]
+        for one in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            yield numpy.array(one.ids + [self.eot], dtype=numpy.int64)
+
+    def pieces(self, texts):
+        batch, size = [], 0
+        for text in texts:
+            batch.append(text)
+            size += len(text)
+            if size >= BATCH_BYTES or len(batch) >= BATCH_TEXTS:
+                yield numpy.concatenate(list(self.encode(batch)))
+                batch, size = [], 0
+        if batch:
+            yield numpy.concatenate(list(self.encode(batch)))
+
+    def write(self, path, texts):
+        """As Program.write"""
+        try:
+            return shards.write_shard(path, self.pieces(texts), self.width)
+        except shards.BadShard as error:
+            raise BadInput(str(error)) from None
+
+
+def choose(directory, program, workers, scratch, say):
+    """-> what encodes with the tokenizer in `directory`. `scratch`: a directory where a test shard may be written; `say`: prints."""
+    encoder = Program(program, directory, workers)
+    refusal = encoder.refusal(scratch)
+    if refusal is None:
+        return encoder
+    if not os.path.exists(directory + "/tokenizer.json"):
+        raise BadInput(refusal + "; the library tokenizers, which would be asked instead, needs a tokenizer.json")
+    encoder = Library(directory, workers)
+    say(f"build/tokens: {refusal}; taking {encoder.name} instead")
+    return encoder

@@ -133,7 +133,7 @@ def parse(corpus, arguments):
         add("--sample", choices=corpus.samples, default=corpus.samples[0], help="which sample (%(default)s)")
     if corpus.paths or corpus.repository:
         add("--column", default=corpus.column, metavar="NAME", help="the column or key that holds the text (%(default)s)")
-    o = parser.parse_args(arguments)
+    o = parser.parse_intermixed_args(arguments)
     for name in ("val_share", "revision", "sample"):
         o.__dict__.setdefault(name, None)
     o.__dict__.setdefault("column", corpus.column)
@@ -218,6 +218,17 @@ def download(url, sha256, path):
         file.write(content)
 
 
+def files_below(directory, out):
+    """-> sorted names of files, without what this script has written: the directory `out`, and others"""
+    found = []
+    for where, below, files in os.walk(directory):
+        if ".lock" in files and ("manifest.json" in files or "progress.json" in files) or os.path.realpath(where) == os.path.realpath(out):
+            below.clear()
+            continue
+        found += [os.path.relpath(f"{where}/{file}", directory) for file in files]
+    return sorted(found)
+
+
 def text_files(paths, out):
     """-> the files that paths, directories and globs name, each once"""
     found, seen, others = [], set(), 0
@@ -234,10 +245,7 @@ def text_files(paths, out):
             if not os.path.isdir(name):
                 take(name, os.path.basename(name))
                 continue
-            below = sorted(os.path.relpath(f"{where}/{file}", name) for where, _, files in os.walk(name) for file in files)
-            for file in below:
-                if os.path.realpath(f"{name}/{file}").startswith(os.path.realpath(out) + "/"):
-                    continue
+            for file in files_below(name, out):
                 if documents.kind_of(file)[0] and not any(part.startswith(".") for part in file.split("/")):
                     take(f"{name}/{file}", file)
                 else:
@@ -330,7 +338,7 @@ def differences(had, wanted, name=""):
 
 
 def write_json(path, value):
-    with shards.new_file(path) as file:
+    with encoders.named(path), shards.new_file(path) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
 
 
@@ -388,8 +396,9 @@ class Phase:
             cut = len(text) if at["documents"] < number else end if at["documents"] == number else 0
             kept, rest = text[:cut], text[cut:]
         if rest:
-            self.run.spool.write(len(rest).to_bytes(8, "little"))
-            self.run.spool.write(rest)
+            with encoders.named(self.run.path(SPOOL)):
+                self.run.spool.write(len(rest).to_bytes(8, "little"))
+                self.run.spool.write(rest)
             at["spool"] += 8 + len(rest)
         return kept
 
@@ -412,7 +421,7 @@ class Spooled:
 
 class Run:
     def __init__(self, corpus, o):
-        self.corpus, self.o, self.spool, self.state = corpus, o, None, None
+        self.corpus, self.o, self.spool, self.state, self.locked = corpus, o, None, None, False
 
     def path(self, name):
         return f"{self.o.out}/{name}"
@@ -421,15 +430,16 @@ class Run:
 
     def lock(self):
         os.makedirs(self.o.out, exist_ok=True)
-        self.locked = open(self.path(".lock"), "a+")
+        self.lock_file = open(self.path(".lock"), "a+")
         try:
-            fcntl.flock(self.locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.locked.seek(0)
-            raise BadInput(f"{self.o.out}: another run{self.locked.read(100)} writes there; wait for its end or choose another directory") from None
-        self.locked.truncate(0)
-        self.locked.write(f" (process {os.getpid()})")
-        self.locked.flush()
+            self.lock_file.seek(0)
+            raise BadInput(f"{self.o.out}: another run{self.lock_file.read(100)} writes there; wait for its end or choose another directory") from None
+        self.locked = True
+        self.lock_file.truncate(0)
+        self.lock_file.write(f" (process {os.getpid()})")
+        self.lock_file.flush()
 
     def sweep(self):
         """Removes what a run that was killed left unfinished; ours alone, by name."""
@@ -552,22 +562,28 @@ class Run:
 
     # -- beginning --
 
-    def place_tokenizer(self, files):
-        """DIR/tokenizer, whole or not at all"""
+    def write_tokenizer(self, files):
+        """-> the directory of the tokenizer, or one that will become that when the run has begun"""
         directory = self.path("tokenizer")
         if os.path.exists(directory):
             if encoders.files_hash(encoders.local_files(directory)) != encoders.files_hash(files):
                 raise BadInput(f"{directory}: expected the tokenizer of this run, or no directory, found another tokenizer")
-            return
+            return directory
         made = self.path(f".tokenizer.{os.getpid()}")
         os.makedirs(made)
         for name, content in files.items():
-            with open(f"{made}/{name}", "wb") as file:
+            with encoders.named(f"{directory}/{name}"), open(f"{made}/{name}", "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        os.rename(made, directory)
-        shards.sync_directory(directory)
+        return made
+
+    def place_tokenizer(self, made, encoder):
+        directory = self.path("tokenizer")
+        if made != directory:
+            os.rename(made, directory)
+            shards.sync_directory(directory)
+            encoder.move(directory)
 
     def texts(self):
         """Documents of training, from the first on, before any split"""
@@ -629,6 +645,12 @@ class Run:
             raise BadInput(f"{self.path(SPOOL)}: expected {self.state['position']['spool']} bytes, the documents held out so far, found "
                            f"{self.spool.tell()}; remove the directory and begin again")
 
+    def sync_spool(self):
+        if self.spool:
+            with encoders.named(self.path(SPOOL)):
+                self.spool.flush()
+                os.fsync(self.spool.fileno())
+
     def write_shards(self, split, phase, encoder):
         feed = iter(phase)
         while (first := next(feed, None)) is not None:
@@ -644,9 +666,7 @@ class Run:
             path = self.path(shard["name"])
             shard["tokens"] = encoder.write(path, texts())
             shard.update(size=os.path.getsize(path), sha256=digest(path))
-            if self.spool:
-                self.spool.flush()
-                os.fsync(self.spool.fileno())
+            self.sync_spool()
             self.state["shards"].append(shard)
             self.state["position"] = dict(phase.position)
             self.save()
@@ -654,9 +674,7 @@ class Run:
         self.state["empty"] += phase.position["empty"]
         self.state["position"] = {"file": 0, "row": 0, "documents": 0, "empty": 0, "spool": phase.position["spool"]}
         self.state["phase"] += 1
-        if self.spool:
-            self.spool.flush()
-            os.fsync(self.spool.fileno())
+        self.sync_spool()
         self.save()
 
     def write_all(self, encoder):
@@ -720,12 +738,13 @@ class Run:
             for key in ("eot", "encoder"):
                 had["tokenizer"].pop(key)
             self.compare(had, settings, True)
-        self.place_tokenizer(files)
-        encoder = encoders.choose(self.path("tokenizer"), o.program, o.workers, o.out, say)
+        made = self.write_tokenizer(files)
+        encoder = encoders.choose(made, o.program, o.workers, o.out, say)
         if old:
             self.resume(old, encoder)
         else:
             self.begin(settings, hashed, encoder)
+        self.place_tokenizer(made, encoder)
         self.announce()
         self.write_all(encoder)
         self.finish()
@@ -801,7 +820,10 @@ def main(corpus, arguments=None):
     except OSError as error:
         message = f"{error.filename or run and run.o.out}: {error.strerror or first_line(error)}{hint(error)}"
     if status:
-        if run and run.state:
-            message += f"; run it again, it goes on behind its {len(run.state['shards'])} finished shards"
+        if run and run.locked:
+            run.sweep()
+        count = len(run.state["shards"]) if run and run.state else 0
+        if count:
+            message += f"; {count} finished shard{'s' if count > 1 else ''} stay{'' if count > 1 else 's'}: run it again, and it goes on behind"
         print(f"{name}: {message}", file=sys.stderr, flush=True)
     sys.exit(status)

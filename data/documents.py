@@ -97,9 +97,19 @@ class Unzstd(io.RawIOBase):
         return n
 
 
+def quiet_datasets():
+    """-> the library, which is told to say nothing: what it raises is said here, in one line"""
+    os.environ.update(USE_TORCH="0", USE_TF="0", USE_JAX="0")       # not needed here, and seconds of loading where they are installed
+    import datasets
+    datasets.logging.set_verbosity(60)
+    datasets.disable_progress_bars()
+    return datasets
+
+
 def open_raw(path):
     if not is_remote(path):
         return open(path, "rb")
+    quiet_datasets()
     from datasets.utils.file_utils import xopen
     return xopen(path, "rb")
 
@@ -192,14 +202,6 @@ def text_rows(file, column, skip):
         yield 1, 1.0, text.read()
 
 
-def quiet_datasets():
-    """-> the library, which is told to say nothing: what it raises is said here, in one line"""
-    import datasets
-    datasets.logging.set_verbosity(60)
-    datasets.disable_progress_bars()
-    return datasets
-
-
 def parquet_rows(file, column, skip):
     import glob
     import pyarrow
@@ -237,7 +239,7 @@ def rows(file, column, skip):
         yield from readers[kind](file, column, skip)
     except (BadInput, MemoryError):
         raise
-    except (EOFError, zlib.error, ValueError, csv.Error) as error:      # pyarrow's are ValueErrors, too
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError, csv.Error) as error:      # pyarrow's are ValueErrors, too
         raise BadInput(f"{file.path}: expected {expected}, found a damaged file: {first_line(error)}") from None
     except Exception as error:      # of the file system, the network, zstandard
         broken = "the download broke" if is_remote(file.path) else "could not be read"

@@ -28,6 +28,16 @@ BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json
 BATCH_BYTES, BATCH_TEXTS = 1 << 22, 4096        # of texts that the library encodes at a time
 
 
+@contextlib.contextmanager
+def named(path):
+    """An error of a write, which says no name, gets that of the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
+
+
 # ---- files ----
 
 def read_file(path):
@@ -121,7 +131,14 @@ def pieces_of_model(content):
 
 
 def vocabulary_size(files):
-    """-> number of tokens, the largest number of one plus 1"""
+    """-> number of tokens, the largest number of one plus 1; None: the files are damaged, which whoever opens them will say"""
+    try:
+        return count_tokens(files)
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return None
+
+
+def count_tokens(files):
     def largest(ids):
         return max((i for i in ids if isinstance(i, int)), default=-1) + 1
     added = 0
@@ -152,8 +169,12 @@ class Program:
     documents; the name of the shard is given here, when all documents were sent and it says that it has them."""
 
     def __init__(self, program, tokenizer, workers):
-        self.command = [program, "--tokenizer", tokenizer, "--framed", "1", "--threads", str(workers)]
+        self.command = [program, "--framed", "1", "--threads", str(workers), "--tokenizer", tokenizer]
         self.name = "build/tokens"
+
+    def move(self, tokenizer):
+        """Its files have another name now."""
+        self.command[-1] = tokenizer
 
     def refusal(self, scratch):
         """-> None, or why it cannot encode with this tokenizer"""
@@ -251,6 +272,9 @@ class Library:
         raise BadInput("--tokenizer: expected a token that ends a document, eos_token in tokenizer_config.json, found none; name one, "
                        "as in --eot '[SEP]'")
 
+    def move(self, _):
+        """It is in memory."""
+
     def encode(self, texts):
         """Yields the tokens of each text, end of text behind it"""
         batch = [text.decode("utf-8", "replace") for text in texts]
@@ -271,7 +295,8 @@ class Library:
     def write(self, path, texts):
         """As Program.write"""
         try:
-            return shards.write_shard(path, self.pieces(texts), self.width)
+            with named(path):
+                return shards.write_shard(path, self.pieces(texts), self.width)
         except shards.BadShard as error:
             raise BadInput(str(error)) from None
 

@@ -281,8 +281,14 @@ def test_parquet(scratch, tokenizer):
     commands = [[name, "--source", f"{scratch}/{name}", "--out", f"{scratch}/out-{name}", *base, *more.get(name, [])] for name in names]
     commands.append(["minipile", "--source", scratch + "/minipile", "--out", scratch + "/out-3", *base, "--workers", "3"])
     commands.append(["minipile", "--source", scratch + "/minipile", "--out", scratch + "/out-limit", *base, "--limit", "100"])
-    for command, result in zip(commands, run_many(scratch, commands)):
+    commands.append([*commands[0][:4], scratch + "/out-stopped", *base])
+    status, said = stopped_run([*commands[0][:3], *base], scratch + "/out-stopped")
+    require(status == 128 + signal.SIGTERM, f"a run that was to be stopped ended with {status}: {said!r}")
+    results = run_many(scratch, commands)
+    for command, result in zip(commands, results):
         succeed(result, command[0])
+    require("going on behind" in results[-1][1], results[-1][1])
+    require_same(scratch + "/out-minipile", scratch + "/out-stopped", "stopped and gone on")
     shards = 0
     for name in names:
         out = f"{scratch}/out-{name}"

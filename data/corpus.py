@@ -382,6 +382,9 @@ class Phase:
                 if last:
                     return
             at["file"], at["row"] = number + 1, 0
+        self.clear()
+
+    def clear(self):
         self.meter.clear()
 
     def keep(self, at, text):
@@ -417,6 +420,9 @@ class Spooled:
                 text = file.read(int.from_bytes(length, "little"))
                 at["row"] = file.tell()
                 yield text
+
+    def clear(self):
+        """It shows no progress: there is little to read."""
 
 
 class Run:
@@ -670,6 +676,7 @@ class Run:
             self.state["shards"].append(shard)
             self.state["position"] = dict(phase.position)
             self.save()
+            phase.clear()
             say(f"{shard['name']}: {shard['documents']:,} documents, {shard['bytes']:,} bytes, {shard['tokens']:,} tokens")
         self.state["empty"] += phase.position["empty"]
         self.state["position"] = {"file": 0, "row": 0, "documents": 0, "empty": 0, "spool": phase.position["spool"]}

@@ -525,7 +525,7 @@ class Run:
         options = {"shard_tokens": o.shard_tokens, "column": o.column, "val_share": o.val_share, "limit": o.limit, "sample": o.sample}
         return {"corpus": self.corpus.name, "source": listed, "options": {key: value for key, value in options.items() if value is not None},
                 "tokenizer": {"name": os.path.basename(o.tokenizer.rstrip("/")) if os.path.exists(o.tokenizer) else o.tokenizer,
-                              "sha256": encoders.files_hash(files), "vocabulary": encoders.vocabulary_size(files)}}
+                              "sha256": encoders.files_hash(files)}}
 
     def compare(self, had, wanted, hashes):
         """Dies if a directory was begun with something else. Names of tokenizers and sums that are not known do not count."""
@@ -635,7 +635,7 @@ class Run:
                       "position": {"file": 0, "row": 0, "documents": 0, "empty": 0, "spool": 0}, "empty": 0}
         size, tokens, eot = self.measure(encoder)
         self.state.update(bytes=size, tokens=tokens, shard_bytes=max(1, self.o.shard_tokens * size // tokens), held_out=self.split())
-        settings["tokenizer"].update(eot=eot, encoder=encoder.name)
+        settings["tokenizer"].update(vocabulary=encoder.vocabulary(), eot=eot, encoder=encoder.name)
         self.save()
 
     def save(self):
@@ -742,7 +742,7 @@ class Run:
         settings = self.settings(source, files)
         if old:
             had = json.loads(json.dumps(old["settings"]))
-            for key in ("eot", "encoder"):
+            for key in ("vocabulary", "eot", "encoder"):
                 had["tokenizer"].pop(key)
             self.compare(had, settings, True)
         made = self.write_tokenizer(files)

@@ -108,52 +108,6 @@ def files_hash(files):
     return hashed.hexdigest()
 
 
-def pieces_of_model(content):
-    """-> number of pieces of SentencePiece's tokenizer.model: the fields 1 of a protocol buffer"""
-    at, count = 0, 0
-
-    def number():
-        nonlocal at
-        value, shift = 0, 0
-        while True:
-            byte = content[at]
-            value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-            if byte < 128:
-                return value
-    while at < len(content):
-        key = number()
-        count += key >> 3 == 1
-        if key & 7 == 0:
-            number()
-        else:
-            at += number() if key & 7 == 2 else 8 if key & 7 == 1 else 4
-    return count
-
-
-def vocabulary_size(files):
-    """-> number of tokens, the largest number of one plus 1; None: the files are damaged, which whoever opens them will say"""
-    try:
-        return count_tokens(files)
-    except (ValueError, LookupError, AttributeError, TypeError):
-        return None
-
-
-def count_tokens(files):
-    def largest(ids):
-        return max((i for i in ids if isinstance(i, int)), default=-1) + 1
-    added = 0
-    if "added_tokens.json" in files:
-        added = largest(json.loads(files["added_tokens.json"]).values())
-    if "tokenizer.json" in files:
-        file = json.loads(files["tokenizer.json"])
-        vocab = file["model"].get("vocab", {})
-        size = largest(vocab.values()) if isinstance(vocab, dict) else len(vocab)
-        return max(size, largest(token["id"] for token in file.get("added_tokens", [])))
-    if "tokenizer.model" in files:
-        return max(pieces_of_model(files["tokenizer.model"]), added)
-    return max(largest(json.loads(files["vocab.json"]).values()), added)
-
-
 # ---- build/tokens ----
 
 def clear(path):
@@ -185,6 +139,13 @@ class Program:
         if done.returncode and "--tokenizer" not in said:
             raise BadInput(f"{self.command[0]}: {said or f'ended with {done.returncode}'}")
         return said.splitlines()[-1].removeprefix("error: ") if done.returncode else None
+
+    def vocabulary(self):
+        """-> number of tokens, the smallest vocabulary of a model that they fit"""
+        done = subprocess.run([self.command[0], *self.command[-2:], "--count", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if done.returncode or not done.stdout.strip().isdigit():
+            raise BadInput(f"{self.command[0]} --count 1: expected a number, found {first_line(done.stderr + done.stdout)!r}; build it anew")
+        return int(done.stdout)
 
     def write(self, path, texts):
         """Makes a shard of the texts, bytes. -> number of tokens"""
@@ -252,7 +213,7 @@ class Library:
         self.tokenizer.encode_special_tokens = True
         self.name = f"tokenizers {tokenizers.__version__}"
         self.eot = self.find_eot(directory)
-        self.width = 4 if self.tokenizer.get_vocab_size() > 65536 else 2
+        self.width = 4 if self.vocabulary() > 65536 else 2
 
     def find_eot(self, directory):
         for name in BESIDE[:2]:
@@ -274,6 +235,10 @@ class Library:
 
     def move(self, _):
         """It is in memory."""
+
+    def vocabulary(self):
+        """As Program.vocabulary"""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts):
         """Yields the tokens of each text, end of text behind it"""

@@ -502,6 +502,10 @@ def kill_source(scratch):
     return scratch + "/source"
 
 
+def count_shards(out):
+    return sum(name.endswith(".bin") and name[0] != "." for name in os.listdir(out)) if os.path.exists(out) else 0
+
+
 def test_killed(scratch, tokenizer):
     """Killed twenty times at random moments, Python alone or with build/tokens, and started again: the same bytes"""
     rng = random.Random(time.time_ns())
@@ -517,9 +521,14 @@ def test_killed(scratch, tokenizer):
         rounds += 1
         while kills < 20:
             process = start([*command, "--out", out])
+            more = rng.randrange(4)     # shards that it may make; none: it may be killed as it begins
+            wanted = count_shards(out) + more
+            while more and process.poll() is None and count_shards(out) < wanted:
+                time.sleep(0.001)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0.1, 0.6) * length)
+                process.wait(rng.uniform(0, 0.02 if more else 0.5) * length)
             if process.returncode is not None:
+                process.communicate()
                 break
             alone = rng.random() < 0.5
             before = len(os.listdir(out)) if os.path.exists(out) else 0

@@ -14,6 +14,7 @@ tests=(
     "$python dev/test_tools.py $build/train_gpt2"
     "$python dev/check_tokenizers.py $build/tokens"
     "$python dev/test_convert.py"
+    "$python dev/test_data.py $build/tokens"
     "$python dev/check_transformers.py --fixtures$binaries"
     "env PYTHONPATH=$venv/transformers-old $python dev/check_transformers.py --fixtures$binaries"
 )

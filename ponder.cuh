@@ -169,7 +169,7 @@ static inline void ponder_add_options(OptionTable* options) {
          "layers whole, counted over all passes but the last; any N gives the same bits [default: whatever fits at the "
          "least cost]"},
     };
-    options_add(options, gpu, GPU ? 1 : 0);
+    options_add_if(GPU, options, gpu, 1);
     gpu_options(options);
 }
 

@@ -266,6 +266,7 @@ static void test_a_nan_stops_the_run(void) {
     free(command);
 }
 
+#define OF_GPU(name) "--" name " is an option of the GPU programs, build/train_" TEST_NAME "_cuda"
 static void test_command_lines(void) {
     const struct {
         int code;
@@ -286,6 +287,11 @@ static void test_command_lines(void) {
         {1, "heads 2|keys and values 3", "--kv-heads 3"},
         {1, "token 256|vocabulary", "--vocab 100 --out OUT"},
         {1, "README.md", "--train README.md --out OUT"},
+        {1, OF_GPU("gpus"), "--gpus 2"},
+        {1, OF_GPU("zero"), "--zero=1"},
+        {1, OF_GPU("recompute"), "--recompute 1"},
+        {1, OF_GPU("compare-cpu"), "--compare-cpu"},
+        {1, OF_GPU("plan-link"), "--plan --plan-link 100"},
     };
     const char* base = program_setup();
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {

@@ -575,6 +575,7 @@ static inline int trainer_ignores_tensor(const void* context, const char* name) 
 static inline void trainer_allocate(Trainer* t, int training) {
     Model* model = t->model;
     int reads = t->weights && ranks_talks();
+    if (reads && model->other_weights) { die("%s", model->other_weights); }
     // A config.json that asks for more memory than there is gets the better message where its weights do not fit it.
     if (reads) { weights_read(t->weights, &model->tensors, NULL, trainer_ignores_tensor, model); }
     model->allocate(model, training);

@@ -7,6 +7,11 @@ ARCHITECTURES = pythia gpt2 llama
 FIRST = $(firstword $(ARCHITECTURES))
 MODEL ?= $(FIRST)
 WHOLE ?= $(FIRST)
+ifneq ($(filter compare test test-sanitize test-all,$(MAKECMDGOALS)),)
+ifneq ($(filter $(ARCHITECTURES),$(MODEL))/$(words $(MODEL)),$(MODEL)/1)
+$(error MODEL=$(MODEL): expected one of $(ARCHITECTURES))
+endif
+endif
 
 CC ?= cc
 B ?= build

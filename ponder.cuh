@@ -171,7 +171,7 @@ static inline void ponder_add_options(OptionTable* options) {
          "layers whole, counted over all passes but the last; any N gives the same bits [default: whatever fits at the "
          "least cost]"},
     };
-    options_add(options, gpu, GPU ? 1 : 0);
+    options_add_if(GPU, options, gpu, 1);
     gpu_options(options);
 }
 
@@ -871,6 +871,19 @@ typedef struct {
     const char* names[32];  // of presets, NULL-terminated
 } PonderClass;
 
+// What options make of weights whose config.json says other sizes, where shapes alone would not show it.
+static inline void ponder_beside_weights(Model* model, const Sizes* said, const Sizes* now, const char* path) {
+    if (now->NH != said->NH) {
+        model->other_weights = format_string(
+            "--heads %d: the weights were made with %d heads (%s); with another number every tensor may fit, and "
+            "another model would be computed; leave --heads out",
+            now->NH, said->NH, path);
+    }
+    for (int i = 0; i < model->tensors.count && now->tie && !said->tie; i++) {
+        if (model->tensors.list[i].alias) { model->tensors.list[i].tied_by = "--tie 1"; }
+    }
+}
+
 static inline Model* ponder_create(const ModelClass* kind, const OptionTable* options, const char* preset,
                                    const Json* config, const char* path, int B, int T) {
     const Architecture* a = ((const PonderClass*)kind)->architecture;
@@ -885,10 +898,12 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     if (config && a->any_length && length > a->usual_length) { length = a->usual_length; }
     pass->T = T ? T : length;
     if (preset) { pass->size.P = pass->T; }
+    const Sizes said = pass->size;
     ponder_override_sizes(options, a->usual_ff, &pass->size);
     ponder_check_heads(&pass->size, path);
     a->check(pass, path);
     Model* model = ponder_model(a, pass, ponder_config(options, config, path), B, pass->T);
+    if (config) { ponder_beside_weights(model, &said, &pass->size, path); }
     ponder_use_cuda(model, options);
     return model;
 }

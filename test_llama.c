@@ -471,6 +471,24 @@ static void test_decode_grouped(void) {
     check_decode("--ponder 1 --kv-heads 1 --width 64");
 }
 
+// A config.json that lost its number of heads of keys and values: the error of their shape names the key.
+static void test_lost_groups(void) {
+    program_setup();
+    train("", "groups", "--heads 4 --kv-heads 2 --steps 1");
+    for (int absent = 0; absent <= 1; absent++) {
+        shell(NULL, "sed -i -E '%s' %s/groups/step_00000001/config.json",
+              absent ? "/num_key_value_heads/d" : "s/(num_key_value_heads\": )2/\\1null/", program_folder);
+        char* command = format_string(TRAIN " --model %s/groups/step_00000001 --val %s/val.bin --eval-only",
+                                      program_folder, program_folder);
+        expect_exit(
+            1,
+            "layers.0.self_attn.k_proj.weight has shape (16,32), the model needs (32,32): num_key_value_heads 4 x "
+            "head_dim 8|absent or null",
+            command);
+        free(command);
+    }
+}
+
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
     test_begin(argc, argv);
@@ -494,6 +512,9 @@ int MAIN(int argc, char** argv) {
     RUN(test_decode_grouped);
     RUN(test_grouped_differences);
     architecture_tests();
-    if (!is_double()) { program_tests(); }
+    if (!is_double()) {
+        RUN(test_lost_groups);
+        program_tests();
+    }
     return test_end();
 }

@@ -234,6 +234,9 @@ static void llama_tensors(Pass* pass, TensorTable* t, int passes, int ponder_ini
     double deviation = ponder_init ? sqrt(2.0 / (5.0 * (double)C)) : 0.02;
     float std = (float)deviation, residual_std = (float)(ponder_init ? deviation / sqrt(2.0 * L) : deviation);
     m->layer = (LlamaLayer*)xalloc((size_t)L, sizeof(LlamaLayer), "layers");
+    const char* kv_rows = format_string(
+        "num_key_value_heads %d x head_dim %d (as many heads as num_attention_heads where the first is absent or null)",
+        size->NKV, size->HS);
     tensor_embedding(t, &pass->embed, format_string("model.embed_tokens.weight"), V, C, init, std);
     if (size->tie) { t->list[t->count - 1].alias = "lm_head.weight"; }
     for (int l = 0; l < L; l++) {
@@ -243,8 +246,10 @@ static void llama_tensors(Pass* pass, TensorTable* t, int passes, int ponder_ini
         tensor_matrix(t, &y->qkvw, format_string("%s.%d.self_attn.q_proj.weight", at, l), Q, C, init, std);
         tensor_matrix(t, NULL, format_string("%s.%d.self_attn.k_proj.weight", at, l), KV, C, init, std);
         tensor_join(t);
+        t->list[t->count - 1].rows_of = kv_rows;
         tensor_matrix(t, NULL, format_string("%s.%d.self_attn.v_proj.weight", at, l), KV, C, init, std);
         tensor_join(t);
+        t->list[t->count - 1].rows_of = kv_rows;
         tensor_matrix(t, &y->projw, format_string("%s.%d.self_attn.o_proj.weight", at, l), C, Q, init, residual_std);
         tensor_vector(t, &y->ln2w, format_string("%s.%d.post_attention_layernorm.weight", at, l), C, INIT_ONES);
         tensor_matrix(t, &y->gate_upw, format_string("%s.%d.mlp.gate_proj.weight", at, l), FF, C, init, std);

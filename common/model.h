@@ -90,6 +90,10 @@ struct Model {
     const char* code_name;
     const char* code_text;
 
+    // What no shape shows: that with these options the weights of the directory would be another model's, as a sentence; or
+    // NULL.
+    const char* other_weights;
+
     // Where weights, gradients and moments live elsewhere than in params and grads: on a GPU. All NULL
     // on the CPU. params is then the host's copy, valid after download(); grads after download_grads().
     struct Families* families;  // where they are

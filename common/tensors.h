@@ -35,6 +35,8 @@ typedef struct {
 typedef struct {
     char* name;           // the Hugging Face name
     const char* alias;    // of a table with two uses: the name of the other, which a file may have for it; or NULL
+    const char* tied_by;  // why it has two uses where the configuration has not said so, for messages; or NULL
+    const char* rows_of;  // what settings its rows come from that a configuration may lack, for messages; or NULL
     const char* copy_of;  // the tensor whose numbers it begins with where a file does not have it; or NULL
     Weight* weight;       // where layers look for it; NULL: nowhere
     int product;          // 1: every position is multiplied with it, 6 FLOPs a number, forward and backward

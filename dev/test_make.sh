@@ -182,6 +182,19 @@ job STEPS=7 OUT=elsewhere
 ok "the job's STEPS" says "--steps 7 "
 ok "the job's OUT" says '--out "elsewhere"'
 
+# ---- a model that is none ----
+
+for wrong in foo "" "pythia gpt2" ponder; do
+    for target in compare test; do
+        run_make -n $target MODEL="$wrong" DEVICE=cpu
+        status=$?
+        ok "make $target MODEL=$wrong" fails_saying "MODEL=$wrong: expected one of pythia gpt2 llama"
+    done
+done
+MODEL=foo run_make -n "train_${model}_ponder" DEVICE=cpu
+status=$?
+ok "MODEL of the environment where no target takes it" [ "$status" = 0 ]
+
 # ---- which device ----
 
 PATH=$tmp/tools:$PATH
@@ -256,6 +269,6 @@ make build2/compare B=build2 CC="env cc" CFLAGS=-O0 >"$tmp/log" 2>&1
 ok "CC of two words" [ -x build2/compare ]
 cc -x c -std=gnu11 -fsyntax-only "train_$model.cu" >"$tmp/log" 2>&1
 status=$?
-ok "compiled before make was" fails_saying "make train_$model"
+ok "compiled before make was" fails_saying "make train_pythia"
 
 checked

@@ -438,8 +438,9 @@ static inline void weights_check_shape(const SafeFile* file, const SafeTensor* f
         return;
     }
     char a[256], b[64];
-    die("%s: tensor %s has shape %s, the model needs %s", file->path, found->name,
-        shape_text(a, sizeof a, found->ndim, found->shape), shape_text(b, sizeof b, t->ndim, t->shape));
+    die("%s: tensor %s has shape %s, the model needs %s%s%s", file->path, found->name,
+        shape_text(a, sizeof a, found->ndim, found->shape), shape_text(b, sizeof b, t->ndim, t->shape),
+        t->rows_of ? ": " : "", t->rows_of ? t->rows_of : "");
 }
 
 // Reads the numbers of a tensor; dies if one is NaN or infinite.
@@ -460,9 +461,10 @@ static inline void weights_check_twin(const WeightFiles* w, const SafeFile* file
     weights_read_tensor(file, twin, other);
     for (size_t i = 0; i < t->size; i++) {
         if (other[i] != numbers[i]) {
-            die("%s: a tied config with two different tables: %s and %s should be the same numbers, found %g and %g "
-                "at index %zu (\"tie_word_embeddings\": false keeps both)",
-                w->path, t->name, twin->name, (double)numbers[i], (double)other[i], i);
+            die("%s: %s with two different tables: %s and %s should be the same numbers, found %g and %g at index %zu "
+                "(%s--tie 0 keeps both)",
+                w->path, t->tied_by ? t->tied_by : "a tied config", t->name, twin->name, (double)numbers[i],
+                (double)other[i], i, t->tied_by ? "" : "\"tie_word_embeddings\": false or ");
         }
     }
     free(other);

@@ -69,7 +69,8 @@ typedef struct {
 static Ranks ranks = {0, 1,  0,    1,    "",   "",   0,    "", 0, 300, 600, 0, -1,
                       0, -1, NULL, NULL, NULL, NULL, NULL, 0,  0, 0,   0,   0};
 
-static inline void ranks_options(OptionTable* table) {
+// here: 0 where the program has them not (options_add_if)
+static inline void ranks_options(int here, OptionTable* table) {
     const Option rows[] = {
         {"ranks", "gpus", OPTION_INT, NULL, "N", 1, 1024, RESUME_RUN,
          "start one process on each of N GPUs of this machine; with --rank: how many of the ranks are here; with "
@@ -94,7 +95,7 @@ static inline void ranks_options(OptionTable* table) {
         {"ranks", "nccl-timeout", OPTION_NUMBER, "600", "SECONDS", 0.05, 1e6, RESUME_RUN,
          "end all ranks when none has progressed for so long"},
     };
-    options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
+    options_add_if(here, table, rows, (int)(sizeof rows / sizeof rows[0]));
 }
 
 // What begins a message of this rank: "rank 3 (HOST, GPU 1) step 17: ".

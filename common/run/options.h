@@ -45,6 +45,10 @@ typedef struct {
     const char* usage;  // first lines of the help; may be NULL
     Option* rows;
     int count, capacity;
+    // Options of other programs, by name alone, so that an error can say whose they are; which programs those are.
+    const char** other_names;
+    int other_count;
+    const char* others;
 } OptionTable;
 
 // The limits of a number in words, "" if it has none; the caller frees it.
@@ -157,6 +161,19 @@ static inline void options_add(OptionTable* table, const Option* rows, int count
     }
 }
 
+// Appends rows that only some programs have: where this is none of them (here: 0) no more than their names.
+static inline void options_add_if(int here, OptionTable* table, const Option* rows, int count) {
+    if (here) {
+        options_add(table, rows, count);
+        return;
+    }
+    const char** names = (const char**)xalloc((size_t)(table->other_count + count), sizeof(char*), "names of options");
+    for (int i = 0; i < table->other_count; i++) { names[i] = table->other_names[i]; }
+    for (int i = 0; i < count; i++) { names[table->other_count++] = rows[i].name; }
+    free((void*)table->other_names);
+    table->other_names = names;
+}
+
 static inline Option* options_find(const OptionTable* table, const char* name) {
     for (int i = 0; i < table->count; i++) {
         if (strcmp(table->rows[i].name, name) == 0) { return &table->rows[i]; }
@@ -229,6 +246,18 @@ static inline const Option* options_nearest(const OptionTable* table, const char
     return best;
 }
 
+// Dies on a name that the table does not have.
+__attribute__((noreturn)) static inline void options_unknown(const OptionTable* table, const char* name) {
+    for (int i = 0; i < table->other_count; i++) {
+        if (strcmp(table->other_names[i], name) == 0) {
+            die("--%s is an option of %s", name, table->others ? table->others : "another program");
+        }
+    }
+    const Option* nearest = options_nearest(table, name);
+    if (nearest) { die("unknown option --%s; did you mean --%s? (--help lists all)", name, nearest->name); }
+    die("unknown option --%s; --help lists all options", name);
+}
+
 // Parses the arguments into the table; dies on the first that is not understood.
 static inline void options_parse(OptionTable* table, int argc, char** argv) {
     for (int i = 1; i < argc; i++) {
@@ -242,11 +271,7 @@ static inline void options_parse(OptionTable* table, int argc, char** argv) {
         size_t length = equals ? (size_t)(equals - argument - 2) : strlen(argument + 2);
         char* name = format_string("%.*s", (int)min_size(length, 1000), argument + 2);
         Option* o = options_find(table, name);
-        if (!o) {
-            const Option* nearest = options_nearest(table, name);
-            if (nearest) { die("unknown option --%s; did you mean --%s? (--help lists all)", name, nearest->name); }
-            die("unknown option --%s; --help lists all options", name);
-        }
+        if (!o) { options_unknown(table, name); }
         free(name);
         if (o->type == OPTION_FLAG) {
             if (equals && (!o->values || !equals[1])) {

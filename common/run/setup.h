@@ -100,7 +100,7 @@ static inline double trainer_peak_flops(const Trainer* t) {
 
 // ---- options ----
 
-// Options of every model that computes on a GPU: its add_options() calls this.
+// Options of every model that computes on a GPU: its add_options() calls this. The CPU program knows their names.
 static inline void gpu_options(OptionTable* table) {
     const Option gpu[] = {
         {"GPU", "graph", OPTION_INT, "1", "0|1", 0, 1, RESUME_RUN,
@@ -120,8 +120,8 @@ static inline void gpu_options(OptionTable* table) {
          "the same: what each GPU sends to other machines a second, and receives [default: that of usual machines with "
          "this card]"},
     };
-    options_add(table, gpu, GPU ? (int)(sizeof gpu / sizeof gpu[0]) : 0);
-    if (GPU) { ranks_options(table); }
+    options_add_if(GPU, table, gpu, (int)(sizeof gpu / sizeof gpu[0]));
+    ranks_options(GPU, table);
 }
 
 static inline void trainer_options(OptionTable* table, char* model_values, char* model_help,
@@ -242,6 +242,7 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
               "N is a whole number, X any number. Of an option given twice, the later one counts.",
               t->kind->program, t->kind->program);
     t->options.usage = usage.data;
+    t->options.others = format_string("the GPU programs, build/%s_cuda", t->kind->program);
     char* help = format_string("what to train: a preset (%s; " PRESET_PREFIX
                                "NAME where a directory has that name too), or a directory with config.json and "
                                "model.safetensors to start from",
@@ -574,6 +575,7 @@ static inline int trainer_ignores_tensor(const void* context, const char* name) 
 static inline void trainer_allocate(Trainer* t, int training) {
     Model* model = t->model;
     int reads = t->weights && ranks_talks();
+    if (reads && model->other_weights) { die("%s", model->other_weights); }
     // A config.json that asks for more memory than there is gets the better message where its weights do not fit it.
     if (reads) { weights_read(t->weights, &model->tensors, NULL, trainer_ignores_tensor, model); }
     model->allocate(model, training);

@@ -835,6 +835,9 @@ static void test_weights_two_names(void) {
     safetensors_write(path, rows, 6, NULL);
     expect_death("another shape", reading_child, &reading,
                  "tensor out.weight has shape (5,11), the model needs (11,5)");
+    run.table.list[0].rows_of = "rows 3 x 4";
+    expect_death("another shape", reading_child, &reading, "has shape (5,11), the model needs (11,5): rows 3 x 4");
+    run.table.list[0].rows_of = NULL;
     run.table.list[0].alias = NULL;  // a model with a table of its own there would have it in its list
     rows[5].shape[0] = 11, rows[5].shape[1] = 5;
     safetensors_write(path, rows, 6, NULL);

@@ -137,6 +137,36 @@ static void options_misuse(void* which) {
     }
 }
 
+// Options that only another program has: it is named, and they are in no other way there.
+static const Option options_other[] = {
+    {"run", "gpus", OPTION_INT, "2", "N", 1, 8, RESUME_RUN, "of them"},
+    {"run", "zero", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "a flag"},
+};
+static void options_other_die(void* argument) {
+    OptionTable t = {0};
+    options_add_if(0, &t, options_other, 1);
+    options_add_if(0, &t, options_other + 1, 1);
+    t.others = "the GPU programs, build/x_cuda";
+    options_parse_line(&t, (const char*)argument);
+}
+static void test_options_of_others(void) {
+    static const char* const cases[][2] = {
+        {"--gpus 2", "--gpus is an option of the GPU programs, build/x_cuda"},
+        {"--steps 3 --gpus=2", "--gpus is an option of the GPU programs"},
+        {"--zero", "--zero is an option of the GPU programs"},
+        {"--zer 1", "unknown option --zer"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        expect_death(cases[i][0], options_other_die, (void*)cases[i][0], cases[i][1]);
+    }
+    OptionTable t = {0};
+    options_add_if(0, &t, options_other, 2);
+    CHECK(t.count == 0 && !options_find(&t, "gpus"), "an option of another program is in the table");
+    OptionTable here = {0};
+    options_add_if(1, &here, options_other, 2);
+    CHECK(options_int(&here, "gpus") == 2 && here.other_count == 0, "an option of this program is not in the table");
+}
+
 static void test_options_misuse(void) {
     static const char* const words[] = {"nothing",          "steps|no value", "lr|wrong kind",
                                         "train|wrong kind", "steps|twice",    "bad|0 or 1"};
@@ -183,6 +213,7 @@ static void test_options_nearest(void) {
 static void options_tests(void) {
     RUN(test_options_values);
     RUN(test_options_errors);
+    RUN(test_options_of_others);
     RUN(test_options_misuse);
     RUN(test_options_help);
     RUN(test_options_nearest);

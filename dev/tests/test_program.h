@@ -194,7 +194,7 @@ static void test_resume_is_exact(void) {
 // A run that starts from a checkpoint's directory has its weights; --eval-only prints its loss.
 static void test_start_from_a_directory(void) {
     program_setup();
-    train("", "start", "--ponder 2 --steps 3");
+    train("", "start", "--ponder 2 --steps 3 --tie 0");
     char* command = format_string(
         TRAIN " --model %s/start/step_00000003 --val %s/val.bin --val-batches 2 --seq 48 --batch 3 --eval-only",
         program_folder, program_folder);
@@ -252,6 +252,27 @@ static void test_start_from_a_directory(void) {
     free(command);
 }
 
+// Options that would make another model of the weights of a directory, though every shape fits.
+static void test_options_beside_weights(void) {
+    const char* base = program_setup();
+    train("", "beside", "--steps 1 --tie 0");
+    const struct {
+        int code;
+        const char *more, *words;
+    } lines[] = {
+        {1, "--heads 4", "--heads 4: the weights were made with 2 heads (|/config.json)|leave --heads out"},
+        {0, "--heads 2", "val_loss"},
+        {1, "--tie 1", "--tie 1 with two different tables: |(--tie 0 keeps both)"},
+        {0, "--tie 0", "val_loss"},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        char* command = format_string(TRAIN " %s --model %s/beside/step_00000001 --eval-only --out %s/beside %s", base,
+                                      program_folder, program_folder, lines[i].more);
+        expect_exit(lines[i].code, lines[i].words, command);
+        free(command);
+    }
+}
+
 static void test_a_nan_stops_the_run(void) {
     program_setup();
     char* command = format_string(
@@ -266,6 +287,7 @@ static void test_a_nan_stops_the_run(void) {
     free(command);
 }
 
+#define OF_GPU(name) "--" name " is an option of the GPU programs, build/train_" TEST_NAME "_cuda"
 static void test_command_lines(void) {
     const struct {
         int code;
@@ -286,6 +308,11 @@ static void test_command_lines(void) {
         {1, "heads 2|keys and values 3", "--kv-heads 3"},
         {1, "token 256|vocabulary", "--vocab 100 --out OUT"},
         {1, "README.md", "--train README.md --out OUT"},
+        {1, OF_GPU("gpus"), "--gpus 2"},
+        {1, OF_GPU("zero"), "--zero=1"},
+        {1, OF_GPU("recompute"), "--recompute 1"},
+        {1, OF_GPU("compare-cpu"), "--compare-cpu"},
+        {1, OF_GPU("plan-link"), "--plan --plan-link 100"},
     };
     const char* base = program_setup();
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
@@ -423,6 +450,7 @@ static void program_tests(void) {
     RUN(test_same_bits_everywhere);
     RUN_WHOLE(test_resume_is_exact);
     RUN(test_start_from_a_directory);
+    RUN(test_options_beside_weights);
     RUN_WHOLE(test_a_nan_stops_the_run);
     RUN(test_command_line_fixtures);
     program_cleanup();

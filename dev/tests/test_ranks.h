@@ -53,7 +53,7 @@ static OptionTable* rank_table(const char* line) {
     char* argv[32] = {(char*)"program"};
     int argc = 1;
     memset(&table, 0, sizeof table);
-    ranks_options(&table);
+    ranks_options(1, &table);
     for (char* word = strtok(format_string("%s", line), " "); word; word = strtok(NULL, " ")) { argv[argc++] = word; }
     options_parse(&table, argc, argv);
     return &table;

@@ -13,6 +13,7 @@ static const LlamaRope plain_rope = {.base = 10000};
 
 #include "dev/tests/test_architecture.h"
 #include "dev/tests/test_program.h"
+#include "dev/tests/test_generate.h"  // after it
 #include "dev/tests/test_rotary.h"
 
 static const Llama* llama_of(const Model* model) { return (const Llama*)ponder_of(model)->pass; }
@@ -494,6 +495,9 @@ int MAIN(int argc, char** argv) {
     RUN(test_decode_grouped);
     RUN(test_grouped_differences);
     architecture_tests();
-    if (!is_double()) { program_tests(); }
+    if (!is_double()) {
+        generate_tests();
+        program_tests();
+    }
     return test_end();
 }

@@ -297,10 +297,9 @@ static inline void trainer_sample(Trainer* t) {
     sample_print(t->tokenizer, t->prompt, t->prompt_length, stdout);
     printf("\n---- continued ----\n");
     sample_print(t->tokenizer, t->sampled, (size_t)n, stdout);
+    printf("\n----\n");
     if (n < count && t->prompt_length + (size_t)n == (size_t)t->T) {
-        printf("\n---- the context of %d tokens is full ----\n", t->T);
-    } else {
-        printf("\n----\n");
+        printf("the context of %d tokens is full\n", t->T);
     }
     trainer_printed(t);
 }

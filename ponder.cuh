@@ -136,6 +136,7 @@ typedef struct {
     double temperature;  // of the mixing softmax only, never of the loss
     int top_k;           // mix only the k most probable tokens; 0: all
     int ponder_init;     // 1: the paper's initialisation, 0: the stock one
+    int trained_steps;   // S of the training, where --steps-at-inference says another; 0: the same
 } PonderConfig;
 
 static inline void ponder_add_options(OptionTable* options) {
@@ -163,6 +164,8 @@ static inline void ponder_add_options(OptionTable* options) {
          "mix only the K most probable tokens, 0: all [default 0]"},
         {"model", "init", OPTION_CHOICE, "", "ponder|stock", 0, 0, RESUME_FIXED,
          "initialisation of fresh weights [default: ponder if S > 0]"},
+        {"generate", "steps-at-inference", OPTION_INT, "", "S", 0, 64, RESUME_RUN,
+         "another number of pondering steps than the model was trained with, for --generate and --eval-only"},
     };
     options_add(options, rows, (int)(sizeof rows / sizeof rows[0]));
     static const Option gpu[] = {
@@ -271,6 +274,13 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
     if (ponder.multiply_steps && ponder.steps == 0) {
         die("--multiply-steps 1 with --ponder 0 would multiply the input by zero: expected at least one pondering "
             "step");
+    }
+    if (options_set(options, "steps-at-inference")) {
+        if (!options_given(options, "generate") && !options_given(options, "eval-only")) {
+            die("--steps-at-inference: expected with it --generate or --eval-only; a training run has --ponder S");
+        }
+        ponder.trained_steps = ponder.steps;
+        ponder.steps = (int)options_int(options, "steps-at-inference");
     }
     return ponder;
 }
@@ -571,7 +581,8 @@ static inline real ponder_scale(const Ponder* m) {
 }
 // Of token embeddings: c a.
 static inline real ponder_token_scale(const Ponder* m) {
-    return (m->config.multiply_steps ? (real)m->config.steps : 1) * ponder_scale(m);
+    const PonderConfig* c = &m->config;
+    return (c->multiply_steps ? (real)(c->trained_steps ? c->trained_steps : c->steps) : 1) * ponder_scale(m);
 }
 // Numbers from a pass to the next in e, h and mix.
 static inline size_t ponder_stride(const Ponder* m) { return m->pass->N * (size_t)m->pass->size.C; }
@@ -661,6 +672,11 @@ static inline void ponder_logits(Model* model, const int* inputs, int B, int T, 
     } else {
         gemm(0, 1, N, V, C, 1, h, C, w_out, C, 0, logits, V, NULL);
     }
+}
+
+static inline void ponder_narrow(Model* model, int positions) {
+    Pass* pass = ponder_of(model)->pass;
+    pass->N = min_size(pass->N, (size_t)positions);
 }
 
 static inline double ponder_cache_bytes(const Model* model, int rows, int context) {
@@ -847,6 +863,7 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
     model->train = ponder_train;
     model->evaluate = ponder_evaluate;
     model->logits = ponder_logits;
+    model->narrow = ponder_narrow;
     model->cache_bytes = ponder_cache_bytes;
     model->cache_begin = ponder_cache_begin;
     model->cache_end = ponder_cache_end;
@@ -895,7 +912,8 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     a->read_config(pass, config, path);
     // Llama 3's configuration says 131,072 positions: where none has an embedding, nobody means rows of so many.
     int length = pass->size.P ? pass->size.P : a->usual_length;
-    if (config && a->any_length && length > a->usual_length) { length = a->usual_length; }
+    int generates = options_given(options, "generate");
+    if (config && !generates && a->any_length && length > a->usual_length) { length = a->usual_length; }
     pass->T = T ? T : length;
     if (preset) { pass->size.P = pass->T; }
     const Sizes said = pass->size;

@@ -12,6 +12,7 @@ static const char* const test_projections[] = {"c_proj", NULL};
 #include "dev/tests/test_architecture.h"
 #include "dev/tests/test_layernorm.h"
 #include "dev/tests/test_program.h"
+#include "dev/tests/test_generate.h"  // after it
 
 // x (1 + tanh(u)) / 2, u = sqrt(2/pi) (x + 0.044715 x^3).
 static const double gelu_known[][2] = {
@@ -285,6 +286,9 @@ int MAIN(int argc, char** argv) {
     RUN(test_initialisation);
     RUN(test_presets);
     architecture_tests();
-    if (!is_double()) { program_tests(); }
+    if (!is_double()) {
+        generate_tests();
+        program_tests();
+    }
     return test_end();
 }

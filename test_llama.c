@@ -13,6 +13,7 @@ static const LlamaRope plain_rope = {.base = 10000};
 
 #include "dev/tests/test_architecture.h"
 #include "dev/tests/test_program.h"
+#include "dev/tests/test_generate.h"  // after it
 #include "dev/tests/test_rotary.h"
 
 static const Llama* llama_of(const Model* model) { return (const Llama*)ponder_of(model)->pass; }
@@ -514,6 +515,7 @@ int MAIN(int argc, char** argv) {
     architecture_tests();
     if (!is_double()) {
         RUN(test_lost_groups);
+        generate_tests();
         program_tests();
     }
     return test_end();

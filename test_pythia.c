@@ -12,6 +12,7 @@ static const char* const test_projections[] = {"attention.dense", "4h_to_h", NUL
 #include "dev/tests/test_architecture.h"
 #include "dev/tests/test_layernorm.h"
 #include "dev/tests/test_program.h"
+#include "dev/tests/test_generate.h"  // after it
 #include "dev/tests/test_rotary.h"
 
 // x Phi(x), Phi the normal distribution function.
@@ -174,6 +175,9 @@ int MAIN(int argc, char** argv) {
     RUN(test_initialisation);
     RUN(test_presets);
     architecture_tests();
-    if (!is_double()) { program_tests(); }
+    if (!is_double()) {
+        generate_tests();
+        program_tests();
+    }
     return test_end();
 }

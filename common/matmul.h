@@ -20,6 +20,8 @@
 //   task's A     96 x KC      L2 cache (128 KB)
 //   block        KC x (MT + NT)   L3 cache, packed, shared by all threads
 //
+// A product of few rows of A (MATMUL_FEW) reads B once and needs none of that: see gemm_few().
+//
 // Rows and columns past the edge are packed as zeros and their sums are thrown away; nothing is
 // read past the end of a row, and a NaN beside the edge cannot get out of the columns it is in.
 #ifndef PONDER_MATMUL_H
@@ -486,12 +488,116 @@ static inline void gemm_packed(int transA, int transB, size_t M, size_t N, size_
     matmul_work(&job);
 }
 
+// ---------------------------------------------------------------------------------------------
+// Few rows of A, as when a text grows: B is read once and used up at once, so what counts is that it comes from memory in
+// long pieces. Columns of C are divided among threads, and nothing is packed for others.
+
+enum {
+    MATMUL_FEW = 16,      // rows
+    MATMUL_STRIPE = 512,  // columns that a thread takes at a time where B's rows lie along them
+    MATMUL_STEP = 4       // rows of B that it goes through them with
+};
+
+// B stored (N,K): a panel of B's lines is turned in the cache, and tiles as ever read it.
+static inline void matmul_few_lines(size_t M, size_t N, size_t K, float alpha, const float* A, size_t lda,
+                                    const float* B, size_t ldb, int accumulate, float* C, size_t ldc, const float* bias,
+                                    int parallel) {
+    enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
+    size_t tiles = (M + MR - 1) / MR, blocks = max_size(1, (K + KC - 1) / KC), panels = (N + NR - 1) / NR;
+    float* packed = (float*)matmul_workspace(tiles * blocks * AP * KC * sizeof(float));
+    for (size_t b = 0; b < blocks; b++) {
+        for (size_t i = 0; i < tiles; i++) {
+            matmul_pack_columns(packed + (b * tiles + i) * AP * KC, AP, A + i * MR * lda + b * KC, lda,
+                                min_size(MR, M - i * MR), min_size(KC, K - b * KC));
+        }
+    }
+#pragma omp parallel for schedule(dynamic, 2) if (parallel)
+    for (size_t panel = 0; panel < panels; panel++) {
+        __attribute__((aligned(ALIGNMENT))) float lines[NR * KC];
+        size_t j = panel * NR, columns = min_size(NR, N - j), vectors = columns > VL ? 2 : 1;
+        for (size_t b = 0; b < blocks; b++) {
+            size_t kc = min_size(KC, K - b * KC);
+            MatmulStore store = {alpha, accumulate || b > 0, bias && b == 0 ? bias + j : NULL};
+            matmul_pack_columns(lines, NR, B + j * ldb + b * KC, ldb, columns, kc);
+            for (size_t i = 0; i < tiles; i++) {
+                matmul_tiles[min_size(MR, M - i * MR) - 1][vectors - 1](kc, packed + (b * tiles + i) * AP * KC, lines,
+                                                                        C + i * MR * ldc + j, ldc, columns, &store);
+            }
+        }
+    }
+}
+
+// sums (M, columns) += A (M, n) B (n, columns) for n <= MATMUL_STEP: each number's chain goes on over these k.
+static inline void matmul_few_step(float* __restrict__ sums, size_t M, const float* A, size_t lda, const float* B,
+                                   size_t ldb, size_t n, size_t columns) {
+    size_t j = 0;
+    for (; n == MATMUL_STEP && j + VL <= columns; j += VL) {
+        vf b[MATMUL_STEP];
+        for (int k = 0; k < MATMUL_STEP; k++) { b[k] = vf_load(B + (size_t)k * ldb + j); }
+        for (size_t i = 0; i < M; i++) {
+            vf sum = vf_load(sums + i * MATMUL_STRIPE + j);
+            for (int k = 0; k < MATMUL_STEP; k++) { sum = vf_fma(vf_set1(A[i * lda + (size_t)k]), b[k], sum); }
+            vf_store(sums + i * MATMUL_STRIPE + j, sum);
+        }
+    }
+    for (size_t i = 0; i < M; i++) {
+        for (size_t c = j; c < columns; c++) {
+            float sum = sums[i * MATMUL_STRIPE + c];
+            for (size_t k = 0; k < n; k++) { sum = fma_f(A[i * lda + k], B[k * ldb + c], sum); }
+            sums[i * MATMUL_STRIPE + c] = sum;
+        }
+    }
+}
+
+// B stored (K,N).
+static inline void matmul_few_rows(size_t M, size_t N, size_t K, float alpha, const float* A, size_t lda,
+                                   const float* B, size_t ldb, int accumulate, float* C, size_t ldc, const float* bias,
+                                   int parallel) {
+    size_t share = round_up(div_up(N, parallel ? (size_t)thread_count() : 1), VL);
+    size_t width = min_size(MATMUL_STRIPE, share), stripes = div_up(N, width);
+#pragma omp parallel for schedule(dynamic) if (parallel)
+    for (size_t stripe = 0; stripe < stripes; stripe++) {
+        __attribute__((aligned(ALIGNMENT))) float sums[MATMUL_FEW * MATMUL_STRIPE];
+        size_t j = stripe * width, columns = min_size(width, N - j);
+        for (size_t k0 = 0; k0 < max_size(K, 1); k0 += MATMUL_KC) {
+            size_t end = min_size(K, k0 + MATMUL_KC);
+            for (size_t i = 0; i < M; i++) { memset(sums + i * MATMUL_STRIPE, 0, columns * sizeof(float)); }
+            for (size_t k = k0; k < end; k += MATMUL_STEP) {
+                matmul_few_step(sums, M, A + k, lda, B + k * ldb + j, ldb, min_size(MATMUL_STEP, end - k), columns);
+            }
+            MatmulStore store = {alpha, accumulate || k0 > 0, bias && k0 == 0 ? bias + j : NULL};
+            for (size_t i = 0; i < M; i++) {
+                float* c = C + i * ldc + j;
+                const float* sum = sums + i * MATMUL_STRIPE;
+                for (size_t n = 0; n < columns; n++) {
+                    float block = store.alpha * sum[n];
+                    if (store.bias) { block = block + store.bias[n]; }
+                    c[n] = store.add ? c[n] + block : block;
+                }
+            }
+        }
+    }
+}
+
+static inline void gemm_few(int transB, size_t M, size_t N, size_t K, float alpha, const float* A, size_t lda,
+                            const float* B, size_t ldb, int accumulate, float* C, size_t ldc, const float* bias) {
+    int parallel = thread_count() > 1 && M * N * max_size(K, 1) > MATMUL_SERIAL;
+    if (transB) {
+        matmul_few_lines(M, N, K, alpha, A, lda, B, ldb, accumulate, C, ldc, bias, parallel);
+    } else {
+        matmul_few_rows(M, N, K, alpha, A, lda, B, ldb, accumulate, C, ldc, bias, parallel);
+    }
+}
+
 // C (M,N) = or += alpha * op(A) (M,K) op(B) (K,N) + bias (N), row-major; bias may be NULL, and is
 // added to every row. transA: A is stored (K,M); transB: B is stored (N,K). lda, ldb, ldc: from one
 // row in memory to the next. C must not overlap A, B or bias. In a double build it is the plain loop.
 static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
                         const real* B, size_t ldb, int accumulate, real* C, size_t ldc, const real* bias) {
-    if (sizeof(real) == sizeof(float)) {
+    if (sizeof(real) == sizeof(float) && !transA && M > 0 && M <= MATMUL_FEW) {
+        gemm_few(transB, M, N, K, (float)alpha, (const float*)A, lda, (const float*)B, ldb, accumulate, (float*)C, ldc,
+                 (const float*)bias);
+    } else if (sizeof(real) == sizeof(float)) {
         gemm_packed(transA, transB, M, N, K, (float)alpha, (const float*)A, lda, (const float*)B, ldb, accumulate,
                     (float*)C, ldc, (const float*)bias);
     } else {

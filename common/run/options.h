@@ -1,7 +1,7 @@
 // options.h - command-line options: one table makes the parser and the help.
 //
 // Options are long: `--name value` or `--name=value`; a flag takes no value. A later occurrence of
-// an option replaces an earlier one, so that a script's arguments can be overridden by appending.
+// an option replaces an earlier one (but of those that list texts), so that a script's arguments can be overridden by appending.
 // Whatever is not understood whole is an error that names the option, the value and what is allowed.
 #ifndef PONDER_OPTIONS_H
 #define PONDER_OPTIONS_H
@@ -13,6 +13,7 @@ typedef enum {
     OPTION_INT,     // a whole number, 64 bits
     OPTION_NUMBER,  // a finite double
     OPTION_TEXT,    // anything
+    OPTION_TEXTS,   // anything, and may be given several times: all of them count
     OPTION_CHOICE,  // one of `values`
 } OptionType;
 
@@ -33,12 +34,14 @@ typedef struct {
     OptionResume resume;
     const char* help;
     // Filled in by the parser:
-    int given;         // on the command line
-    int set;           // given, restored, or with a default
-    int chosen;        // the program has set it, where no value was given (when the run was started)
-    int64_t integer;   // OPTION_INT, and 1 for a given OPTION_FLAG
-    double number;     // OPTION_NUMBER and OPTION_INT
-    const char* text;  // the value as it was written; NULL when unset
+    int given;           // on the command line
+    int set;             // given, restored, or with a default
+    int chosen;          // the program has set it, where no value was given (when the run was started)
+    int64_t integer;     // OPTION_INT, and 1 for a given OPTION_FLAG
+    double number;       // OPTION_NUMBER and OPTION_INT
+    const char* text;    // the value as it was written; NULL when unset
+    const char** texts;  // (texts_count) OPTION_TEXTS: all values
+    int texts_count;
 } Option;
 
 typedef struct {
@@ -83,7 +86,8 @@ static inline char* option_allowed(const Option* o) {
                 }
                 return sb.data;
             }
-        case OPTION_TEXT: break;
+        case OPTION_TEXT:
+        case OPTION_TEXTS: break;
     }
     return format_string("%s", o->values ? o->values : "text");
 }
@@ -133,6 +137,13 @@ static inline void option_assign(Option* o, const char* text, const char* source
     if (o->type == OPTION_FLAG) { o->integer = 1; }
     o->text = text;
     o->set = 1;
+    if (o->type == OPTION_TEXTS) {
+        const char** more = (const char**)xalloc((size_t)o->texts_count + 1, sizeof(char*), "the values of an option");
+        for (int i = 0; i < o->texts_count; i++) { more[i] = o->texts[i]; }
+        more[o->texts_count++] = text;
+        free(o->texts);
+        o->texts = more;
+    }
 }
 
 // Appends rows (copied); defaults are parsed like values given.

@@ -124,6 +124,8 @@ static inline void gpu_options(OptionTable* table) {
     ranks_options(GPU, table);
 }
 
+static inline void generate_options(OptionTable* table);  // generate.h
+
 static inline void trainer_options(OptionTable* table, char* model_values, char* model_help,
                                    const char* default_model) {
     const double MANY = (double)INFINITY;
@@ -224,12 +226,14 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
              : "print memory and FLOPs of the run, and exit"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
+    generate_options(table);
 }
 
 // 1 if this invocation only looks: it writes nothing into --out.
 static inline int trainer_only_looks(const Trainer* t) {
     return options_given(&t->options, "eval-only") || options_given(&t->options, "plan") ||
-           options_given(&t->options, "dump") || (GPU && options_given(&t->options, "compare-cpu"));
+           options_given(&t->options, "generate") || options_given(&t->options, "dump") ||
+           (GPU && options_given(&t->options, "compare-cpu"));
 }
 
 // Parses the command line.
@@ -261,9 +265,9 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
         die("--flops %s and --%s %s: both say how long the run is; give one of them",
             options_text(&t->options, "flops"), lengths[i], options_text(&t->options, lengths[i]));
     }
-    static const char* const ends[] = {"eval-only", "dump", "compare-cpu"};
-    const char* one = NULL;
-    for (int i = 0; i < (GPU ? 3 : 2); i++) {
+    static const char* const ends[] = {"eval-only", "dump", "generate", "compare-cpu"};
+    const char* one = options_given(&t->options, "plan") && options_given(&t->options, "generate") ? "plan" : NULL;
+    for (int i = 0; i < (GPU ? 4 : 3); i++) {
         int given = i == 1 ? options_text(&t->options, "dump") != NULL : options_given(&t->options, ends[i]);
         if (given && one) { die("--%s and --%s: each is all that the program does; give one of them", one, ends[i]); }
         if (given) { one = ends[i]; }
@@ -308,6 +312,7 @@ static inline void trainer_find_checkpoint(Trainer* t) {
     if (t->state.step != checkpoint_step(t->checkpoint)) {
         die("%s: expected \"step\" to be that of the directory, found %lld", t->stored_path, (long long)t->state.step);
     }
+    if (options_given(&t->options, "generate")) { return; }  // its seed and lengths are none of the run's
     const char* how = options_text(&t->options, "resume");
     if (how && how[0]) { state_check_same(t->stored, t->stored_path, t->out, &t->options, ranks_of_step()); }
     state_restore_options(t->stored, t->stored_path, &t->options, &t->changed, &t->state.altered);
@@ -365,9 +370,10 @@ static inline void trainer_find_model(Trainer* t) {
             die("%s: expected an object, found %s", t->config_path, json_describe(t->config));
         }
     }
-    Option* seq = options_row(&t->options, "seq");
-    int64_t T = seq->set ? seq->integer : 0, B = USUAL_ROWS;
-    if (options_set(&t->options, "batch")) { B = options_int(&t->options, "batch"); }
+    int generates = options_given(&t->options, "generate");
+    Option* seq = options_row(&t->options, generates ? "context" : "seq");
+    int64_t T = seq->set ? seq->integer : 0, B = generates ? 1 : USUAL_ROWS;
+    if (!generates && options_set(&t->options, "batch")) { B = options_int(&t->options, "batch"); }
     if (T * B <= INT_MAX) {
         t->model = t->kind->create(t->kind, &t->options, t->preset, t->config, t->config_path, (int)B, (int)T);
     }
@@ -622,10 +628,17 @@ static inline void trainer_prepare_samples(Trainer* t) {
     t->sampler.top_k = options_int(o, "top-k");
     t->sampler.top_p = options_number(o, "top-p");
     t->sampler.seed = (uint64_t)options_int(o, "seed");
-    sampler_make(&t->sampler, t->model);
+    t->sampler.penalty = 1;
+    sampler_make(&t->sampler, t->model, 1);
     const char* text = options_text(o, "prompt");
     if (text && text[0]) {
         t->prompt = tokenizer_encode(t->tokenizer, text, strlen(text), &t->prompt_length);
+        size_t most = (size_t)(t->T + 1) / 2;
+        if (t->prompt_length > most && t->prompt_length + 1 > (size_t)t->T) {
+            warn("--prompt has %zu tokens, a row %d: samples begin with its last %zu", t->prompt_length, t->T, most);
+            memmove(t->prompt, t->prompt + (t->prompt_length - most), most * sizeof(int));
+            t->prompt_length = most;
+        }
     } else if (!text && t->val) {
         t->prompt = (int*)xalloc((size_t)t->T, sizeof(int), "the prompt");
         int* targets = (int*)xalloc((size_t)t->T, sizeof(int), "the prompt's targets");

@@ -17,6 +17,7 @@
 
 #include "../rows.h"
 #include "data.h"
+#include "generate.h"
 #include "save.h"
 #include "setup.h"
 
@@ -297,6 +298,9 @@ static inline void trainer_sample(Trainer* t) {
     printf("\n---- continued ----\n");
     sample_print(t->tokenizer, t->sampled, (size_t)n, stdout);
     printf("\n----\n");
+    if (n < count && t->prompt_length + (size_t)n == (size_t)t->T) {
+        printf("the context of %d tokens is full\n", t->T);
+    }
     trainer_printed(t);
 }
 
@@ -626,8 +630,8 @@ static inline void trainer_begin_ranks(Trainer* t) {
     ranks_begin(&t->options, t->kind->program);
     if (ranks.count == 1) { return; }
     ranks_alike(1);
-    static const char* const alone[] = {"dump", "compare-cpu"};
-    for (int i = 0; i < 2; i++) {
+    static const char* const alone[] = {"dump", "compare-cpu", "generate"};
+    for (int i = 0; i < 3; i++) {
         if (options_given(&t->options, alone[i])) {
             die("--%s is for one GPU, here are %d ranks", alone[i], ranks.count);
         }
@@ -653,6 +657,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_catch_signals();
     trainer_find_checkpoint(t);
     trainer_find_model(t);
+    if (options_given(&t->options, "generate")) { return trainer_generate(t, &trainer_signal, &trainer_under_way); }
     trainer_size_step(t);
     if (options_given(&t->options, "plan")) {
         trainer_choose_batch(t);

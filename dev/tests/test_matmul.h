@@ -177,6 +177,18 @@ static void test_gemm_blocks(void) {
     mt_check(0, 1, 40, 50, 1300, 1, 0, 0, 0);
 }
 
+// Few rows, as when a text grows: several stripes of columns and K-blocks, and one row more than there may be.
+static void test_gemm_few(void) {
+    static const size_t rows[] = {1, 2, MATMUL_MR - 1, MATMUL_MR, MATMUL_MR + 1, MATMUL_FEW, MATMUL_FEW + 1};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (int transposed = 0; transposed < 2; transposed++) {
+            mt_check(0, transposed, rows[i], 1100, 515, 1, 0, 1, 0);
+            mt_check(0, transposed, rows[i], 1037, 259, (real)0.7, 1, 1, 3);
+            mt_check(0, transposed, rows[i], 3, 1030, 1, 0, 0, 1);
+        }
+    }
+}
+
 static void test_gemm_nothing(void) {
     mt_check(0, 0, 0, 5, 3, 1, 0, 1, 0);
     mt_check(0, 1, 5, 0, 3, 1, 0, 1, 0);
@@ -642,6 +654,7 @@ static void matmul_tests(void) {
     RUN(test_gemm_reference);
     RUN(test_gemm_shapes);
     RUN(test_gemm_blocks);
+    RUN(test_gemm_few);
     RUN(test_gemm_nothing);
     RUN(test_gemm_nan);
     RUN(test_matmul_layer);

@@ -12,7 +12,6 @@ static void test_sampling(void) {
     double probabilities[V];
     Sampler s;
     memset(&s, 0, sizeof s);
-    s.logits = logits;
     s.entries = entries;
     s.probabilities = probabilities;
     s.temperature = 1;
@@ -50,8 +49,8 @@ static void test_sampling(void) {
             total += want[v] = cases[c].allowed[v] ? exp((double)logits[v] / temperature) : 0;
         }
         for (int i = 0; i < DRAWS; i++) {
-            int v =
-                sample_token(&s, V, ((double)i + 0.5) / DRAWS);  // every quantile once: shares are exact to 1 / DRAWS
+            int v = sample_token(&s, logits, V,
+                                 ((double)i + 0.5) / DRAWS);  // every quantile once: shares are exact to 1 / DRAWS
             CHECK(v >= 0 && v < V, "case %zu draws %d", c, v);
             got[v < 0 ? 0 : v]++;
         }
@@ -61,9 +60,9 @@ static void test_sampling(void) {
         }
     }
     logits[4] = (real)NAN;
-    CHECK(sample_token(&s, V, 0.5) == -1, "NaN is seen");
+    CHECK(sample_token(&s, logits, V, 0.5) == -1, "NaN is seen");
     logits[4] = (real)-INFINITY;
-    CHECK(sample_token(&s, V, 0.5) == -1, "so is an infinity");
+    CHECK(sample_token(&s, logits, V, 0.5) == -1, "so is an infinity");
 }
 
 // A model for sample_text: after a context it says its length, then the token's successor.
@@ -81,31 +80,87 @@ static void test_sample_context(void) {
     Model model;
     memset(&model, 0, sizeof model);
     model.V = 11;
-    model.T = 4;
+    model.T = 9;
+    model.B = 1;
     model.logits = sample_count_logits;
     Sampler s;
     memset(&s, 0, sizeof s);
-    s.top_p = 1;  // temperature 0
-    sampler_make(&s, &model);
+    s.top_p = s.penalty = 1;  // temperature 0
+    sampler_make(&s, &model, 1);
     const int prompt[] = {2, 3, 4, 5, 6, 7};
     int out[20], bad = 1;
     const volatile sig_atomic_t stop = 0, stopped = 15;
     for (size_t length = 1; length <= 6; length++) {
         sample_longest = 0;
         int n = sample_text(&s, &model, prompt, length, 20, -1, 0, &stop, out, &bad);
-        CHECK(n == 20 && !bad, "%d tokens", n);
-        for (int i = 0; i < 20; i++) {
-            CHECK(out[i] == (prompt[length - 1] + 1 + i) % 11, "token %d is %d", i, out[i]);
-        }
-        CHECK(sample_longest == 4, "the context grew to %d", sample_longest);
-        n = sample_text(&s, &model, prompt, length, 20, 10, 0, &stop, out, &bad);
-        CHECK(n == 10 - prompt[length - 1] && out[n - 1] == 10, "ends with the end of the text after %d tokens", n);
+        CHECK(n == 9 - (int)length && !bad, "%d tokens: the context of 9 is full then", n);
+        for (int i = 0; i < n; i++) { CHECK(out[i] == (prompt[length - 1] + 1 + i) % 11, "token %d is %d", i, out[i]); }
+        CHECK(sample_longest == 8, "the context grew to %d", sample_longest);
+        CHECK(sample_text(&s, &model, prompt, length, 2, -1, 0, &stop, out, &bad) == 2, "two are enough");
+        n = sample_text(&s, &model, prompt, length, 20, 8, 0, &stop, out, &bad);
+        CHECK(n == 8 - prompt[length - 1] && out[n - 1] == 8, "ends with the end of the text after %d tokens", n);
         CHECK(sample_text(&s, &model, prompt, length, 20, 10, 0, &stopped, out, &bad) == 0, "a signal ends a sample");
     }
-    free(s.logits);
-    free(s.entries);
-    free(s.probabilities);
-    free(s.context);
+    sampler_free(&s);
+}
+
+// Among many tokens the best few are found without sorting all, at any share; beside a plain sort.
+static void test_sample_many(void) {
+    enum { V = 3000 };
+    real* logits = (real*)xalloc(V, sizeof(real), "a test");
+    Model model;
+    memset(&model, 0, sizeof model);
+    model.V = V;
+    Sampler s;
+    memset(&s, 0, sizeof s);
+    s.temperature = 1;
+    sampler_make(&s, &model, 1);
+    for (int v = 0; v < V; v++) { logits[v] = (real)(0.25 * floor(24 * random_uniform(5, 1, (uint64_t)v))); }  // many ties
+    SampleEntry* sorted = (SampleEntry*)xalloc(V, sizeof(SampleEntry), "a test");
+    for (int v = 0; v < V; v++) { sorted[v].logit = (float)logits[v], sorted[v].id = v; }
+    qsort(sorted, V, sizeof(SampleEntry), sample_compare);
+    double total = 0;
+    for (int i = 0; i < V; i++) { total += exp((double)sorted[i].logit - (double)sorted[0].logit); }
+    static const double shares[] = {1e-6, 0.01, 0.2, 0.6, 0.9, 0.999};
+    for (int c = 0; c < 6; c++) {
+        s.top_p = shares[c], s.top_k = 0;
+        double kept = 0;
+        int few = 0;
+        while (kept < shares[c] * total) { kept += exp((double)sorted[few++].logit - (double)sorted[0].logit); }
+        CHECK(sample_token(&s, logits, V, 1e-9) == sorted[0].id, "share %g: the first", shares[c]);
+        int last = sample_token(&s, logits, V, 1 - 1e-9), at = 0;
+        while (sorted[at].id != last) { at++; }
+        CHECK(abs(at - (few - 1)) <= 1, "share %g: the last is number %d, expected %d", shares[c], at, few - 1);
+        s.top_p = 1, s.top_k = 17 << c;
+        at = s.top_k < V ? (int)s.top_k - 1 : V - 1;
+        CHECK(sample_token(&s, logits, V, 1 - 1e-12) == sorted[at].id, "the last of %d", 17 << c);
+    }
+    free(logits);
+    free(sorted);
+    sampler_free(&s);
+}
+
+// Tokens that the text has come down once each, on either side of zero; others stay.
+static void test_sample_penalty(void) {
+    Model model;
+    memset(&model, 0, sizeof model);
+    model.V = 5;
+    Sampler s;
+    memset(&s, 0, sizeof s);
+    s.penalty = 2;
+    sampler_make(&s, &model, 1);
+    const int text[] = {3, 1, 3, 3, 4};
+    for (int again = 0; again < 2; again++) {
+        real logits[5] = {1, 2, -1, -4, 0};
+        const real want[5] = {1, 1, -1, -8, 0};
+        sample_penalise(&s, logits, text, 5);
+        for (int v = 0; v < 5; v++) { CHECK(logits[v] == want[v], "token %d: %g", v, (double)logits[v]); }
+    }
+    s.penalty = 1;
+    real same[5] = {1, 2, -1, -4, 0};
+    sample_penalise(&s, same, text, 5);
+    CHECK(same[1] == 2 && same[3] == -4, "a penalty of 1 is none");
+    sampler_free(&s);
 }
 
 // All logits equal: a sample shows nothing but its random numbers.
@@ -120,12 +175,13 @@ static void test_sample_keys(void) {
     Model model;
     memset(&model, 0, sizeof model);
     model.V = 1000;
-    model.T = 8;
+    model.T = 64;
+    model.B = 1;
     model.logits = sample_flat_logits;
     Sampler s;
     memset(&s, 0, sizeof s);
-    s.temperature = s.top_p = 1;
-    sampler_make(&s, &model);
+    s.temperature = s.top_p = s.penalty = 1;
+    sampler_make(&s, &model, 1);
     static const struct {
         uint64_t seed;
         int64_t step;
@@ -146,15 +202,14 @@ static void test_sample_keys(void) {
             }
         }
     }
-    free(s.logits);
-    free(s.entries);
-    free(s.probabilities);
-    free(s.context);
+    sampler_free(&s);
 }
 
 static void sample_tests(void) {
     RUN(test_sampling);
     RUN(test_sample_context);
+    RUN(test_sample_many);
+    RUN(test_sample_penalty);
     RUN(test_sample_keys);
 }
 

@@ -1,0 +1,247 @@
+// test_generate.h - --generate as its user runs it, and what of a text may be shown. Included after test_program.h.
+#ifndef PONDER_TEST_GENERATE_H
+#define PONDER_TEST_GENERATE_H
+
+#include "test_program.h"
+
+// What is certain of a text that goes on: neither the beginning of a character nor that of a stop text.
+static void test_generate_certain(void) {
+    static const char* const stops[] = {"END", "ENOUGH", "\n\n", "\xe2\x82\xac"};
+    static const struct {
+        const char* text;
+        int stops;
+        size_t certain;
+    } cases[] = {
+        {"", 0, 0},
+        {"abc", 0, 3},
+        {"abc", 3, 3},
+        {"abE", 3, 2},
+        {"abEN", 2, 2},
+        {"abENO", 2, 2},
+        {"abENx", 2, 5},
+        {"EN", 2, 0},
+        {"a\n", 3, 1},
+        {"a\n", 2, 2},
+        {"a\xc3", 0, 1},
+        {"a\xc3\xa9", 0, 3},
+        {"a\xe2\x82", 0, 1},
+        {"a\xe2\x82\xac", 0, 4},
+        {"a\xf0\x9f\x98", 0, 1},
+        {"a\xf0\x9f\x98\x80", 0, 5},
+        {"a\x80\x80\x80\x80", 0, 5},  // no character at all
+        {"a\xff", 0, 2},
+        {"ab\xe2\x82", 4, 2},
+        {"a\xc3\xa9"
+         "E",
+         2, 3},
+        {"\xc3"
+         "EN",
+         2, 0},  // the first byte of a character may still be waiting in front of what is held
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Generation g;
+        Generated one;
+        memset(&g, 0, sizeof g);
+        memset(&one, 0, sizeof one);
+        g.stops = (const char**)(void*)stops, g.stop_count = cases[i].stops;
+        sb_append(&one.bytes, cases[i].text, strlen(cases[i].text));
+        size_t certain = generate_certain(&g, &one);
+        CHECK(certain == cases[i].certain, "case %zu: %zu bytes, expected %zu", i, certain, cases[i].certain);
+        free(one.bytes.data);
+    }
+}
+
+// The text is cut in front of the first stop text, which may begin in what came before.
+static void test_generate_stops(void) {
+    static const char* const stops[] = {"END", "DE", "x"};
+    static const struct {
+        const char *before, *more, *left;
+    } cases[] = {{"abEN", "D", "ab"},   {"abEN", "DEND", "ab"},   {"abE", "ND", "ab"},
+                 {"a", "bDENDx", "ab"}, {"aENDb", "c", "aENDbc"},  // what is long past was looked at then
+                 {"", "x", ""},         {"ab", "cd", "abcd"},     {"abEN", "EN", "abENEN"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Generation g;
+        Generated one;
+        memset(&g, 0, sizeof g);
+        memset(&one, 0, sizeof one);
+        g.stops = (const char**)(void*)stops, g.stop_count = 3, g.longest_stop = 3;
+        sb_append(&one.bytes, cases[i].before, strlen(cases[i].before));
+        sb_append(&one.bytes, cases[i].more, strlen(cases[i].more));
+        int stopped = generate_stops(&g, &one, strlen(cases[i].before));
+        size_t n = strlen(cases[i].left);
+        CHECK(one.bytes.size == n && memcmp(one.bytes.data, cases[i].left, n) == 0, "case %zu: %zu bytes are left", i,
+              one.bytes.size);
+        CHECK(stopped == (strlen(cases[i].before) + strlen(cases[i].more) > n), "case %zu: stopped %d", i, stopped);
+        free(one.bytes.data);
+    }
+}
+
+static const char* generate_folder;  // with a checkpoint step_00000003
+
+static void generate_setup(void) {
+    if (generate_folder) { return; }
+    const char* arguments = program_setup();
+    char* out = format_string("%s/generate", program_folder);
+    char* command = format_string(TRAIN " %s --ponder 2 --steps 3 --sample-tokens 0 --out %s", arguments, out);
+    must(command);
+    free(command);
+    generate_folder = out;
+    char* path = format_string("%s/prompts.jsonl", out);
+    StringBuilder sb = {0};
+    for (int i = 0; i < 6; i++) {
+        sb_printf(&sb, "{\"text\": \"int f%d(%.*s\"}\n%s", i, 5 * i, "abcdefghijklmnopqrstuvwxyz", i == 2 ? "\n" : "");
+    }
+    write_bytes(path, sb.data, sb.size);
+    free(sb.data);
+    free(path);
+}
+
+// A command on that checkpoint; G is its program and model, O the folder.
+static char* generate_command(const char* line) {
+    StringBuilder sb = {0};
+    for (const char* p = line; *p; p++) {
+        if (*p == '@') {
+            sb_printf(&sb, "%s", generate_folder);
+        } else if (*p == '%') {
+            sb_printf(&sb, TRAIN " --model %s/step_00000003 --generate", generate_folder);
+        } else {
+            sb_append(&sb, p, 1);
+        }
+    }
+    return sb.data;
+}
+static void generate_must(const char* line) {
+    char* command = generate_command(line);
+    must(command);
+    free(command);
+}
+static void generate_fails(int code, const char* words, const char* line) {
+    char* command = generate_command(line);
+    expect_exit(code, words, command);
+    free(command);
+}
+
+// Lines do not depend on batch, threads, instruction set, or on the pieces in which prompts are read; they are JSON, in
+// the order of prompts, and say what the bytes of one prompt say.
+static void test_generate_same(void) {
+    generate_setup();
+    generate_must(
+        "% --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 --top-p 0.9 --repetition-penalty 1.2 >@/1 2>@/e");
+    generate_must("% --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 --top-p 0.9 --repetition-penalty 1.2 "
+                  "--batch 4 >@/2 2>@/e");
+    generate_must("OMP_NUM_THREADS=1 % --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 --top-p 0.9 "
+                  "--repetition-penalty 1.2 --batch 9 >@/3 2>@/e");
+    generate_must("PONDER_ISA=portable % --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 --top-p 0.9 "
+                  "--repetition-penalty 1.2 >@/4 2>@/e");
+    generate_must("cmp @/1 @/2 && cmp @/1 @/3 && cmp @/1 @/4");
+    char* path = format_string("%s/1", generate_folder);
+    size_t size = 0;
+    char *text = read_fully(path, &size), *line = text;
+    for (int i = 0; i < 6 && line; i++) {
+        char* end = strchr(line, '\n');
+        CHECK(end != NULL, "line %d has no end", i);
+        if (!end) { break; }
+        Json* json = json_parse(line, (size_t)(end - line), path);
+        CHECK(json_get_int(json, "index", -1, path) == i, "line %d has another index", i);
+        const Json* tokens = json_get(json, "tokens");
+        CHECK(tokens && tokens->type == JSON_ARRAY && tokens->count > 0 && tokens->count <= 30, "line %d: tokens", i);
+        const char* stop = json_get_string(json, "stop", "", path);
+        const char* want = tokens && tokens->count == 30 ? "length" : "eot|context";
+        CHECK(strstr(want, stop) && stop[0], "line %d stops by %s", i, stop);
+        json_free(json);
+        line = end + 1;
+    }
+    CHECK(line && *line == 0, "six lines are there");
+    free(text);
+    free(path);
+    // The bytes alone: of the first prompt, from each place that a prompt can come from.
+    generate_must("% --prompt 'int f0(' --sample-tokens 30 --seed 3 >@/a 2>@/e");
+    generate_must("printf 'int f0(' >@/p.txt && % --prompt-file @/p.txt --sample-tokens 30 --seed 3 >@/b 2>@/e");
+    generate_must("printf 'int f0(' | % --sample-tokens 30 --seed 3 >@/c 2>@/e");
+    generate_must("% --prompt 'int f0(' --sample-tokens 30 --seed 4 >@/d 2>@/e");
+    generate_must("cmp @/a @/b && cmp @/a @/c && ! cmp -s @/a @/d");
+    generate_must(
+        TRAIN " --resume --out @ --generate --prompt 'int f0(' --sample-tokens 30 --seed 3 >@/b 2>@/e && cmp @/a @/b");
+    generate_must("% --steps-at-inference 2 --prompt 'int f0(' --sample-tokens 30 --seed 3 >@/b 2>@/e && cmp @/a @/b");
+    generate_must("% --steps-at-inference 0 --prompt 'int f0(' --sample-tokens 30 --temperature 0 >@/b 2>@/e");
+    generate_must("grep -q '3 pass' @/e && exit 1; grep -q '1 pass)' @/e");
+}
+
+// Where texts end.
+static void test_generate_ends(void) {
+    generate_setup();
+    generate_must("% --prompt 'int f' --sample-tokens 7 --batch 2 >@/a 2>@/e && grep -q '\"stop\": \"length\"' @/a");
+    generate_must("% --prompt 'int f' --sample-tokens 99 --context 12 --batch 2 >@/a 2>@/e && grep -q '\"stop\": "
+                  "\"context\"' @/a");
+    generate_must("grep -q '1 of 1 texts ended where the context of 12 tokens was full' @/e");
+    generate_must("% --prompt 'int f' --sample-tokens 99 --context 12 >@/a 2>@/e && grep -q 'the context of 12 tokens "
+                  "is full' @/e && "
+                  "[ $(wc -c <@/a) -le 7 ]");
+    generate_must("% --prompt 'int f' --sample-tokens 99 --context 5 --batch 2 >@/a 2>@/e && "
+                  "[ \"$(cat @/a)\" = '{\"index\": 0, \"text\": \"\", \"tokens\": [], \"stop\": \"context\"}' ]");
+    generate_must("% --prompt 'int f' --sample-tokens 0 >@/a 2>@/e && [ ! -s @/a ]");
+    // A stop text: any byte that comes, among several; neither it nor what follows is shown.
+    generate_must("% --prompt 'int f' --sample-tokens 20 --seed 8 >@/a 2>@/e && "
+                  "s=$(tail -c +4 @/a | head -c 1 | tr '\\n\\0' 'xx') && head -c 3 @/a | tr '\\n\\0' 'xx' | grep -qF "
+                  "-- \"$s\" || "
+                  "{ % --prompt 'int f' --sample-tokens 20 --seed 8 --stop nothing --stop=\"$s\" >@/b 2>@/e && "
+                  "[ $(wc -c <@/b) -le 20 ]; }");
+}
+
+static void test_generate_errors(void) {
+    generate_setup();
+    generate_must(
+        "printf '{\"text\": \"a\"}\\n{\"text\": 7}\\n' >@/bad1.jsonl; printf '{\"text\": \"a\"}\\n{\"te' "
+        ">@/bad2.jsonl; "
+        "printf '[]\\n' >@/bad3.jsonl; printf '\\n' >@/bad4.jsonl; printf '{\"text\": \"\\377\"}' >@/bad5.jsonl; "
+        "printf '{\"text\": \"\"}' >@/bad6.jsonl; printf '' >@/empty");
+    static const struct {
+        const char *words, *line;
+    } cases[] = {
+        {"bad1.jsonl, line 2: expected an object with a prompt|found 7", "% --prompt-file @/bad1.jsonl"},
+        {"bad2.jsonl, line 2", "% --prompt-file @/bad2.jsonl"},
+        {"bad3.jsonl, line 1: expected an object with a prompt", "% --prompt-file @/bad3.jsonl"},
+        {"bad4.jsonl: expected lines with prompts|found none", "% --prompt-file @/bad4.jsonl"},
+        {"bad5.jsonl, line 1|UTF-8", "% --prompt-file @/bad5.jsonl"},
+        {"bad6.jsonl, line 1: expected a prompt, found an empty one", "% --prompt-file @/bad6.jsonl"},
+        {"--prompt: expected a prompt, found an empty one", "% --prompt ''"},
+        {"expected a prompt, found an empty one", "% --prompt-file @/empty"},
+        {"standard input: expected a prompt, found an empty one", "% </dev/null"},
+        {"nowhere: could not be read: No such file", "% --prompt-file @/nowhere"},
+        {"--prompt and --prompt-file: expected one of them", "% --prompt a --prompt-file @/empty"},
+        {"the prompt has 9 tokens, the context 8 (--context)", "% --prompt 123456789 --context 8"},
+        {"--stop '': expected a text", "% --prompt a --stop ''"},
+        {"--temperature '-1': expected a number", "% --prompt a --temperature -1"},
+        {"--repetition-penalty '0': expected a number", "% --prompt a --repetition-penalty 0"},
+        {"--generate: expected --model DIR with a checkpoint|which has no weights", TRAIN " --generate --prompt a"},
+        {"--eval-only and --generate", "% --eval-only"},
+        {"--plan and --generate", "% --plan"},
+        {"--steps-at-inference: expected with it --generate or --eval-only",
+         TRAIN " --steps-at-inference 1 --train @/x.bin --out @/y"},
+        {"--resume: --out @/none holds no checkpoint", TRAIN " --resume --out @/none --generate --prompt a"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char* words = generate_command(cases[i].words);
+        generate_fails(1, words, cases[i].line);
+        free(words);
+    }
+    // Whoever reads has gone: an error, not a silent end. A signal: what there is, and its exit status.
+    generate_must("% --prompt a --sample-tokens 3000 --context 4000 2>@/e | head -c 1 >@/a; [ ${PIPESTATUS:-1} != 0 ]; "
+                  "grep -q 'standard output could not be written: Broken pipe' @/e");
+    generate_fails(143, "\"stop\": \"signal\"|\"index\": 0",
+                   "% --prompt-file @/prompts.jsonl --batch 3 --sample-tokens 20000 --context 20000 --temperature 0 & "
+                   "sleep 1; kill -TERM $!; wait $!");
+    generate_must(
+        "% --prompt a --sample-tokens 20000 --context 20000 --temperature 0 >@/a 2>@/e & sleep 1; kill -TERM $!; "
+        "wait $!; [ $? = 143 ] && [ -s @/a ]");
+}
+
+static void generate_tests(void) {
+    RUN_WHOLE(test_generate_certain);
+    RUN_WHOLE(test_generate_stops);
+    RUN(test_generate_same);
+    RUN_WHOLE(test_generate_ends);
+    RUN_WHOLE(test_generate_errors);
+}
+
+#endif

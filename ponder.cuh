@@ -28,6 +28,7 @@
 #include "common/matmul.h"
 #include "common/model.h"
 #include "common/rows.h"
+#include "common/run/sizes.h"
 #include "common/run/train.h"
 #include "common/tensors.h"
 
@@ -47,21 +48,6 @@
 
 // ------------------------------------------------------------------------------------------------
 // [1] Architectures and configuration
-
-typedef struct {
-    int L, C, NH, FF, V;  // layers, width, heads, inner width of the MLP, vocabulary
-    int NKV;              // heads of keys and values, each for NH / NKV heads; 0: as many as heads
-    int HS;               // numbers of a head; 0: C / NH
-    int P;                // positions, as config.json says; of a preset: the length of its rows, 0: usual
-    int tie;              // 1: the head is the input table
-    int untied;           // 1: it was, as config.json says, and --tie 0 makes it a table of its own
-    double eps;           // of the norms
-} Sizes;
-
-typedef struct {
-    const char* name;  // NULL ends a list
-    Sizes size;
-} Preset;
 
 // Where one half of a model, C or CUDA, has its activations: set by whoever calls the pass.
 typedef struct {
@@ -140,18 +126,8 @@ typedef struct {
 } PonderConfig;
 
 static inline void ponder_add_options(OptionTable* options) {
+    sizes_options(options);
     static const Option rows[] = {
-        {"model", "tie", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED,
-         "1: the head is the input embedding table [default: the preset's, or the configuration's]"},
-        {"model", "vocab", OPTION_INT, "", "N", 1, 1 << 24, RESUME_FIXED, "vocabulary size [default: the preset's]"},
-        {"model", "layers", OPTION_INT, "", "N", 1, 1000, RESUME_FIXED, "layers [default: the preset's]"},
-        {"model", "width", OPTION_INT, "", "N", 1, 1 << 20, RESUME_FIXED,
-         "width C of the residual stream [default: the preset's]"},
-        {"model", "heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED, "attention heads [default: the preset's]"},
-        {"model", "kv-heads", OPTION_INT, "", "N", 1, 1 << 16, RESUME_FIXED,
-         "heads of keys and values, where they are grouped [default: the preset's; with --heads as many as those]"},
-        {"model", "ff", OPTION_INT, "", "N", 1, 1 << 22, RESUME_FIXED,
-         "inner width of the MLP [default: the preset's; with --width what is usual for it]"},
         {"model", "ponder", OPTION_INT, "", "S", 0, 64, RESUME_FIXED,
          "extra passes (pondering steps); 0 is a vanilla model [default 3, or the configuration's]"},
         {"model", "scale-embeds", OPTION_INT, "", "0|1", 0, 1, RESUME_FIXED,
@@ -178,25 +154,6 @@ static inline void ponder_add_options(OptionTable* options) {
     gpu_options(options);
 }
 
-// Options on the command line go before config.json and presets.
-static inline void ponder_override_sizes(const OptionTable* options, int (*usual_ff)(int C), Sizes* size) {
-    const struct {
-        const char* option;
-        int* number;
-    } sizes[] = {{"layers", &size->L}, {"width", &size->C}, {"heads", &size->NH}, {"kv-heads", &size->NKV},
-                 {"ff", &size->FF},    {"vocab", &size->V}, {"tie", &size->tie}};
-    if (options_given(options, "width") && !options_set(options, "ff")) {
-        size->FF = usual_ff((int)options_int(options, "width"));
-    }
-    // What a preset or a configuration says of heads holds for its own width and number of them.
-    if (options_set(options, "width") || options_set(options, "heads")) { size->HS = 0; }
-    if (options_set(options, "heads")) { size->NKV = 0; }
-    size->untied = size->tie && options_set(options, "tie") && !options_int(options, "tie");
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        if (options_set(options, sizes[i].option)) { *sizes[i].number = (int)options_int(options, sizes[i].option); }
-    }
-}
-
 // Dies on the config.json of another architecture, and on weights that are not stored as numbers.
 static inline void ponder_check_type(const Architecture* a, const Json* config, const char* path) {
     const char* type = json_get_string(config, "model_type", a->stock_type, path);
@@ -215,18 +172,6 @@ static inline void ponder_check_type(const Architecture* a, const Json* config, 
     if (quantised && quantised->type != JSON_NULL) {
         die("%s: there is a quantization_config (quant_method %s); quantised weights are not supported", path,
             json_get_string(quantised, "quant_method", "not said", path));
-    }
-}
-
-// Head size and groups where nothing says them; dies in words where they do not come out even.
-static inline void ponder_check_heads(Sizes* size, const char* path) {
-    if (!size->HS && size->C % size->NH != 0) {
-        die("%s: width %d is not a multiple of heads %d", path, size->C, size->NH);
-    }
-    if (!size->HS) { size->HS = size->C / size->NH; }
-    if (!size->NKV) { size->NKV = size->NH; }
-    if (size->NH % size->NKV != 0) {
-        die("%s: heads %d are not a multiple of heads of keys and values %d", path, size->NH, size->NKV);
     }
 }
 
@@ -917,8 +862,8 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     pass->T = T ? T : length;
     if (preset) { pass->size.P = pass->T; }
     const Sizes said = pass->size;
-    ponder_override_sizes(options, a->usual_ff, &pass->size);
-    ponder_check_heads(&pass->size, path);
+    sizes_override(options, a->usual_ff, &pass->size);
+    sizes_check_heads(&pass->size, path);
     a->check(pass, path);
     Model* model = ponder_model(a, pass, ponder_config(options, config, path), B, pass->T);
     if (config) { ponder_beside_weights(model, &said, &pass->size, path); }

@@ -505,6 +505,7 @@ static inline void matmul_few_lines(size_t M, size_t N, size_t K, float alpha, c
     enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
     size_t tiles = (M + MR - 1) / MR, blocks = max_size(1, (K + KC - 1) / KC), panels = (N + NR - 1) / NR;
     float* packed = (float*)matmul_workspace(tiles * blocks * AP * KC * sizeof(float));
+    (void)parallel;  // without OpenMP there is one thread
     for (size_t b = 0; b < blocks; b++) {
         for (size_t i = 0; i < tiles; i++) {
             matmul_pack_columns(packed + (b * tiles + i) * AP * KC, AP, A + i * MR * lda + b * KC, lda,

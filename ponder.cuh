@@ -857,8 +857,10 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     a->read_config(pass, config, path);
     // Llama 3's configuration says 131,072 positions: where none has an embedding, nobody means rows of so many.
     int length = pass->size.P ? pass->size.P : a->usual_length;
-    int generates = options_given(options, "generate");
-    if (config && !generates && a->any_length && length > a->usual_length) { length = a->usual_length; }
+    const Option* generates = options_find(options, "generate");
+    if (config && !(generates && generates->given) && a->any_length && length > a->usual_length) {
+        length = a->usual_length;
+    }
     pass->T = T ? T : length;
     if (preset) { pass->size.P = pass->T; }
     const Sizes said = pass->size;

@@ -59,6 +59,8 @@ typedef struct {
     void (*abort)(void);  // ends collectives that do not finish (ncclCommAbort); NULL: nothing to end
     void (*verdict)(
         double most);  // waits until the watchdog, which knows better, has ended this process; NULL: no watchdog
+    // The signal by which this rank, or as its watchdog hears another, was told to end; 0: none. Sampling polls it.
+    volatile sig_atomic_t signal;
     // Written by the trainer, read by the watchdog:
     int64_t step;
     uint64_t progress;  // anything that shows that this rank works
@@ -67,7 +69,7 @@ typedef struct {
     int planned;  // --plan: ranks of the run that is planned, of which this process is none; 0: no plan
 } Ranks;
 static Ranks ranks = {0, 1,  0,    1,    "",   "",   0,    "", 0, 300, 600, 0, -1,
-                      0, -1, NULL, NULL, NULL, NULL, NULL, 0,  0, 0,   0,   0};
+                      0, -1, NULL, NULL, NULL, NULL, NULL, 0,  0, 0,   0,   0, 0};
 
 // here: 0 where the program has them not (options_add_if)
 static inline void ranks_options(int here, OptionTable* table) {

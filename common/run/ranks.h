@@ -3,6 +3,7 @@
 //     ranks_options()    --gpus, --rank, --ranks, --local-rank, --master, --port, --meet-timeout, --nccl-timeout
 //     ranks_begin()      who this process is, or starts all (launch.h); the meeting (meeting.h); the watchdog (watch.h)
 //     ranks_alike()      whether all ranks do the same from here on: what goes wrong on all is said by rank 0 alone
+//     ranks_called()     the signal to end that any rank got, as far as this one has heard
 //     ranks_progress()   at every step, and in between by ranks_still_works() or work_goes_on() (base.h): something was done
 //     ranks_share(), ranks_gather(), ranks_barrier()      for setup and checkpoints; gradients go through NCCL
 //     ranks_end()        all ranks are done; every rank calls it before it exits normally
@@ -18,11 +19,15 @@
 #include "../files/file.h"
 #include "watch.h"
 
-enum { RANK_NUMBERS = 4 };             // that each rank tells the others with the gradients of every step
+enum { RANK_NUMBERS = 5 };             // that each rank tells the others with the gradients of every step
 enum { RANKS_OUT_OF_TIME = 1 << 20 };  // why a run stops, where it is no signal
 
 // 1 on the rank that prints, and that writes --out.
 static inline int ranks_talks(void) { return ranks.rank == 0; }
+
+// The signal by which this rank was told to end, or another of the run, of which all hear within about a second; 0: none.
+// Ranks hear of it at different moments: what they do together they leave together, by what they exchange there.
+static inline int ranks_called(void) { return (int)__atomic_load_n(&ranks.signal, __ATOMIC_RELAXED); }
 
 // This rank works: it computes, or reads or writes a file.
 static void ranks_still_works(void) { __atomic_fetch_add(&ranks.progress, 1, __ATOMIC_RELAXED); }

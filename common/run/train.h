@@ -25,7 +25,7 @@
 
 // ---- signals ----
 
-static volatile sig_atomic_t trainer_signal;     // the first that came, 0: none
+static volatile sig_atomic_t trainer_signal;     // the first that came to this process, 0: none
 static volatile sig_atomic_t trainer_under_way;  // 0: no step and no validation yet, so nothing is worth finishing
 
 // 1 for the first signal once more, from another sender: one to a whole group of processes reaches a rank of --gpus N from
@@ -45,6 +45,7 @@ static void trainer_on_signal(int number) {
     // disk or a network takes.
     if (trainer_signal || !trainer_under_way) { _exit(128 + number); }
     trainer_signal = number;
+    __atomic_store_n(&ranks.signal, number, __ATOMIC_RELAXED);  // what ranks_called() says
 }
 
 static inline void trainer_catch_signals(void) {
@@ -94,6 +95,9 @@ static inline void trainer_guard(Trainer* t, int whole) {
     trainer_at_risk = t;
     die_last = whole ? trainer_save_last : NULL;
 }
+
+// The signal on which all ranks have agreed to stop, 0: none.
+static inline int trainer_agreed_signal(const Trainer* t) { return t->agreed == RANKS_OUT_OF_TIME ? 0 : t->agreed; }
 
 // ---- output ----
 
@@ -152,18 +156,36 @@ static inline int trainer_micro_rows(const Trainer* t, int64_t i, int64_t n) {
 
 // ---- validation ----
 
-// Losses of every pass over the validation rows into state; 0 if a signal came in between.
+// After this rank's part of a validation, which it may have left: 0 if any rank has. All come here, and then know of a
+// signal that one of them got.
+static inline int trainer_agree(Trainer* t, int left) {
+    if (ranks.count == 1) { return !left; }
+    const int32_t mine[2] = {ranks_called(), left};
+    int32_t* all = (int32_t*)xalloc((size_t)ranks.count, sizeof mine, "signals of ranks");
+    ranks_gather(mine, sizeof mine, all, "whether a validation was left");
+    for (int r = 0; r < ranks.count; r++) {
+        left |= all[2 * r + 1];
+        if (!trainer_agreed_signal(t)) { t->agreed = all[2 * r] ? all[2 * r] : t->agreed; }
+    }
+    free(all);
+    return !left;
+}
+
+// Losses of every pass over the validation rows into state; 0 if a signal came in between, to any rank.
 static inline int trainer_validate(Trainer* t) {
     TrainerState* s = &t->state;
     size_t T = (size_t)t->T;
     int64_t count = 0, bytes = 0;
-    int counted = 1;  // the bytes of every target are known
+    int counted = 1, left = 0;  // the bytes of every target are known
     size_t batch_losses = (size_t)(s->passes * t->B), rank_losses = t->val_slots * batch_losses;
     double* mine = t->row_losses + (size_t)ranks.rank * rank_losses;
     memset(mine, 0, rank_losses * sizeof(double));
     memset(t->loss_sums, 0, (size_t)s->passes * sizeof(double));
     for (int64_t row = 0, batch = 0; row < s->val_rows; row += t->B, batch++) {
-        if (trainer_signal && ranks.count == 1) { return 0; }
+        if (ranks_called()) {
+            left = 1;
+            break;
+        }
         int rows = trainer_micro_rows(t, row, s->val_rows);
         ranks_alike(1);  // all read all rows
         for (int i = 0; i < rows; i++) {
@@ -187,6 +209,7 @@ static inline int trainer_validate(Trainer* t) {
         }
         ranks_progress(s->step);
     }
+    if (!trainer_agree(t, left)) { return 0; }
     if (ranks.count > 1) { ranks_gather(mine, rank_losses * sizeof(double), t->row_losses, "losses of a validation"); }
     for (int64_t row = 0, batch = 0; row < s->val_rows; row += t->B, batch++) {
         const double* losses =
@@ -291,7 +314,7 @@ static inline void trainer_sample(Trainer* t) {
     if (count == 0) { return; }
     int bad = 0;
     int n = sample_text(&t->sampler, t->model, t->prompt, t->prompt_length, count, tokenizer_eot(t->tokenizer),
-                        t->state.step, &trainer_signal, t->sampled, &bad);
+                        t->state.step, &ranks.signal, t->sampled, &bad);
     if (bad) { trainer_die_nonfinite(t, "largest logit of a sample", (double)NAN, t->state.step, 1); }
     printf("---- sample after step %lld: prompt ----\n", (long long)t->state.step);
     sample_print(t->tokenizer, t->prompt, t->prompt_length, stdout);
@@ -306,32 +329,33 @@ static inline void trainer_sample(Trainer* t) {
 
 // ---- one step ----
 
-// With several ranks: adds the gradients of all; returns the sum of their losses, in the order of ranks. A signal on any
-// of them, and the time that rank 0 sees running out, are told here: all stop after this very step.
-// begin: now_seconds() when this rank began the step.
-static inline double trainer_reduce(Trainer* t, double loss, double begin) {
-    double mine[RANK_NUMBERS] = {loss, (double)trainer_signal, 0, 1000 * (now_seconds() - begin)};
+// With several ranks: adds the gradients of all; *loss = the sum of their losses, in the order of ranks. A signal on any
+// of them, and the time that rank 0 sees running out, are told here: all stop after this very step, or, where one has left
+// it (left), without it. Returns 0 then: what was added is of no use. begin: now_seconds() when this rank began the step.
+static inline int trainer_reduce(Trainer* t, double* loss, double begin, int left) {
+    double mine[RANK_NUMBERS] = {*loss, (double)ranks_called(), 0, 1000 * (now_seconds() - begin), (double)left};
     double minutes = options_set(&t->options, "max-minutes") ? options_number(&t->options, "max-minutes") : INFINITY;
     if (ranks_talks() && now_seconds() - t->started >= 60 * minutes) { mine[2] = 1; }
     double* all = (double*)xalloc((size_t)ranks.count * RANK_NUMBERS, sizeof(double), "losses of ranks");
     ranks_wait(1);
     t->model->reduce(t->model, mine, all);
     ranks_wait(0);
-    double sum = 0;
+    *loss = 0;
     t->slowest = (MetricsRanks){ranks.count, 0, 0};
     for (int r = 0; r < ranks.count; r++) {
         double ms = all[RANK_NUMBERS * r + 3];
-        sum += all[RANK_NUMBERS * r];
+        *loss += all[RANK_NUMBERS * r];
+        left |= all[RANK_NUMBERS * r + 4] != 0;
         if (ms > t->slowest.ms) { t->slowest.slowest = r, t->slowest.ms = ms; }
         if (!t->agreed) { t->agreed = (int)all[RANK_NUMBERS * r + 1]; }
     }
     if (!t->agreed && all[2] != 0) { t->agreed = RANKS_OUT_OF_TIME; }
     free(all);
-    return sum;
+    return !left;
 }
 
 // Forward and backward of all micro-batches of the step: grads = gradient of the mean loss, *loss =
-// that mean. Returns 0 if a signal came in between.
+// that mean. Returns 0 if a signal came in between, to any rank.
 static inline int trainer_gradient(Trainer* t, double* loss) {
     Model* model = t->model;
     double begin = now_seconds();
@@ -340,25 +364,29 @@ static inline int trainer_gradient(Trainer* t, double* loss) {
     ranks_alike(0);
     model_zero_grads(model);
     double sum = 0;
+    int left = 0;
     int64_t first = (int64_t)ranks.rank * t->B, next = (int64_t)ranks.count * t->B;  // of this rank's micro-batches
     for (int64_t row = first; row < t->step_rows; row += next) {
-        if (trainer_signal && ranks.count == 1) { return 0; }
+        left = ranks_called() != 0;
+        if (left) { break; }
         int rows = trainer_micro_rows(t, row, t->step_rows);
         size_t at = (size_t)row * (size_t)t->T;
         sum += model_train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
         work_goes_on();  // the GPU is at most two behind
         if (!isfinite(sum)) { trainer_die_nonfinite(t, "loss", sum, t->state.step + 1, rows); }
     }
+    if (left && ranks.count == 1) { return 0; }
     int bad;
     sum += model_finish(model, &bad);
-    if (!isfinite(sum)) {  // known only now: that micro-batch once more, so that the search sees what it left
+    if (!left && !isfinite(sum)) {  // known only now: that micro-batch once more, so that the search sees what it left
         int64_t row = first + (bad > 0 ? (int64_t)bad * next : 0);
         int rows = trainer_micro_rows(t, row, t->step_rows);
         size_t at = (size_t)row * (size_t)t->T;
         model->train(model, t->inputs + at, t->targets + at, rows, t->T, 1.0 / (double)count);
         trainer_die_nonfinite(t, "loss", sum, t->state.step + 1, rows);
     }
-    *loss = (ranks.count > 1 ? trainer_reduce(t, sum, begin) : sum) / (double)count;
+    if (ranks.count > 1 && !trainer_reduce(t, &sum, begin, left)) { return 0; }
+    *loss = sum / (double)count;
     return 1;
 }
 
@@ -534,7 +562,7 @@ static inline int trainer_run(Trainer* t) {
     trainer_guard(t, 1);
     for (;; first = 0) {
         int last = s->step >= s->total_steps;
-        if (ranks.count > 1 && t->agreed && t->agreed != RANKS_OUT_OF_TIME) { break; }  // no validation in between
+        if (trainer_agreed_signal(t)) { break; }  // no validation in between
         // By the run that is resumed, though its checkpoint may not know; not if it was on other data.
         int written = first && t->metrics.validated && !t->val_anew;
         if (trainer_validates(t, s->step) && !(written && s->val_step == s->step)) {
@@ -692,10 +720,10 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_under_way = eval_only || dump != NULL;
     if (eval_only) {
         ranks_alike(0);
-        if (!trainer_validate(t)) { return 128 + trainer_signal; }
-        trainer_print_losses(t);
+        int validated = trainer_validate(t);
+        if (validated) { trainer_print_losses(t); }
         ranks_end();
-        return 0;
+        return validated ? 0 : 128 + trainer_stops(t, 1);
     }
     if (dump) {
         trainer_dump(t, dump);

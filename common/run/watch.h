@@ -10,6 +10,9 @@
 // moment whether rank 0 fails with the same words, and then ends in silence; and of the ranks of a machine only the
 // first says that rank 0 has failed.
 //
+// A signal to end that one rank got goes with its heartbeat to rank 0, and from there to all at once: so each leaves what
+// takes long (a validation, the micro-batches of a step) within about a second, without a word between them in it.
+//
 // The main thread may hang in CUDA or NCCL, hold their locks or that of malloc, and die at any moment; so the thread
 // calls nothing but send, recv, poll, read, write, clock_gettime, getppid and _exit, on memory that was taken before.
 #ifndef PONDER_WATCH_H
@@ -30,7 +33,8 @@ typedef struct {
     int32_t kind, rank, waiting;  // END: `waiting` is ranks.alike of rank 0
     int64_t step;
     uint64_t progress;  // from rank 0: of all ranks together
-    char text[480];     // FAIL: what has happened; END: the line that all print
+    int32_t signal;     // ranks.signal
+    char text[476];     // FAIL: what has happened; END: the line that all print
 } WatchMessage;
 #define WATCH_MAGIC 0x57415443u
 
@@ -62,6 +66,7 @@ static struct {
     char line[1024];        // where the thread writes what it prints
     double progressed;      // when anybody progressed last, as far as this rank knows
     uint64_t total;         // the sum of progress then
+    int signalled;          // 1: the others were told of ranks.signal
     // Between the threads:
     int asking;   // 1: this rank would die of `question`, and asks whether rank 0 does so too; 2: it does not
     int failing;  // 1: this rank dies and has said why, 2: it is being said; then its own line is enough
@@ -131,6 +136,7 @@ static inline void watch_send(WatchPeer* p, WatchKind kind, uint64_t progress, c
     m.waiting = __atomic_load_n(kind == WATCH_END ? &ranks.alike : &ranks.waiting, __ATOMIC_RELAXED);
     m.step = __atomic_load_n(&ranks.step, __ATOMIC_RELAXED);
     m.progress = progress;
+    m.signal = (int32_t)__atomic_load_n(&ranks.signal, __ATOMIC_RELAXED);
     watch_word(m.text, sizeof m.text, text);
     memcpy(p->out + p->out_bytes, &m, sizeof m);
     p->out_bytes += sizeof m;
@@ -226,6 +232,7 @@ static inline void watch_hear(int r, const WatchMessage* m) {
     p->step = m->step;
     p->progress = m->progress;
     p->waiting = m->waiting;
+    if (m->signal && !WATCH_GET(ranks.signal)) { WATCH_SET(ranks.signal, m->signal); }
     char text[sizeof m->text];
     memcpy(text, m->text, sizeof text);
     text[sizeof text - 1] = 0;
@@ -395,7 +402,9 @@ static void* watch_main(void* unused) {
         watch_myself(now);
         if (watch_speak()) { return unused; }
         watch_progress(now);
-        if (now >= beat) {
+        const int news = !watch.signalled && WATCH_GET(ranks.signal);
+        if (now >= beat || news) {
+            watch.signalled |= news;
             watch_beat();
             beat = now + watch.interval;
         }

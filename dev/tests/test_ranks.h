@@ -996,6 +996,30 @@ static void test_ranks_leave(void) {
     }
 }
 
+// One gets a signal; all wait for nothing else than to hear of it.
+static void crew_signalled(int rank) {
+    crew_join(rank, crew_count);
+    ranks_barrier("step");
+    if (rank == crew.culprit) { ranks.signal = SIGTERM; }
+    for (double end = now_seconds() + 4; !ranks_called() && now_seconds() < end;) { usleep(1000); }
+    if (ranks_called() != SIGTERM) { die("it did not hear"); }
+    ranks_end();
+}
+
+static void test_ranks_signal(void) {
+    for (int culprit = 0; culprit < 3; culprit++) {
+        crew_begin("--nccl-timeout 60", 0);
+        crew.culprit = culprit;
+        crew_run(crew_signalled, 3);
+        crew_wait(8);
+        for (int r = 0; r < 3; r++) {
+            crew_check("a signal", r, 0, "");
+            CHECK(crew.member[r].said.size == 0, "rank %d says: %s", r, crew.member[r].said.data);
+        }
+        crew_end();
+    }
+}
+
 static void crew_abort_works(void) {
     if (write(2, "aborted\n", 8) < 0) { _exit(5); }
 }
@@ -1305,6 +1329,7 @@ static void ranks_tests(void) {
     RUN(test_ranks_fail);
     RUN(test_ranks_alike);
     RUN(test_ranks_leave);
+    RUN(test_ranks_signal);
     RUN(test_ranks_abort);
     RUN(test_ranks_stale);
     RUN(test_ranks_gpus);

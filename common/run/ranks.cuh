@@ -61,8 +61,6 @@ static inline void nccl_open(void) {
         CUDA_CHECK(cudaGetDeviceProperties(&prop, device.index));
         ranks_check_devices(prop.uuid.bytes);
     }
-    // In-switch reduction adds in an order of its own: runs would not repeat bit for bit.
-    setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);
     ncclUniqueId id;
     memset(&id, 0, sizeof id);
     if (ranks.rank == 0) { NCCL_CHECK(ncclGetUniqueId(&id)); }
@@ -120,16 +118,36 @@ static inline void ranks_share_family(Model* model, real* family) {
     ranks_wait(0);
 }
 
+// What decides in which order NCCL adds, for model_arithmetic(): its version, the machines, how ranks lie on them, and what
+// its variables choose. Programs before this one wrote nothing in parentheses. The caller frees it.
+static inline char* nccl_arithmetic(void) {
+    // In-switch reduction adds in an order of its own: runs would not repeat bit for bit.
+    setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);
+    char *version = nccl_version(), *layout = ranks_layout(), *order = ranks_order();
+    StringBuilder sb = {0};
+    sb_printf(&sb, PRECISION " on %s with NCCL %s (ranks of machines %s", layout, version, order);
+    static const char* const variables[] = {"NCCL_ALGO", "NCCL_PROTO"};
+    for (int i = 0; i < 2; i++) {
+        const char* value = getenv(variables[i]);
+        if (!value) { continue; }
+        sb_printf(&sb, ", %s=", variables[i]);
+        for (; *value; value++) {  // plain text, as model.h wants it
+            int plain = *value > ' ' && *value < 0x7f && *value != '"' && *value != '\\';
+            sb_printf(&sb, "%c", plain ? *value : '?');
+        }
+    }
+    sb_printf(&sb, ")");
+    free(version), free(layout), free(order);
+    return sb.data;
+}
+
 // From here on a model is one of several ranks, if there are several.
 static inline void ranks_drive(Model* model) {
     device.index = ranks.local_rank;
     if (ranks.count == 1) { return; }
-    // With other versions, or in another layout, NCCL adds in another order: a resumed run says that this has changed.
-    char *version = nccl_version(), *layout = ranks_layout();
-    model->arithmetic = format_string(PRECISION " on %s with NCCL %s", layout, version);
+    model->arithmetic = nccl_arithmetic();
     model->share = ranks_share_family;
     model->reduce = ranks_reduce;
-    free(version), free(layout);
 }
 
 #endif

@@ -138,6 +138,26 @@ static inline char* ranks_layout(void) {
     return format_string("%d GPUs of %d machine%s", ranks.count, hosts, hosts == 1 ? "" : "s");
 }
 
+// Of the ranks from `first` on, how many in a row are on its machine.
+static inline int ranks_in_a_row(int first) {
+    int last = first;
+    while (last < ranks.count && strcmp(ranks.peers[last].host, ranks.peers[first].host) == 0) { last++; }
+    return last - first;
+}
+// How ranks lie on machines, from rank 0 on: "4+4"; "64x8" where more than four have as many. The caller frees it.
+static inline char* ranks_order(void) {
+    StringBuilder sb = {0};
+    sb_append(&sb, "", 0);
+    for (int first = 0; first < ranks.count && ranks.peers;) {
+        const int here = ranks_in_a_row(first);
+        int times = 0;
+        for (; first < ranks.count && ranks_in_a_row(first) == here; first += here) { times++; }
+        if (times > 4) { sb_printf(&sb, "%s%dx%d", sb.size ? "+" : "", times, here); }
+        for (int i = 0; i < times && times <= 4; i++) { sb_printf(&sb, "%s%d", sb.size ? "+" : "", here); }
+    }
+    return sb.data;
+}
+
 // Appends "ranks 0 to 3" or "rank 0": consecutive numbers after a word.
 static inline void ranks_banner_row(StringBuilder* sb, const char* before, int first, int last) {
     sb_printf(sb, last > first ? "%s%d to %d" : "%s%d", before, first, last);

@@ -48,6 +48,13 @@ typedef struct {
     int command_count;
 } TrainerState;
 
+// 1 if what a checkpoint was computed in, `then`, is what computes now, as far as it says that: older programs wrote nothing of
+// what stands in parentheses.
+static inline int resume_same_arithmetic(const char* then, const char* now) {
+    const size_t n = strlen(then);
+    return strcmp(then, now) == 0 || (strncmp(then, now, n) == 0 && strncmp(now + n, " (", 2) == 0);
+}
+
 // Makes the directory OUT, and makes it this process's own until it ends, however it ends. A second process is
 // refused. Where the file system has no locks that is said, and the run goes on without.
 static inline void lock_out(const char* out) {

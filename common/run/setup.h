@@ -390,7 +390,7 @@ static inline void trainer_find_model(Trainer* t) {
     t->T = (int)T;
     if (t->checkpoint) { trainer_check_same_model(t); }
     const char *arithmetic = model_arithmetic(t->model), *then = t->state.arithmetic;
-    if (then && strcmp(then, arithmetic) != 0) {
+    if (then && !resume_same_arithmetic(then, arithmetic)) {
         sb_printf(&t->changed, "  computed in %s (was %s)\n", arithmetic, then);
     }
     t->state.arithmetic = arithmetic;

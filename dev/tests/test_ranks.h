@@ -493,6 +493,20 @@ static void test_ranks_banner(void) {
         "2, rank 5 on GPU 3";
     CHECK(strcmp(text, want) == 0, "%s", text);
     free(text);
+    static const struct {
+        const char *hosts, *order;  // a letter a rank
+    } orders[] = {{"aabb", "2+2"},       {"aaab", "3+1"}, {"abab", "1+1+1+1"}, {"aaaaa", "5"},
+                  {"aabbccddee", "5x2"}, {"a", "1"},      {"abcdeff", "5x1+2"}};
+    for (size_t i = 0; i < sizeof orders / sizeof orders[0]; i++) {
+        RankPeer machines[10] = {{"", 0, 0}};
+        ranks.count = (int)strlen(orders[i].hosts);
+        ranks.peers = machines;
+        for (int r = 0; r < ranks.count; r++) { machines[r].host[0] = orders[i].hosts[r]; }
+        text = ranks_order();
+        CHECK(strcmp(text, orders[i].order) == 0, "ranks on %s: %s, expected %s", orders[i].hosts, text,
+              orders[i].order);
+        free(text);
+    }
     ranks = before;
 }
 

@@ -17,6 +17,25 @@ static OptionTable resume_options(char* line) {
     return options;
 }
 
+// What an older program did not write is not taken for a change.
+static void test_resume_arithmetic(void) {
+    static const struct {
+        const char *then, *now;
+        int same;
+    } cases[] = {
+        {"bf16 on a GPU", "bf16 on a GPU", 1},
+        {"bf16 on a GPU", "fp32 on a GPU", 0},
+        {"bf16 on 8 GPUs of 2 machines with NCCL 2.2", "bf16 on 8 GPUs of 2 machines with NCCL 2.2 (ranks 4+4)", 1},
+        {"bf16 on 8 GPUs of 2 machines with NCCL 2.2", "bf16 on 8 GPUs of 2 machines with NCCL 2.21 (ranks 4+4)", 0},
+        {"bf16 on 8 GPUs with NCCL 2.2 (ranks 4+4)", "bf16 on 8 GPUs with NCCL 2.2 (ranks 6+2)", 0},
+        {"bf16 on 8 GPUs with NCCL 2.2 (ranks 4+4)", "bf16 on 8 GPUs with NCCL 2.2", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        CHECK(resume_same_arithmetic(cases[i].then, cases[i].now) == cases[i].same, "%s, now %s: expected %d",
+              cases[i].then, cases[i].now, cases[i].same);
+    }
+}
+
 // Every number of a state is written and read back as it was.
 static void test_state_round_trip(void) {
     double of_pass[3] = {5.1, 4.0 / 3, 1e-300};
@@ -247,6 +266,7 @@ static void test_resume_restores(void) {
 }
 
 static void resume_tests(void) {
+    RUN(test_resume_arithmetic);
     RUN(test_state_round_trip);
     RUN(test_resume_restores);
     RUN(test_resume_rivals);

@@ -302,13 +302,33 @@ static inline GradientOrder plan_gradients(Model* model, const PlanChoice* choic
     return order;
 }
 
-// What a GPU holds with the optimiser's state whole, and divided.
-static inline void plan_print_zero(const Model* model, const Plan* plan, int gpus) {
+// What of this model travels in a step of --zero 1, by which it is laid out (run/zero.cuh).
+static inline Divided plan_divided(const Model* model, int gpus) {
+    const TensorTable* table = &model->tensors;
+    const Range* range = &model->families->range;
+    Divided d = {range->room, range->room / NORM_BLOCK, sizeof(floatX), 0, 0};
+    if (sizeof(floatX) == sizeof(float)) { return d; }
+    size_t first = 0;
+    for (size_t r = 0; r < (size_t)gpus; r++) {
+        size_t end = range_whole_before(range, table, min_size((r + 1) * range->most, table->total));
+        d.pieces += (int)div_up(end - first, RANK_PIECE);
+        first = end;
+    }
+    d.masters = first;
+    return d;
+}
+
+// What a GPU holds with the optimiser's state whole, and divided, and whether `memory` bytes are enough for it.
+static inline void plan_print_zero(const Model* model, const Plan* plan, int gpus, double memory) {
     const double whole = (double)families_bytes(&model->tensors, 1),
                  part = (double)families_bytes(&model->tensors, gpus);
     const double rest = (double)plan->total - (model->divided ? part : whole);
     printf("  memory of a GPU with these settings: --zero 0 %.1f MB, --zero 1 (ZeRO, stage 1) %.1f MB\n",
            (rest + whole) / 1e6, (rest + part) / 1e6);
+    if (rest + whole > memory) {
+        printf("  of that --zero %s not fit into the %.1f MB which the card has to give\n",
+               rest + part > memory ? "0 and --zero 1 do" : "0 does", memory / 1e6);
+    }
 }
 
 // --plan=CARD of a model that is allocated as it would be on that card (ledger.dry): the settings that were compared,
@@ -329,8 +349,13 @@ static inline void plan_print(Model* model, const PlanChoice* choice, const Plan
     if (!cluster) { return; }
     GradientOrder order = plan_gradients(model, choice, card, need->rows);
     printf("\n");
-    scaling_print(cluster, &order, choice->early, choice->late, seconds, need->rows, model->T);
-    plan_print_zero(model, plan, cluster->gpus);
+    if (model->divided) {
+        const Divided divided = plan_divided(model, cluster->gpus);
+        scaling_print_divided(cluster, &divided, &order, seconds, need->rows, model->T);
+    } else {
+        scaling_print(cluster, &order, choice->early, choice->late, seconds, need->rows, model->T);
+    }
+    plan_print_zero(model, plan, cluster->gpus, need->memory);
 }
 
 #endif

@@ -20,8 +20,6 @@
 
 #include <nccl.h>
 
-enum { RANK_PIECE = 64 << 20 };  // numbers of a checkpoint that are under way at a time: 256 MB
-
 typedef struct {
     ncclComm_t comm;
     double* mine;  // (RANK_NUMBERS) on the GPU

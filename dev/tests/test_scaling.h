@@ -81,6 +81,32 @@ static void test_scaling_overlap(void) {
           tied.buckets[0]);
 }
 
+// --zero 1, by hand: 8 H100, 360 GB/s, 8.4 + 7 x 3.4 = 32.2 us of a collective. Of 1 Gi numbers in bf16, 7/8 of 4 Gi bytes take
+// 10439.2 us, of 131072 bytes of sums 0.3186, of 2 Gi bytes 5219.6; 400 MB of masters 1111.1. 64: half of a ring's latency
+// there, 8.4 + 56 x 3.4 + 7 x 14 = 296.8.
+static void test_scaling_divided(void) {
+    const Divided d = {(size_t)1 << 30, 1 << 14, 2, 100000000, 3};
+    Cluster c = cluster_of(card_find("h100"), 8);
+    double bytes[DIVIDED_TIMES], seconds[DIVIDED_TIMES];
+    const double want[DIVIDED_TIMES] = {10439.1566 + 32.2, 0.3186 + 32.2, 5219.5783 + 32.2, 1111.1111 + 32.2};
+    Reduction r = divided_of(&c, &d, bytes, seconds);
+    double all = 0, sent = 0.875 * (4294967296.0 + 131072 + 2147483648.0) + 4e8;
+    for (int i = 0; i < DIVIDED_TIMES; i++) {
+        CHECK(fabs(1e6 * seconds[i] - want[i]) < 1e-3, "collective %d: %.4f us, expected %.4f", i, 1e6 * seconds[i],
+              want[i]);
+        all += want[i];
+    }
+    CHECK(fabs(1e6 * r.all - all) < 1e-2 && fabs(1e6 * r.latency - 4 * 32.2) < 1e-6, "%g us, %g of latency",
+          1e6 * r.all, 1e6 * r.latency);
+    CHECK(fabs(r.sent / sent - 1) < 1e-12 && r.hidden == 0, "%g bytes, expected %g", r.sent, sent);
+    const Divided fp32 = {(size_t)1 << 30, 1 << 14, 4, 0, 0};  // all masters are what layers read
+    r = divided_of(&c, &fp32, bytes, seconds);
+    CHECK(seconds[DIVIDED_MASTERS] == 0 && fabs(1e6 * r.latency - 3 * 32.2) < 1e-6, "fp32: %g us of broadcasts",
+          1e6 * seconds[DIVIDED_MASTERS]);
+    Cluster large = cluster_of(card_find("h100"), 64);
+    CHECK(fabs(1e6 * cluster_once(&large, 0) - 296.8) < 1e-6, "64 GPUs: %g us", 1e6 * cluster_once(&large, 0));
+}
+
 // What most is lost to.
 static void test_scaling_loss(void) {
     const struct {
@@ -108,6 +134,7 @@ static void test_scaling_loss(void) {
 static void scaling_tests(void) {
     RUN(test_scaling_reduce);
     RUN(test_scaling_overlap);
+    RUN(test_scaling_divided);
     RUN(test_scaling_loss);
 }
 

@@ -236,7 +236,7 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call jobs,$(a))))
 
 # llm.c's own job, GPT-2 124M on the shards of TRAIN and VAL, with the settings of its scripts/run_gpt2_124M.sh: 524,288
 # tokens a step, once through the data (18,865 steps of FineWeb's ten billion tokens) unless STEPS or ARGS says
-# otherwise, 10,485,760 tokens a validation. The rows of a micro-batch, there 64 on each of eight GPUs, are the card's.
+# otherwise, 10,485,760 tokens a validation on one GPU (--val-batches counts for each rank: of eight GPUs 160). The rows of a micro-batch, there 64 on each of eight GPUs, are the card's.
 LENGTH_124M = $(if $(filter file undefined,$(origin STEPS)),,$(LENGTH))
 JOB_124M = --model gpt2 --ponder 0 --seq 1024 --total-batch 524288 --lr 6e-4 --schedule cosine --min-lr-ratio 0 \
     --warmup-steps 700 --weight-decay 0.1 --beta1 0.9 --beta2 0.95 --eps 1e-8 --clip 1.0 --val-every 250 --val-batches 1280 \

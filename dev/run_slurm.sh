@@ -8,5 +8,6 @@
 #SBATCH --cpus-per-task=8
 # Two minutes before its time is up the job gets SIGTERM: it saves, and another sbatch of the same line goes on.
 #SBATCH --signal=TERM@120
-# srun starts a task for each GPU and tells it its rank; what one task ends with, all do.
-exec srun --kill-on-bad-exit=1 "${TRAINER:-build/train_pythia_cuda}" --resume "$@"
+# srun starts a task for each GPU and tells it its rank; what one task ends with, all do. Since Slurm 22.05 it does not take
+# the number of processors from sbatch by itself.
+exec srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "${TRAINER:-build/train_pythia_cuda}" --resume "$@"

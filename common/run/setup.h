@@ -727,7 +727,10 @@ static inline void trainer_banner(const Trainer* t) {
     if (t->train) { trainer_banner_data(t, t->train, "train", options_text(o, "train")); }
     if (t->val) { trainer_banner_data(t, t->val, "validation", options_text(o, "val")); }
     if (!training && t->changed.size) { printf("changed since the run was started\n%s", t->changed.data); }
-    if (!training) { return; }
+    if (!training) {
+        output_flush();
+        return;
+    }
 
     const TrainerState* s = &t->state;
     line = log_begin(stdout, "steps", 12);

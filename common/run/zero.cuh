@@ -9,7 +9,7 @@
 //     update      each its own range, of which it alone has moments and, in bf16, those masters that no layer reads
 //     weights     all-gather of what layers read: the products' copies, and in bf16 the masters of the rest
 //
-// so that as many bytes are sent as by an all-reduce, in bf16 a quarter less. The stand-in adds here as there, in the order
+// so that as many bytes are sent as by an all-reduce, in bf16 a quarter less but for those masters. The stand-in adds here as there, in the order
 // of ranks; NCCL's two collectives may add in different orders, so that with it --zero 0 and 1 agree within rounding.
 #ifndef PONDER_ZERO_CUH
 #define PONDER_ZERO_CUH

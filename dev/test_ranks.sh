@@ -58,7 +58,8 @@ gradient() {
         head -c $((8 + header)) "$file" | tail -c "$header" | grep -oE '"exp_avg\.[^"]*":\{[^}]*\}' |
             sed -E 's/"exp_avg\.([^"]*)".*data_offsets":\[([0-9]*),([0-9]*)\].*/\1 \2 \3/'
         tail -c +$((9 + header)) "$file" | od -An -v -tf4 -w4
-    } | awk 'NF == 3 { for (i = $2; i < $3; i += 4) { name[i / 4] = $1 } next } n++ in name { print $1, name[n - 1] }'
+    } | awk 'NF == 3 { name[++names] = $1; end[names] = $3 / 4; next }
+        { while (t <= names && n >= end[t]) { t++ } if (t > names) { exit } n++; print $1, name[t] }'
 }
 # same_gradient OUT OUT: of every tensor, within 1e-6 of its largest number; of biases of keys, whose true gradient is 0, within
 # 1e-6 of 1e-3. Seen: 2.1e-7.
@@ -116,7 +117,7 @@ first=$1
 for architecture in "$@"; do
     if [ "$architecture" = "$first" ]; then
         equal 8 4 2 4
-        equal 7 10 3 "2 --zero 1"
+        equal 7 10 3
         equal 5 4 4
         ok "$architecture, 4 ranks, 5 rows: it is said" says "^rank 0 .*warning: a step of 5 rows is 3 micro-batches of 2, for 4 ranks: 1 of"
         validation
@@ -131,7 +132,7 @@ ok "the slowest rank of every step" [ "$(numbers r8-2 slowest_ms | wc -l)" = 4 ]
 
 # ---- what must not change a bit ----
 
-for how in "--recompute 1" "--recompute 2" "--graph 0"; do
+for how in "--recompute 2" "--graph 0"; do
     train "how" --total-batch 128 --steps 4 --val-batches 3 --gpus 2 $how
     ok "$how, two ranks: the same weights" same_weights r8-2 how 4
     rm -rf "$tmp/how"
@@ -149,6 +150,8 @@ for ranks in 1 2 3; do
     ok "gone on with $ranks ranks: the losses" near one8 "on$ranks" loss
 done
 ok "gone on with two ranks: the same weights" same_weights r8-2 on2 4
+NCCL_PROTO=LL128 train on2 --resume --gpus 2
+ok "another NCCL_PROTO: it is said" says "computed in .*, NCCL_PROTO=LL128\) \(was fp32 on 2 GPUs .* \(ranks of machines 2, NCCL_ALGO=\^NVLS,NVLSTree\)\)"
 
 train on_same --steps 1 --val-batches 3 --gpus 2
 train on_same --steps 1 --val-batches 3 --gpus 2 --resume=same
@@ -196,8 +199,13 @@ ok "--plan --zero 1: the memory of a run" [ "$(megabytes planned)" = "$(megabyte
 # What a plan of undivided ranks says of --zero 1 is what it takes.
 precision="" train planned $wide --plan=h100 --gpus 4 --zero 1
 total=$(sed -n 's/^  total  *\([0-9.]* MB\).*/\1/p' "$tmp/log")
+ok "--plan --zero 1: its collectives" says "^  broadcasts of tables, norms, biases, fp32 +[1-4] "
+ok "--plan --zero 1: each GPU sends" says "^  each GPU sends [0-9.]+ MB, with --zero 0 [0-9.]+ MB"
 precision="" train planned $wide --plan=h100 --gpus 4
+ok "--plan: all-reduce" says "^  all-reduce by ring"
 ok "--plan: $total with --zero 1" says "--zero 1 \(ZeRO, stage 1\) ${total:-?}\$"
+train planned --model pythia-2.8b --layers 32 --width 2560 --heads 32 --vocab 50304 --seq 2048 --batch 4 --plan=h100 --gpus 64 --zero 1
+ok "--plan: what does not fit" says "^  of that --zero 0 does not fit into the 76200.0 MB"
 for how in "--recompute 2" "--graph 0"; do
     train how $graded --steps 2 --gpus 3 --zero 1 $how
     ok "--zero 1 $how: the same bits" alike "${first}_fp323-0" how 2
@@ -341,6 +349,7 @@ else
         --val-batches 3 --out $tmp/hosts" >"$tmp/log" 2>&1
     ok "two machines: exit status $?" [ $? = 0 ]
     ok "two machines are told from one" says "4 ranks on 2 hosts; left: ranks 0 to 1 on GPU 0 to 1; right: ranks 2 to 3"
+    ok "two machines: how ranks lie on them" says "ranks of machines 2\+2, NCCL_ALGO"
     ok "two machines: the same weights" same_weights r8-4 hosts 4
 fi
 
@@ -373,6 +382,7 @@ in_background() {
     local out=$1
     shift
     rm -rf "${tmp:?}/$out"
+    : >"$tmp/log" # else what the run before said is found there
     "$build/train_${architecture}_emu_fp32" $(model_of $architecture) --train "$tmp/train.bin" --out "$tmp/$out" \
         --total-batch 128 --steps 100000 --save-every 1 --gpus 3 "$@" >"$tmp/log" 2>&1 &
     parent=$!
@@ -443,8 +453,8 @@ ok "SIGTERM: all end" ends 20
 ok "SIGTERM: exit status $status" [ "$status" = 143 ]
 ok "SIGTERM: it says so once" [ "$(grep -c "^stopped by SIGTERM" "$tmp/log")" = 1 ]
 ok "SIGTERM: the run goes on" goes_on signalled
-# A validation of some seconds follows the line of a step.
-moment="^step +1 of " in_background judging --val "$tmp/train.bin" --val-every 1 --val-batches 60
+# A validation of a second or two follows the line of a step.
+moment="^step +1 of " in_background judging --val "$tmp/train.bin" --val-every 1 --val-batches 20
 kill -TERM "${children[2]}"
 ok "SIGTERM to one rank in a validation: all end" ends 20
 ok "SIGTERM to one rank in a validation: exit status $status" [ "$status" = 143 ]
@@ -461,7 +471,7 @@ in_background group_signalled
 kill -TERM "${children[@]}" $parent
 ok "SIGTERM to all processes: all end" ends 20
 ok "SIGTERM to all processes: once is enough to stop" says "^stopped by SIGTERM"
-in_background one_signalled --total-batch 3072
+in_background one_signalled --total-batch 768
 kill -TERM "${children[2]}"
 ok "SIGTERM to one rank in a long step: all end" ends 20
 ok "SIGTERM to one rank in a long step: exit status $status" [ "$status" = 143 ]

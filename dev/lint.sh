@@ -318,7 +318,7 @@ if [ -f README.md ]; then
             fi
         done
         # Options of the GPU programs alone, which take too long to build here: from their table.
-        sed -nE 's/^ *\{"(GPU|ranks|look)", "([a-z-]+)".*/--\2/p' ponder.cuh common/run/setup.h common/run/launch.h >>"$tmp/help"
+        sed -nE 's/^ *\{"(GPU|ranks|look)", "([a-z-]+)".*/--\2/p' ponder.cuh common/run/train_options.h common/run/launch.h >>"$tmp/help"
         # A line that begins with a launcher has options of that one.
         grep -vE '^(torchrun|sbatch) ' README.md | grep -oE '(^|[^A-Za-z0-9_-])--[a-z][a-z0-9-]*' | sed -E 's/^[^-]//' | sort -u | while IFS= read -r option; do
             grep -qE -e "(^|[^A-Za-z0-9_-])$option([^A-Za-z0-9_-]|\$)" "$tmp/help" || echo "README.md: $option is in the --help of no program"

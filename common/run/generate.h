@@ -45,26 +45,6 @@ typedef struct {
     const volatile sig_atomic_t* signal;
 } Generation;
 
-static inline void generate_options(OptionTable* table) {
-    static const Option rows[] = {
-        {"generate", "generate", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
-         "continue prompts with the model of --model DIR (or with --resume of --out): on standard output the "
-         "continuation "
-         "alone, or lines of JSON for several; --batch of them at a time (1), --sample-tokens, --temperature, --top-k, "
-         "--top-p and --seed as below"},
-        {"generate", "prompt-file", OPTION_TEXT, NULL, "FILE", 0, 0, RESUME_RUN,
-         "a prompt, to its last byte; FILE.jsonl: one in each line, {\"text\": ...}; without it and --prompt, standard "
-         "input"},
-        {"generate", "stop", OPTION_TEXTS, NULL, "TEXT", 0, 0, RESUME_RUN,
-         "end before this text; may be given several times"},
-        {"generate", "repetition-penalty", OPTION_NUMBER, "1", "X", 1e-3, 1e3, RESUME_RUN,
-         "logits of tokens that the text has are divided by it if above 0, else multiplied; before the temperature"},
-        {"generate", "context", OPTION_INT, "", "N", 1, 1 << 24, RESUME_RUN,
-         "most tokens of a text, prompt and continuation [default: the positions that the model is made for]"},
-    };
-    options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
-}
-
 // ---- prompts ----
 
 static inline Generated* generate_add(Generation* g, const char* text, size_t size, char* where) {

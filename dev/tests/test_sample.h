@@ -115,7 +115,9 @@ static void test_sample_many(void) {
     memset(&s, 0, sizeof s);
     s.temperature = 1;
     sampler_make(&s, &model, 1);
-    for (int v = 0; v < V; v++) { logits[v] = (real)(0.25 * floor(24 * random_uniform(5, 1, (uint64_t)v))); }  // many ties
+    for (int v = 0; v < V; v++) {
+        logits[v] = (real)(0.25 * floor(24 * random_uniform(5, 1, (uint64_t)v)));
+    }  // many ties
     SampleEntry* sorted = (SampleEntry*)xalloc(V, sizeof(SampleEntry), "a test");
     for (int v = 0; v < V; v++) { sorted[v].logit = (float)logits[v], sorted[v].id = v; }
     qsort(sorted, V, sizeof(SampleEntry), sample_compare);

@@ -141,7 +141,8 @@ static inline void ponder_add_options(OptionTable* options) {
         {"model", "init", OPTION_CHOICE, "", "ponder|stock", 0, 0, RESUME_FIXED,
          "initialisation of fresh weights [default: ponder if S > 0]"},
         {"generate", "steps-at-inference", OPTION_INT, "", "S", 0, 64, RESUME_RUN,
-         "another number of pondering steps than the model was trained with, for --generate and --eval-only"},
+         "another number of pondering steps than the model was trained with, for --generate, --explain and "
+         "--eval-only"},
     };
     options_add(options, rows, (int)(sizeof rows / sizeof rows[0]));
     static const Option gpu[] = {
@@ -221,8 +222,9 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
             "step");
     }
     if (options_set(options, "steps-at-inference")) {
-        if (!options_given(options, "generate") && !options_given(options, "eval-only")) {
-            die("--steps-at-inference: expected with it --generate or --eval-only; a training run has --ponder S");
+        if (!options_prompts(options) && !options_given(options, "eval-only")) {
+            die("--steps-at-inference: expected with it --generate, --explain or --eval-only; a training run has "
+                "--ponder S");
         }
         ponder.trained_steps = ponder.steps;
         ponder.steps = (int)options_int(options, "steps-at-inference");
@@ -606,17 +608,17 @@ static inline void ponder_evaluate(Model* model, const int* inputs, const int* t
     }
 }
 
-static inline void ponder_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
+static inline void ponder_pass_logits(Model* model, int pass, int first, int step, int n, real* logits) {
     Ponder* m = ponder_of(model);
-    const real* w_out = m->pass->head.w;
-    size_t C = (size_t)m->pass->size.C, V = (size_t)m->pass->size.V, N = (size_t)B * (size_t)T;
-    ponder_forward(m, inputs, B, T, 0);
-    const real* h = m->h + (size_t)m->config.steps * ponder_stride(m);
-    if (last_only) {  // rows of h that are T positions apart
-        gemm(0, 1, (size_t)B, V, C, 1, h + ((size_t)T - 1) * C, (size_t)T * C, w_out, C, 0, logits, V, NULL);
-    } else {
-        gemm(0, 1, N, V, C, 1, h, C, w_out, C, 0, logits, V, NULL);
-    }
+    size_t C = (size_t)m->pass->size.C, V = (size_t)m->pass->size.V;
+    const real* h = m->h + (size_t)pass * ponder_stride(m) + (size_t)first * C;
+    gemm(0, 1, (size_t)n, V, C, 1, h, (size_t)step * C, m->pass->head.w, C, 0, logits, V, NULL);
+}
+
+static inline void ponder_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
+    ponder_forward(ponder_of(model), inputs, B, T, 0);
+    int step = last_only ? T : 1;
+    ponder_pass_logits(model, model->passes - 1, step - 1, step, last_only ? B : B * T, logits);
 }
 
 static inline void ponder_narrow(Model* model, int positions) {
@@ -808,6 +810,7 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
     model->train = ponder_train;
     model->evaluate = ponder_evaluate;
     model->logits = ponder_logits;
+    model->pass_logits = ponder_pass_logits;
     model->narrow = ponder_narrow;
     model->cache_bytes = ponder_cache_bytes;
     model->cache_begin = ponder_cache_begin;
@@ -857,10 +860,7 @@ static inline Model* ponder_create(const ModelClass* kind, const OptionTable* op
     a->read_config(pass, config, path);
     // Llama 3's configuration says 131,072 positions: where none has an embedding, nobody means rows of so many.
     int length = pass->size.P ? pass->size.P : a->usual_length;
-    const Option* generates = options_find(options, "generate");
-    if (config && !(generates && generates->given) && a->any_length && length > a->usual_length) {
-        length = a->usual_length;
-    }
+    if (config && !options_prompts(options) && a->any_length && length > a->usual_length) { length = a->usual_length; }
     pass->T = T ? T : length;
     if (preset) { pass->size.P = pass->T; }
     const Sizes said = pass->size;
@@ -1360,25 +1360,32 @@ static inline void ponder_evaluate_cuda(Model* model, const int* inputs, const i
     }
 }
 
+static inline void ponder_pass_logits_cuda(Model* model, int pass, int first, int step, int n, real* logits) {
+    Ponder* m = ponder_of(model);
+    const PonderCuda* c = m->cuda;
+    size_t C = (size_t)m->pass->size.C, V = (size_t)model->V, Vp = round_up(V, PADDED_ROWS), rows = (size_t)n;
+    const floatX* h = c->h + (size_t)pass * ponder_stride(m) + (size_t)first * C;
+    for (size_t done = 0; done < rows; done += c->rows) {
+        size_t R = min_size(c->rows, rows - done);
+        gemm_cuda("head: logits", 0, 1, R, Vp, C, 1, h + done * (size_t)step * C, (size_t)step * C, m->pass->head.x, C,
+                  0, c->z, Vp, NULL);
+        rows_download(logits + done * V, c->z, R, V, Vp);
+    }
+}
+
 static inline void ponder_logits_cuda(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = m->cuda;
     // A text that grows by one token would make new shapes of every product each time. So it is padded to whole 64s,
     // behind the position that is asked for, where causal attention does not look.
     int P = last_only && B == 1 ? (int)min_size(round_up((size_t)T, 64), (size_t)model->T) : T;
-    size_t C = (size_t)m->pass->size.C, V = (size_t)model->V, Vp = round_up(V, PADDED_ROWS), N = (size_t)B * (size_t)P;
-    const floatX* h = c->h + (size_t)m->config.steps * ponder_stride(m);
+    size_t N = (size_t)B * (size_t)P;
     memset(c->text, 0, N * sizeof(int));
     memcpy(c->text, inputs, (size_t)B * (size_t)T * sizeof(int));
-    batch_upload(&c->batch, c->text, NULL, N, V, 0);
+    batch_upload(&c->batch, c->text, NULL, N, (size_t)model->V, 0);
     ponder_forward_cuda(m, B, P, 0);
-    size_t rows = last_only ? (size_t)B : N, step = last_only ? (size_t)P : 1, skip = last_only ? (size_t)T - 1 : 0;
-    for (size_t first = 0; first < rows; first += c->rows) {
-        size_t R = min_size(c->rows, rows - first);
-        gemm_cuda("head: logits", 0, 1, R, Vp, C, 1, h + (first * step + skip) * C, step * C, m->pass->head.x, C, 0,
-                  c->z, Vp, NULL);
-        rows_download(logits + first * V, c->z, R, V, Vp);
-    }
+    ponder_pass_logits_cuda(model, m->config.steps, last_only ? T - 1 : 0, last_only ? P : 1, last_only ? B : (int)N,
+                            logits);
 }
 
 static inline void ponder_rehearse_cuda(Model* model, const char* path, const char* text, int64_t rows) {
@@ -1469,6 +1476,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->micro_batch = ponder_micro_batch_cuda;
     model->evaluate = ponder_evaluate_cuda;
     model->logits = ponder_logits_cuda;
+    model->pass_logits = ponder_pass_logits_cuda;
     model->decode = NULL;
     model->list = ponder_list_cuda;
     model->finite = device_finite;

@@ -60,6 +60,9 @@ struct Model {
     // row's last position, logits (B,V).
     void (*logits)(Model* model, const int* inputs, int B, int T, int last_only, real* logits);
 
+    // After a call of logits() with B = 1, of any pass: logits (n,V) of n positions, the first and every `step`-th after it.
+    void (*pass_logits)(Model* model, int pass, int first, int step, int n, real* logits);
+
     // Texts that grow, on the CPU (decode NULL on a GPU, where logits() computes every position anew). cache_begin() gets
     // memory for `rows` texts of at most `context` tokens (T at most; cache_bytes() is what it takes), cache_end() gives it back.
     // narrow(), before allocate(): no call will have more than so many positions, B T or fewer. Between them decode() takes the next T tokens of B texts, tokens (B,T): text rows[b] has first[b] tokens so far.

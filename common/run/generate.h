@@ -156,8 +156,8 @@ static inline int generate_first(const Tokenizer* tokenizer) {
 static inline void generate_encode(Generation* g) {
     const Tokenizer* tokenizer = g->t->tokenizer;
     if (tokenizer->kind == TOKENIZER_NUMBERS) {
-        die("--generate: expected a model with a tokenizer, found none beside %s; give --tokenizer DIR|FILE",
-            g->t->weights);
+        die("--%s: expected a model with a tokenizer, found none beside %s; give --tokenizer DIR|FILE",
+            options_prompts(&g->t->options), g->t->weights);
     }
     int first = generate_first(tokenizer), most = (int)options_int(&g->t->options, "sample-tokens");
     for (int i = 0; i < g->count; i++) {
@@ -333,10 +333,9 @@ static inline void generate_report(const Generation* g, const Sampler* s, double
 static inline void generate_check(const Trainer* t) {
     const OptionTable* o = &t->options;
     if (!t->weights) {
-        die("--generate: expected --model DIR with a checkpoint, or --resume with --out, found the preset %s, which "
-            "has no "
+        die("--%s: expected --model DIR with a checkpoint, or --resume with --out, found the preset %s, which has no "
             "weights",
-            t->preset);
+            options_prompts(o), t->preset);
     }
     const Option* stop = options_row(o, "stop");
     for (int i = 0; i < stop->texts_count; i++) {
@@ -420,6 +419,25 @@ static inline Sampler generate_sampler(const OptionTable* o) {
     return s;
 }
 
+// What all begins with that reads prompts: g = them and their tokens.
+static inline void generate_begin(Generation* g, Trainer* t, const volatile sig_atomic_t* signal) {
+    memset(g, 0, sizeof *g);
+    g->t = t, g->signal = signal, g->context = t->T;
+    generate_check(t);
+    trainer_open_tokenizer(t);
+    generate_read(g);
+    generate_encode(g);
+}
+
+// The model once more, for as many positions as there will be; at most `narrow` of them at a time, where that is not 0.
+static inline Model* generate_model(Trainer* t, int longest, int narrow) {
+    Model* model = t->model = t->kind->create(t->kind, &t->options, NULL, t->config, t->config_path, 1, longest);
+    if (narrow && model->decode) { model->narrow(model, narrow); }
+    if (model->prepare) { model->prepare(model, 0); }
+    trainer_allocate(t, 0);
+    return model;
+}
+
 // The program after its command line, model and checkpoint are known; returns the exit status. *signal: the one that
 // came, 0: none; *under_way = 1 from when one ends the work in good order.
 static inline int trainer_generate(Trainer* t, const volatile sig_atomic_t* signal, volatile sig_atomic_t* under_way) {
@@ -427,26 +445,15 @@ static inline int trainer_generate(Trainer* t, const volatile sig_atomic_t* sign
     const OptionTable* o = &t->options;
     const Option* stop = options_row(o, "stop");
     Generation g;
-    memset(&g, 0, sizeof g);
-    g.t = t, g.signal = signal, g.context = t->T;
+    generate_begin(&g, t, signal);
     g.stops = stop->texts, g.stop_count = stop->texts_count;
-    generate_check(t);
     for (int i = 0; i < g.stop_count; i++) { g.longest_stop = max_size(g.longest_stop, strlen(g.stops[i])); }
-    trainer_open_tokenizer(t);
-    generate_read(&g);
     int batch = options_given(o, "batch") ? (int)options_int(o, "batch") : 1;
     g.lines |= batch > 1;
     batch = batch > g.count ? g.count : batch;
-    generate_encode(&g);
     generate_find_ends(&g);
-
-    // The model once more, for as many positions as there will be.
     int longest = generate_longest(&g);
-    t->model = t->kind->create(t->kind, o, NULL, t->config, t->config_path, 1, longest);
-    Model* model = t->model;
-    if (model->decode) { model->narrow(model, batch > generate_piece ? batch : generate_piece); }
-    if (model->prepare) { model->prepare(model, 0); }
-    trainer_allocate(t, 0);
+    Model* model = generate_model(t, longest, batch > generate_piece ? batch : generate_piece);
     Sampler s = generate_sampler(o);
     sampler_make(&s, model, batch);
     double bytes = model->decode ? model->cache_bytes(model, batch, longest) : 0;

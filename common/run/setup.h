@@ -104,7 +104,7 @@ static inline double trainer_peak_flops(const Trainer* t) {
 // 1 if this invocation only looks: it writes nothing into --out.
 static inline int trainer_only_looks(const Trainer* t) {
     return options_given(&t->options, "eval-only") || options_given(&t->options, "plan") ||
-           options_given(&t->options, "generate") || options_given(&t->options, "dump") ||
+           options_prompts(&t->options) || options_given(&t->options, "dump") ||
            (GPU && options_given(&t->options, "compare-cpu"));
 }
 
@@ -137,9 +137,9 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
         die("--flops %s and --%s %s: both say how long the run is; give one of them",
             options_text(&t->options, "flops"), lengths[i], options_text(&t->options, lengths[i]));
     }
-    static const char* const ends[] = {"eval-only", "dump", "generate", "compare-cpu"};
-    const char* one = options_given(&t->options, "plan") && options_given(&t->options, "generate") ? "plan" : NULL;
-    for (int i = 0; i < (GPU ? 4 : 3); i++) {
+    static const char* const ends[] = {"eval-only", "dump", "generate", "explain", "compare-cpu"};
+    const char* one = options_given(&t->options, "plan") && options_prompts(&t->options) ? "plan" : NULL;
+    for (int i = 0; i < (GPU ? 5 : 4); i++) {
         int given = i == 1 ? options_text(&t->options, "dump") != NULL : options_given(&t->options, ends[i]);
         if (given && one) { die("--%s and --%s: each is all that the program does; give one of them", one, ends[i]); }
         if (given) { one = ends[i]; }
@@ -184,7 +184,7 @@ static inline void trainer_find_checkpoint(Trainer* t) {
     if (t->state.step != checkpoint_step(t->checkpoint)) {
         die("%s: expected \"step\" to be that of the directory, found %lld", t->stored_path, (long long)t->state.step);
     }
-    if (options_given(&t->options, "generate")) { return; }  // its seed and lengths are none of the run's
+    if (options_prompts(&t->options)) { return; }  // its seed and lengths are none of the run's
     const char* how = options_text(&t->options, "resume");
     if (how && how[0]) { state_check_same(t->stored, t->stored_path, t->out, &t->options, ranks_of_step()); }
     state_restore_options(t->stored, t->stored_path, &t->options, &t->changed, &t->state.altered);
@@ -242,10 +242,10 @@ static inline void trainer_find_model(Trainer* t) {
             die("%s: expected an object, found %s", t->config_path, json_describe(t->config));
         }
     }
-    int generates = options_given(&t->options, "generate");
-    Option* seq = options_row(&t->options, generates ? "context" : "seq");
-    int64_t T = seq->set ? seq->integer : 0, B = generates ? 1 : USUAL_ROWS;
-    if (!generates && options_set(&t->options, "batch")) { B = options_int(&t->options, "batch"); }
+    int prompts = options_prompts(&t->options) != NULL;
+    Option* seq = options_row(&t->options, prompts ? "context" : "seq");
+    int64_t T = seq->set ? seq->integer : 0, B = prompts ? 1 : USUAL_ROWS;
+    if (!prompts && options_set(&t->options, "batch")) { B = options_int(&t->options, "batch"); }
     if (T * B <= INT_MAX) {
         t->model = t->kind->create(t->kind, &t->options, t->preset, t->config, t->config_path, (int)B, (int)T);
     }

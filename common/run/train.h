@@ -17,6 +17,7 @@
 
 #include "../rows.h"
 #include "data.h"
+#include "explain.h"
 #include "generate.h"
 #include "save.h"
 #include "setup.h"
@@ -658,8 +659,8 @@ static inline void trainer_begin_ranks(Trainer* t) {
     ranks_begin(&t->options, t->kind->program);
     if (ranks.count == 1) { return; }
     ranks_alike(1);
-    static const char* const alone[] = {"dump", "compare-cpu", "generate"};
-    for (int i = 0; i < 3; i++) {
+    static const char* const alone[] = {"dump", "compare-cpu", "generate", "explain"};
+    for (int i = 0; i < 4; i++) {
         if (options_given(&t->options, alone[i])) {
             die("--%s is for one GPU, here are %d ranks", alone[i], ranks.count);
         }
@@ -686,6 +687,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_find_checkpoint(t);
     trainer_find_model(t);
     if (options_given(&t->options, "generate")) { return trainer_generate(t, &trainer_signal, &trainer_under_way); }
+    if (options_given(&t->options, "explain")) { return trainer_explain(t, &trainer_signal); }
     trainer_size_step(t);
     if (options_given(&t->options, "plan")) {
         trainer_choose_batch(t);

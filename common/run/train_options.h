@@ -51,6 +51,19 @@ static inline void generate_options(OptionTable* table) {
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
 }
 
+static inline void explain_options(OptionTable* table) {
+    static const Option rows[] = {
+        {"look", "explain", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN,
+         "show what the model of --model DIR (or with --resume of --out) predicts after each of its passes, at every "
+         "position of one prompt, read as for --generate: a table on standard output, and --page"},
+        {"look", "page", OPTION_TEXT, "explain.html", "FILE", 0, 0, RESUME_RUN,
+         "the page that --explain writes, one HTML file for any browser"},
+        {"look", "candidates", OPTION_INT, "5", "N", 1, 50, RESUME_RUN,
+         "of --explain: how many of the most probable tokens of each pass are shown; in the table at most 6"},
+    };
+    options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
+}
+
 static inline void trainer_options(OptionTable* table, char* model_values, char* model_help,
                                    const char* default_model) {
     const double MANY = (double)INFINITY;
@@ -152,6 +165,17 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
     generate_options(table);
+    explain_options(table);
+}
+
+// What this invocation reads prompts for, "generate" or "explain"; NULL: it does neither, or has no such options (a tool).
+static inline const char* options_prompts(const OptionTable* options) {
+    static const char* const names[] = {"generate", "explain"};
+    for (int i = 0; i < 2; i++) {
+        const Option* o = options_find(options, names[i]);
+        if (o && o->given) { return names[i]; }
+    }
+    return NULL;
 }
 
 #endif

@@ -216,7 +216,7 @@ static void test_generate_errors(void) {
         {"--generate: expected --model DIR with a checkpoint|which has no weights", TRAIN " --generate --prompt a"},
         {"--eval-only and --generate", "% --eval-only"},
         {"--plan and --generate", "% --plan"},
-        {"--steps-at-inference: expected with it --generate or --eval-only",
+        {"--steps-at-inference: expected with it --generate, --explain or --eval-only",
          TRAIN " --steps-at-inference 1 --train @/x.bin --out @/y"},
         {"--resume: --out @/none holds no checkpoint", TRAIN " --resume --out @/none --generate --prompt a"},
     };

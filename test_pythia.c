@@ -13,6 +13,7 @@ static const char* const test_projections[] = {"attention.dense", "4h_to_h", NUL
 #include "dev/tests/test_layernorm.h"
 #include "dev/tests/test_program.h"
 #include "dev/tests/test_generate.h"  // after it
+#include "dev/tests/test_explain.h"   // after it
 #include "dev/tests/test_rotary.h"
 
 // x Phi(x), Phi the normal distribution function.
@@ -177,6 +178,7 @@ int MAIN(int argc, char** argv) {
     architecture_tests();
     if (!is_double()) {
         generate_tests();
+        explain_tests();
         program_tests();
     }
     return test_end();

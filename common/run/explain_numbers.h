@@ -206,7 +206,8 @@ static inline void explain_quote(StringBuilder* out, const char* s, size_t n, in
     for (size_t i = 0, length; i < n; i += length) {
         size_t rest = n - i;
         used += explain_character(&all, s + i, rest, i == 0, 1, &length);
-        leftward |= explain_leftward(unicode_code(s + i, rest, &length));
+        int code = unicode_code(s + i, rest, &length);
+        leftward |= explain_leftward(code) && !explain_unseen(code);
         if (used + 4 <= columns) { fits = all.size, fits_columns = used; }
     }
     int cut = used + 2 > columns;

@@ -88,8 +88,8 @@ static inline void explain_summary(StringBuilder* sb, const Explained* e) {
             sb_printf(sb, "%6d (%5.1f %%)", sum.changed, 100.0 * sum.changed / e->n);
         }
         sb_printf(sb, "%12d (%5.1f %%)", sum.settled, 100.0 * sum.settled / e->n);
-        sb_printf(sb, "%13.6f ", sum.entropy);
-        if (e->n > 1) { sb_printf(sb, "%13.6f %9d (%5.1f %%)", sum.loss, sum.hits, 100.0 * sum.hits / (e->n - 1)); }
+        sb_printf(sb, "%13.6f", sum.entropy);
+        if (e->n > 1) { sb_printf(sb, "%14.6f %9d (%5.1f %%)", sum.loss, sum.hits, 100.0 * sum.hits / (e->n - 1)); }
         sb_printf(sb, "\n");
     }
 }

@@ -249,6 +249,33 @@ static const char explain_parser[] =
     "assert shown == open(sys.argv[2], encoding='utf-8').read(), shown\n"
     "assert all(len(c) == 12 for at in data['at'] for c in at[1]), data['at'][0]\n";
 
+// A token that would end the script that the data stand in, or begin a comment there.
+static void test_explain_script(void) {
+    const char* volatile nowhere = NULL;  // gcc, seeing that it is none, would warn of messages that name it
+    Tokenizer* tokenizer = tokenizer_open(nowhere, 257);
+    const TokenizerPiece piece = tokenizer->pieces[256];
+    static char text[] = "</script><!--\"&";
+    tokenizer->pieces[256].text = text;
+    tokenizer->pieces[256].size = strlen(text);
+    ExplainToken best[2] = {{256, 1}, {'<', 1}};
+    const int tokens[2] = {256, 256};
+    double numbers[4] = {1, 2, 3, 0};
+    Explained e = {2, 1, 1, tokens, best, numbers, numbers + 2};
+    ExplainSource source = {"</title><b>\xff", "train", NULL};
+    StringBuilder page = explain_page(&e, tokenizer, 257, &source);
+    int ends = 0;
+    for (const char* at = page.data; (at = strstr(at, "</script")) != NULL; at++) { ends++; }
+    CHECK(ends == 2, "%d scripts end", ends);
+    CHECK(!strstr(page.data, "script><!--"), "a token is text");
+    CHECK(strstr(page.data, "[\"\\u003c/script>\\u003c!--\\\"&\",\"\\u003c\"]"), "the tokens are %.60s",
+          strstr(page.data, "{\"tokens\""));
+    CHECK(strstr(page.data, "<title>&lt;/title&gt;&lt;b&gt;\\xff: "), "the title is %.60s",
+          strstr(page.data, "<title>"));
+    free(page.data);
+    tokenizer->pieces[256] = piece;
+    tokenizer_close(tokenizer);
+}
+
 static void test_explain_page(void) {
     enum { NASTY = 50 };  // bytes of it
     explain_must(EXPLAIN_NASTY " && $E --context 99 --prompt-file $O/nasty >$O/a 2>$O/e");
@@ -329,6 +356,7 @@ static void explain_tests(void) {
     RUN(test_explain_numbers);
     RUN_WHOLE(test_explain_changes);
     RUN_WHOLE(test_explain_shown);
+    RUN_WHOLE(test_explain_script);
     RUN_WHOLE(test_explain_table);
     RUN_WHOLE(test_explain_validation);
     RUN_WHOLE(test_explain_page);

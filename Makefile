@@ -312,7 +312,7 @@ TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)
 trainers: $(TRAINERS) ## build the CPU trainers of all architectures
 .PHONY: trainers
 
-# BUILD_ONLY=1: the programs of test, test-sanitize, test-fuzz and test-emu are built and not run.
+# BUILD_ONLY=1: the programs of test, test-sanitize, test-fuzz, test-emu and test-emu-models are built and not run.
 RUN = $(if $(BUILD_ONLY),@: ,@)
 test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/tokens $(B)/compare ## every test that a bare machine can run (two minutes)
 	$(RUN)JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS) "dev/test_make.sh $(B) $(MODEL)"
@@ -448,8 +448,8 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu,train_$(a).cu
 $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu_fp32,train_$(a).cu,plain,$(HOST_ISA) -DFP32)))
 $(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t),dev/tests/$(t).cu,plain,$(call of_test,$(t)) $(HOST_ISA))))
 $(foreach t,$(GPU_TESTS),$(eval $(call emu,$(B)/emu/$(t)_fp32,dev/tests/$(t).cu,plain,$(call of_test,$(t)) -DFP32 $(HOST_ISA))))
-$(foreach v,race asan msan,$(foreach t,gpu_layers gpu_matmul gpu_attention gpu_ponder, \
-    $(eval $(call emu,$(B)/emu/$(t)_$(v),dev/tests/$(t).cu,$(v),-DTESTING))))
+$(foreach v,race asan msan,$(foreach t,$(GPU_TESTS), \
+    $(eval $(call emu,$(B)/emu/$(t)_$(v),dev/tests/$(t).cu,$(v),$(call of_test,$(t))))))
 $(foreach v,race asan ubsan msan,$(eval $(call emu,$(B)/emu/test_emulate_$(v),dev/emulate/test_emulate.cpp,$(v),-DTESTING)))
 $(foreach v,plain asan ubsan,$(eval $(call emu,$(B)/emu/test_nccl_$(v),dev/emulate/test_nccl.cpp,$(v),-DTESTING)))
 $(eval $(call emu,$(B)/emu/test_nccl_api,dev/emulate/test_nccl_api.cpp,plain,))
@@ -461,7 +461,7 @@ emu-check: emu $(foreach t,$(GPU_TESTS),$(B)/emu/$(t) $(B)/emu/$(t)_fp32) $(B)/e
 emu: $(foreach t,$(TRAINERS),$(t)_emu $(t)_emu_fp32) ## build the CUDA source under the emulator: no GPU, no toolkit
 
 # What runs in which build, the longest first. Late copies find a missing wait, seeds an order that was luck.
-ifneq ($(filter test-emu,$(MAKECMDGOALS)),)
+ifneq ($(filter test-emu test-emu-models,$(MAKECMDGOALS)),)
 CLANGXX_FOUND := $(shell echo 'int main(){}' | $(CLANGXX) -fsanitize=memory -x c++ -o /dev/null - 2>/dev/null && echo 1)
 endif
 E = $(B)/emu
@@ -478,7 +478,16 @@ test-emu: $(EMU_TESTS) emu $(B)/bytes nccl-api ## every CUDA kernel and the whol
 	    "dev/test_recipes.sh $(B)" \
 	    $(foreach t,$(EMU_TESTS),"env $(if $(filter $(EMU_LATE),$(t)),EMULATE_ASYNC=late) $(if $(filter $(EMU_SEED),$(t)),EMULATE_SEED=7) $(t)")
 	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
-.PHONY: emu test-emu
+
+# A whole model in the builds that judge the kernels of test-emu, each kernel with its shapes, places and neighbours: against
+# the C half (compare_cpu, evaluate_and_logits), three steps of AdamW (padding), all that --recompute may compute again.
+EMU_MODEL_PARTS = compare_cpu evaluate_and_logits padding recompute
+EMU_MODELS = $(foreach v,race asan $(if $(CLANGXX_FOUND),msan),$(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a)_$(v)))
+test-emu-models: $(EMU_MODELS) ## whole models under the emulator with the detectors that test-emu has for kernels
+	$(RUN)ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh \
+	    $(foreach t,$(EMU_MODELS),$(foreach p,$(EMU_MODEL_PARTS),"env $(if $(filter %_asan,$(t)),EMULATE_ASYNC=late) $(t) $(p)"))
+	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
+.PHONY: emu test-emu test-emu-models
 
 # The stand-in's header beside NCCL's, where nvcc finds that: test_nccl_api.cpp compiled with both, and linked. And the
 # stand-in as a library that ranks on one real GPU take in NCCL's place, by LD_PRELOAD or LD_LIBRARY_PATH.
@@ -502,7 +511,7 @@ VENV = build/venv
 PYTHON = PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python
 venv: ## the Python environment of data/*.py and of the checks against PyTorch, build/venv (640 MB from the network)
 	dev/setup_venv.sh
-test-all: ## all that this machine can (network), and the total; gpu-check is apart
+test-all: ## all that this machine can (network), and the total; gpu-check and test-emu-models are apart
 	@MAKE="$(MAKE)" dev/run_parts.sh $(B)/parts test test-sanitize test-fuzz test-emu test-transformers test-smollm2
 # Guided by coverage, each parser by itself, where clang has libFuzzer; else blindly, all of them at once.
 FUZZ_SECONDS ?= 20

@@ -251,7 +251,8 @@ static inline void ponder_config_keys(const PonderConfig* config, const Architec
     sb_printf(sb, "  \"scale_embeds\": %s,\n", config->scale_embeds ? "true" : "false");
     sb_printf(sb, "  \"mutiply_pondering_steps\": %s,\n", config->multiply_steps ? "true" : "false");
     sb_printf(sb, "  \"softmax_temperature\": %.17g,\n  \"pondering_top_k\": %d", config->temperature, config->top_k);
-    sb_printf(sb, ",\n  \"use_cache\": false");  // each pass has keys and values of its own
+    // What older checkpoints denied, whose code had no cache for each pass: a source of theirs must not speak on.
+    sb_printf(sb, ",\n  \"use_cache\": true");
 }
 
 // ------------------------------------------------------------------------------------------------

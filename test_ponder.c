@@ -502,7 +502,7 @@ static void test_config_json(void) {
     CHECK(strcmp(json_get_string(json, "model_type", "", ""), "ponder_toy") == 0,
           "pondering models have a type of their own");
     CHECK(model->code_name && strcmp(model->code_name, "modeling_ponder.py") == 0, "and carry their code");
-    CHECK(json_get_bool(json, "use_cache", 1, "") == 0, "and no cache");
+    CHECK(json_get_bool(json, "use_cache", 0, "") == 1, "and a cache");
     Model* stock = toy_model(cases[0], 6, 19, 0, 1);
     json = json_parse(stock->config_json(stock), strlen(stock->config_json(stock)), "config.json");
     CHECK(strcmp(json_get_string(json, "model_type", "", ""), "toy") == 0 && !json_get(json, "auto_map"),

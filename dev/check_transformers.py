@@ -2,7 +2,8 @@
 
     check_transformers.py --binary build/train_pythia           trains four micro models with the binary, then checks each
     check_transformers.py --fixtures [DIR ...]                  runs modeling_ponder.py over fixtures, in float64;
-                                                                what it and the twins must refuse
+                                                                what it and the twins must refuse; generation with caches,
+                                                                which is in check_generation.py
     check_transformers.py --checkpoint DIR --dump DUMP --train SHARD --seq T --batch B       one checkpoint; DUMP is what
                                                                 `train_X --model DIR --shuffle 0 --dump DUMP ...` wrote
 
@@ -31,7 +32,7 @@ os.environ["HF_HOME"] = SCRATCH.name + "/hf"        # where transformers copies 
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODELING = os.path.join(os.path.dirname(HERE), "modeling_ponder.py")
-sys.path.insert(0, HERE + "/ref")
+sys.path[:0] = [HERE, HERE + "/ref"]
 
 import tokenizers
 import torch
@@ -42,23 +43,16 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, pipeline
 
 import architectures
+import check_generation
 import llama
 import pythia
 import training
+from check_generation import Failed, require
 
 transformers.utils.logging.disable_progress_bar()
 TOLERANCE = 1e-4
 PONDER_CLASSES = {"gpt2": ("PonderGPT2Config", "PonderGPT2LMHeadModel"), "gpt_neox": ("PonderGPTNeoXConfig", "PonderGPTNeoXForCausalLM"),
                   "llama": ("PonderLlamaConfig", "PonderLlamaForCausalLM")}
-
-
-class Failed(Exception):
-    pass
-
-
-def require(good, message):
-    if not good:
-        raise Failed(message)
 
 
 def distance(mine, recorded, what):
@@ -120,7 +114,7 @@ def check_model(directory, inputs, targets, logits, loss, dtype=torch.float32, t
     shifted = F.cross_entropy(output.logits[:, :-1].float().flatten(0, 1), inputs[:, 1:].flatten()).item()
     require(abs(output.loss.item() - shifted) <= 1e-5, f"loss from labels {output.loss.item():.7f} instead of {shifted:.7f}")
 
-    # Generation: the cache may or may not be used; it must not matter. Learned positions end somewhere.
+    # Generation: caches must not matter (check_generation.py has the rest). Learned positions end somewhere.
     prompt = inputs[:1, :7]
     learned = hasattr(model.base_model, "wpe")
     new = min(6, config["n_positions"] - 9) if learned else 6
@@ -278,10 +272,6 @@ def check_refused():
     require((config.steps, config.mix_temperature, config.mix_top_k) == (0, 1.0, 0), "null is not the neutral value")
 
     model = ponder.PonderGPT2LMHeadModel(ponder.PonderGPT2Config(**size, **settings)).eval()
-    cache = transformers.DynamicCache()
-    model(tokens, past_key_values=cache)        # an empty one says nothing
-    cache.update(torch.zeros(1, 1, 3, 8), torch.zeros(1, 1, 3, 8), 0)
-    refuses("a cache", "cache", lambda: model(tokens, past_key_values=cache))
     for name, value in (("token_type_ids", torch.zeros_like(tokens)), ("head_mask", torch.zeros(1, 1)),
                         ("encoder_hidden_states", torch.zeros(1, 6, 8)), ("inputs_embeds", torch.zeros(1, 6, 8))):
         refuses(name, "input_ids" if name == "inputs_embeds" else name, lambda: model(tokens, **{name: value}))
@@ -585,6 +575,7 @@ def main():
                               options=options: check_given_tokenizer(binary, path, vocabulary, options)))
     if arguments.fixtures is not None:
         cases += [("modeling_ponder.py refuses", check_refused), ("rotary settings of the twins", check_rotary)]
+        cases += check_generation.all_checks()
         directories = arguments.fixtures or sorted(glob.glob(HERE + "/fixtures/*/")) + sorted(glob.glob(shared + "/fixtures/*/"))
         for directory in directories:
             directory = os.path.normpath(directory)

@@ -605,6 +605,9 @@ def child(arguments, *, rename_kill=None, publish_signal=None):
                 rename(a, b)
             os.rename = killing
             if publish_signal:
+                for number in (signal.SIGTERM, signal.SIGHUP):      # as nobody ignores them: nohup does
+                    signal.signal(number, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 token_formats.Outputs.publish = lambda *_: os.kill(os.getpid(), publish_signal)
             try:
                 convert.main(arguments)

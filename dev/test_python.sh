@@ -16,9 +16,7 @@ tests=(
     "$python dev/test_convert.py"
     "$python dev/test_data.py $build/tokens"
     "$python dev/check_transformers.py --fixtures$binaries"
-    "$python dev/check_generation.py"
     "env PYTHONPATH=$venv/transformers-old $python dev/check_transformers.py --fixtures$binaries"
-    "env PYTHONPATH=$venv/transformers-old $python dev/check_generation.py"
 )
 
 dev/setup_venv.sh

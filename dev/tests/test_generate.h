@@ -131,9 +131,11 @@ static void test_generate_same(void) {
                   "--batch 4 >@/2 2>@/e");
     generate_must("OMP_NUM_THREADS=1 % --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 --top-p 0.9 "
                   "--repetition-penalty 1.2 --batch 9 >@/3 2>@/e");
-    generate_must("PONDER_ISA=portable % --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 --top-p 0.9 "
-                  "--repetition-penalty 1.2 >@/4 2>@/e");
-    generate_must("cmp @/1 @/2 && cmp @/1 @/3 && cmp @/1 @/4");
+    if (program_runs_with("PONDER_ISA=portable")) {
+        generate_must("PONDER_ISA=portable % --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 --top-p 0.9 "
+                      "--repetition-penalty 1.2 >@/4 2>@/e && cmp @/1 @/4");
+    }
+    generate_must("cmp @/1 @/2 && cmp @/1 @/3");
     char* path = format_string("%s/1", generate_folder);
     size_t size = 0;
     char *text = read_fully(path, &size), *line = text;

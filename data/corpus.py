@@ -188,7 +188,7 @@ def hub_listing(repository, revision, patterns):
 
 
 def resolve_revision(repository, revision):
-    """-> the commit that a branch stands for now"""
+    """-> the commit that a branch names today"""
     if re.fullmatch("[0-9a-f]{40}", revision or ""):
         return revision
     from huggingface_hub import HfApi

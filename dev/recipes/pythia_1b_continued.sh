@@ -22,5 +22,5 @@ S=3
 options=(--model pythia-1b --ponder $S --scale-embeds 0 --seq 2048 --total-batch $step --steps 14305 --schedule cosine
     --min-lr-ratio 0.1 --warmup-ratio 0.01 --weight-decay 0.01 --beta1 0.9 --beta2 0.95 --clip 1 --val-every 1000 --val-batches 100
     --save-every 500)
-curve="no curve is published; the loss begins above the checkpoint's, since its passes have never seen a mix"
+curve="no curve is published"
 recipe_run

@@ -77,6 +77,27 @@ recipe_command() {
     command+=(--out "$out" --resume "${more[@]}")
 }
 
+# recipe_scaling MODEL DATA HOW ARGUMENT...: the paper's scaling runs of an architecture, 7, 15 and 26 billion tokens of the Pile in
+# steps of about half a million. DATA: where its shards are, HOW: what makes them. Rates and decay are inferred, not published;
+# whether these runs started from S times the embedding is not known: --multiply-steps 1 does.
+recipe_scaling() {
+    model=$1 data=$2 make_data=$3 step=524288
+    shift 3
+    recipe_arguments "405m 834m 1.4b" "$@"
+    case $size in
+    405m) rate=3e-4 steps=13351 ;;   # 7 G tokens
+    834m) rate=2.5e-4 steps=28610 ;; # 15 G
+    1.4b) rate=2e-4 steps=49591 ;;   # 26 G
+    esac
+    tokens=$((steps * step))
+    title="$model-$size, $row, $(count $tokens) tokens of the Pile"
+    out=out/${model}_${size}_$row
+    options=(--model "$model-$size" $(row_options) --seq 2048 --total-batch $step --steps $steps --lr $rate --schedule cosine
+        --min-lr-ratio 0.1 --warmup-ratio 0.01 --weight-decay 0.1 --beta1 0.9 --beta2 0.95 --clip 1 --val-every 1000 --save-every 1000)
+    curve="no figures of these runs are known"
+    recipe_run
+}
+
 # A number of a plan, of the n-th line that matches: plan_number FILE PATTERN FIELD N
 plan_number() { grep -E -- "$2" "$1" | sed -n "$4p" | awk -v f="$3" '{ print $f }'; }
 

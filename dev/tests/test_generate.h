@@ -94,16 +94,22 @@ static void generate_setup(void) {
     write_bytes(path, sb.data, sb.size);
     free(sb.data);
     free(path);
+    // A model whose tokenizer has no end-of-text, so that a text's length does not hang on what was learnt.
+    command = format_string("cd %s && cp -r step_00000003 endless && "
+                            "sed -i 's/\"eos_token\": \"[^\"]*\"/\"eos_token\": null/' endless/tokenizer_config.json",
+                            out);
+    must(command);
+    free(command);
 }
 
-// A command on that checkpoint; G is its program and model, O the folder.
+// A command on that checkpoint: % is the program with its model, ^ with the one that does not end, @ the folder.
 static char* generate_command(const char* line) {
     StringBuilder sb = {0};
     for (const char* p = line; *p; p++) {
         if (*p == '@') {
             sb_printf(&sb, "%s", generate_folder);
-        } else if (*p == '%') {
-            sb_printf(&sb, TRAIN " --model %s/step_00000003 --generate", generate_folder);
+        } else if (*p == '%' || *p == '^') {
+            sb_printf(&sb, TRAIN " --model %s/%s --generate", generate_folder, *p == '%' ? "step_00000003" : "endless");
         } else {
             sb_append(&sb, p, 1);
         }
@@ -172,16 +178,16 @@ static void test_generate_same(void) {
 // Where texts end.
 static void test_generate_ends(void) {
     generate_setup();
-    generate_must("% --prompt 'int f' --sample-tokens 7 --batch 2 >@/a 2>@/e && grep -q '\"stop\": \"length\"' @/a");
-    generate_must("% --prompt 'int f' --sample-tokens 99 --context 12 --batch 2 >@/a 2>@/e && grep -q '\"stop\": "
+    generate_must("^ --prompt 'int f' --sample-tokens 7 --batch 2 >@/a 2>@/e && grep -q '\"stop\": \"length\"' @/a");
+    generate_must("^ --prompt 'int f' --sample-tokens 99 --context 12 --batch 2 >@/a 2>@/e && grep -q '\"stop\": "
                   "\"context\"' @/a");
     generate_must("grep -q '1 of 1 texts ended where the context of 12 tokens was full' @/e");
-    generate_must("% --prompt 'int f' --sample-tokens 99 --context 12 >@/a 2>@/e && grep -q 'the context of 12 tokens "
+    generate_must("^ --prompt 'int f' --sample-tokens 99 --context 12 >@/a 2>@/e && grep -q 'the context of 12 tokens "
                   "is full' @/e && "
                   "[ $(wc -c <@/a) -le 7 ]");
-    generate_must("% --prompt 'int f' --sample-tokens 99 --context 5 --batch 2 >@/a 2>@/e && "
+    generate_must("^ --prompt 'int f' --sample-tokens 99 --context 5 --batch 2 >@/a 2>@/e && "
                   "[ \"$(cat @/a)\" = '{\"index\": 0, \"text\": \"\", \"tokens\": [], \"stop\": \"context\"}' ]");
-    generate_must("% --prompt 'int f' --sample-tokens 0 >@/a 2>@/e && [ ! -s @/a ]");
+    generate_must("^ --prompt 'int f' --sample-tokens 0 >@/a 2>@/e && [ ! -s @/a ]");
     // A stop text: any byte that comes, among several; neither it nor what follows is shown.
     generate_must("% --prompt 'int f' --sample-tokens 20 --seed 8 >@/a 2>@/e && "
                   "s=$(tail -c +4 @/a | head -c 1 | tr '\\n\\0' 'xx') && head -c 3 @/a | tr '\\n\\0' 'xx' | grep -qF "
@@ -228,14 +234,14 @@ static void test_generate_errors(void) {
         free(words);
     }
     // Whoever reads has gone: an error, not a silent end. A signal: what there is, and its exit status.
-    generate_must("% --prompt a --sample-tokens 3000 --context 4000 2>@/e | head -c 1 >@/a; [ ${PIPESTATUS:-1} != 0 ]; "
+    generate_must("^ --prompt a --sample-tokens 3000 --context 4000 2>@/e | head -c 1 >@/a; [ ${PIPESTATUS:-1} != 0 ]; "
                   "grep -q 'standard output could not be written: Broken pipe' @/e");
     generate_fails(143, "\"stop\": \"signal\"|\"index\": 0",
-                   "% --prompt-file @/prompts.jsonl --batch 3 --sample-tokens 20000 --context 20000 --temperature 0 & "
+                   "^ --prompt-file @/prompts.jsonl --batch 3 --sample-tokens 90000 --context 99999 --temperature 0 & "
                    "sleep 1; kill -TERM $!; wait $!");
     generate_must(
-        "% --prompt a --sample-tokens 20000 --context 20000 --temperature 0 >@/a 2>@/e & sleep 1; kill -TERM $!; "
-        "wait $!; [ $? = 143 ] && [ -s @/a ]");
+        "^ --prompt a --sample-tokens 90000 --context 99999 --temperature 0 >@/a 2>@/e & while [ ! -s @/a ]; do "
+        "sleep 0.02; kill -0 $! || exit 1; done; kill -TERM $!; wait $!; [ $? = 143 ]");
 }
 
 static void generate_tests(void) {

@@ -238,7 +238,8 @@ static void test_generate_errors(void) {
                   "grep -q 'standard output could not be written: Broken pipe' @/e");
     generate_fails(143, "\"stop\": \"signal\"|\"index\": 0",
                    "^ --prompt-file @/prompts.jsonl --batch 3 --sample-tokens 90000 --context 99999 --temperature 0 & "
-                   "sleep 1; kill -TERM $!; wait $!");
+                   "used=0; while [ ${used:-0} -lt 60 ]; do sleep 0.05; kill -0 $! || exit 1; "
+                   "used=$(cut -d' ' -f14 /proc/$!/stat); done; kill -TERM $!; wait $!");  // ticks of its own work
     generate_must(
         "^ --prompt a --sample-tokens 90000 --context 99999 --temperature 0 >@/a 2>@/e & while [ ! -s @/a ]; do "
         "sleep 0.02; kill -0 $! || exit 1; done; kill -TERM $!; wait $!; [ $? = 143 ]");

@@ -56,6 +56,7 @@ typedef struct {
     const char* text;
     size_t size, at;
     const char* path;  // for messages
+    int line;          // of the file, which the text is alone; 0: it is all of the file
     int depth;
     JsonBlock* blocks;
     StringBuilder scratch;  // the string being decoded
@@ -96,7 +97,7 @@ static inline size_t json_utf8_length(const char* s, size_t n) {
     return length;
 }
 
-// Dies with "PATH:line:column: message". Columns count characters from 1.
+// Dies with "PATH:line:column: message", or for a line alone as json_parse_line has it. Columns count characters from 1.
 __attribute__((noreturn, format(printf, 3, 4))) static inline void json_die(const JsonParser* p, size_t position,
                                                                             const char* fmt, ...) {
     size_t line = 1, column = 1;
@@ -113,12 +114,18 @@ __attribute__((noreturn, format(printf, 3, 4))) static inline void json_die(cons
     va_start(args, fmt);
     vsnprintf(message, sizeof message, fmt, args);
     va_end(args);
+    if (p->line) { die("%s, line %d, column %zu: %s", p->path, p->line, column, message); }
     die("%s:%zu:%zu: %s", p->path, line, column, message);
 }
 
+// What the text is, for messages.
+static inline const char* json_text_name(const JsonParser* p) { return p->line ? "line" : "file"; }
+
 // Dies with "expected ..., found ..." where the parser stands; `expected` may end with a hint's colon.
 __attribute__((noreturn)) static inline void json_unexpected(const JsonParser* p, const char* expected) {
-    if (p->at >= p->size) { json_die(p, p->at, "expected %s, found the end of the file (is it cut off?)", expected); }
+    if (p->at >= p->size) {
+        json_die(p, p->at, "expected %s, found the end of the %s (is it cut off?)", expected, json_text_name(p));
+    }
     unsigned char c = (unsigned char)p->text[p->at];
     size_t left = p->size - p->at;
     if (p->at == 0 && left >= 3 && memcmp(p->text, "\xef\xbb\xbf", 3) == 0) {
@@ -260,7 +267,8 @@ static inline void json_string(JsonParser* p) {
         }
         sb_append(&p->scratch, p->text + run, p->at - run);
         if (p->at >= p->size) {
-            json_die(p, start, "expected the closing quote of this string, found the end of the file (is it cut off?)");
+            json_die(p, start, "expected the closing quote of this string, found the end of the %s (is it cut off?)",
+                     json_text_name(p));
         }
         unsigned char c = (unsigned char)p->text[p->at++];
         if (c == '"') { return; }
@@ -474,9 +482,9 @@ static inline Json* json_value(JsonParser* p) {
     return value;
 }
 
-// The tree of `size` bytes of text, which need no NUL; `path` is what messages call it. Never
-// returns NULL: dies on anything that is not exactly one JSON value. Free with json_free.
-static inline Json* json_parse(const char* text, size_t size, const char* path) {
+// The tree of `size` bytes of text, a line of the file `path` (1: the first): as json_parse(), with messages that begin with
+// "PATH, line 2, column 3: ". `line` 0 is json_parse().
+static inline Json* json_parse_line(const char* text, size_t size, const char* path, int line) {
     if (size > JSON_MAX_BYTES) {
         die("%s: %.1f MB of JSON is more than the %zu MB that are read", path, (double)size / 1e6,
             JSON_MAX_BYTES >> 20);
@@ -485,14 +493,21 @@ static inline Json* json_parse(const char* text, size_t size, const char* path) 
     p.text = text;
     p.size = size;
     p.path = path;
+    p.line = line;
     Json* root = json_value(&p);
     json_skip_space(&p);
-    if (p.at < p.size) { json_unexpected(&p, "the end of the file"); }
+    if (p.at < p.size) { json_unexpected(&p, line ? "the end of the line" : "the end of the file"); }
     root->blocks = p.blocks;
     free(p.stack);
     free(p.stack_keys);
     free(p.scratch.data);
     return root;
+}
+
+// The tree of `size` bytes of text, which need no NUL; `path` is what messages call it. Never
+// returns NULL: dies on anything that is not exactly one JSON value. Free with json_free.
+static inline Json* json_parse(const char* text, size_t size, const char* path) {
+    return json_parse_line(text, size, path, 0);
 }
 
 // The tree of a file; dies if it cannot be read. Free with json_free.

@@ -127,25 +127,26 @@ static void compare_read_state(CompareRow* row, const char* dir) {
 static void compare_read_run(CompareRow* row, const char* dir) {
     if (access(dir, F_OK) != 0) { die("%s: %s. Expected the --out of a training", dir, strerror(errno)); }
     char* path = format_string("%s/metrics.jsonl", dir);
-    size_t size = 0, lines = 0;
+    size_t size = 0;
+    int lines = 0;
     char* text = read_fully(path, &size);
     if (text == NULL) { die("%s: %s. Expected what a training writes into its --out", path, strerror(ENOENT)); }
     compare_read_state(row, dir);
     for (size_t i = 0; i < size; i++) { lines += text[i] == '\n'; }
-    if (row->seed == 0) { row->at = (double**)xalloc(lines, sizeof(double*), "a curve"); }
+    if (row->seed == 0) { row->at = (double**)xalloc((size_t)lines, sizeof(double*), "a curve"); }
     row->next = 0, row->tokens = row->seconds = 0, row->lr = NAN, row->trained = row->validated = -1;
     char *begin = text, *end;
-    for (size_t i = 1; i <= lines; i++, begin = end + 1) {
+    for (int i = 1; i <= lines; i++, begin = end + 1) {
         end = (char*)memchr(begin, '\n', (size_t)(text + size - begin));
         if (end == begin) { continue; }
-        char* where = format_string("%s line %zu", path, i);
-        Json* line = json_parse(begin, (size_t)(end - begin), where);
+        char* where = format_string("%s, line %d", path, i);
+        Json* line = json_parse_line(begin, (size_t)(end - begin), path, i);
         compare_read_line(row, line, where);
         json_free(line);
         free(where);
     }
     if (begin < text + size) {  // the trainer ends every line with a newline: this one was cut while it was written
-        warn("%s line %zu: the last line is torn (no newline at its end); it is left out", path, lines + 1);
+        warn("%s, line %d: the last line is torn (no newline at its end); it is left out", path, lines + 1);
     }
     free(text);
     if (row->validated < 0) { die("%s: no line with a \"val_loss\". Train with --val and --val-every", path); }

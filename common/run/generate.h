@@ -76,7 +76,7 @@ static inline void generate_read_lines(Generation* g, const char* path, const ch
         while (length > 0 && isspace((unsigned char)text[at + length - 1])) { length--; }
         if (length == 0) { continue; }
         char* where = format_string("%s, line %d", path, line);
-        Json* json = json_parse(text + at, length, where);
+        Json* json = json_parse_line(text + at, length, path, line);
         const Json* prompt = json->type == JSON_OBJECT ? json_get(json, "text") : NULL;
         if (!prompt || prompt->type != JSON_STRING) {
             die("%s: expected an object with a prompt, {\"text\": \"...\"}, found %s", where,

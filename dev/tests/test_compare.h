@@ -480,8 +480,8 @@ static void test_compare_uneven(void) {
                                 "{\"step\": 20, \"val_lo");
     CompareCall call = {4, {"whole=@whole", "torn=@torn", "--svg", "@out.svg"}};
     char* output = compare_output(call);
-    compare_expect(output, "metrics.jsonl line 7: the last line is torn");
-    compare_expect(output, "metrics.jsonl line 2: the loss of step 5 is not a finite number");
+    compare_expect(output, "metrics.jsonl, line 7: the last line is torn");
+    compare_expect(output, "metrics.jsonl, line 2: the loss of step 5 is not a finite number");
     compare_expect(output, "the last validation is at step 10, the last step is 11");
     compare_expect(output, "At equal steps, not all");
     compare_expect(output,
@@ -490,7 +490,7 @@ static void test_compare_uneven(void) {
     free(output);
     // The same two as seeds of a row: they share steps 0 and 10; one has no losses of passes.
     CompareCall seeds = {1, {"both=@whole,@torn"}};
-    expect_death("different passes", compare_call, &seeds, "torn/metrics.jsonl line 1|0 passes, but 1 before");
+    expect_death("different passes", compare_call, &seeds, "torn/metrics.jsonl, line 1|0 passes, but 1 before");
     compare_made.seed = 43;
     compare_put_run("whole2", 6, 5, 2, 1e6, 1);
     compare_put_metrics("whole2", "{\"step\": 0, \"val_loss\": 6, \"val_loss_pass\": [6]}\n"
@@ -796,8 +796,8 @@ static void test_compare_bad_input(void) {
         {"void", "", "metrics.jsonl|no line with a \"val_loss\""},
         {"blind", "{\"step\": 1, \"tokens\": 100, \"loss\": 3, \"ms\": 1}\n", "no line with a \"val_loss\"|--val"},
         {"malformed", "{\"step\": 0, \"val_loss\": 6}\n{\"step\": 10, \"val_\n{\"step\": 20, \"val_loss\": 6}\n",
-         "metrics.jsonl line 2"},
-        {"nan", "{\"step\": 0, \"val_loss\": NaN}\n", "metrics.jsonl line 1|NaN"},
+         "metrics.jsonl, line 2"},
+        {"nan", "{\"step\": 0, \"val_loss\": NaN}\n", "metrics.jsonl, line 1|NaN"},
         {"null", "{\"step\": 0, \"val_loss\": 6}\n{\"step\": 5, \"val_loss\": null}\n", "line 2|step 5|diverged"},
         {"passes", "{\"step\": 0, \"val_loss\": 6, \"val_loss_pass\": [6, null]}\n", "line 1|val_loss_pass|[1]"},
         {"passes2", "{\"step\": 0, \"val_loss\": 6, \"val_loss_pass\": 6}\n", "line 1|val_loss_pass|array"},

@@ -207,10 +207,10 @@ static void test_generate_errors(void) {
         const char *words, *line;
     } cases[] = {
         {"bad1.jsonl, line 2: expected an object with a prompt|found 7", "% --prompt-file @/bad1.jsonl"},
-        {"bad2.jsonl, line 2", "% --prompt-file @/bad2.jsonl"},
+        {"bad2.jsonl, line 2, column 2: |found the end of the line", "% --prompt-file @/bad2.jsonl"},
         {"bad3.jsonl, line 1: expected an object with a prompt", "% --prompt-file @/bad3.jsonl"},
         {"bad4.jsonl: expected lines with prompts|found none", "% --prompt-file @/bad4.jsonl"},
-        {"bad5.jsonl, line 1|UTF-8", "% --prompt-file @/bad5.jsonl"},
+        {"bad5.jsonl, line 1, column 11: |UTF-8", "% --prompt-file @/bad5.jsonl"},
         {"bad6.jsonl, line 1: expected a prompt, found an empty one", "% --prompt-file @/bad6.jsonl"},
         {"--prompt: expected a prompt, found an empty one", "% --prompt ''"},
         {"expected a prompt, found an empty one", "% --prompt-file @/empty"},

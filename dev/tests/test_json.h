@@ -21,6 +21,10 @@ static void json_parse_child(void* argument) {
 
 static void json_read_child(void* argument) { json_free(json_read((const char*)argument)); }
 
+static void json_line_child(void* text) {
+    json_free(json_parse_line((const char*)text, strlen((const char*)text), "FILE", 7));
+}
+
 static void json_rejects(const char* text, size_t size, const char* words) {
     JsonText t = {text, size};
     expect_death(text, json_parse_child, &t, words);
@@ -214,6 +218,11 @@ static void test_json_rejects(void) {
     }
     json_rejects("[1]\0", 4, "FILE:1:4: expected the end of the file, found the byte 0x00");
     json_rejects("[\"a\0b\"]", 7, "FILE:1:4|control character 0x00");
+    // A line of a file is called by its number there.
+    expect_death("a line", json_line_child, (void*)"[1",
+                 "FILE, line 7, column 3: expected ',' or ']', found the end of the line");
+    expect_death("two values", json_line_child, (void*)"{} {}",
+                 "FILE, line 7, column 4: expected the end of the line, found '{'");
 }
 
 static void test_json_truncated(void) {

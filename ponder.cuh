@@ -122,7 +122,7 @@ typedef struct {
     double temperature;  // of the mixing softmax only, never of the loss
     int top_k;           // mix only the k most probable tokens; 0: all
     int ponder_init;     // 1: the paper's initialisation, 0: the stock one
-    int trained_steps;   // S of the training, where --steps-at-inference says another; 0: the same
+    int trained_steps;   // S of the training, where another number runs; 0: the same
 } PonderConfig;
 
 static inline void ponder_add_options(OptionTable* options) {
@@ -142,7 +142,7 @@ static inline void ponder_add_options(OptionTable* options) {
          "initialisation of fresh weights [default: ponder if S > 0]"},
         {"generate", "steps-at-inference", OPTION_INT, "", "S", 0, 64, RESUME_RUN,
          "another number of pondering steps than the model was trained with, for --generate, --explain and "
-         "--eval-only"},
+         "--eval-only [default: steps_at_inference of config.json, if it is there]"},
     };
     options_add(options, rows, (int)(sizeof rows / sizeof rows[0]));
     static const Option gpu[] = {
@@ -183,29 +183,21 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
     memset(&ponder, 0, sizeof ponder);
     ponder.steps = 3;
     ponder.temperature = 1;
-    int scaled = -1;  // not said
+    int scaled = -1, other_steps = -1;  // not said
     if (config) {
         int ponders =
             json_get_bool(config, "ponderinglm", 0, path) || json_get_bool(config, "recurrent_model", 0, path);
-        int64_t steps = json_get_int(config, "pondering_steps", 0, path);
-        if (ponders && (steps < 0 || steps > 64)) {
-            die("%s: pondering_steps is %lld, expected 0 to 64", path, (long long)steps);
-        }
-        ponder.steps = ponders ? (int)steps : 0;
+        ponder.steps = ponders ? json_get_range(config, "pondering_steps", 0, 0, 64, path) : 0;
+        other_steps = json_get_range(config, "steps_at_inference", other_steps, 0, 64, path);
         scaled = json_get_bool(config, "scale_embeds", 0, path);
         ponder.multiply_steps = json_get_bool(config, "mutiply_pondering_steps", 0, path);  // misspelt in the reference
         ponder.temperature = json_get_number(config, "softmax_temperature", 1, path);
-        int64_t top_k = json_get_int(config, "pondering_top_k", 0, path);
         if (!(ponder.temperature >= 1e-3 && ponder.temperature <= 1e3)) {
             die("%s: softmax_temperature is %g, expected 0.001 to 1000", path, ponder.temperature);
         }
-        if (top_k < 0 || top_k > 1 << 30) {
-            die("%s: pondering_top_k is %lld, expected 0 or more", path, (long long)top_k);
-        }
-        ponder.top_k = (int)top_k;
-        if (ponder.steps == 0) {
-            ponder.multiply_steps = 0;
-        }  // has no meaning there; the reference writes it all the same
+        ponder.top_k = json_get_range(config, "pondering_top_k", 0, 0, 1 << 30, path);
+        // Has no meaning there; the reference writes it all the same.
+        if (ponder.steps == 0) { ponder.multiply_steps = 0; }
     }
     if (options_set(options, "ponder")) { ponder.steps = (int)options_int(options, "ponder"); }
     if (options_set(options, "scale-embeds")) { scaled = (int)options_int(options, "scale-embeds"); }
@@ -221,13 +213,15 @@ static inline PonderConfig ponder_config(const OptionTable* options, const Json*
         die("--multiply-steps 1 with --ponder 0 would multiply the input by zero: expected at least one pondering "
             "step");
     }
-    if (options_set(options, "steps-at-inference")) {
-        if (!options_prompts(options) && !options_given(options, "eval-only")) {
-            die("--steps-at-inference: expected with it --generate, --explain or --eval-only; a training run has "
-                "--ponder S");
-        }
+    // What trains ignores config.json's number, and refuses an option.
+    const Option *asked = options_row(options, "steps-at-inference"), *evaluates = options_find(options, "eval-only");
+    if (asked->set) { other_steps = (int)options_int(options, "steps-at-inference"); }
+    if (other_steps >= 0 && (options_prompts(options) || (evaluates && evaluates->given))) {
         ponder.trained_steps = ponder.steps;
-        ponder.steps = (int)options_int(options, "steps-at-inference");
+        ponder.steps = other_steps;
+    } else if (asked->set) {
+        die("--steps-at-inference: expected with it --generate, --explain or --eval-only; a training run has "
+            "--ponder S");
     }
     return ponder;
 }
@@ -701,7 +695,8 @@ static inline int ponder_owns_key(const Model* model, const char* key) {
             if (strcmp(*k, key) == 0) { return 1; }
         }
     }
-    return 0;
+    // Carried on, but not beside a class that would not read it.
+    return ponder_is_stock(&ponder_of(model)->config) && strcmp(key, "steps_at_inference") == 0;
 }
 
 static inline char* ponder_about(const Model* model) {

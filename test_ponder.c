@@ -442,6 +442,8 @@ static PonderConfig configured(const char* arguments, const char* json) {
     OptionTable options;
     memset(&options, 0, sizeof options);
     ponder_add_options(&options);
+    static const Option evaluates[] = {{"run", "eval-only", OPTION_FLAG, NULL, NULL, 0, 0, RESUME_RUN, "for S'"}};
+    options_add(&options, evaluates, 1);
     char* text = format_string("test %s", arguments);
     char* argv[16];
     int argc = 0;
@@ -476,6 +478,31 @@ static void test_configuration(void) {
     CHECK(p.steps == 1 && p.temperature == 2, "the command line wins");
 }
 
+// steps_at_inference of config.json, where nothing is trained; the option comes before it.
+static void test_steps_at_inference(void) {
+    static const char other[] = "{\"ponderinglm\": true, \"pondering_steps\": 2, \"mutiply_pondering_steps\": true, "
+                                "\"scale_embeds\": false, \"steps_at_inference\": %s}";
+    static const struct {
+        const char *arguments, *value;
+        int steps, trained;
+    } list[] = {{"--eval-only", "5", 5, 2},
+                {"--eval-only", "0", 0, 2},
+                {"--eval-only", "null", 2, 0},
+                {"--eval-only --steps-at-inference 1", "5", 1, 2},
+                {"--eval-only --steps-at-inference 0", "5", 0, 2},
+                {"", "5", 2, 0},
+                {"--ponder 3", "5", 3, 0}};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
+        char* text = format_string(other, list[i].value);
+        PonderConfig p = configured(list[i].arguments, text);
+        CHECK(p.steps == list[i].steps && p.trained_steps == list[i].trained && p.multiply_steps && p.ponder_init,
+              "%s with %s: %d steps, trained with %d", list[i].arguments, text, p.steps, p.trained_steps);
+        free(text);
+    }
+    PonderConfig p = configured("--eval-only", "{\"steps_at_inference\": 3}");
+    CHECK(p.steps == 3 && p.trained_steps == 0 && p.multiply_steps == 0, "of a model that did not ponder");
+}
+
 static void erase_input(void* unused) { (void)unused, configured("--ponder 0 --multiply-steps 1", NULL); }
 static void too_many_steps(void* unused) {
     (void)unused, configured("", "{\"ponderinglm\": true, \"pondering_steps\": 1000000}");
@@ -485,11 +512,21 @@ static void wrong_type(void* unused) {
     (void)unused, configured("", "{\"ponderinglm\": true, \"pondering_steps\": \"3\"}");
 }
 
+static void wrong_steps(void* value) {
+    (void)configured("", format_string("{\"steps_at_inference\": %s}", (const char*)value));
+}
+
 static void test_refusals(void) {
     expect_death("multiply-steps with S = 0", erase_input, NULL, "multiply-steps|zero");
     expect_death("a million steps", too_many_steps, NULL, "config.json|pondering_steps|1000000");
     expect_death("temperature 0", no_temperature, NULL, "config.json|softmax_temperature");
     expect_death("steps as text", wrong_type, NULL, "config.json|pondering_steps");
+    static const char* const values[] = {"-1", "65", "1.5", "true", "\"2\"", "1e30"};
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        char* words = format_string("config.json|steps_at_inference|%s", values[i]);
+        expect_death("steps_at_inference", wrong_steps, (void*)values[i], words);
+        free(words);
+    }
 }
 
 static void test_config_json(void) {
@@ -516,6 +553,8 @@ static void test_config_json(void) {
         CHECK(stock->owns_key(stock, own[i]), "%s is not its own", own[i]);
     }
     CHECK(!stock->owns_key(stock, "use_cache") && !stock->owns_key(stock, "bos_token_id"), "what it does not know");
+    CHECK(stock->owns_key(stock, "steps_at_inference") && !model->owns_key(model, "steps_at_inference"),
+          "carried on where the class reads it");
     // The card says what the model is.
     char* about = model->about(model);
     CHECK(strstr(about, "`ToyForCausalLM` that ponders (S = 2): it reads its input 3 times") &&
@@ -533,6 +572,7 @@ int MAIN(int argc, char** argv) {
     test_begin(argc, argv);
     RUN(test_refusals);  // forks: before the first parallel region
     RUN(test_configuration);
+    RUN(test_steps_at_inference);
     RUN(test_losses_of_every_pass);
     RUN(test_finite_differences);
     RUN(test_vanilla_is_plain);

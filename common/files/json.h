@@ -714,6 +714,15 @@ static inline void json_append(StringBuilder* sb, const Json* value, int indent)
     sb_append(sb, brackets + 1, 1);
 }
 
+// A whole number from `least` to `most`; the fallback, which may be another, where it is absent or null.
+static inline int json_get_range(const Json* object, const char* key, int fallback, int least, int most,
+                                 const char* path) {
+    int64_t n = json_get_int(object, key, least, path);
+    if (n < least || n > most) { die("%s: %s is %lld, expected %d to %d", path, key, (long long)n, least, most); }
+    const Json* value = json_get(object, key);
+    return value && value->type != JSON_NULL ? (int)n : fallback;
+}
+
 // A size: the fallback where it is absent, an error where it is not 1 to `most`.
 static inline int json_get_size(const Json* config, const char* key, int64_t fallback, int64_t most, const char* path) {
     int64_t n = json_get_int(config, key, fallback, path);

@@ -142,6 +142,8 @@ static inline int trainer_explain(Trainer* t, const volatile sig_atomic_t* signa
     ExplainSource source = {t->weights, t->kind->program, NULL};
     if (other && other->given) {
         source.note = "S is that of --steps-at-inference, whatever the model was trained with.";
+    } else if (json_get_int(t->config, "steps_at_inference", -1, t->config_path) >= 0) {
+        source.note = "S is steps_at_inference of config.json, whatever the model was trained with.";
     }
 
     StringBuilder sb = {0};

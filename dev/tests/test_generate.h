@@ -196,6 +196,29 @@ static void test_generate_ends(void) {
                   "[ $(wc -c <@/b) -le 20 ]; }");
 }
 
+// steps_at_inference of config.json: what --steps-at-inference does, unless that is given too; in training it is only kept.
+static void test_generate_steps(void) {
+    generate_setup();
+    generate_must("cp -r @/step_00000003 @/other && "
+                  "sed -i '1s/{/{\\n  \"steps_at_inference\": 1,/' @/other/config.json");
+#define OTHER "O='" TRAIN " --model @/other' S=steps_at_inference P='--prompt int --sample-tokens 30 --seed 3'; "
+    generate_must(OTHER "% $P >@/2 2>@/e && % $P --steps-at-inference 1 >@/1 2>@/e && ! cmp -s @/1 @/2 && "
+                        "$O --generate $P >@/a 2>@/e && cmp @/a @/1 && grep -q '(2 passes)' @/e && "
+                        "$O --generate $P --steps-at-inference 2 >@/a 2>@/e && cmp @/a @/2");
+    generate_must(OTHER "O=\"$O --explain --prompt int --page @/p.html\"; $O >@/a 2>@/e && grep -q '2 passes (S = 1)' "
+                        "@/a && grep -q \"S is $S of config.json\" @/a && $O --steps-at-inference 0 >@/a 2>@/e && "
+                        "grep -q '1 pass (S = 0)' @/a && grep -q 'S is that of --steps-at-inference' @/a");
+    generate_must(OTHER "O=\"$O --train @/../train.bin --val @/../val.bin --seq 48 --batch 3 --val-batches 2\"; "
+                        "$O --eval-only >@/a && grep -q 'val_loss_pass 1' @/a && ! grep -q 'val_loss_pass 2' @/a && "
+                        "$O --steps 1 --sample-tokens 0 --out @/on >@/a && grep -q 'val_loss_pass 2' @/a && "
+                        "! grep -q 'val_loss_pass 3' @/a && cd @/on/step_00000001 && "
+                        "grep -q '\"pondering_steps\": 2' config.json && grep -q \"\\\"$S\\\": 1\" config.json");
+#undef OTHER
+    generate_must("sed -i 's/\\(_inference\": \\)1/\\1-2/' @/other/config.json");
+    generate_fails(1, "config.json: steps_at_inference is -2, expected 0 to 64",
+                   TRAIN " --model @/other --generate --prompt a");
+}
+
 static void test_generate_errors(void) {
     generate_setup();
     generate_must(
@@ -250,6 +273,7 @@ static void generate_tests(void) {
     RUN_WHOLE(test_generate_stops);
     RUN(test_generate_same);
     RUN_WHOLE(test_generate_ends);
+    RUN_WHOLE(test_generate_steps);
     RUN_WHOLE(test_generate_errors);
 }
 

@@ -13,6 +13,7 @@
 // not matter; what comes through a pipe can be read only once and waits in a temporary file.
 #include "../common/files/file.h"
 #include "../common/files/shards.h"
+#include "arguments.h"
 
 #include <signal.h>
 
@@ -92,42 +93,14 @@ static uint64_t bytes_whole(const char* name, const char* text) {
 static int bytes_parse(BytesOptions* o, int argc, char** argv) {
     memset(o, 0, sizeof *o);
     o->val_share = 0.1;
-    o->inputs = (char**)xalloc((size_t)argc, sizeof(char*), "the arguments");
     const char *max_bytes = NULL, *max_file = NULL, *seed = NULL, *val_share = NULL;
-    struct {
-        const char* name;
-        const char** value;
-    } known[] = {
+    const ArgumentValue known[] = {
         {"--out", &o->out},          {"--out-train", &o->out_train}, {"--out-val", &o->out_val},
         {"--val-share", &val_share}, {"--max-bytes", &max_bytes},    {"--max-file", &max_file},
         {"--suffix", &o->suffixes},  {"--compiler", &o->compiler},   {"--seed", &seed},
     };
-    int only_files = 0;  // after "--"
-    for (int i = 1; i < argc; i++) {
-        char* argument = argv[i];
-        if (only_files || argument[0] != '-' || argument[1] == 0) {
-            o->inputs[o->input_count++] = argument;
-            continue;
-        }
-        if (strcmp(argument, "--") == 0) {
-            only_files = 1;
-            continue;
-        }
-        if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0) { return 0; }
-        const char* equals = strchr(argument, '=');
-        size_t length = equals ? (size_t)(equals - argument) : strlen(argument);
-        const char** value = NULL;
-        for (size_t k = 0; k < sizeof known / sizeof known[0]; k++) {
-            if (strlen(known[k].name) == length && memcmp(known[k].name, argument, length) == 0) {
-                value = known[k].value;
-            }
-        }
-        if (value == NULL) { die("unknown option %.*s; bytes --help lists them", (int)length, argument); }
-        if (*value) { die("%.*s is given twice", (int)length, argument); }
-        if (!equals && i + 1 == argc) { die("%s: expected a value after it", argument); }
-        *value = equals ? equals + 1 : argv[++i];
-        if (**value == 0) { die("%.*s: expected a value, found an empty one", (int)length, argument); }
-    }
+    o->inputs = arguments_read("bytes", argc, argv, known, sizeof known / sizeof known[0], &o->input_count);
+    if (!o->inputs) { return 0; }
     if (o->compiler) {
         o->max_bytes = COMPILER_CORPUS;
         o->max_file = COMPILER_FILE;

@@ -12,6 +12,7 @@
 #include "../common/files/file.h"
 #include "../common/files/shards.h"
 #include "../common/files/tokenizer.h"
+#include "arguments.h"
 
 #include <signal.h>
 
@@ -93,40 +94,12 @@ static int tokens_switch(const char* name, const char* value) {
 // Fills options from the command line; returns 0 if only help was asked for.
 static int tokens_parse(TokensOptions* o, int argc, char** argv) {
     memset(o, 0, sizeof *o);
-    o->inputs = (char**)xalloc((size_t)argc, sizeof(char*), "the arguments");
     const char *special = NULL, *framed = NULL, *bytes = NULL, *count = NULL, *threads = NULL;
-    struct {
-        const char* name;
-        const char** value;
-    } known[] = {{"--tokenizer", &o->tokenizer}, {"--out", &o->out},  {"--special", &special},
-                 {"--framed", &framed},          {"--bytes", &bytes}, {"--count", &count},
-                 {"--threads", &threads}};
-    int only_files = 0;  // after "--"
-    for (int i = 1; i < argc; i++) {
-        char* argument = argv[i];
-        if (only_files || argument[0] != '-' || argument[1] == 0) {
-            o->inputs[o->input_count++] = argument;
-            continue;
-        }
-        if (strcmp(argument, "--") == 0) {
-            only_files = 1;
-            continue;
-        }
-        if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0) { return 0; }
-        const char* equals = strchr(argument, '=');
-        size_t length = equals ? (size_t)(equals - argument) : strlen(argument);
-        const char** value = NULL;
-        for (size_t k = 0; k < sizeof known / sizeof known[0]; k++) {
-            if (strlen(known[k].name) == length && memcmp(known[k].name, argument, length) == 0) {
-                value = known[k].value;
-            }
-        }
-        if (value == NULL) { die("unknown option %.*s; tokens --help lists them", (int)length, argument); }
-        if (*value) { die("%.*s is given twice", (int)length, argument); }
-        if (!equals && i + 1 == argc) { die("%s: expected a value after it", argument); }
-        *value = equals ? equals + 1 : argv[++i];
-        if (**value == 0) { die("%.*s: expected a value, found an empty one", (int)length, argument); }
-    }
+    const ArgumentValue known[] = {{"--tokenizer", &o->tokenizer}, {"--out", &o->out},  {"--special", &special},
+                                   {"--framed", &framed},          {"--bytes", &bytes}, {"--count", &count},
+                                   {"--threads", &threads}};
+    o->inputs = arguments_read("tokens", argc, argv, known, sizeof known / sizeof known[0], &o->input_count);
+    if (!o->inputs) { return 0; }
     o->count = tokens_switch("--count", count);
     if (!o->tokenizer || (!o->out && !o->count)) {
         die("expected --tokenizer DIR|FILE and --out FILE; see tokens --help");

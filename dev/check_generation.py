@@ -26,6 +26,8 @@ import torch
 import transformers
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerFast, StaticCache, pipeline
 
+from testing import Failed, require, run_tests
+
 transformers.utils.logging.disable_progress_bar()
 TOLERANCE = 1e-5
 V, C, L, T = 61, 24, 2, 48      # vocabulary, width, layers, context; token 0 pads
@@ -49,15 +51,6 @@ PONDERING = {
                                     "mutiply_pondering_steps": True, "pondering_top_k": 7},
 }
 ALL = PONDERING["S=2, scale, multiply, top k"]
-
-
-class Failed(Exception):
-    pass
-
-
-def require(good, message):
-    if not good:
-        raise Failed(message)
 
 
 def load_code():
@@ -392,20 +385,7 @@ def main():
         return speed()
     torch.set_num_threads(1)
     print(f"transformers {transformers.__version__}, PyTorch {torch.__version__}")
-    passed = failed = 0
-    for name, check in all_checks():
-        if sys.argv[1:] and not any(word in name for word in sys.argv[1:]):
-            continue
-        try:
-            line = check()
-        except Failed as reason:
-            failed += 1
-            print(f"FAIL {name}: {reason}")
-            continue
-        passed += 1
-        print(f"ok   {name}: {line}")
-    print(f"{passed} passed, {failed} failed, 0 skipped")
-    sys.exit(failed > 0 or passed == 0)
+    run_tests([case for case in all_checks() if not sys.argv[1:] or any(word in case[0] for word in sys.argv[1:])])
 
 
 if __name__ == "__main__":

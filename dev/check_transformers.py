@@ -47,7 +47,7 @@ import check_generation
 import llama
 import pythia
 import training
-from check_generation import Failed, require
+from testing import Failed, require, run_tests
 
 transformers.utils.logging.disable_progress_bar()
 TOLERANCE = 1e-4
@@ -595,21 +595,7 @@ def main():
         parser.error("nothing to check: give --binary, --fixtures or --checkpoint")
 
     print(f"transformers {transformers.__version__}, PyTorch {torch.__version__}")
-    passed = failed = skipped = 0
-    for name, check in cases:
-        try:
-            line = check()
-        except Failed as reason:
-            failed += 1
-            print(f"FAIL {name}: {reason}")
-            continue
-        if line is None:
-            skipped += 1
-            continue
-        passed += 1
-        print(f"ok   {name}: {line}")
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    sys.exit(failed > 0 or passed == 0)
+    run_tests(cases)
 
 
 if __name__ == "__main__":

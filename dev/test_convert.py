@@ -29,24 +29,12 @@ sys.path.insert(0, DATA)
 import convert
 import shards
 import token_formats
+from testing import Skipped, require, run_tests
 
 KINDS = ("llmc", "megatron", "nanogpt", "llmq")
 EOT = 7
 FSYNC = os.fsync
 CODES = {1: "B", 2: "b", 3: "h", 4: "i", 5: "q", 8: "H"}       # types of Megatron -> letters of struct
-
-
-class Failed(Exception):
-    pass
-
-
-class Skipped(Exception):
-    pass
-
-
-def require(good, message):
-    if not good:
-        raise Failed(message)
 
 
 def equal(found, expected, what):
@@ -721,19 +709,7 @@ def main():
     for name in sys.argv[1:]:
         if name not in tests:
             sys.exit(f"test_convert.py: expected one of {', '.join(tests)}, found {name}")
-    passed = failed = skipped = 0
-    for name in sys.argv[1:] or tests:
-        try:
-            print(f"ok   {name}: {tests[name]()}")
-            passed += 1
-        except Skipped as reason:
-            skipped += 1
-            print(f"skip {name}: {reason}")
-        except Exception as reason:         # a file that is damaged makes the readers here stumble
-            failed += 1
-            print(f"FAIL {name}: {reason if isinstance(reason, Failed) else repr(reason)}")
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    sys.exit(failed > 0)
+    run_tests([(name, tests[name]) for name in sys.argv[1:] or tests])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ import threading
 import time
 import urllib.parse
 
+from testing import Skipped, require, run_tests
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 DATA, SHARED = os.path.realpath(HERE + "/../data"), os.path.realpath(HERE + "/../../shared")
 sys.path.insert(0, DATA)
@@ -35,19 +37,6 @@ WORDS = ("the of and to in is was he for it with as his on be at by had not are 
          "would their we him been has when who will more no if out so said what up its about into than them can only other new some could "
          "don't it's café naïve 漢字 Ελλάδα <|endoftext|> 1984 \n\n \t x=[1,2] 🙂 ").split(" ")
 PROGRAM = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else HERE + "/../build/tokens")
-
-
-class Failed(Exception):
-    pass
-
-
-class Skipped(Exception):
-    pass
-
-
-def require(good, message):
-    if not good:
-        raise Failed(message)
 
 
 # ---- running the scripts ----
@@ -738,22 +727,12 @@ def main():
     tests = {"Parquet": test_parquet, "any text": test_text, "bytes": test_bytes, "tiny Shakespeare": test_shakespeare,
              "tokenizers that build/tokens refuses": test_library, "bad input": test_bad, "killed": test_killed, "again": test_again,
              "a full disk": test_full, "the hub": test_hub}
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    for name, test in tests.items():
-        if wanted and test.__name__ not in wanted:
-            continue
-        begun = time.monotonic()
+
+    def in_scratch(test):
         with tempfile.TemporaryDirectory() as scratch:
-            try:
-                verdict, said = "ok", test(os.path.realpath(scratch), make_tokenizer(os.path.realpath(scratch) + "/tokenizer"))
-            except Failed as reason:
-                verdict, said = "FAIL", reason
-            except Skipped as reason:
-                verdict, said = "skip", reason
-        counts[verdict] += 1
-        print(f"{verdict:4} {name}: {said} ({time.monotonic() - begun:.1f} s)", flush=True)
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    sys.exit(counts["FAIL"] > 0)
+            scratch = os.path.realpath(scratch)
+            return test(scratch, make_tokenizer(scratch + "/tokenizer"))
+    run_tests([(name, lambda test=test: in_scratch(test)) for name, test in tests.items() if not wanted or test.__name__ in wanted])
 
 
 if __name__ == "__main__":

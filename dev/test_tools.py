@@ -23,6 +23,7 @@ sys.path.insert(0, HERE + "/ref")
 
 import architectures
 import training
+from testing import require, run_tests
 
 V, VP, P, L, NH, C, T, B = 300, 384, 32, 2, 3, 48, 24, 2
 CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": V, "n_positions": P, "n_embd": C, "n_layer": L,
@@ -30,15 +31,6 @@ CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_siz
 # Names of a layer's tensors in the order of llm.c's files; its products lie as (out,in).
 LAYER = ["ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias", "ln_2.weight",
          "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"]
-
-
-class Failed(Exception):
-    pass
-
-
-def require(good, message):
-    if not good:
-        raise Failed(message)
 
 
 def run(*command):
@@ -349,15 +341,7 @@ def main():
              "from_llmc.py refuses": test_llmc_refuses, "from_llmc.py, end of a text": test_llmc_end, "to_reference.py": test_reference,
              "to_reference.py, settings": test_reference_settings, "to_reference.py, weights": test_reference_weights,
              "no room to write": test_unwritten}
-    failed = 0
-    for name, test in tests.items():
-        try:
-            print(f"ok   {name}: {test()}")
-        except Failed as reason:
-            failed += 1
-            print(f"FAIL {name}: {reason}")
-    print(f"{len(tests) - failed} passed, {failed} failed, 0 skipped")
-    sys.exit(failed > 0)
+    run_tests(list(tests.items()))
 
 
 if __name__ == "__main__":

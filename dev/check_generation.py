@@ -1,8 +1,9 @@
 """Generation with the caches of modeling_ponder.py in transformers: every text and every logit are those of recomputing the
-whole sequence. Small random models of the three architectures; no program and no checkpoint is needed. Exits 1 unless
-everything agrees.
+whole sequence. Small random models of the three architectures. With the trainers also: each text of `train_X --generate` is that
+of generate(). Exits 1 unless everything agrees.
 
-    check_generation.py                 all checks; check_transformers.py --fixtures runs them too
+    check_generation.py                 all checks that need no program; check_transformers.py --fixtures runs them too
+    check_generation.py build/train_pythia ...      and those of this program, as check_transformers.py --binary does
     check_generation.py NAME ...        those whose name contains one of the words
     check_generation.py --speed         tokens/s of generate() with and without caches, a random model of pythia-70m's size
 
@@ -12,7 +13,9 @@ Logits may differ by 1e-5 of the largest entry: sums over keys are taken in anot
 import copy
 import importlib.util
 import inspect
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,8 +27,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 import tokenizers
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerFast, StaticCache, pipeline
 
+sys.path.append(HERE + "/ref")
+import training
 from testing import Failed, require, run_tests
 
 transformers.utils.logging.disable_progress_bar()
@@ -350,6 +356,100 @@ def check_pipeline():
     return f"{len(prompts)} prompts"
 
 
+PROGRAMS = {"train_gpt2": "gpt2", "train_pythia": "gpt_neox", "train_llama": "llama"}
+BYTES, NEW = 257, 12                    # a vocabulary that needs no tokenizer's files; tokens of a text
+PROMPTS = ["int main(int arg", "if (size > 0 && text[size - 1] == '\\n') {", "/* Returns the s"]    # T ends the second
+SAME = 2e-5                             # two logits so near may come in either order
+
+
+def run_program(*command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    require(done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+    return done.stdout
+
+
+def check_same(model, prompt, theirs, ours, penalty, what, **steps):
+    """Tokens of the program against those of generate(): 0. Where they part, the two logits must be all but equal: 1."""
+    apart = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), None)
+    if apart is None:
+        require(len(theirs) == len(ours), f"{what}: {theirs} by the program, {ours} by generate()")
+        return 0
+    text = torch.tensor([prompt + ours[:apart]])
+    logits = model(text, use_cache=False, **steps).logits[0, -1]
+    seen = text[0].unique()
+    logits[seen] = torch.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+    best = logits.topk(2)
+    require({theirs[apart], ours[apart]} == set(best.indices.tolist()) and best.values[0] - best.values[1] < SAME,
+            f"{what}, token {apart}: {theirs[apart]} by the program, {ours[apart]} by generate(); the two best logits are "
+            f"{best.values.tolist()}, of {best.indices.tolist()}")
+    return 1
+
+
+def compare_texts(program, model, folder, what, prompts, penalty=1.0, option=(), **steps):
+    """Greedy texts of the program, two prompts at a time, against generate()'s. Returns them, and how many were only compared to
+    where two logits are the same."""
+    with open(folder + "/prompts.jsonl", "w") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in prompts)
+    lines = run_program(program, "--model", folder, "--generate", "--prompt-file", folder + "/prompts.jsonl", "--batch", "2",
+                        "--temperature", "0", "--sample-tokens", str(NEW), "--repetition-penalty", str(penalty), *option)
+    lines = [json.loads(line) for line in lines.splitlines()]
+    require([line["index"] for line in lines] == list(range(len(prompts))), f"{what}: {lines}")
+    ends, parted = [2, 256], 0          # of config.json, and of bytes
+    for size in {len(text) for text in prompts}:
+        those = [i for i, text in enumerate(prompts) if len(text) == size]
+        tokens, room = torch.tensor([list(prompts[i].encode()) for i in those]), min(NEW, T - size)
+        texts = generate(model, tokens, new=room, eos_token_id=ends, repetition_penalty=penalty, **steps)[:, size:].tolist()
+        for i, ours in zip(those, texts):
+            end = next((n for n, token in enumerate(ours) if token in ends), None)
+            stop = "eot" if end is not None else "length" if room == NEW else "context"
+            early = check_same(model, list(prompts[i].encode()), lines[i]["tokens"], ours if end is None else ours[: end + 1], penalty,
+                               f"{what}, {prompts[i]!r}", **steps)
+            require(early or lines[i]["stop"] == stop, f"{what}, {prompts[i]!r}: ended by {lines[i]['stop']}, expected {stop}")
+            parted += early
+    return [line["tokens"] for line in lines], parted
+
+
+def compare_logits(program, model, folder, what):
+    """Largest difference of the program's logits of --dump from those of a sequence in chunks."""
+    tokens = torch.tensor([list((PROMPTS[1] + PROMPTS[0]).encode())[:T]])
+    training.write_shard(folder + "/row.bin", tokens[0].tolist() + [0])
+    run_program(program, "--model", folder, "--train", folder + "/row.bin", "--seq", str(T), "--batch", "1", "--steps", "1", "--out",
+                folder + "/unused", "--dump", folder + "/dump")
+    ours = in_chunks(model, tokens, [5, 1, T - 6], None)
+    apart = ((load_file(folder + "/dump/logits.safetensors")["logits"] - ours).abs().max() / ours.abs().max()).item()
+    require(apart <= TOLERANCE, f"{what}: logits of the program differ by {apart:.1e} of the largest entry")
+    return apart
+
+
+@torch.no_grad()
+def check_program(program, architecture):
+    """--generate beside generate() with caches, from one directory, and logits."""
+    worst, parted, texts, shown = 0.0, 0, 0, set()
+    for name, settings in PONDERING.items():
+        with tempfile.TemporaryDirectory() as folder:
+            model = build(architecture, shape={"vocab_size": BYTES}, **settings)
+            model.save_pretrained(folder)
+            worst = max(worst, compare_logits(program, model, folder, name))
+            ways = {"greedy": {}, "penalty": {"penalty": 3.0}}
+            if settings.get("pondering_steps", 0) > 1:
+                ways["another number of steps"] = {"option": ("--steps-at-inference", "1"), "steps_at_inference": 1, "penalty": 3.0}
+            if settings is ALL:
+                ways["steps in config.json"] = {"penalty": 3.0}
+            found = {}
+            for way, options in ways.items():
+                if way == "steps in config.json":
+                    model.config.steps_at_inference = 0
+                    model.save_pretrained(folder)
+                prompts = PROMPTS if way == "greedy" else PROMPTS[::2]
+                tokens, early = compare_texts(program, model, folder, f"{name}, {way}", prompts, **options)
+                parted, texts = parted + early, texts + len(tokens)
+                found[way] = tokens[::2] if way == "greedy" else tokens
+                if way != "greedy" and found[way] != found["greedy" if way == "penalty" else "penalty"]:
+                    shown.add(way)
+    require(len(shown) == 3, f"only these make other texts: {sorted(shown)}")
+    return f"{texts} texts, {parted} of them to where two logits are the same; logits {worst:.1e}"
+
+
 @torch.no_grad()
 def speed():
     """Tokens/s of 256 tokens after a prompt of 16, with and without caches, in turns."""
@@ -367,7 +467,7 @@ def speed():
               f"{recomputed[0]:.2f} to {recomputed[-1]:.2f}: {cached[-1] / recomputed[-1]:.1f} times")
 
 
-def all_checks():
+def all_checks(programs=()):
     """[(name, function)]; a function raises Failed or returns a line of measurements."""
     cases = [("generation, pipeline", check_pipeline)]
     for architecture in SHAPES:
@@ -377,6 +477,11 @@ def all_checks():
                       for what, check in (("logits", check_logits), ("texts", check_texts))]
         cases += [(f"generation, {architecture}: {what}", lambda check=check, architecture=architecture: check(architecture))
                   for what, check in (("continued", check_continued), ("steps", check_steps), ("cost", check_cost), ("training", check_training), ("refused", check_refused))]
+    for program in programs:
+        name = os.path.basename(program)
+        architecture = next(PROGRAMS[known] for known in PROGRAMS if name.startswith(known))      # train_gpt2_emu too
+        cases.append((f"generation, {name} --generate", lambda program=program, architecture=architecture:
+                      check_program(program, architecture)))
     return cases
 
 
@@ -385,7 +490,9 @@ def main():
         return speed()
     torch.set_num_threads(1)
     print(f"transformers {transformers.__version__}, PyTorch {torch.__version__}")
-    run_tests([case for case in all_checks() if not sys.argv[1:] or any(word in case[0] for word in sys.argv[1:])])
+    words = [word for word in sys.argv[1:] if "/" not in word]
+    cases = all_checks([os.path.abspath(word) for word in sys.argv[1:] if "/" in word])
+    run_tests([case for case in cases if not words or any(word in case[0] for word in words)])
 
 
 if __name__ == "__main__":

@@ -575,7 +575,7 @@ def main():
                               options=options: check_given_tokenizer(binary, path, vocabulary, options)))
     if arguments.fixtures is not None:
         cases += [("modeling_ponder.py refuses", check_refused), ("rotary settings of the twins", check_rotary)]
-        cases += check_generation.all_checks()
+        cases += check_generation.all_checks(map(os.path.abspath, arguments.binary))
         directories = arguments.fixtures or sorted(glob.glob(HERE + "/fixtures/*/")) + sorted(glob.glob(shared + "/fixtures/*/"))
         for directory in directories:
             directory = os.path.normpath(directory)

@@ -128,6 +128,19 @@ static inline void generate_read(Generation* g) {
     }
 }
 
+// The token that the template of tokenizer.json's post-processor puts first, alone or one of several; -1: none.
+static inline int generate_template(const Tokenizer* tokenizer, const Json* processor) {
+    const Json* parts = json_get(processor, "processors");
+    int several = parts && parts->type == JSON_ARRAY, first = -1;
+    for (int i = 0; i < (several ? parts->count : 1); i++) {
+        const Json* single = json_get(several ? parts->items[i] : processor, "single");
+        if (!single || single->type != JSON_ARRAY || single->count == 0) { continue; }
+        const Json* id = json_get(json_get(single->items[0], "SpecialToken"), "id");
+        if (id && id->type == JSON_STRING) { first = tokenizer_find_sized(tokenizer, id->string, id->length); }
+    }
+    return first;
+}
+
 // The token that a prompt begins with though its text does not say it, as Hugging Face's tokenizers put it there:
 // tokenizer_config.json's add_bos_token, else tokenizer.json's template; SentencePiece's model alone has one. -1: none.
 static inline int generate_first(const Tokenizer* tokenizer) {
@@ -135,20 +148,11 @@ static inline int generate_first(const Tokenizer* tokenizer) {
                          *file = tokenizer_kept(tokenizer, "tokenizer.json");
     int first = file || !tokenizer_kept(tokenizer, "tokenizer.model") ? -1 : tokenizer_bos(tokenizer);
     Json* json = file ? json_parse(file->text, file->size, "tokenizer.json") : NULL;
-    const Json* processor = json ? json_get(json, "post_processor") : NULL;
-    const Json* parts = processor && processor->type == JSON_OBJECT ? json_get(processor, "processors") : NULL;
-    for (int i = 0, n = parts && parts->type == JSON_ARRAY ? parts->count : 1; processor && i < n; i++) {
-        const Json *part = n == 1 && !parts ? processor : parts->items[i],
-                   *single = part->type == JSON_OBJECT ? json_get(part, "single") : NULL;
-        if (!single || single->type != JSON_ARRAY || single->count == 0) { continue; }
-        const Json* special = single->items[0]->type == JSON_OBJECT ? json_get(single->items[0], "SpecialToken") : NULL;
-        const Json* id = special && special->type == JSON_OBJECT ? json_get(special, "id") : NULL;
-        if (id && id->type == JSON_STRING) { first = tokenizer_find_sized(tokenizer, id->string, id->length); }
-    }
+    if (json) { first = generate_template(tokenizer, json_get(json, "post_processor")); }
     json_free(json);
     json = config ? json_parse(config->text, config->size, "tokenizer_config.json") : NULL;
-    const Json* adds = json && json->type == JSON_OBJECT ? json_get(json, "add_bos_token") : NULL;
-    if (adds && adds->type == JSON_BOOL) { first = adds->number != 0 ? tokenizer_bos(tokenizer) : -1; }
+    const Json* adds = json_get(json, "add_bos_token");
+    if (adds && adds->type == JSON_BOOL) { first = adds->boolean ? tokenizer_bos(tokenizer) : -1; }
     json_free(json);
     return first < tokenizer->V ? first : -1;
 }
@@ -185,8 +189,9 @@ static inline void generate_encode(Generation* g) {
 // ---- when a text ends ----
 
 static inline void generate_add_end(Generation* g, const Json* id) {
-    if (!id || id->type != JSON_NUMBER || g->end_count == (int)(sizeof g->ends / sizeof g->ends[0])) { return; }
-    g->ends[g->end_count++] = (int)id->number;
+    int64_t token = -1;
+    if (!id || !json_whole(id, &token) || g->end_count == (int)(sizeof g->ends / sizeof g->ends[0])) { return; }
+    if (token >= 0 && token < g->t->tokenizer->V) { g->ends[g->end_count++] = (int)token; }
 }
 
 // Tokens that end a text: the tokenizer's, and those of generation_config.json, or else of config.json.
@@ -194,7 +199,7 @@ static inline void generate_find_ends(Generation* g) {
     const Trainer* t = g->t;
     if (tokenizer_eot(t->tokenizer) >= 0) { g->ends[g->end_count++] = tokenizer_eot(t->tokenizer); }
     Json* json = t->generation ? json_parse(t->generation, t->generation_size, "generation_config.json") : NULL;
-    const Json* ends = json && json->type == JSON_OBJECT ? json_get(json, "eos_token_id") : NULL;
+    const Json* ends = json_get(json, "eos_token_id");
     if (!ends) { ends = json_get(t->config, "eos_token_id"); }
     generate_add_end(g, ends);
     for (int i = 0; ends && ends->type == JSON_ARRAY && i < ends->count; i++) { generate_add_end(g, ends->items[i]); }

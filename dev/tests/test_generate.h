@@ -76,6 +76,86 @@ static void test_generate_stops(void) {
     }
 }
 
+// A text of the tokenizer's own may come first, and several tokens may end a text.
+static void test_generate_first(void) {
+    static char* const pieces[] = {(char*)"<s>", (char*)"b", (char*)"</s>"};
+    static const char template_s[] =
+        "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<s>\", "
+        "\"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}]}";
+    char *json_alone = format_string("{\"post_processor\": %s}", template_s),
+         *json_second =
+             format_string("{\"post_processor\": {\"processors\": [{\"type\": \"ByteLevel\"}, %s]}}", template_s);
+    const struct {
+        const char *json, *model, *config;
+        int first;
+    } cases[] = {
+        {NULL, NULL, NULL, -1},
+        {NULL, "a model", NULL, 0},
+        {NULL, "a model", "{\"add_bos_token\": false}", -1},
+        {NULL, "a model", "{\"add_bos_token\": null}", 0},
+        {json_alone, NULL, NULL, 0},
+        {json_alone, "a model", NULL, 0},
+        {json_second, NULL, NULL, 0},
+        {json_second, NULL, "{\"add_bos_token\": false}", -1},
+        {"{\"post_processor\": null}", NULL, "{\"add_bos_token\": true}", 0},
+        {"{\"post_processor\": null}", "a model", NULL, -1},
+        {"{\"post_processor\": {\"processors\": null}}", NULL, NULL, -1},
+        {"{\"post_processor\": {\"single\": [{\"Sequence\": {\"id\": \"A\"}}, {\"SpecialToken\": {\"id\": \"<s>\"}}]}}",
+         NULL, "{}", -1},
+        {"{\"post_processor\": {\"single\": [{\"SpecialToken\": {\"id\": \"none\"}}]}}", NULL, "[]", -1}};
+    TokenizerPiece list[3];
+    memset(list, 0, sizeof list);
+    for (int i = 0; i < 3; i++) { list[i].text = pieces[i], list[i].size = strlen(pieces[i]); }
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Tokenizer tokenizer;
+        memset(&tokenizer, 0, sizeof tokenizer);
+        tokenizer.kind = TOKENIZER_BPE, tokenizer.V = tokenizer.count = 3, tokenizer.pieces = list;
+        tokenizer.eot = 2;
+        const char* const names[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"};
+        const char* const texts[] = {cases[i].json, cases[i].model, cases[i].config};
+        for (int k = 0; k < 3; k++) {
+            CheckpointFile file = {names[k], texts[k], texts[k] ? strlen(texts[k]) : 0};
+            if (texts[k]) { tokenizer.files[tokenizer.file_count++] = file; }
+        }
+        int first = generate_first(&tokenizer);
+        CHECK(first == cases[i].first, "case %zu: begins with %d, expected %d", i, first, cases[i].first);
+    }
+    free(json_alone);
+    free(json_second);
+}
+
+// Tokens that end a text: the tokenizer's, and those of generation_config.json or else of config.json that are tokens.
+static void test_generate_find_ends(void) {
+    static const struct {
+        const char *generation, *config;
+        int eot, count, ends[3];
+    } cases[] = {{NULL, "{}", 2, 1, {2}},
+                 {NULL, "{}", -1, 0, {0}},
+                 {NULL, "{\"eos_token_id\": 5}", -1, 1, {5}},
+                 {"{\"eos_token_id\": [4, 6]}", "{\"eos_token_id\": 5}", 2, 3, {2, 4, 6}},
+                 {"{\"eos_token_id\": 0}", "{\"eos_token_id\": 5}", -1, 1, {0}},
+                 {"{}", "{\"eos_token_id\": [5]}", -1, 1, {5}},
+                 {NULL, "{\"eos_token_id\": [7, -1, 1.5, 1e30, \"5\", null, 6]}", -1, 1, {6}}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Generation g;
+        Trainer* t = (Trainer*)xalloc(1, sizeof(Trainer), "a trainer");
+        Tokenizer tokenizer;
+        memset(&g, 0, sizeof g);
+        memset(&tokenizer, 0, sizeof tokenizer);
+        tokenizer.V = 7, tokenizer.eot = cases[i].eot;
+        g.t = t, t->tokenizer = &tokenizer;
+        t->generation = cases[i].generation, t->generation_size = cases[i].generation ? strlen(cases[i].generation) : 0;
+        t->config = json_parse(cases[i].config, strlen(cases[i].config), "config.json");
+        generate_find_ends(&g);
+        CHECK(g.end_count == cases[i].count, "case %zu: %d ends", i, g.end_count);
+        for (int k = 0; k < g.end_count && k < cases[i].count; k++) {
+            CHECK(g.ends[k] == cases[i].ends[k], "case %zu: end %d", i, g.ends[k]);
+        }
+        json_free(t->config);
+        free(t);
+    }
+}
+
 static const char* generate_folder;  // with a checkpoint step_00000003
 
 static void generate_setup(void) {
@@ -271,6 +351,8 @@ static void test_generate_errors(void) {
 static void generate_tests(void) {
     RUN_WHOLE(test_generate_certain);
     RUN_WHOLE(test_generate_stops);
+    RUN_WHOLE(test_generate_first);
+    RUN_WHOLE(test_generate_find_ends);
     RUN(test_generate_same);
     RUN_WHOLE(test_generate_ends);
     RUN_WHOLE(test_generate_steps);

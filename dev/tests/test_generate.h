@@ -144,7 +144,8 @@ static void test_generate_find_ends(void) {
         memset(&tokenizer, 0, sizeof tokenizer);
         tokenizer.V = 7, tokenizer.eot = cases[i].eot;
         g.t = t, t->tokenizer = &tokenizer;
-        t->generation = cases[i].generation, t->generation_size = cases[i].generation ? strlen(cases[i].generation) : 0;
+        t->generation = (char*)cases[i].generation,
+        t->generation_size = cases[i].generation ? strlen(cases[i].generation) : 0;
         t->config = json_parse(cases[i].config, strlen(cases[i].config), "config.json");
         generate_find_ends(&g);
         CHECK(g.end_count == cases[i].count, "case %zu: %d ends", i, g.end_count);
@@ -258,6 +259,14 @@ static void test_generate_same(void) {
 // Where texts end.
 static void test_generate_ends(void) {
     generate_setup();
+    // As many tokens as are asked for, or as the context has room for: the prompts have 5, 6 and 7.
+#define COUNT "sed 's/.*tokens\": .//; s/].*//' @/a | tr -cd ',\\n' | awk '{ print length + 1 }' | tr '\\n' ' '"
+    generate_must(
+        "for t in xxxxx xxxxxx xxxxxxx; do echo \"{\\\"text\\\": \\\"$t\\\"}\"; done >@/three.jsonl; "
+        "^ --prompt-file @/three.jsonl --sample-tokens 7 --batch 2 >@/a 2>@/e && [ \"$(" COUNT
+        ")\" = '7 7 7 ' ] && ^ --prompt-file @/three.jsonl --sample-tokens 7 --context 12 >@/a 2>@/e && [ \"$(" COUNT
+        ")\" = '7 6 5 ' ]");
+#undef COUNT
     generate_must("^ --prompt 'int f' --sample-tokens 7 --batch 2 >@/a 2>@/e && grep -q '\"stop\": \"length\"' @/a");
     generate_must("^ --prompt 'int f' --sample-tokens 99 --context 12 --batch 2 >@/a 2>@/e && grep -q '\"stop\": "
                   "\"context\"' @/a");
@@ -268,6 +277,12 @@ static void test_generate_ends(void) {
     generate_must("^ --prompt 'int f' --sample-tokens 99 --context 5 --batch 2 >@/a 2>@/e && "
                   "[ \"$(cat @/a)\" = '{\"index\": 0, \"text\": \"\", \"tokens\": [], \"stop\": \"context\"}' ]");
     generate_must("^ --prompt 'int f' --sample-tokens 0 >@/a 2>@/e && [ ! -s @/a ]");
+    // The beginning that a tokenizer asks for is a token of the prompt, once.
+    generate_must(
+        "cp -r @/endless @/begun && sed -i '1s/{/{\\n  \"add_bos_token\": true,/' @/begun/tokenizer_config.json");
+    generate_must("for p in int '<|endoftext|>int'; do " TRAIN
+                  " --model @/begun --explain --page @/p.html --prompt \"$p\" >@/a && "
+                  "grep -q 'over 4 tokens$' @/a && grep -q '0 \"<|endoftext|>\" then \"i\"' @/a || exit 1; done");
     // A stop text: any byte that comes, among several; neither it nor what follows is shown.
     generate_must("% --prompt 'int f' --sample-tokens 20 --seed 8 >@/a 2>@/e && "
                   "s=$(tail -c +4 @/a | head -c 1 | tr '\\n\\0' 'xx') && head -c 3 @/a | tr '\\n\\0' 'xx' | grep -qF "

@@ -207,12 +207,75 @@ static void test_sample_keys(void) {
     sampler_free(&s);
 }
 
+// A model whose next token follows from every token of a text and its place, by what decode() was told of them.
+enum { READ_ROWS = 4, READ_LONGEST = 40, READ_V = 1009 };
+static int read_tokens[READ_ROWS][READ_LONGEST], read_most, read_calls;
+static int read_next(const int* tokens, int n) {
+    unsigned sum = 7;
+    for (int i = 0; i < n; i++) { sum = (31 * sum + (unsigned)tokens[i] + 1) % READ_V; }
+    return (int)sum;
+}
+static void read_decode(Model* model, const int* tokens, int B, int T, const int* rows, const int* first,
+                        real* logits) {
+    read_most = T > read_most ? T : read_most;
+    read_calls++;
+    for (int b = 0; b < B; b++) {
+        for (int t = 0; t < T; t++) { read_tokens[rows[b]][first[b] + t] = tokens[b * T + t]; }
+        for (int v = 0; logits && v < model->V; v++) {
+            logits[b * model->V + v] = v == read_next(read_tokens[rows[b]], first[b] + T);
+        }
+    }
+}
+
+// Texts of any length in any rows: prompts are read in pieces, each token once, then all texts together.
+static void test_sample_pieces(void) {
+    Model model;
+    memset(&model, 0, sizeof model);
+    model.V = READ_V;
+    model.decode = read_decode;
+    static const struct { int length, row; } list[3] = {{1, 2}, {20, 0}, {8, 3}};
+    const volatile sig_atomic_t none = 0, stopped = 15;
+    for (int piece = 1; piece <= 20; piece += piece < 4 ? 1 : 8) {
+        Sampler s;
+        memset(&s, 0, sizeof s);
+        s.penalty = s.top_p = 1, s.piece = piece;  // temperature 0
+        sampler_make(&s, &model, 3);
+        memset(read_tokens, 0xff, sizeof read_tokens);
+        int tokens[3][READ_LONGEST];
+        SampleText texts[3], *all[3];
+        for (int i = 0; i < 3; i++) {
+            SampleText text = {tokens[i], list[i].length, 0, list[i].row, 0, 0};
+            texts[i] = text, all[i] = &texts[i];
+            for (int t = 0; t < text.length; t++) { tokens[i][t] = 100 * i + t; }
+        }
+        read_calls = 0;
+        CHECK(!sample_logits(&s, &model, all, 3, &stopped) && read_calls == 0, "a signal comes first");
+        for (int i = 0; i < 3; i++) { texts[i].read = 0; }  // it was the end of them
+        for (int round = 0; round < 5; round++) {
+            read_most = 0;
+            CHECK(sample_logits(&s, &model, all, 3, &none), "round %d", round);
+            CHECK(read_most == (round ? 1 : piece < 19 ? piece : 19), "%d tokens at a time, of %d", read_most, piece);
+            for (int i = 0; i < 3; i++) {
+                int next = read_next(tokens[i], texts[i].length);
+                CHECK(texts[i].read == texts[i].length, "text %d: %d of %d are read", i, texts[i].read,
+                      texts[i].length);
+                int got = sample_next(&s, READ_V, &texts[i], s.logits + (size_t)i * READ_V);
+                CHECK(got == next, "pieces of %d, round %d, text %d: %d, expected %d", piece, round, i, got, next);
+                CHECK(texts[i].drawn == round + 1 && tokens[i][texts[i].length - 1] == got, "text %d grows", i);
+            }
+        }
+        CHECK(s.read_tokens == 0 + 19 + 7 && s.decode_tokens == 15, "%g and %g tokens", s.read_tokens, s.decode_tokens);
+        sampler_free(&s);
+    }
+}
+
 static void sample_tests(void) {
     RUN(test_sampling);
     RUN(test_sample_context);
     RUN(test_sample_many);
     RUN(test_sample_penalty);
     RUN(test_sample_keys);
+    RUN(test_sample_pieces);
 }
 
 #endif

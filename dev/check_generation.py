@@ -139,6 +139,7 @@ def check_logits(architecture, attention):
         behind = model(tokens, attention_mask=real, position_ids=positions, use_cache=False).logits
         alone = model(tokens[1:, 4:], use_cache=False).logits
         for what, expected, got in (
+            ("the last two alone", whole[:, -2:], model(tokens, logits_to_keep=2).logits),
             ("at once", whole, in_chunks(model, tokens, [13], None)),
             ("token by token", whole, in_chunks(model, tokens, [1] * 13, None)),
             ("in chunks", whole, in_chunks(model, tokens, [5, 1, 4, 3], None)),
@@ -244,7 +245,9 @@ def check_steps(architecture):
         again = type(model).from_pretrained(folder)
         require(again.config.steps_at_inference == 4, f"{again.config.steps_at_inference} steps in config.json, expected 4")
     past = model(tokens, steps_at_inference=1).past_key_values
-    refuses("another number of steps", (f"{2 * L} layers", f"expected {3 * L}"), lambda: model(tokens, past_key_values=past, steps_at_inference=2))
+    for steps in (0, 2):
+        refuses(f"{steps} steps after one", (f"{2 * L} layers", f"expected {(steps + 1) * L}"),
+                lambda: model(tokens, past_key_values=past, steps_at_inference=steps))
     for wrong in (-1, 1.5, "two", True):
         refuses(f"{wrong!r} steps", ("steps_at_inference",), lambda: model(tokens, steps_at_inference=wrong))
         refuses(f"{wrong!r} steps in config.json", ("steps_at_inference",),
@@ -276,6 +279,7 @@ def check_training(architecture):
     require(model(tokens).past_key_values is not None and model.config.use_cache, "no cache was made")
     model.config.steps_at_inference = 0
     model.train()
+    require(model(tokens).past_key_values is None, "a cache was made in training")
     gradients = []
     for inputs in ({}, {"use_cache": False}, {"use_cache": True}):
         model.zero_grad()

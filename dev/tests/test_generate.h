@@ -223,6 +223,10 @@ static void test_generate_same(void) {
                       "--repetition-penalty 1.2 >@/4 2>@/e && cmp @/1 @/4");
     }
     generate_must("cmp @/1 @/2 && cmp @/1 @/3");
+    // Where texts end one after the other, the first ones first, and others take their rows.
+    generate_must("sort -r @/prompts.jsonl >@/back.jsonl && for b in 1 2 3 4; do ^ --prompt-file @/back.jsonl "
+                  "--context 36 --seed 3 "
+                  "--batch $b >@/b$b 2>@/e && cmp @/b1 @/b$b || exit 1; done");
     char* path = format_string("%s/1", generate_folder);
     size_t size = 0;
     char *text = read_fully(path, &size), *line = text;
@@ -256,6 +260,39 @@ static void test_generate_same(void) {
     generate_must("grep -q '3 pass' @/e && exit 1; grep -q '1 pass)' @/e");
 }
 
+// Each prompt has draws of its own: at a temperature that leaves nothing but them, equal prompts have nothing in common, not
+// even some tokens later.
+static void test_generate_draws(void) {
+    enum { TEXTS = 3, COUNT = 40, SHIFT = 3 };
+    generate_setup();
+    generate_must("for i in 1 2 3; do echo '{\"text\": \"int\"}'; done >@/equal.jsonl; "
+                  "^ --prompt-file @/equal.jsonl --sample-tokens 40 --temperature 1000000 --batch 2 >@/a 2>@/e");
+    char* path = format_string("%s/a", generate_folder);
+    size_t size = 0;
+    char *text = read_fully(path, &size), *line = text;
+    int tokens[TEXTS][COUNT];
+    for (int i = 0; i < TEXTS && line; i++) {
+        Json* json = json_parse(line, strcspn(line, "\n"), path);
+        const Json* list = json_get(json, "tokens");
+        CHECK(list && list->count == COUNT, "text %d: %d tokens", i, list ? list->count : -1);
+        for (int n = 0; n < COUNT; n++) { tokens[i][n] = list && n < list->count ? (int)list->items[n]->number : -1; }
+        json_free(json);
+        line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL;
+    }
+    for (int i = 0; i < TEXTS; i++) {
+        for (int j = 0; j < TEXTS; j++) {
+            for (int shift = 0; shift <= SHIFT; shift++) {
+                int same = 0;  // by chance 1 of 257
+                for (int n = shift; n < COUNT; n++) { same += tokens[i][n] == tokens[j][n - shift]; }
+                CHECK(same <= 4 || (i == j && shift == 0), "texts %d and %d, %d later: %d tokens are the same", i, j,
+                      shift, same);
+            }
+        }
+    }
+    free(text);
+    free(path);
+}
+
 // Where texts end.
 static void test_generate_ends(void) {
     generate_setup();
@@ -277,6 +314,10 @@ static void test_generate_ends(void) {
     generate_must("^ --prompt 'int f' --sample-tokens 99 --context 5 --batch 2 >@/a 2>@/e && "
                   "[ \"$(cat @/a)\" = '{\"index\": 0, \"text\": \"\", \"tokens\": [], \"stop\": \"context\"}' ]");
     generate_must("^ --prompt 'int f' --sample-tokens 0 >@/a 2>@/e && [ ! -s @/a ]");
+    // The end of a text is the last of its tokens and no part of what is shown; by chance one comes among 257.
+    generate_must(
+        "% --prompt-file @/three.jsonl --sample-tokens 3000 --context 4000 --temperature 1000000 --batch 2 >@/a "
+        "2>@/e && [ $(grep -c '[0-9], 256\\], \"stop\": \"eot\"}' @/a) = 3 ] && ! grep -q endoftext @/a");
     // The beginning that a tokenizer asks for is a token of the prompt, once.
     generate_must(
         "cp -r @/endless @/begun && sed -i '1s/{/{\\n  \"add_bos_token\": true,/' @/begun/tokenizer_config.json");
@@ -369,6 +410,7 @@ static void generate_tests(void) {
     RUN_WHOLE(test_generate_first);
     RUN_WHOLE(test_generate_find_ends);
     RUN(test_generate_same);
+    RUN_WHOLE(test_generate_draws);
     RUN_WHOLE(test_generate_ends);
     RUN_WHOLE(test_generate_steps);
     RUN_WHOLE(test_generate_errors);

@@ -97,7 +97,7 @@ static inline size_t json_utf8_length(const char* s, size_t n) {
     return length;
 }
 
-// Dies with "PATH:line:column: message", or for a line alone as json_parse_line has it. Columns count characters from 1.
+// Dies with "PATH:line:column: message", or as json_parse_line has it. Columns count characters from 1.
 __attribute__((noreturn, format(printf, 3, 4))) static inline void json_die(const JsonParser* p, size_t position,
                                                                             const char* fmt, ...) {
     size_t line = 1, column = 1;
@@ -482,8 +482,8 @@ static inline Json* json_value(JsonParser* p) {
     return value;
 }
 
-// The tree of `size` bytes of text, a line of the file `path` (1: the first): as json_parse(), with messages that begin with
-// "PATH, line 2, column 3: ". `line` 0 is json_parse().
+// The tree of `size` bytes of text that are one line of the file `path`, 1 the first: as json_parse(), which is this for
+// `line` 0, with messages that begin with "PATH, line 2, column 3: ".
 static inline Json* json_parse_line(const char* text, size_t size, const char* path, int line) {
     if (size > JSON_MAX_BYTES) {
         die("%s: %.1f MB of JSON is more than the %zu MB that are read", path, (double)size / 1e6,

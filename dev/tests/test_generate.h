@@ -175,10 +175,13 @@ static void generate_setup(void) {
     write_bytes(path, sb.data, sb.size);
     free(sb.data);
     free(path);
-    // A model whose tokenizer has no end-of-text, so that a text's length does not hang on what was learnt.
-    command = format_string("cd %s && cp -r step_00000003 endless && "
-                            "sed -i 's/\"eos_token\": \"[^\"]*\"/\"eos_token\": null/' endless/tokenizer_config.json",
-                            out);
+    // A model that knows no end of text, so that a text's length does not hang on what was learnt.
+    command =
+        format_string("cd %s && cp -r step_00000003 endless && cd endless && "
+                      "sed -i 's/<|endoftext|>/<|another|>/; s/\"eos_token\": \"[^\"]*\"/\"eos_token\": null/' "
+                      "tokenizer*.json && "
+                      "sed -i 's/\"eos_token_id\": 256/\"eos_token_id\": null/' config.json generation_config.json",
+                      out);
     must(command);
     free(command);
 }
@@ -293,6 +296,19 @@ static void test_generate_draws(void) {
     free(path);
 }
 
+// Options of the distribution: what leaves one token is greedy, however hot; a large penalty lets no token come again.
+static void test_generate_options(void) {
+    generate_setup();
+    generate_must(
+        "G='^ --prompt int --batch 2 --sample-tokens 30'; H=\"$G --temperature 1000000\"; "
+        "$G --temperature 0 >@/a 2>@/e && $H --top-k 1 >@/b 2>@/e && cmp @/a @/b && $H --top-p 1e-9 >@/b 2>@/e && "
+        "cmp @/a @/b && $H >@/b 2>@/e && ! cmp -s @/a @/b && "
+        "$G --temperature 0 --repetition-penalty 1000 >@/b 2>@/e && for f in a b; do sed 's/.*tokens\": .//; s/].*//' "
+        "@/$f | "
+        "tr -s ', ' '\\n\\n' | sort -u | grep -c .; done >@/c; [ $(head -n 1 @/c) -lt 30 ] && [ $(tail -n 1 @/c) = 30 "
+        "]");
+}
+
 // Where texts end.
 static void test_generate_ends(void) {
     generate_setup();
@@ -320,7 +336,7 @@ static void test_generate_ends(void) {
         "2>@/e && [ $(grep -c '[0-9], 256\\], \"stop\": \"eot\"}' @/a) = 3 ] && ! grep -q endoftext @/a");
     // The beginning that a tokenizer asks for is a token of the prompt, once.
     generate_must(
-        "cp -r @/endless @/begun && sed -i '1s/{/{\\n  \"add_bos_token\": true,/' @/begun/tokenizer_config.json");
+        "cp -r @/step_00000003 @/begun && sed -i '1s/{/{\\n  \"add_bos_token\": true,/' @/begun/tokenizer_config.json");
     generate_must("for p in int '<|endoftext|>int'; do " TRAIN
                   " --model @/begun --explain --page @/p.html --prompt \"$p\" >@/a && "
                   "grep -q 'over 4 tokens$' @/a && grep -q '0 \"<|endoftext|>\" then \"i\"' @/a || exit 1; done");
@@ -411,6 +427,7 @@ static void generate_tests(void) {
     RUN_WHOLE(test_generate_find_ends);
     RUN(test_generate_same);
     RUN_WHOLE(test_generate_draws);
+    RUN_WHOLE(test_generate_options);
     RUN_WHOLE(test_generate_ends);
     RUN_WHOLE(test_generate_steps);
     RUN_WHOLE(test_generate_errors);

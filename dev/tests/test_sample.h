@@ -162,6 +162,12 @@ static void test_sample_penalty(void) {
     real same[5] = {1, 2, -1, -4, 0};
     sample_penalise(&s, same, text, 5);
     CHECK(same[1] == 2 && same[3] == -4, "a penalty of 1 is none");
+    // All of a text comes down, its first and its last token too.
+    s.penalty = 2, s.top_p = 1;
+    int grown[4] = {3, 1};
+    SampleText growing = {grown, 2, 0, 0, 0, 0};
+    real best[5] = {0, 7, 4, 6, -1};
+    CHECK(sample_next(&s, 5, &growing, best) == 2 && growing.length == 3 && grown[2] == 2, "%d follows", grown[2]);
     sampler_free(&s);
 }
 

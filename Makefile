@@ -366,7 +366,7 @@ need_nvcc:
 	    "building for $(foreach a,$(GPU_ARCHS:90=90a),sm_$(a))$(if $(GPU_ARCH),, and PTX of compute_80)"
 .PHONY: need_nvcc
 
-GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder $(ARCHITECTURES:%=gpu_%)
+GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder gpu_sampling $(ARCHITECTURES:%=gpu_%)
 # $(call of_test,program): what is_whole says where it is a model's
 of_test = -DTESTING $(if $(filter $(ARCHITECTURES:%=gpu_%),$(1)),$(call is_whole,$(1:gpu_%=%)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda,train_$(a).cu,)))
@@ -466,13 +466,14 @@ CLANGXX_FOUND := $(shell echo 'int main(){}' | $(CLANGXX) -fsanitize=memory -x c
 endif
 E = $(B)/emu
 EMU_TESTS = $(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a) $(E)/gpu_$(a)_fp32) \
-    $(if $(CLANGXX_FOUND),$(E)/gpu_layers_msan $(E)/gpu_ponder_msan $(E)/gpu_attention_msan) \
+    $(if $(CLANGXX_FOUND),$(E)/gpu_layers_msan $(E)/gpu_ponder_msan $(E)/gpu_attention_msan $(E)/gpu_sampling_msan) \
     $(E)/gpu_attention_race $(E)/gpu_layers_race $(E)/gpu_ponder_race $(E)/gpu_attention_asan $(E)/gpu_layers_asan $(E)/gpu_ponder_asan $(E)/gpu_matmul_asan $(E)/gpu_attention \
+    $(E)/gpu_sampling $(E)/gpu_sampling_race $(E)/gpu_sampling_asan \
     $(E)/gpu_attention_fp32 $(E)/gpu_layers_fp32 $(E)/gpu_ponder $(E)/gpu_ponder_fp32 $(E)/gpu_matmul_fp32 $(E)/test_emulate_race $(E)/test_emulate_asan \
     $(E)/test_emulate_ubsan $(E)/test_nccl_asan $(E)/test_nccl_ubsan $(E)/test_nccl_plain \
     $(if $(CLANGXX_FOUND),$(E)/test_emulate_msan)
 EMU_LATE = %/gpu_attention %/gpu_layers_asan %/gpu_attention_asan %/gpu_matmul_asan %/gpu_ponder $(foreach a,$(ARCHITECTURES),%/gpu_$(a)_fp32)
-EMU_SEED = %/gpu_attention %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
+EMU_SEED = %/gpu_attention %/gpu_sampling_asan %/gpu_layers_asan %/gpu_layers_fp32 %/gpu_ponder_fp32 %/gpu_attention_asan %/gpu_matmul_asan
 test-emu: $(EMU_TESTS) emu $(B)/bytes nccl-api ## every CUDA kernel and the whole model under the emulator, by the C half (ten minutes)
 	$(RUN)ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh "dev/test_ranks.sh $(B) $(ARCHITECTURES)" \
 	    "dev/test_recipes.sh $(B)" \

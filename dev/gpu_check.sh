@@ -76,7 +76,7 @@ fi
 # is done with the first.
 architectures=$(sed -n 's/^ARCHITECTURES = //p' Makefile)
 first=${architectures%% *}
-programs="gpu_matmul gpu_layers gpu_attention gpu_ponder"
+programs="gpu_matmul gpu_layers gpu_attention gpu_ponder gpu_sampling"
 for a in $architectures; do programs="$programs gpu_$a"; done
 whole() { case " $architectures " in *" ${1#gpu_} "*) return 0 ;; esac; return 1; } # a test program of a whole model
 
@@ -610,7 +610,7 @@ run_sanitize() {
     fi
     for tool in memcheck racecheck initcheck synccheck; do
         for what in "gpu_layers test_norm_backward" "gpu_attention test_same_bits" "gpu_attention test_wide_numbers" \
-            "gpu_ponder test_softmax_rows" $architectures; do
+            "gpu_ponder test_softmax_rows" "gpu_sampling test_sample_large" $architectures; do
             name=${tool}_${what##* }
             if [ "$what" = "${what% *}" ]; then
                 [ $tool = memcheck ] || [ $what = $first ] || continue

@@ -23,6 +23,7 @@ static __device__ __forceinline__ float fill_value(size_t i, uint32_t seed, floa
     return low + (high - low) * ((float)(x >> 8) * 0x1p-24f);
 }
 static __device__ __forceinline__ void store(int* p, float x) { *p = (int)x; }
+static __device__ __forceinline__ void store(double* p, float x) { *p = (double)x; }
 template <class number> static __global__ void fill_kernel(number* p, size_t n, uint32_t seed, float low, float high) {
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
         store(p + i, fill_value(i, seed, low, high));

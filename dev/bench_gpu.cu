@@ -19,6 +19,7 @@
 #include "architecture.h"
 
 #include "../common/rmsnorm.cuh"
+#include "../common/sampling.cuh"
 #include "bench.cuh"
 
 // ---- the table ----
@@ -389,6 +390,28 @@ static OptionTable model_options(const char* ponder, const char* layers) {
     options_parse(&options, 6, argv);
     return options;
 }
+// The next token of 8 texts, a block each: a multiprocessor's time, of which the card's limits say little.
+static SampleRule sample_rule;
+static void run_sample(Area* a) {
+    enum { TEXTS = 8 };
+    int* tokens = area_ints(a, TEXTS, 1);
+    const float* logits = area_take<float>(a, TEXTS * shape.Vp, -8, 8);
+    const double* draws = area_take<double>(a, TEXTS * sizeof(SampleDraw) / sizeof(double), 0.01f, 0.99f);
+    sample_rows_cuda(tokens, logits, TEXTS, shape.V, shape.Vp, (const SampleDraw*)draws, NULL, sample_rule);
+}
+static void bench_sample(void) {
+    static const struct {
+        const char* name;
+        SampleRule rule;
+    } rows[] = {{"most probable token", {0, 0, 1, 1}},
+                {"token drawn from all", {1, 0, 1, 1}},
+                {"token drawn, top-p", {1, 0, 0.95, 1}},
+                {"token drawn, top-k and top-p", {1, 50, 0.95, 1}}};
+    for (int i = 0; i < 4; i++) {
+        sample_rule = rows[i].rule;
+        bench_row("tokens drawn", rows[i].name, run_sample, 'C', 0, 0, 0);
+    }
+}
 
 static void bench_optimiser(void) {
     OptionTable options = model_options("0", bench_quick ? "1" : "12");
@@ -420,6 +443,7 @@ static void bench_optimiser(void) {
     }
     bench_row("softmax of the mix", "softmax of the mix, backward", run_softmax_rows_backward, 'C', 0, 0, 0);
     bench_row("gradient and dot of the mix", "gradient and dot of the mix", run_mix_dot, 'C', 0, 0, 0);
+    bench_sample();
 }
 
 // ---- whole parts of a step, as the trainer runs them: a model of one layer and one pondering step ----

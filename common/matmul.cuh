@@ -1,4 +1,4 @@
-// matmul.cuh - plain matrix products on the GPU, by cuBLASLt.
+// matmul.cuh - plain matrix products on the GPU, by cuBLASLt; those of few rows by kernels of ours (few.cuh).
 //
 //     out (M,N) = alpha * op(A) (M,K) op(B) (K,N) + beta * from (M,N) + bias (N)     all row-major
 //
@@ -9,11 +9,11 @@
 // Which algorithm computes a product decides its bits, so it is chosen once per shape and alignment and kept:
 // by timing in a rehearsal (matmul_search = 1), else the library's first proposal. The choices are
 // written beside the checkpoints, for a resumed run, and beside the program, for other runs; keyed by GPU,
-// library and shape.
+// library and shape. Products of few rows (decoded tokens) have no choice: their bits do not hang on their shape.
 #ifndef PONDER_MATMUL_CUH
 #define PONDER_MATMUL_CUH
 
-#include "device.cuh"
+#include "few.cuh"
 #include "open.h"
 
 // cuBLASLt leaves out algorithms that want more alignment than it is promised, up to 256 bytes. What is promised is
@@ -43,6 +43,7 @@ enum { MATMUL_PROPOSALS = 16 };
 static MatmulChoice* matmul_choices;  // moves when it grows
 static int matmul_choice_count, matmul_choice_room;
 static int matmul_search;      // 1: time the proposals for a shape that is new; outputs are then garbage
+static int matmul_few = 1;     // 0: cuBLASLt computes products of few rows too, to be compared with
 static char* matmul_run_file;  // what the choices of MATMUL_OF_RUN were read from
 
 // The largest power of two up to 256 that divides an address.
@@ -214,6 +215,10 @@ static inline void matmul_any_cuda(const char* what, int trans_a, int trans_b, s
            ((double)M * (double)K + (double)K * (double)N) * (double)sizeof(floatX) +
                (double)M * (double)N * (double)number * (beta != 0 ? 2 : 1));
     if (!ledger_launch(what, 1)) { return; }
+    if (matmul_few && !trans_a && M <= FEW_ROWS) {
+        few_cuda(trans_b, M, N, K, alpha, A, lda, B, ldb, beta, out, out_float, ldo, from, bias);
+        return;
+    }
     MatmulShape shape;
     memset(&shape, 0, sizeof shape);  // its padding too: shapes are compared as bytes
     shape.trans_a = trans_a, shape.trans_b = trans_b, shape.out_float = out_float;

@@ -1,4 +1,4 @@
-// gpu_matmul.cu - tests of common/matmul.cuh against a plain loop in double, and of the file of choices.
+// gpu_matmul.cu - tests of common/matmul.cuh and few.cuh against a plain loop in double, and of the file of choices.
 //
 //     gpu_matmul [part of a test's name]
 //
@@ -231,6 +231,7 @@ static void errors_print(void) {
 static void test_products(void) {
     static const size_t size[][3] = {{1, 1, 1},     {3, 5, 7},   {16, 8, 32}, {33, 65, 17},
                                      {64, 128, 64}, {1, 64, 40}, {70, 1, 9}};
+    matmul_few = 0;  // of few rows too: few.cuh has tests of its own
     for (int k = 0; k < 7; k++) {
         choices_clear();
         for (int trans = 0; trans < 4; trans++) {
@@ -262,6 +263,7 @@ static void test_products(void) {
             }
         }
     }
+    matmul_few = 1;
     errors_print();
 }
 
@@ -371,15 +373,185 @@ static void test_product_nan(void) {
     }
 }
 
+// ---- products of few rows ----
+
+#ifdef EMULATE_SLOW
+enum { FEW_SLOW = 1 };
+#else
+enum { FEW_SLOW = 0 };
+#endif
+
+// Every number of rows, sizes on both sides of packs, steps, tiles, slices and parts of slices; what is added, how rows
+// lie and what the output is change from one to the next.
+static void test_few_products(void) {
+    static const size_t size[][2] = {{1, 1},     {8, 32},   {24, 40},   {33, 65},   {130, 7},   {256, 64},
+                                     {257, 129}, {72, 520}, {40, 2100}, {17, 4500}, {300, 1100}};
+    static const Product how[] = {
+        {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0},     {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1},
+        {0, 0, 0, 0, 0, 0, 0, 0, 0, 0.5f, 1, 1, 0, 0},  {0, 0, 0, 0, 0, 8, 16, 8, 0, 1, -0.25f, 0, 0, 1},
+        {0, 0, 0, 0, 0, 1, 3, 5, 0, 1, 0, 1, 0, 0},     {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1},
+        {0, 0, 0, 0, 0, 0, 8, 3, 0, -2, 1.5f, 1, 1, 0}, {0, 0, 0, 0, 0, 8, 0, 0, 0, 1, 0, 1, 1, 0},
+        {0, 0, 0, 0, 0, 0, 0, 2, 0, 3, 1, 0, 0, 0}};
+    enum { SIZES = sizeof size / sizeof size[0], HOWS = sizeof how / sizeof how[0] };
+    choices_clear();
+    int next = 0;
+    for (int k = 0; k < SIZES; k++) {
+        for (size_t M = 1; M <= FEW_ROWS; M += FEW_SLOW ? 5 : 1) {
+            for (int trans_b = 0; trans_b < 2; trans_b++) {
+                Product p = how[next++ % HOWS];
+                p.trans_b = trans_b, p.M = M, p.N = size[k][0], p.K = size[k][1];
+                product_run(&p);
+            }
+        }
+    }
+    for (int trans_b = 0; trans_b < 2; trans_b++) {  // a slice has more rows than are in shared memory at once
+        Product p = how[1];
+        p.trans_b = trans_b, p.M = 3, p.N = 11, p.K = 64 * FEW_PART + 700;
+        product_run(&p);
+    }
+    CHECK(matmul_choice_count == 0, "%d choices were made for products of few rows", matmul_choice_count);
+    errors_print();
+}
+
+typedef struct {
+    int trans_b;
+    size_t N, K;
+    Matrix A, B;  // (16,K) and (N,K) or (K,N)
+} FewCase;
+
+// The same numbers, wherever they lie.
+static FewCase few_case(int trans_b, size_t N, size_t K, size_t shift, size_t more) {
+    random_state = N * 1009 + K;
+    FewCase f = {trans_b, N, K, {0}, {0}};
+    f.A = matrix_new(FEW_ROWS, K, K + more, sizeof(floatX), shift, 1);
+    f.B = matrix_new(trans_b ? N : K, trans_b ? K : N, (trans_b ? K : N) + more, sizeof(floatX), shift, 1);
+    return f;
+}
+static void few_case_free(FewCase* f) {
+    matrix_free(&f->A);
+    matrix_free(&f->B);
+}
+// The first N columns of M rows of A B from `row` on; the caller frees it.
+static Matrix few_run(const FewCase* f, size_t row, size_t M, size_t N) {
+    Matrix out = matrix_new(M, N, N, sizeof(float), 0, 0);
+    gemm_float_cuda("test", 0, f->trans_b, M, N, f->K, 1, (const floatX*)matrix_at(&f->A) + row * f->A.ld, f->A.ld,
+                    (const floatX*)matrix_at(&f->B), f->B.ld, 0, (float*)matrix_at(&out), N, NULL);
+    matrix_fetch(&out);
+    return out;
+}
+// The rows from `row` on of `whole` are those of `part`, which is freed.
+static void few_same(const char* what, const FewCase* f, const Matrix* whole, size_t row, Matrix part) {
+    size_t wrong = 0;
+    for (size_t i = 0; i < part.rows; i++) {
+        const size_t at = whole->first + (row + i) * whole->ld, here = part.first + i * part.ld;
+        wrong +=
+            memcmp(whole->now + at * sizeof(float), part.now + here * sizeof(float), part.cols * sizeof(float)) != 0;
+    }
+    CHECK(wrong == 0, "N %zu, K %zu, transposed %d, %zu rows from %zu on, %s: %zu have other bits", f->N, f->K,
+          f->trans_b, part.rows, row, what, wrong);
+    matrix_free(&part);
+}
+
+// A row's bits hang on K and on its own numbers alone.
+static void few_bits(int trans_b, size_t N, size_t K) {
+    FewCase f = few_case(trans_b, N, K, 0, 0);
+    Matrix whole = few_run(&f, 0, FEW_ROWS, N);
+    for (size_t i = 0; i < FEW_ROWS; i += FEW_SLOW ? 7 : 1) { few_same("alone", &f, &whole, i, few_run(&f, i, 1, N)); }
+    for (size_t M = 2; M < FEW_ROWS; M += FEW_SLOW ? 6 : 1) {
+        few_same("together", &f, &whole, FEW_ROWS - M, few_run(&f, FEW_ROWS - M, M, N));
+    }
+    few_same("fewer columns", &f, &whole, 0, few_run(&f, 0, 4, N - 3));
+    const int processors = device.processors;
+    const int others[] = {1, 2, 1000};
+    for (int i = 0; i < 3; i++) {
+        device.processors = others[i];
+        few_same("other processors", &f, &whole, 0, few_run(&f, 0, 16, N));
+        few_same("other processors", &f, &whole, 3, few_run(&f, 3, 5, N));
+    }
+    device.processors = processors;
+    few_workspace = 1;  // 256 columns after the other
+    few_same("a small workspace", &f, &whole, 0, few_run(&f, 0, 16, N));
+    few_workspace = MATMUL_WORKSPACE;
+    few_case_free(&f);
+    for (size_t shift = 0; shift < 2; shift++) {
+        FewCase moved = few_case(trans_b, N, K, shift, shift ? 0 : 3);
+        few_same("not aligned", &moved, &whole, 0, few_run(&moved, 0, 16, N));
+        few_same("not aligned", &moved, &whole, 5, few_run(&moved, 5, 3, N));
+        few_case_free(&moved);
+    }
+    matrix_free(&whole);
+}
+static void test_few_bits(void) {
+    for (int trans_b = 0; trans_b < 2; trans_b++) {
+        few_bits(trans_b, 40, 24);
+        few_bits(trans_b, 136, 1096);
+        few_bits(trans_b, 600, 64);
+        few_bits(trans_b, 520, 333);
+    }
+}
+
+// A NaN or an infinity in A spoils its row, in B its column, at either end of K, and nothing else; also where rows of a
+// class do not exist.
+static void test_few_nan(void) {
+    enum { N = 40, K = 75, AT = 2 };
+    for (int variant = 0; variant < 32; variant++) {
+        const int trans_b = variant & 1, in_b = variant >> 1 & 1;
+        const size_t k = variant & 4 ? K - 1 : 0, M = variant & 8 ? 16 : 3;
+        const float bad = variant & 16 ? INFINITY : NAN;
+        FewCase f = few_case(trans_b, N, K, 0, 0);
+        Matrix* spoiled = in_b ? &f.B : &f.A;
+        const size_t at = in_b && !trans_b ? k * N + AT : AT * K + k;
+        number_put(spoiled->put + (spoiled->first + at) * sizeof(floatX), sizeof(floatX), bad);
+        matrix_reset(spoiled);
+        Matrix out = few_run(&f, 0, M, N);
+        size_t wrong = 0;
+        for (size_t i = 0; i < M; i++) {
+            for (size_t j = 0; j < N; j++) {
+                const double x = matrix_get(&out, i, j);
+                const int here = (in_b ? j : i) == AT;
+                wrong += here ? bad != bad ? x == x : !isinf(x) : !isfinite(x);
+            }
+        }
+        CHECK(wrong == 0, "%g at %zu of %c, transposed %d, %zu rows: %zu results are wrong", (double)bad, k,
+              in_b ? 'B' : 'A', trans_b, M, wrong);
+        matrix_free(&out);
+        few_case_free(&f);
+    }
+}
+
+// One product is one row of the ledger under its own name, whatever number of kernels it takes, in a dry run too.
+static void test_few_booking(void) {
+    FewCase f = few_case(0, 40, 200, 0, 0);
+    Matrix out = matrix_new(2, 40, 40, sizeof(floatX), 0, 0);
+    for (int dry = 0; dry < 2; dry++) {
+        Ledger before = ledger;
+        ledger_clear();
+        ledger.dry = dry;
+        floatX* none = (floatX*)(uintptr_t)4096;
+        conv1d_forward_cuda(dry ? none : (floatX*)matrix_at(&out), dry ? none : (const floatX*)matrix_at(&f.A),
+                            dry ? none : (const floatX*)matrix_at(&f.B), NULL, 2, 200, 40);
+        LedgerRow row = ledger.row[0];
+        const int rows = ledger.rows, booking = ledger.booking;
+        ledger = before;
+        CHECK(rows == 1 && row.launches == 1 && row.product == 1 && strcmp(row.name, "forward 200 -> 40") == 0,
+              "dry %d: %d rows, the first one is %s, %d launches", dry, rows, row.name, (int)row.launches);
+        CHECK(row.flops == 32000 && row.bytes == (double)sizeof(floatX) * (400 + 8000 + 80) && booking,
+              "dry %d: %g FLOPs, %g bytes, booking %d", dry, row.flops, row.bytes, booking);
+    }
+    CUDA_CHECK(cudaDeviceSynchronize());
+    matrix_free(&out);
+    few_case_free(&f);
+}
+
 // Different shapes have choices of their own, equal ones share one.
 static void test_choice_keys(void) {
     choices_clear();
-    Product p = {0, 1, 16, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 0};
+    Product p = {0, 1, 24, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 0};
     product_run(&p);
     product_run(&p);
     CHECK(matmul_choice_count == 1, "%d choices for one shape", matmul_choice_count);
     Product other[] = {p, p, p, p, p, p, p, p};
-    other[0].M = 17, other[1].trans_a = 1, other[2].out_float = 1, other[3].bias = 1, other[4].beta = 1;
+    other[0].M = 25, other[1].trans_a = 1, other[2].out_float = 1, other[3].bias = 1, other[4].beta = 1;
     other[5].more_out = 8, other[6].shift = 1, other[7].more_a = 8;
     for (int i = 0; i < 8; i++) {
         product_run(&other[i]);
@@ -397,7 +569,7 @@ static void test_alignments(void) {
               matmul_alignment(none + 3 * (size_t)align));
     }
     choices_clear();
-    enum { M = 16, N = 24, K = 32, ROOM = 4096 };
+    enum { M = 24, N = 24, K = 32, ROOM = 4096 };
     floatX* memory = NULL;
     CUDA_CHECK(cudaMalloc(&memory, 6 * ROOM * sizeof(floatX)));
     CUDA_CHECK(cudaMemset(memory, 0, 6 * ROOM * sizeof(floatX)));
@@ -530,7 +702,7 @@ enum { PRODUCT_BYTES = 30 * 20 * 4 };
 static void test_choices_file(void) {
     choices_clear();
     choices_place();
-    Product p = {0, 1, 16, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 1};
+    Product p = {0, 1, 24, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 1};
     product_run(&p);  // a choice that was not timed is not worth a line
     free(bits_of_a_product());
     CHECK(matmul_choice_count == 2, "%d choices", matmul_choice_count);
@@ -709,13 +881,13 @@ static void test_choices_of_run(void) {
     write_broken_choice(choices_path);
     matmul_read_choices(choices_path, MATMUL_OF_MACHINE);
     matmul_search = 1;
-    Product p = {0, 1, 16, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 0};
+    Product p = {0, 1, 24, 24, 32, 0, 0, 0, 0, 1, 0, 0, 0, 0};
     product_run(&p);
     matmul_search = 0;
     matmul_write_choices(choices_path, MATMUL_OF_RUN);
     choices_clear();
     int read = matmul_read_choices(choices_path, MATMUL_OF_RUN);
-    CHECK(read == 1 && matmul_choices[0].shape.M == 16, "%d choices in the file of a run that used one", read);
+    CHECK(read == 1 && matmul_choices[0].shape.M == 24, "%d choices in the file of a run that used one", read);
     choices_clear();
     choices_remove();
 }
@@ -789,6 +961,10 @@ int main(int argc, char** argv) {
     RUN(test_long_sums);
     RUN(test_layer_products);
     RUN(test_product_nan);
+    RUN(test_few_products);
+    RUN(test_few_bits);
+    RUN(test_few_nan);
+    RUN(test_few_booking);
     RUN(test_choice_keys);
     RUN(test_alignments);
     RUN(test_search);

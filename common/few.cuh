@@ -3,13 +3,14 @@
 //     out (M,N) = alpha * A (M,K) op(B) (K,N) + beta * from (M,N) + bias (N)     M <= FEW_ROWS, all row-major
 //
 // All of B is read for a few rows of A, so such a product takes as long as reading B once: what counts is how many
-// bytes are on their way at any time. Each lane asks for several packs of 16 bytes of B before it uses the first, straight into
-// registers; about 16 KB a processor keep an H100's memory busy.
+// bytes are on their way at any time. Each lane asks for several packs of 16 bytes of B before it uses the first,
+// straight into registers; about 16 KB a processor keep an H100's memory busy.
 //
-// Sums are fp32 in an order that follows from K alone: a row of the result has the same bits in a product of one row and of
-// sixteen, with its neighbours whatever they are, at any address, and on any GPU of one kind of tensor core. No atomics.
+// Sums are fp32 in an order that follows from K alone: a row of the result has the same bits in a product of one
+// row and of sixteen, with its neighbours whatever they are, at any address, and on any GPU of one kind of tensor
+// core. No atomics.
 //
-//   [1] shared parts    [2] B (N,K), sums along the rows of B    [3] B (K,N), sums down its columns    [4] which of them
+//   [1] shared parts    [2] B (N,K), sums along its rows    [3] B (K,N), sums down its columns    [4] which of them
 #ifndef PONDER_FEW_CUH
 #define PONDER_FEW_CUH
 
@@ -18,7 +19,7 @@
 // ------------------------------------------------------------------------------------------------
 // [1] Shared parts
 
-enum { FEW_ROWS = 16, FEW_MOST_K = 1 << 30, FEW_WARPS = 8, FEW_THREADS = FEW_WARPS * WARP };
+enum { FEW_ROWS = 16, FEW_MOST_K = 1 << 30, FEW_MOST_FLIGHT = 8, FEW_WARPS = 8, FEW_THREADS = FEW_WARPS * WARP };
 
 // Where the sums go, and what is done to them: see few_cuda.
 typedef struct {
@@ -30,8 +31,8 @@ typedef struct {
     int to_float;
 } FewOut;
 
-// The only place where a sum is scaled, added to and rounded. Written out, so that no compiler may fuse it in another way
-// elsewhere.
+// The only place where a sum is scaled, added to and rounded. Written out, so that no compiler may fuse it in
+// another way elsewhere.
 static __device__ __forceinline__ void few_write(const FewOut& out, size_t m, size_t n, float sum) {
     const size_t at = m * out.ld + n;
     float x = __fmul_rn(out.alpha, sum);
@@ -49,8 +50,8 @@ static __device__ __forceinline__ void few_write(const FewOut& out, size_t m, si
 // A pack as it lies in memory: in flight it takes 4 registers, its floats in bf16 would take 8.
 typedef uint4 FewPack;
 
-// The pack at an address where so many numbers are left of a row; what lies past them is 0. WHOLE: packs are complete and
-// aligned (as for load_pack_of); else the same numbers come one by one.
+// The pack at an address where so many numbers are left of a row; what lies past them is 0. WHOLE: packs are
+// complete and aligned (as for load_pack_of); else the same numbers come one by one.
 template <int WHOLE> static __device__ __forceinline__ FewPack few_pack(const floatX* at, int left) {
     FewPack pack = make_uint4(0, 0, 0, 0);
     if constexpr (WHOLE) {
@@ -66,8 +67,8 @@ template <int WHOLE> static __device__ __forceinline__ FewPack few_pack(const fl
     }
     return pack;
 }
-// COUNT packs that lie `apart` from each other, the first `count` of which exist, each with `less` numbers left than the one
-// before. All are asked for before any has come, which a branch between two of them would prevent.
+// COUNT packs that lie `apart` from each other, the first `count` of which exist, each with `less` numbers left
+// than the one before. All are asked for before any has come, which a branch between two of them would prevent.
 template <int COUNT>
 static __device__ __forceinline__ void few_packs(FewPack pack[COUNT], const floatX* at, size_t apart, int left,
                                                  int less, int count, int whole) {
@@ -93,8 +94,8 @@ static __device__ __forceinline__ void few_floats(float x[PACK], FewPack pack) {
 // ------------------------------------------------------------------------------------------------
 // [2] B (N,K): a sum runs along a row of A and a row of B
 //
-// Lane l = 4 g + t of a warp (ptx.cuh) has the pack t of four neighbouring ones of row g of B: a step of 4 packs of K. The warps of
-// a block take turns with the steps, and their sums are added in the order of warps.
+// Lane l = 4 g + t of a warp (ptx.cuh) has the pack t of four neighbouring ones of row g of B: a step of 4 packs of
+// K. The warps of a block take turns with the steps, and their sums are added in the order of warps.
 
 enum {
     FEW_STEP = 4 * PACK,              // numbers of K
@@ -102,7 +103,8 @@ enum {
     FEW_TILE = 8                      // rows of B that a warp has side by side
 };
 
-// sums (FEW_WARPS, ROWS, COLUMNS), shared: those of each warp, for the columns of out from n0 on. All threads must come.
+// sums (FEW_WARPS, ROWS, COLUMNS), shared: those of each warp, for the columns of out from n0 on. All threads must
+// come.
 template <int ROWS, int COLUMNS>
 static __device__ __forceinline__ void few_add_warps(const FewOut& out, const float* sums, size_t n0) {
     __syncthreads();
@@ -123,7 +125,7 @@ template <int ROWS>
 static __global__ void __launch_bounds__(FEW_THREADS, ROWS > 8 ? 1 : 2)
     few_rows_kernel(FewOut out, const floatX* __restrict__ A, size_t lda, const floatX* __restrict__ B, size_t ldb,
                     int K, int whole) {
-    enum { FLIGHT = 8 };
+    enum { FLIGHT = FEW_MOST_FLIGHT };
     SHARED(float, sums, FEW_WARPS* ROWS* FEW_TILE);
     const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     const size_t n0 = (size_t)blockIdx.x * FEW_TILE;
@@ -172,24 +174,32 @@ static inline void few_rows_cuda(FewOut out, const floatX* A, size_t lda, const 
 
 #else  // bf16
 
-// ROWS 8 or 16, TILES of 8 rows of B a block. One mma takes 16 numbers of K, in any order that its operands share: here a
-// lane's eight neighbours are its four of a first mma and its four of a second one, in A as in B, so that nothing is
-// shuffled or staged. What a has beyond M is 0. 2 bytes of B for 2 M FLOPs; those of A come from the L2 cache, for each
-// block again: hence more tiles where there are rows of B enough.
+// ROWS 8 or 16, TILES of 8 rows of B a block. One mma takes 16 numbers of K, in any order that its operands share:
+// here a lane's eight neighbours are its four of a first mma and its four of a second one, in A as in B, so that
+// nothing is shuffled or staged. What a has beyond M is 0. 2 bytes of B for 2 M FLOPs; those of A come from the L2
+// cache, for each block again: hence more tiles where there are rows of B enough.
 template <int ROWS, int TILES>
 static __global__ void __launch_bounds__(FEW_THREADS, 2)
     few_rows_kernel(FewOut out, const floatX* __restrict__ A, size_t lda, const floatX* __restrict__ B, size_t ldb,
                     int K, int whole) {
-    enum { HALVES = ROWS / 8, FLIGHT = TILES == 1 && HALVES == 1 ? 8 : TILES == 4 ? 2 : 4, COLUMNS = TILES * FEW_TILE };
+    enum {
+        HALVES = ROWS / 8,
+        FLIGHT = TILES == 1 && HALVES == 1 ? FEW_MOST_FLIGHT
+                 : TILES == 4              ? 2
+                                           : 4,
+        COLUMNS = TILES * FEW_TILE
+    };
     SHARED(float, sums, FEW_WARPS* ROWS* COLUMNS);
     const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     const size_t n0 = (size_t)blockIdx.x * COLUMNS;
     float d[TILES][4];
 #pragma unroll
     for (int i = 0; i < TILES; i++) { d[i][0] = d[i][1] = d[i][2] = d[i][3] = 0; }
-    // All lanes of a warp turn equally often: mma wants them together.
-    for (int k0 = (int)warp * FEW_STEP; k0 < K; k0 += FLIGHT * FEW_TURN) {
-        const int k = k0 + (int)t * PACK;
+    // All lanes of a warp turn equally often, as mma wants it, and all classes of ROWS and TILES, so that steps of zeros
+    // past K, if they were to change a bit, change it in each.
+    const int end = (K + FEW_MOST_FLIGHT * FEW_TURN - 1) / (FEW_MOST_FLIGHT * FEW_TURN) * (FEW_MOST_FLIGHT * FEW_TURN);
+    for (int turn = 0; turn < end; turn += FLIGHT * FEW_TURN) {
+        const int k = turn + (int)(warp * FEW_STEP + t * PACK);
         FewPack w[TILES][FLIGHT], a[HALVES][FLIGHT];
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
@@ -245,16 +255,17 @@ static inline void few_rows_cuda(FewOut out, const floatX* A, size_t lda, const 
 // ------------------------------------------------------------------------------------------------
 // [3] B (K,N): a sum runs along a row of A and down a column of B
 //
-// A lane has a pack of neighbouring columns, a warp 32 packs, and the warps of a block take turns with the rows of B. So
-// few columns (2,048 are 8 blocks) would leave most processors idle: K is cut into slices, each for a block of its own,
-// and a second kernel adds what these leave in device.workspace. Slices follow from K alone, as the bits do.
+// A lane has a pack of neighbouring columns, a warp 32 packs, and the warps of a block take turns with the rows of
+// B. So few columns (2,048 are 8 blocks) would leave most processors idle: K is cut into slices, each for a block
+// of its own, and a second kernel adds what these leave in device.workspace. Slices follow from K alone, as the
+// bits do.
 
 enum {
-    FEW_COLUMNS = WARP * PACK,          // of a block
-    FEW_SLICES = 64,                    // at most: their sums are written and read, and must stay a small part of B
-    FEW_SLICE_ROWS = 64,                // a slice has a multiple of it: 8 rows in flight for each warp
-    FEW_PART = 4 * FEW_SLICE_ROWS,      // rows of B for which A is in shared memory at once
-    FEW_SCRATCH = FEW_PART * FEW_ROWS,  // floats of shared memory: first A, then the warps' sums
+    FEW_COLUMNS = WARP * PACK,  // of a block
+    FEW_SLICES = 64,            // at most: their sums are written and read, and must stay a small part of B
+    FEW_SLICE_ROWS = FEW_MOST_FLIGHT * FEW_WARPS,      // a slice has a multiple of it
+    FEW_PART = 4 * FEW_SLICE_ROWS,                     // rows of B for which A is in shared memory at once
+    FEW_SCRATCH = FEW_PART * FEW_ROWS,                 // floats of shared memory: first A, then the warps' sums
     FEW_FOLD = FEW_SCRATCH / FEW_WARPS / FEW_COLUMNS,  // rows of out whose sums it holds
     FEW_GROUPS = 8
 };
@@ -262,12 +273,15 @@ static_assert(FEW_FOLD >= 1, "the warps' sums of a row fit");
 
 static inline int few_slice(int K) { return (int)round_up(max_size(div_up((size_t)K, FEW_SLICES), 1), FEW_SLICE_ROWS); }
 
-// scratch (rows, ROWS) = the first `rows` columns of A, transposed; 0 beyond M and, up to the next multiple of
-// FEW_SLICE_ROWS, beyond `rows`. All threads must come.
+static __device__ __forceinline__ int few_staged_rows(int rows) {
+    return (rows + FEW_SLICE_ROWS - 1) / FEW_SLICE_ROWS * FEW_SLICE_ROWS;
+}
+// scratch (few_staged_rows, ROWS) = the first `rows` columns of A, transposed; 0 beyond them and beyond M. All threads
+// must come.
 template <int ROWS>
 static __device__ __forceinline__ void few_stage(float* scratch, const floatX* __restrict__ A, size_t lda, size_t M,
                                                  int rows) {
-    const int all = (rows + FEW_SLICE_ROWS - 1) / FEW_SLICE_ROWS * FEW_SLICE_ROWS, r = (int)threadIdx.x;
+    const int all = few_staged_rows(rows), r = (int)threadIdx.x;
     __syncthreads();  // what was there has been used
 #pragma unroll
     for (int m = 0; m < ROWS; m++) {
@@ -297,8 +311,7 @@ template <int ROWS>
 static __global__ void __launch_bounds__(FEW_THREADS, ROWS > 8 ? 1 : 2)
     few_columns_kernel(FewOut out, float* __restrict__ partial, const floatX* __restrict__ A, size_t lda,
                        const floatX* __restrict__ B, size_t ldb, int K, int slice, int whole) {
-    enum { FLIGHT = ROWS >= 8 ? 4 : 8 };  // sums take the registers
-    static_assert(FEW_SLICE_ROWS % (FLIGHT * FEW_WARPS) == 0, "A is in shared memory for all that are in flight");
+    enum { FLIGHT = ROWS >= 8 ? 4 : FEW_MOST_FLIGHT };  // sums take the registers
     SHARED(float, scratch, FEW_SCRATCH);
     const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
     const size_t n0 = (size_t)blockIdx.x * FEW_COLUMNS, n = n0 + (size_t)(lane * PACK);
@@ -313,7 +326,8 @@ static __global__ void __launch_bounds__(FEW_THREADS, ROWS > 8 ? 1 : 2)
     for (int part = begin; part < end; part += FEW_PART) {
         const int rows = min(end - part, (int)FEW_PART);
         few_stage<ROWS>(scratch, A + part, lda, out.M, rows);
-        for (int r = warp; r < rows; r += FLIGHT * FEW_WARPS) {
+        // As far as A is in shared memory, in all classes of ROWS.
+        for (int r = warp; r < few_staged_rows(rows); r += FLIGHT * FEW_WARPS) {
             FewPack w[FLIGHT];
             const int count = (rows - r + FEW_WARPS - 1) / FEW_WARPS;
             few_packs<FLIGHT>(w, B + (size_t)(part + r) * ldb + n, FEW_WARPS * ldb, left, 0, count, whole);
@@ -395,8 +409,8 @@ static inline void few_columns_cuda(FewOut out, const floatX* A, size_t lda, con
     if (out.M <= 1) { few_columns = few_columns_kernel<1>; }
     const int slice = few_slice(K);
     const size_t slices = max_size(div_up((size_t)K, (size_t)slice), 1);
-    // Where the slices' sums of all columns are too many for the workspace, some columns after the other: fewer slices would
-    // be other bits. The largest have room for 8,192 columns.
+    // Where the slices' sums of all columns are too many for the workspace, some columns after the other: fewer
+    // slices would be other bits. The largest have room for 8,192 columns.
     const size_t room = few_workspace / (slices * out.M * sizeof(float)) / FEW_COLUMNS * FEW_COLUMNS;
     const size_t most = slices == 1 ? out.N : max_size(room, FEW_COLUMNS);
     float* partial = slices == 1 ? NULL : (float*)device.workspace;
@@ -413,9 +427,10 @@ static inline void few_columns_cuda(FewOut out, const floatX* A, size_t lda, con
 // ------------------------------------------------------------------------------------------------
 // [4] Which of them
 
-// out (M,N; ldo) = alpha * A (M,K; lda) op(B) + beta * from (M,N; ldo) + bias (N, or NULL); op(B) is B (K,N; ldb), or with
-// trans_b the transpose of B (N,K; ldb). M <= FEW_ROWS. out and from are float if out_float, else floatX; from = NULL: out itself;
-// not read where beta = 0. The caller has booked the product, whatever number of kernels it is.
+// out (M,N; ldo) = alpha * A (M,K; lda) op(B) + beta * from (M,N; ldo) + bias (N, or NULL); op(B) is B (K,N; ldb),
+// or with trans_b the transpose of B (N,K; ldb). M <= FEW_ROWS. out and from are float if out_float, else floatX;
+// from = NULL: out itself; not read where beta = 0. The caller has booked the product, whatever number of kernels
+// it is.
 static inline void few_cuda(int trans_b, size_t M, size_t N, size_t K, float alpha, const floatX* A, size_t lda,
                             const floatX* B, size_t ldb, float beta, void* out, int out_float, size_t ldo,
                             const void* from, const floatX* bias) {

@@ -281,6 +281,30 @@ static void bench_products(void) {
     bench_product("products over the vocabulary", "a block of logits", shape.rows, C, shape.Vp);
 }
 
+// Of a token of one sequence and of eight, by few.cuh and by cuBLASLt: what it takes to read the weights once.
+static void bench_few(void) {
+    const struct {
+        const char* name;
+        void (*run)(Area*);
+        size_t IC, OC;
+    } few[] = {{"mlp up", run_product_forward, shape.C, shape.FF},
+               {"attention out", run_product_forward, shape.C, shape.C},
+               {"logits", run_product_forward, shape.C, shape.Vp},
+               {"probabilities", run_product_input, shape.C, shape.Vp}};
+    print_head("products of few rows");
+    for (size_t rows = 1; rows <= 8; rows += 7) {
+        for (int i = 0; i < 4; i++) {
+            product_N = rows, product_IC = few[i].IC, product_OC = few[i].OC;
+            for (matmul_few = 1; matmul_few >= 0; matmul_few--) {
+                char what[80];
+                snprintf(what, sizeof what, "%zu x %s%s", rows, few[i].name, matmul_few ? "" : ", cuBLASLt");
+                bench_row(matmul_few ? "products of few rows" : "the same by cuBLASLt", what, few[i].run, 'C', 0, 0, 0);
+            }
+            matmul_few = 1;
+        }
+    }
+}
+
 // ---- attention ----
 
 static void run_attention_forward(Area* a) {
@@ -631,7 +655,10 @@ int MAIN(int argc, char** argv) {
         device_free_after(kept);
         if (wanted[ATTENTION]) { bench_attention(); }
         if (wanted[LAYERS] && !large) { bench_layers(); }
-        if (wanted[PRODUCTS] && !large) { bench_products(); }
+        if (wanted[PRODUCTS] && !large) {
+            bench_products();
+            bench_few();
+        }
         printf("\n");
         first = 0;
     }

@@ -19,7 +19,7 @@
 # nvidia-cuda-nvdisasm); c++filt for readable names.
 set -u -o pipefail
 
-hot='attention|norm|mix|cross_entropy|softmax|gelu|swiglu|adamw|rotary|position|add_kernel|embedding|column_|sample'
+hot='attention|cache_|norm|mix|cross_entropy|softmax|gelu|swiglu|adamw|rotary|position|add_kernel|embedding|column_|sample|few_'
 
 stop() { printf 'error: %s\n' "$*" >&2; exit 1; }
 shared_program=
@@ -155,7 +155,7 @@ awk -v hot="$hot" -v shared_file="$tmp/shared" -v asked="$shared_program" '
         wide = name ~ /^attention_(forward|backward)_wgmma_kernel/
         attention = name ~ /^attention_/
         # A row of logits that is held on chip, at its longest.
-        if (name ~ /_rows_kernel<1/) dynamic[name] = 99 * 1024 - up_to(fixed, 128)
+        if (name ~ /_rows_kernel<1/ && name !~ /^few_/) dynamic[name] = 99 * 1024 - up_to(fixed, 128)
         if (name ~ /^sample_rows_kernel/) dynamic[name] = 2 * 3 * 2048 * 4  # its bins
         known = name in dynamic
         shared = fixed + (known ? dynamic[name] : 0)

@@ -400,6 +400,10 @@ static void test_few_products(void) {
             for (int trans_b = 0; trans_b < 2; trans_b++) {
                 Product p = how[next++ % HOWS];
                 p.trans_b = trans_b, p.M = M, p.N = size[k][0], p.K = size[k][1];
+                if (next % 4 == 0) {  // rows are aligned, but end within a pack
+                    p.more_a = round_up(p.K, 8) - p.K;
+                    p.more_b = trans_b ? p.more_a : round_up(p.N, 8) - p.N;
+                }
                 product_run(&p);
             }
         }
@@ -409,6 +413,13 @@ static void test_few_products(void) {
         p.trans_b = trans_b, p.M = 3, p.N = 11, p.K = 64 * FEW_PART + 700;
         product_run(&p);
     }
+    few_workspace = 1;  // some columns after the other
+    for (int i = 0; i < HOWS; i++) {
+        Product p = how[i];
+        p.M = 2, p.N = 600, p.K = 130;
+        product_run(&p);
+    }
+    few_workspace = MATMUL_WORKSPACE;
     CHECK(matmul_choice_count == 0, "%d choices were made for products of few rows", matmul_choice_count);
     errors_print();
 }

@@ -24,9 +24,9 @@
 #define PONDER_CUH
 
 #include "common/arena.h"
-#include "common/cache.h"
 #include "common/matmul.h"
 #include "common/model.h"
+#include "common/pass.h"
 #include "common/rows.h"
 #include "common/run/sizes.h"
 #include "common/run/train.h"
@@ -48,24 +48,6 @@
 
 // ------------------------------------------------------------------------------------------------
 // [1] Architectures and configuration
-
-// Where one half of a model, C or CUDA, has its activations: set by whoever calls the pass.
-typedef struct {
-    char** place;  // (L+1) where each layer, and what follows the last one, keeps its own: changes from pass to pass
-    char* work;    // where a layer at work has what it needs
-    int training;  // 0: no backward will come
-    int again;     // 1: what is cheap is not kept but computed again in the backward (CUDA)
-} PassMemory;
-
-// What an architecture and its caller share; an architecture's own struct begins with it.
-typedef struct {
-    Sizes size;
-    int T;               // most positions of a row
-    size_t N;            // of a micro-batch, rows times T
-    Weight embed, head;  // (V,C) W_in and W_out; the same when tied
-    PassMemory cpu, gpu;
-    const KeyCache* cache;  // of earlier positions, where the pass goes on with texts; NULL: rows begin at position 0
-} Pass;
 
 // The CUDA twins of an architecture's functions.
 typedef struct {
@@ -384,97 +366,6 @@ static inline void head_forward_backward(real* losses, real* dh, real* dw_out, r
 
 // ------------------------------------------------------------------------------------------------
 // [3] The S+1 passes (C)
-
-// Where layers keep their activations: counted over all passes, layer l of pass s is number s L + l, and from `first`
-// on each has a place of its own until its backward is done. What comes before keeps nothing: those layers work at
-// two places in turn, in the same memory, since a layer's output must not overwrite its input; and when their pass's
-// backward comes they are computed again, into places whose layers have had theirs. All layers have one layout: the
-// CUDA pass finishes a layer where the next one starts, and reads a place's output while it writes its other parts.
-typedef struct {
-    int passes, L;
-    int first;           // 0: every layer of every pass has a place; passes * L: none has
-    int places;          // of layers
-    size_t layer_bytes;  // of one of them
-    size_t norm_bytes;   // of what follows the last layer: each pass has its own, behind all layers
-    char** place;        // (L+1) what the pass is told
-    int* holds;          // (places + passes) number of the layer whose activations lie there, -1: none
-    char* base;
-} Slots;
-
-// What a pass is entered for: a forward whose backward will not come, or will; that backward.
-typedef enum { SLOTS_EVALUATE, SLOTS_FORWARD, SLOTS_BACKWARD } SlotsUse;
-
-// Sizes for what `keep` lists, with places for the layers from `first` on; returns the bytes of all.
-static inline size_t slots_measure(Slots* slots, Pass* pass, void (*keep)(Pass*, Arena*, int), int passes, int first) {
-    int L = pass->size.L;
-    if (!slots->place) {
-        slots->place = (char**)xalloc((size_t)L + 1, sizeof(char*), "places of layers");
-        slots->holds = (int*)xalloc(mul_size((size_t)passes, (size_t)L + 1, "places of layers") + 2, sizeof(int),
-                                    "places of layers");
-    }
-    slots->passes = passes, slots->L = L, slots->first = first;
-    slots->places = passes * L - first > 2 ? passes * L - first : 2;
-    slots->layer_bytes = 0;
-    for (int l = 0; l <= L; l++) {
-        Arena one = arena_at(NULL);
-        keep(pass, &one, l);
-        if (l < L) { slots->layer_bytes = max_size(slots->layer_bytes, one.used); }
-        slots->norm_bytes = one.used;
-    }
-    for (int i = 0; i < slots->places + passes; i++) { slots->holds[i] = -1; }
-    return mul_size((size_t)slots->places, slots->layer_bytes, "activations") + (size_t)passes * slots->norm_bytes;
-}
-
-// Layers of pass s that have no place of their own: its first ones.
-static inline int slots_without(const Slots* slots, int s) {
-    int n = slots->first - s * slots->L;
-    return n < 0 ? 0 : n < slots->L ? n : slots->L;
-}
-
-static inline char* slots_at(const Slots* slots, int i) {
-    size_t layers = (size_t)(i < slots->places ? i : slots->places), norms = (size_t)i - layers;
-    return slots->base + layers * slots->layer_bytes + norms * slots->norm_bytes;
-}
-
-// Where the layers of pass s keep theirs; notes what then lies there. A pass whose first layers are computed again
-// puts them behind its others: there are the places of the next pass, which is done.
-static inline char** slots_enter(const Slots* slots, int s, SlotsUse use) {
-    int L = slots->L, without = slots_without(slots, s);
-    if (use == SLOTS_EVALUATE || (use == SLOTS_FORWARD && without)) {  // two places serve all: nothing stays
-        for (int i = 0; i < slots->places + slots->passes; i++) { slots->holds[i] = -1; }
-    }
-    for (int l = 0; l <= L; l++) {
-        int number = s * L + l - slots->first, i = number;
-        if (l == L) {
-            i = slots->places + s;
-        } else if (use == SLOTS_BACKWARD && l < without) {
-            i = l + L - without;
-        } else if (use == SLOTS_EVALUATE || number < 0) {
-            i = number & 1;
-        }
-        slots->place[l] = slots_at(slots, i);
-        if (use == SLOTS_BACKWARD || (use == SLOTS_FORWARD && l >= without)) { slots->holds[i] = s * (L + 1) + l; }
-    }
-    return slots->place;
-}
-
-// Lists the layers of pass s whose activations are there, as a micro-batch of n positions has left them.
-static inline void slots_list(const Slots* slots, Places* places, Pass* pass, void (*keep)(Pass*, Arena*, int), int s,
-                              size_t n) {
-    int L = slots->L;
-    for (int l = 0; l <= L; l++) {
-        int i = 0;
-        while (i < slots->places + slots->passes && slots->holds[i] != s * (L + 1) + l) { i++; }
-        if (i == slots->places + slots->passes) { continue; }
-        char at[64];
-        snprintf(at, sizeof at, l < L ? "pass %d, layer %d: " : "pass %d, final norm: ", s, l);
-        Arena arena = {slots_at(slots, i), 0, places, at};
-        int first = places->count;
-        keep(pass, &arena, l);
-        // Sizes are for N positions, of which n were used.
-        for (i = first; i < places->count; i++) { places->list[i].count = places->list[i].count / pass->N * n; }
-    }
-}
 
 typedef struct {
     Model model;  // first, so that a Model* of ours is a Ponder*
@@ -898,6 +789,7 @@ static inline int ponder_main(int argc, char** argv, const Architecture* archite
 #if GPU
 
 #include "common/comparison.cuh"
+#include "common/decode.cuh"
 #include "common/graph.cuh"
 #include "common/matmul.cuh"
 #include "common/plan.cuh"
@@ -1016,6 +908,8 @@ typedef struct PonderCuda {
     Families families;
     Batch batch;
     Graph graph;
+    Decode decode;       // of texts that are continued
+    size_t narrow;       // most positions of a call without training; 0: a whole micro-batch
     size_t rows;         // of logits at a time
     float* e;            // (S+1, N,C)
     floatX* h;           // (S+1, N,C)
@@ -1098,8 +992,8 @@ static inline Plan ponder_plan_of(Model* model, int training, int recompute, int
     plan.B = B;
     plan.recompute = recompute;
     plan.keep = keep_p && training && m->config.steps > 0;
-    size_t N = m->pass->N;
-    m->pass->N = (size_t)B * (size_t)model->T;
+    size_t N = m->pass->N, all = (size_t)B * (size_t)model->T;
+    m->pass->N = m->cuda->narrow && !training ? min_size(all, m->cuda->narrow) : all;
     ponder_lay_out_cuda(m, area, training, recompute, plan.keep);
     for (int i = 0; i < CUDA_AREAS; i++) {
         plan_add(&plan, ponder_areas_cuda[i], area[i].used + (i == CUDA_WORK ? MATMUL_WORKSPACE : 0));
@@ -1201,6 +1095,7 @@ static inline void ponder_prepare_cuda(Model* model, int training) {
     Ponder* m = ponder_of(model);
     PonderCuda* c = m->cuda;
     device_open();
+    if (training) { model->decode = NULL; }  // its samples are computed anew: the plan has no room for caches
     PlanNeed need = ponder_need(m, training);
     char where[512];
     snprintf(where, sizeof where, "%s", c->card ? c->card->title : device.name);
@@ -1258,6 +1153,7 @@ static inline void ponder_forward_cuda(Ponder* m, int B, int T, int keep) {
         floatX* h = c->h + (size_t)s * stride;
         ledger_part(PART_BLOCKS);
         pass->gpu.place = slots_enter(&c->slots, s, keep ? SLOTS_FORWARD : SLOTS_EVALUATE);
+        pass->cache_cuda = c->decode.caches ? &c->decode.caches[s] : NULL;
         m->architecture->cuda->forward(pass, h, e, B, T, pass->size.L);
         if (s == config->steps) { break; }
         ledger_part(PART_BETWEEN);
@@ -1384,6 +1280,70 @@ static inline void ponder_logits_cuda(Model* model, const int* inputs, int B, in
                             logits);
 }
 
+// ---- texts that grow, on the GPU ----
+
+static inline void ponder_narrow_cuda(Model* model, int positions) {
+    Ponder* m = ponder_of(model);
+    m->cuda->narrow = (size_t)positions;
+    ponder_narrow(model, positions);
+}
+static inline double ponder_cache_bytes_cuda(const Model* model, int rows, int context) {
+    return decode_bytes(model->passes, rows, &ponder_of(model)->pass->size, (size_t)context);
+}
+static inline void ponder_cache_begin_cuda(Model* model, int rows, int context) {
+    Ponder* m = ponder_of(model);
+    decode_begin(&m->cuda->decode, model->passes, rows, &m->pass->size, (size_t)context, m->cuda->graph.on);
+}
+static inline void ponder_cache_end_cuda(Model* model) { decode_end(&ponder_of(model)->cuda->decode); }
+
+// All passes over the new tokens that are there, and what follows the last one of each text.
+static inline void ponder_token_cuda(Model* model, int B, int T) {
+    Ponder* m = ponder_of(model);
+    const PonderCuda* c = m->cuda;
+    size_t C = (size_t)m->pass->size.C, Vp = round_up((size_t)model->V, PADDED_ROWS);
+    ponder_forward_cuda(m, B, T, 0);
+    ledger_part(PART_HEAD);
+    const floatX* h = c->h + (size_t)m->config.steps * ponder_stride(m) + ((size_t)T - 1) * C;
+    gemm_float_cuda("head: logits", 0, 1, (size_t)B, Vp, C, 1, h, (size_t)T * C, m->pass->head.x, C, 0,
+                    c->decode.logits, Vp, NULL);
+}
+// Sends what a call goes on with.
+static inline void ponder_call_cuda(Model* model, const int* tokens, int B, int T, const int* rows, const int* first,
+                                    const double* u) {
+    PonderCuda* c = ponder_of(model)->cuda;
+    decode_call(&c->decode, B, T, rows, first, u);
+    batch_upload(&c->batch, tokens, NULL, (size_t)B * (size_t)T, (size_t)model->V, 0);
+    decode_see(&c->decode, c->batch.tokens, B, T, first, (size_t)model->V);
+}
+static inline void ponder_decode_cuda(Model* model, const int* tokens, int B, int T, const int* rows, const int* first,
+                                      real* logits) {
+    Ponder* m = ponder_of(model);
+    ponder_call_cuda(model, tokens, B, T, rows, first, NULL);
+    if (!logits) {
+        ponder_forward_cuda(m, B, T, 0);
+        return;
+    }
+    decode_run(&m->cuda->decode, model, B, T, 0, ponder_token_cuda);
+    decode_download(&m->cuda->decode, logits, (size_t)B, (size_t)model->V);
+}
+
+// The launches of a token and of the draw of the next one.
+static inline void ponder_draw_launches(Model* model, int B, int T) {
+    const PonderCuda* c = ponder_of(model)->cuda;
+    const Decode* d = &c->decode;
+    ponder_token_cuda(model, B, T);
+    sample_rows_cuda(d->drawn, d->logits, (size_t)B, (size_t)model->V, round_up((size_t)model->V, PADDED_ROWS),
+                     d->call.draw, d->seen, d->rule);
+}
+static inline void ponder_draw_cuda(Model* model, const int* tokens, int B, const int* rows, const int* first,
+                                    const SampleRule* rule, const double* u, int* drawn) {
+    Decode* d = &ponder_of(model)->cuda->decode;
+    decode_rule(d, rule);
+    ponder_call_cuda(model, tokens, B, 1, rows, first, u);
+    decode_run(d, model, B, 1, 1, ponder_draw_launches);
+    device_download(drawn, d->drawn, (size_t)B * sizeof(int));
+}
+
 static inline void ponder_rehearse_cuda(Model* model, const char* path, const char* text, int64_t rows) {
     PonderCuda* c = ponder_of(model)->cuda;
     rehearse(model, path, text, rows, c->plan.total, c->tune);
@@ -1418,6 +1378,42 @@ static inline void ponder_print_ledger(Model* model, const char* name, int64_t s
     PlanNeed need = ponder_need(m, 1);
     plan_print(model, &choice, &need, &c->compared, &c->plan, text, cluster);
     free(text);
+}
+
+// --plan=CARD --generate: what the last token of `rows` texts takes that fill a context, and what it would take to compute
+// all their positions anew.
+static inline void ponder_print_token(Model* model, const char* name, int rows, int context) {
+    Ponder* m = ponder_of(model);
+    PonderCuda* c = m->cuda;
+    ledger.dry = 1;
+    c->card = card_find(name);
+    ponder_allocate_cuda(model, 0);
+    ponder_cache_begin_cuda(model, rows, context);
+    int* call = (int*)xalloc(2 * (size_t)rows, sizeof(int), "texts");
+    for (int b = 0; b < rows; b++) { call[b] = b, call[rows + b] = context - 1; }
+    decode_call(&c->decode, rows, 1, call, call + rows, NULL);
+    free(call);
+    const Card card = plan_card(c->card);
+    plan_add(&c->plan, "caches of keys and values", (size_t)ponder_cache_bytes_cuda(model, rows, context));
+    plan_print_card(&card);
+    plan_print_memory(&c->plan);
+    ledger_clear();
+    c->decode.rule.temperature = c->decode.rule.top_p = c->decode.rule.penalty = 1;
+    ponder_draw_launches(model, rows, 1);
+    double token = plan_print_booked("a token of each text, as the limits allow", &card, -1);
+    printf("at most %.0f tokens/s; a limit, not a forecast\n\n", rows / token);
+
+    free(c->decode.caches);
+    c->decode.caches = NULL;
+    Arena area[CUDA_AREAS];
+    memset(area, 0, sizeof area);
+    m->pass->N = (size_t)rows * (size_t)context;
+    ponder_lay_out_cuda(m, area, 0, 0, 0);
+    ledger_clear();
+    ponder_token_cuda(model, rows, context);
+    double all = ledger_total(&card, sizeof(floatX) == 2);
+    printf("all %d positions of each text anew, without caches: %.2f ms at least, %.1f times as long\n", context,
+           1e3 * all, all / token);
 }
 
 static inline char* ponder_device_text(const Model* model) {
@@ -1473,7 +1469,12 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     model->evaluate = ponder_evaluate_cuda;
     model->logits = ponder_logits_cuda;
     model->pass_logits = ponder_pass_logits_cuda;
-    model->decode = NULL;
+    model->narrow = ponder_narrow_cuda;
+    model->cache_bytes = ponder_cache_bytes_cuda;
+    model->cache_begin = ponder_cache_begin_cuda;
+    model->cache_end = ponder_cache_end_cuda;
+    model->decode = ponder_decode_cuda;
+    model->draw = ponder_draw_cuda;
     model->list = ponder_list_cuda;
     model->finite = device_finite;
     model->rehearse = ponder_rehearse_cuda;
@@ -1482,6 +1483,7 @@ static inline void ponder_use_cuda(Model* model, const OptionTable* options) {
     ranks_drive(model);
     zero_drive(model, options);
     model->print_ledger = ponder_print_ledger;
+    model->print_token = ponder_print_token;
     model->compare_cpu = ponder_compare_cpu;
 }
 

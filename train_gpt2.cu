@@ -506,7 +506,7 @@ static void gpt2_backward(Pass* pass, real* de, const real* dh, const real* e, i
 // [7] One pass (CUDA)
 #if GPU
 
-#include "common/attention.cuh"
+#include "common/cache.cuh"
 #include "common/layers.cuh"
 #include "common/norms.cuh"
 
@@ -621,7 +621,7 @@ static void gpt2_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int 
     size_t NH = (size_t)size->NH;
     float eps = (float)size->eps;
     Gpt2WorkCuda work = gpt2_work_at_cuda(pass);
-    position_forward_cuda(work.x0, e, m->wpe.master, B, T, C);
+    position_forward_cuda(work.x0, e, m->wpe.master, cache_first_cuda(pass->cache_cuda), B, T, C);
     const float* x = work.x0;  // what out and bias are added to, then the layer's input
     const floatX* out = NULL;  // the branch that is not added yet; NULL: none
     const float* bias = NULL;  // of out
@@ -634,7 +634,8 @@ static void gpt2_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int 
         if (l == layers) { return; }
         if (next) { x = next; }
         conv1d_forward_cuda(k.qkv, k.ln1, y->qkvw.x, y->qkvb.x, N, C, 3 * C);
-        attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + C, k.qkv + 2 * C, B, T, NH, NH, HS, 3 * C, HS, HS);
+        cached_attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + C, k.qkv + 2 * C, B, T, NH, NH, HS, 3 * C, HS, HS,
+                                      pass->cache_cuda, l);
         conv1d_forward_cuda(work.out, k.att, y->projw.x, NULL, N, C, C);
         layernorms_forward_cuda(k.mid, k.ln2, NULL, k.mean2, k.rstd2, x, work.out, y->projb.master, NULL, NULL,
                                 y->ln2w.master, y->ln2b.master, NULL, NULL, N, C, eps);
@@ -660,7 +661,7 @@ static void gpt2_backward_cuda(Pass* pass, float* de, const floatX* dh, const fl
     Gpt2WorkCuda work = gpt2_work_at_cuda(pass);
     Gpt2KeptCuda last = gpt2_kept_at_cuda(pass, &work, size->L);
     const Gpt2Layer* before = &m->layer[size->L - 1];
-    position_forward_cuda(work.x0, e, m->wpe.master, B, T, C);  // not kept: every pass has its own in this place
+    position_forward_cuda(work.x0, e, m->wpe.master, NULL, B, T, C);  // not kept: every pass has its own in this place
     // dx starts from the final norm alone: de holds the gradient that reaches e past this pass.
     layernorms_backward_cuda(work.dx, work.dxr, m->lnfw.grad, m->lnfb.grad, NULL, NULL, before->fcprojb.grad, NULL,
                              work.partial, dh, NULL, gpt2_kept_at_cuda(pass, &work, size->L - 1).next, m->lnfw.master,

@@ -605,7 +605,7 @@ static void llama_backward(Pass* pass, real* de, const real* dh, const real* e, 
 // [7] One pass (CUDA)
 #if GPU
 
-#include "common/attention.cuh"
+#include "common/cache.cuh"
 #include "common/layers.cuh"
 #include "common/rmsnorm.cuh"
 
@@ -741,8 +741,10 @@ static void llama_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int
         if (l == layers) { return; }
         if (next) { x = next; }
         matmul_forward_cuda(k.qkv, k.ln1, y->qkvw.x, NULL, N, C, H);
-        rotary_forward_cuda(k.qkv, work.cosine, work.sine, B, T, NH + NKV, 1, HS, H, HS, 0, 1);
-        attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + at_k, k.qkv + at_v, B, T, NH, NKV, HS, H, HS, HS);
+        rotary_forward_cuda(k.qkv, work.cosine, work.sine, cache_first_cuda(pass->cache_cuda), B, T, NH + NKV, 1, HS, H,
+                            HS, 0, 1);
+        cached_attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + at_k, k.qkv + at_v, B, T, NH, NKV, HS, H, HS, HS,
+                                      pass->cache_cuda, l);
         matmul_forward_cuda(work.out, k.att, y->projw.x, NULL, N, Q, C);
         rmsnorm_forward_cuda(k.mid, k.ln2, k.rstd2, x, work.out, y->ln2w.master, N, C, eps);
         matmul_forward_cuda(k.gate_up, k.ln2, y->gate_upw.x, NULL, N, C, 2 * FF);
@@ -788,7 +790,7 @@ static void llama_backward_cuda(Pass* pass, float* de, const floatX* dh, const f
         matmul_backward_weight_cuda(y->projw.grad, work.dxr, k.att, N, Q, C);
         attention_backward_cuda(work.dqkv, work.dqkv + at_k, work.dqkv + at_v, work.delta, work.datt, k.qkv,
                                 k.qkv + at_k, k.qkv + at_v, k.att, k.lse, B, T, NH, NKV, HS, H, HS, HS);
-        rotary_forward_cuda(work.dqkv, work.cosine, work.sine, B, T, NH + NKV, 1, HS, H, HS, 0, -1);
+        rotary_forward_cuda(work.dqkv, work.cosine, work.sine, NULL, B, T, NH + NKV, 1, HS, H, HS, 0, -1);
         matmul_backward_weight_cuda(y->qkvw.grad, work.dqkv, k.ln1, N, C, H);
         matmul_backward_input_cuda(work.dln, work.dqkv, y->qkvw.x, N, C, H);
         rmsnorm_backward_cuda(work.dx, l > 0 ? work.dxr : NULL, y->ln1w.grad, work.partial, work.dln, x, y->ln1w.master,

@@ -513,7 +513,7 @@ static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e,
 // [7] One pass (CUDA)
 #if GPU
 
-#include "common/attention.cuh"
+#include "common/cache.cuh"
 #include "common/layers.cuh"
 #include "common/norms.cuh"
 
@@ -650,9 +650,10 @@ static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, in
         if (l == layers) { return; }
         if (next) { x = next; }
         matmul_forward_cuda(k.qkv, k.ln1, y->qkvw.x, y->qkvb.x, N, C, 3 * C);
-        rotary_forward_cuda(k.qkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
-        attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, NH, NH, HS, 3 * C, 3 * HS,
-                               3 * HS);
+        rotary_forward_cuda(k.qkv, work.cosine, work.sine, cache_first_cuda(pass->cache_cuda), B, T, NH, 2, rotated,
+                            3 * C, 3 * HS, HS, 1);
+        cached_attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, NH, NH, HS, 3 * C, 3 * HS,
+                                      3 * HS, pass->cache_cuda, l);
         matmul_forward_cuda(work.out1, k.att, y->projw.x, NULL, N, C, C);
         matmul_forward_cuda(k.fc, k.ln2, y->fcw.x, NULL, N, C, FF);
         gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, GELU_ERF);
@@ -701,7 +702,7 @@ static void pythia_backward_cuda(Pass* pass, float* de, const floatX* dh, const 
         matmul_backward_weight_cuda(y->projw.grad, work.dxr, k.att, N, C, C);
         attention_backward_cuda(work.dqkv, work.dqkv + HS, work.dqkv + 2 * HS, work.delta, work.datt, k.qkv, k.qkv + HS,
                                 k.qkv + 2 * HS, k.att, k.lse, B, T, NH, NH, HS, 3 * C, 3 * HS, 3 * HS);
-        rotary_forward_cuda(work.dqkv, work.cosine, work.sine, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
+        rotary_forward_cuda(work.dqkv, work.cosine, work.sine, NULL, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, -1);
         column_sum_cuda(y->qkvb.grad, NULL, work.partial, work.dqkv, N, 3 * C);
         matmul_backward_weight_cuda(y->qkvw.grad, work.dqkv, k.ln1, N, C, 3 * C);
 

@@ -36,6 +36,9 @@ typedef struct {
     int T, NH, HS, group;         // group: query heads that share a kv head
     size_t row, q_head, kv_head;  // distances in numbers
     float scale, scale_log2;      // 1 / sqrt(HS); the same times log2(e)
+    // In the forward on the tensor cores; elsewhere row, and 0:
+    size_t kv_row;  // the distance of keys, and of values
+    int from;       // how many of the T positions come before the first that q, out and lse have (with one row)
 } AttentionShape;
 
 // FLOPs of `products` products of the causal half for all heads, diagonal included: each needs 2 HS for
@@ -249,7 +252,9 @@ static inline AttentionShape attention_shape(size_t T, size_t NH, size_t NKV, si
                             q_head,
                             kv_head,
                             1.0f / sqrtf((float)HS),
-                            ATTENTION_LOG2E / sqrtf((float)HS)};
+                            ATTENTION_LOG2E / sqrtf((float)HS),
+                            row,
+                            0};
     return shape;
 }
 
@@ -506,8 +511,8 @@ static __device__ __forceinline__ void forward_fetch(unsigned char* shared, int 
     if (half < 2 * tiles) {
         tile_load<HSC, S::keys, S::threads>(
             shared + S::ring_at + half % S::slots * S::slot,
-            (half % 2 ? v : k) + ((size_t)late(blockIdx.z) * (size_t)shape.T + (size_t)j) * shape.row + kv,
-            (int)shape.row, shape.T - j, shape.HS);
+            (half % 2 ? v : k) + ((size_t)late(blockIdx.z) * (size_t)shape.T + (size_t)j) * shape.kv_row + kv,
+            (int)shape.kv_row, shape.T - j, shape.HS);
     }
     cp_async_commit();
 }
@@ -545,7 +550,7 @@ static __device__ __forceinline__ void forward_finish(floatX* out, float* lse, u
     for (int y = 0; y < S::squares; y++) {
         const float top = quad_sum(l[y][0]), bottom = quad_sum(l[y][1]);
         const int i = i0 + own + y * 16 + g;
-        float* to = lse + (b * NH + h) * T;
+        float* to = lse + (b * NH + h) * T - shape.from;
         if (threadIdx.x % 4 == 0 && i < shape.T) { to[i] = fmaf(m[y][0], shape.scale, logf(top)); }
         if (threadIdx.x % 4 == 0 && i + 8 < shape.T) { to[i + 8] = fmaf(m[y][1], shape.scale, logf(bottom)); }
 #pragma unroll
@@ -555,8 +560,9 @@ static __device__ __forceinline__ void forward_finish(floatX* out, float* lse, u
     }
     __syncthreads();
     const int out_row = shape.NH * shape.HS;
-    tile_store<HSC, S::rows, S::threads>(out + (b * T + (size_t)i0) * (size_t)out_row + h * (size_t)shape.HS, out_row,
-                                         shared, shape.T - i0, shape.HS);
+    tile_store<HSC, S::rows, S::threads>(out + (b * T + (size_t)(i0 - shape.from)) * (size_t)out_row +
+                                             h * (size_t)shape.HS,
+                                         out_row, shared, shape.T - i0, shape.HS);
 }
 
 template <int HSC, int small>
@@ -570,9 +576,10 @@ static __global__ void __launch_bounds__(ForwardTiles<HSC, small>::threads, Forw
     const int own = forward_row<HSC, small>(), i0 = forward_first<HSC, small>(T);  // of the warp, of the block
     const int kv = (int)blockIdx.y / shape.group * (int)shape.kv_head;
     const int tiles = (min(i0 + (int)S::rows, T) + S::keys - 1) / S::keys;
-    tile_load<HSC, S::rows, S::threads>(
-        shared, q + ((size_t)blockIdx.z * (size_t)T + (size_t)i0) * shape.row + blockIdx.y * shape.q_head,
-        (int)shape.row, T - i0, HS);
+    tile_load<HSC, S::rows, S::threads>(shared,
+                                        q + ((size_t)blockIdx.z * (size_t)T + (size_t)(i0 - shape.from)) * shape.row +
+                                            blockIdx.y * shape.q_head,
+                                        (int)shape.row, T - i0, HS);
     cp_async_commit();
     uint32_t qa[S::squares][S::held + 1][4];
     if (S::apart) {

@@ -79,12 +79,13 @@ static inline void column_finish_cuda(ColumnTargets targets, const float* partia
 // See rotary_forward_cuda. A thread turns PACK pairs of one head, a group of blockDim.x threads one row.
 // Per rotated number: 2 bytes in and 2 out in bf16; the tables stay in the caches.
 static __global__ void __launch_bounds__(256)
-    rotary_forward_kernel(floatX* x, const float* __restrict__ cosine, const float* __restrict__ sine, size_t N,
-                          size_t T, unsigned heads, unsigned parts, unsigned half, size_t row_stride,
-                          size_t head_stride, size_t part_stride, float direction, int whole) {
+    rotary_forward_kernel(floatX* x, const float* __restrict__ cosine, const float* __restrict__ sine,
+                          const int* __restrict__ first, size_t N, size_t T, unsigned heads, unsigned parts,
+                          unsigned half, size_t row_stride, size_t head_stride, size_t part_stride, float direction,
+                          int whole) {
     const size_t n = (size_t)blockIdx.x * blockDim.y + threadIdx.y;
     if (n >= N) { return; }
-    const size_t t = n % T;
+    const size_t t = n % T + (first ? (size_t)first[n / T] : 0);
     const unsigned packs = (half + PACK - 1) / PACK, items = heads * parts * packs;
     for (unsigned item = threadIdx.x; item < items; item += blockDim.x) {
         const unsigned i = item % packs * PACK, part = item / packs % parts, head = item / packs / parts;
@@ -108,10 +109,11 @@ static __global__ void __launch_bounds__(256)
 // 2104.09864): numbers i and i + rotated/2 of a head are a pair, i < rotated/2. Computed in fp32 and
 // rounded once. Head h, part p of row n begins at x + n row_stride + h head_stride + p part_stride, so that
 // q and k in qkv (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS, and a q (B,T,NH,HS)
-// of its own is heads = NH, parts = 1, strides NH HS, HS, 0. cosine, sine (T, rotated/2). direction +1:
-// forward, -1: backward, since the gradient of a rotation is the rotation back.
-static inline void rotary_forward_cuda(floatX* x, const float* cosine, const float* sine, size_t B, size_t T,
-                                       size_t heads, size_t parts, size_t rotated, size_t row_stride,
+// of its own is heads = NH, parts = 1, strides NH HS, HS, 0. cosine, sine (T, rotated/2), with `first` of as many positions
+// as there are: first (B), on the device, is where rows begin, NULL: at 0. direction +1: forward, -1: backward, since the
+// gradient of a rotation is the rotation back.
+static inline void rotary_forward_cuda(floatX* x, const float* cosine, const float* sine, const int* first, size_t B,
+                                       size_t T, size_t heads, size_t parts, size_t rotated, size_t row_stride,
                                        size_t head_stride, size_t part_stride, int direction) {
     size_t half = rotated / 2, N = B * T, items = heads * parts * div_up(half, PACK);
     int whole = rows_whole(half, address_bits(x) | address_bits(cosine) | address_bits(sine)) &&
@@ -121,7 +123,7 @@ static inline void rotary_forward_cuda(floatX* x, const float* cosine, const flo
     double pairs = (double)N * (double)heads * (double)parts * (double)half;
     states(7.0 * pairs, 4.0 * (double)sizeof(floatX) * pairs + 8.0 * (double)T * (double)half);
     launch(rotary_forward_kernel, dim3((unsigned)div_up(N, 256 / across)), dim3(across, 256 / across), 0, device.stream,
-           x, cosine, sine, N, T, (unsigned)heads, (unsigned)parts, (unsigned)half, row_stride, head_stride,
+           x, cosine, sine, first, N, T, (unsigned)heads, (unsigned)parts, (unsigned)half, row_stride, head_stride,
            part_stride, (float)direction, whole);
 }
 
@@ -143,27 +145,29 @@ static inline int position_whole(size_t numbers, uintptr_t addresses) {
 // Per number: 4 bytes in, 4 out; the table stays in the caches.
 static __global__ void __launch_bounds__(POSITION_THREADS)
     position_forward_kernel(float* __restrict__ out, const float* __restrict__ inp, const float* __restrict__ table,
-                            size_t B, size_t numbers, int whole) {
+                            const int* __restrict__ first, size_t B, size_t numbers, size_t C, int whole) {
     const size_t i = ((size_t)blockIdx.x * POSITION_THREADS + threadIdx.x) * POSITION_PACK;
     for (size_t b = blockIdx.y; b < B; b += gridDim.y) {
         const size_t at = b * numbers + i;
+        const float* own = table + (first ? (size_t)first[b] * C : 0);
         if (whole && i < numbers) {
-            const float4 x = *(const float4*)(inp + at), p = *(const float4*)(table + i);
+            const float4 x = *(const float4*)(inp + at), p = *(const float4*)(own + i);
             *(float4*)(out + at) = make_float4(x.x + p.x, x.y + p.y, x.z + p.z, x.w + p.w);
         } else {
-            for (size_t k = 0; k < POSITION_PACK && i + k < numbers; k++) { out[at + k] = inp[at + k] + table[i + k]; }
+            for (size_t k = 0; k < POSITION_PACK && i + k < numbers; k++) { out[at + k] = inp[at + k] + own[i + k]; }
         }
     }
 }
 
-// out (N,C) = inp (N,C) + table[t], N = B T; table (P,C) holds a row for each position. All fp32: the stream.
-static inline void position_forward_cuda(float* out, const float* inp, const float* table, size_t B, size_t T,
-                                         size_t C) {
+// out (N,C) = inp (N,C) + table[t], N = B T; table (P,C) holds a row for each position. All fp32: the stream. first (B), on
+// the device: the positions of rows' first tokens, which are added to t; NULL: 0.
+static inline void position_forward_cuda(float* out, const float* inp, const float* table, const int* first, size_t B,
+                                         size_t T, size_t C) {
     const size_t numbers = T * C;
-    int whole = position_whole(numbers, address_bits(out) | address_bits(inp) | address_bits(table));
+    int whole = position_whole(first ? C : numbers, address_bits(out) | address_bits(inp) | address_bits(table));
     states((double)B * (double)numbers, 8.0 * (double)B * (double)numbers + 4.0 * (double)numbers);
     launch(position_forward_kernel, dim3(position_blocks(numbers), (unsigned)min_size(B, POSITION_ROWS)),
-           dim3(POSITION_THREADS), 0, device.stream, out, inp, table, B, numbers, whole);
+           dim3(POSITION_THREADS), 0, device.stream, out, inp, table, first, B, numbers, C, whole);
 }
 
 // Per number: 4 bytes in; of the table's gradient 4 in and 4 out. Left alone, ptxas aims at 8 blocks on a

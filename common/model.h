@@ -20,6 +20,14 @@ typedef struct {
 
 struct Cluster;  // scaling.h
 
+// How the token that follows a text is drawn from its logits (run/sample.h).
+typedef struct {
+    double temperature;  // 0: always the most probable token
+    int64_t top_k;       // 0: all
+    double top_p;        // 1: all
+    double penalty;      // of tokens that are in the text already; 1: none
+} SampleRule;
+
 typedef struct Model Model;
 struct Model {
     void* self;  // the owner's state
@@ -73,6 +81,10 @@ struct Model {
     void (*cache_begin)(Model* model, int rows, int context);
     void (*cache_end)(Model* model);
     void (*decode)(Model* model, const int* tokens, int B, int T, const int* rows, const int* first, real* logits);
+    // The same with T = 1, and the next token of each text by the uniform numbers u (B) in (0,1): drawn (B), -1 where a logit
+    // is not finite. NULL: the caller draws from logits.
+    void (*draw)(Model* model, const int* tokens, int B, const int* rows, const int* first, const SampleRule* rule,
+                 const double* u, int* drawn);
 
     // Lists every tensor in forward order, as a micro-batch of n positions has left it: LIST_PARAMETER..., activations,
     // LIST_LOSSES, LIST_GRADIENT... NULL: only parameters and gradients are known.
@@ -129,6 +141,8 @@ struct Model {
     const char* arithmetic;                           // "bf16 on a GPU"; plain text without quotes
     // --plan=CARD: memory and ledger of a step of step_rows rows; cluster: of several GPUs that have as many, else NULL.
     void (*print_ledger)(Model* model, const char* card, int64_t step_rows, const struct Cluster* cluster);
+    // --plan=CARD --generate: memory and ledger of a token that `rows` texts of `context` tokens end with.
+    void (*print_token)(Model* model, const char* card, int rows, int context);
     // --compare-cpu: one micro-batch with `count` targets on both; returns the exit status.
     int (*compare_cpu)(Model* model, const int* inputs, const int* targets, int B, int T, int64_t count);
 

@@ -256,19 +256,19 @@ static inline void plan_print_table(const PlanTable* table, const Plan* chosen, 
     printf("\n");
 }
 
-// The booked step of `rows` rows, part by part, with the time that the card's limits allow, which it returns.
-static inline double plan_print_step(const Model* model, const Card* card, int64_t rows) {
+// What is booked, part by part, with the time that the card's limits allow; flops: of it all, -1: as booked. Returns the
+// seconds, with launches.
+static inline double plan_print_booked(const char* title, const Card* card, double flops) {
     int bf16 = sizeof(floatX) == 2;
-    double all = 0, part_seconds[PARTS] = {0};
+    double all = 0, booked = 0, bytes = 0, part_seconds[PARTS] = {0};
     int64_t launches = 0;
     for (int i = 0; i < ledger.rows; i++) {
         double seconds = ledger_seconds(&ledger.row[i], card, bf16);
-        all += seconds;
+        all += seconds, booked += ledger.row[i].flops, bytes += ledger.row[i].bytes;
         part_seconds[ledger.row[i].part] += seconds;
         launches += ledger.row[i].launches;
     }
-    printf("%-42s %8s %10s %10s %10s %7s  %s\n", "a step, as the limits allow", "launches", "GFLOP", "MB", "us",
-           "share", "bound by");
+    printf("%-42s %8s %10s %10s %10s %7s  %s\n", title, "launches", "GFLOP", "MB", "us", "share", "bound by");
     for (int part = 0; part < PARTS; part++) {
         if (part_seconds[part] == 0) { continue; }
         printf("%-42s %8s %10s %10s %10.0f %5.1f %%\n", ledger_part_names[part], "", "", "", 1e6 * part_seconds[part],
@@ -282,14 +282,32 @@ static inline double plan_print_step(const Model* model, const Card* card, int64
                    row->bytes / card->copy >= seconds ? "memory" : "arithmetic");
         }
     }
-    double tokens = (double)rows * model->T, flops = 0;
-    for (int i = 0; i < model->flops_rows; i++) { flops += model->flops[i].amount; }
-    printf("%-42s %8lld %10.2f %10s %10.0f\n", "total", (long long)launches, tokens * flops / 1e9, "", 1e6 * all);
+    printf("%-42s %8lld %10.2f %10.1f %10.0f\n", "total", (long long)launches, (flops < 0 ? booked : flops) / 1e9,
+           bytes / 1e6, 1e6 * all);
     all += LAUNCH_SECONDS * (double)launches;
     printf("with %.1f us of every launch: %.2f ms\n", 1e6 * LAUNCH_SECONDS, 1e3 * all);
-    printf("at most %.0f tokens/s, %.2f of the product rate in model FLOPs; a limit, not a forecast\n", tokens / all,
-           tokens * flops / all / (bf16 ? card->bf16 : card->fp32));
     return all;
+}
+
+// The booked step of `rows` rows; returns its seconds.
+static inline double plan_print_step(const Model* model, const Card* card, int64_t rows) {
+    double tokens = (double)rows * model->T, flops = 0;
+    for (int i = 0; i < model->flops_rows; i++) { flops += model->flops[i].amount; }
+    double all = plan_print_booked("a step, as the limits allow", card, tokens * flops);
+    printf("at most %.0f tokens/s, %.2f of the product rate in model FLOPs; a limit, not a forecast\n", tokens / all,
+           tokens * flops / all / (sizeof(floatX) == 2 ? card->bf16 : card->fp32));
+    return all;
+}
+
+// A card, and the memory of a plan.
+static inline void plan_print_card(const Card* card) {
+    printf("%s: %.0f TFLOP/s of products (%s), %.2f TB/s, %.0f GB (%s)\n", card->title,
+           (sizeof(floatX) == 2 ? card->bf16 : card->fp32) / 1e12, PRECISION, card->copy / 1e12, card->memory / 1e9,
+           card->source);
+}
+static inline void plan_print_memory(const Plan* plan) {
+    for (int i = 0; i < plan->rows; i++) { printf("  %-32s %9.1f MB\n", plan->row[i].what, plan->row[i].amount / 1e6); }
+    printf("  %-32s %9.1f MB\n\n", "total", (double)plan->total / 1e6);
 }
 
 // When which gradients of the last micro-batch of a step of `rows` rows are complete; the model is laid out (ledger.dry).
@@ -337,13 +355,10 @@ static inline void plan_print_zero(const Model* model, const Plan* plan, int gpu
 static inline void plan_print(Model* model, const PlanChoice* choice, const PlanNeed* need, const PlanTable* table,
                               const Plan* plan, const char* text, const Cluster* cluster) {
     const Card* card = &need->card;
-    printf("%s: %.0f TFLOP/s of products (%s), %.2f TB/s, %.0f GB (%s)\n", card->title,
-           (sizeof(floatX) == 2 ? card->bf16 : card->fp32) / 1e12, PRECISION, card->copy / 1e12, card->memory / 1e9,
-           card->source);
+    plan_print_card(card);
     plan_print_table(table, plan, choice, need);
     printf("%s\n", text);
-    for (int i = 0; i < plan->rows; i++) { printf("  %-32s %9.1f MB\n", plan->row[i].what, plan->row[i].amount / 1e6); }
-    printf("  %-32s %9.1f MB\n\n", "total", (double)plan->total / 1e6);
+    plan_print_memory(plan);
     plan_dry_step(model, need->rows);
     double seconds = plan_print_step(model, card, need->rows);
     if (!cluster) { return; }

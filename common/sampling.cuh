@@ -15,6 +15,7 @@
 #ifndef PONDER_SAMPLING_CUH
 #define PONDER_SAMPLING_CUH
 
+#include "model.h"
 #include "rows.cuh"
 
 #include <float.h>
@@ -25,14 +26,6 @@ typedef struct {
     int row;   // its row of `seen`: no two texts of a call have the same
     int pad;
 } SampleDraw;
-
-// As in Sampler of run/sample.h.
-typedef struct {
-    double temperature;  // 0: always the most probable token
-    int64_t top_k;       // 0: all
-    double top_p;        // 1: all
-    double penalty;      // of tokens that are in the text already; 1: none
-} SampleRule;
 
 // Threads of a block; bits of a key that are looked at together, of how many bins that makes; bits of a weight behind
 // the point; the vocabulary below which sums of weights fit into 64 bits.

@@ -141,7 +141,7 @@ static void run_rotary(Area* a) {
     size_t C = shape.C, HS = shape.HS, half = shape.rotated / 2;
     floatX* qkv = area_x(a, shape.N * 3 * C);
     const float *cosine = area_floats(a, shape.T * half), *sine = area_floats(a, shape.T * half);
-    rotary_forward_cuda(qkv, cosine, sine, shape.B, shape.T, shape.NH, 2, shape.rotated, 3 * C, 3 * HS, HS, 1);
+    rotary_forward_cuda(qkv, cosine, sine, NULL, shape.B, shape.T, shape.NH, 2, shape.rotated, 3 * C, 3 * HS, HS, 1);
 }
 static int gelu_form = GELU_ERF;
 static void run_gelu_forward(Area* a) {
@@ -191,7 +191,7 @@ static void run_position_forward(Area* a) {
     size_t n = shape.N * shape.C;
     float* x0 = area_floats(a, n);
     const float *e = area_floats(a, n), *table = area_floats(a, shape.T * shape.C);
-    position_forward_cuda(x0, e, table, shape.B, shape.T, shape.C);
+    position_forward_cuda(x0, e, table, NULL, shape.B, shape.T, shape.C);
 }
 static void run_position_backward(Area* a) {
     float* dtable = area_floats(a, shape.T * shape.C);

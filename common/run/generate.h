@@ -18,7 +18,7 @@
 
 #include <ctype.h>
 
-static int generate_piece = 256;  // tokens of a prompt that the model takes at a time; tests set less
+static int generate_piece = GPU ? 2048 : 256;  // tokens of a prompt that the model takes at a time; tests set less
 
 typedef struct {
     char* text;  // the prompt (size), kept for nothing but its tokens
@@ -351,19 +351,19 @@ static inline void generate_check(const Trainer* t) {
 // One round: a token for every text that goes on. 0: a signal came.
 static inline int generate_round(Generation* g, Sampler* s, Generated** active, int n) {
     SampleText** texts = (SampleText**)xalloc((size_t)n, sizeof(SampleText*), "texts that grow");
+    int* tokens = (int*)xalloc((size_t)n, sizeof(int), "texts that grow");
     for (int i = 0; i < n; i++) { texts[i] = &active[i]->tokens; }
-    int going = sample_logits(s, g->t->model, texts, n, g->signal);
-    free(texts);
-    size_t V = (size_t)g->t->model->V;
+    int going = sample_round(s, g->t->model, texts, n, g->signal, tokens);
     for (int i = 0; i < n && going; i++) {
-        int token = sample_next(s, (int)V, &active[i]->tokens, s->logits + (size_t)i * V);
-        if (token < 0) {
+        if (tokens[i] < 0) {
             generate_write_rest(g, "error");
             die("%s: a logit after %d tokens is not finite: the weights of %s are damaged, or the model diverged",
                 active[i]->where, active[i]->tokens.length, g->t->weights);
         }
-        generate_take(g, active[i], token);
+        generate_take(g, active[i], tokens[i]);
     }
+    free(texts);
+    free(tokens);
     return going;
 }
 

@@ -32,6 +32,7 @@ typedef struct {
     unsigned* marks;        // (V) by their last text: which tokens it has
     unsigned mark;
     int *last, *rows, *first;                                         // (texts) arguments of decode()
+    double* uniform;                                                  // (texts) of their draws
     double read_seconds, read_tokens, decode_seconds, decode_tokens;  // spent on prompts, and on what follows
 } Sampler;
 
@@ -45,6 +46,7 @@ static inline void sampler_make(Sampler* s, const Model* model, int texts) {
     s->last = (int*)xalloc(3 * n, sizeof(int), "texts that grow");
     s->rows = s->last + n;
     s->first = s->rows + n;
+    s->uniform = (double*)xalloc(n, sizeof(double), "texts that grow");
 }
 
 static inline void sampler_free(Sampler* s) {
@@ -53,6 +55,7 @@ static inline void sampler_free(Sampler* s) {
     free(s->probabilities);
     free(s->marks);
     free(s->last);
+    free(s->uniform);
 }
 
 // ---- one token ----
@@ -159,52 +162,75 @@ typedef struct {
     int drawn;       // tokens that were
 } SampleText;
 
-// Logits of what follows each of n texts, s->logits (n,V); 0 if a signal came first. With caches a model reads what it has
-// not read of a text in pieces, then the last tokens of all texts together; without, every text from its beginning.
-static inline int sample_logits(Sampler* s, Model* model, SampleText* const* texts, int n,
-                                const volatile sig_atomic_t* stop) {
+// What a model's caches lack of n texts but for their last tokens, in pieces; then those are s->last, their places s->rows
+// and s->first. 0 if a signal came first.
+static inline int sample_read(Sampler* s, Model* model, SampleText* const* texts, int n,
+                              const volatile sig_atomic_t* stop) {
     for (int i = 0; i < n; i++) {
         SampleText* text = texts[i];
-        if (!model->decode) {
-            if (*stop) { return 0; }
-            double began = now_seconds();
-            model->logits(model, text->tokens, 1, text->length, 1, s->logits + (size_t)i * (size_t)model->V);
-            text->read = text->length;
-            s->decode_seconds += now_seconds() - began, s->decode_tokens++;
-            work_goes_on();
-            continue;
-        }
-        double began = now_seconds();
         while (text->length - text->read > 1) {
+            double began = now_seconds();
             if (*stop) { return 0; }
             int some = text->length - 1 - text->read < s->piece ? text->length - 1 - text->read : s->piece;
             model->decode(model, text->tokens + text->read, 1, some, &text->row, &text->read, NULL);
             text->read += some, s->read_tokens += some;
             s->read_seconds += now_seconds() - began;
-            began = now_seconds();
             work_goes_on();
         }
         s->last[i] = text->tokens[text->read];
         s->rows[i] = text->row;
         s->first[i] = text->read++;
     }
-    if (*stop) { return 0; }
-    if (!model->decode) { return 1; }
-    double began = now_seconds();
-    model->decode(model, s->last, n, 1, s->rows, s->first, s->logits);
-    s->decode_seconds += now_seconds() - began, s->decode_tokens += n;
-    work_goes_on();
+    return !*stop;
+}
+
+// The uniform number of a text's next draw.
+static inline double sample_uniform(const Sampler* s, const SampleText* text) {
+    return random_uniform(s->seed, random_stream("sample"), text->draws + (uint64_t)text->drawn);
+}
+
+// Logits of what follows each of n texts, s->logits (n,V), from their beginnings: of a model without caches.
+static inline int sample_anew(Sampler* s, Model* model, SampleText* const* texts, int n,
+                              const volatile sig_atomic_t* stop) {
+    for (int i = 0; i < n; i++) {
+        if (*stop) { return 0; }
+        SampleText* text = texts[i];
+        model->logits(model, text->tokens, 1, text->length, 1, s->logits + (size_t)i * (size_t)model->V);
+        text->read = text->length;
+        work_goes_on();
+    }
     return 1;
 }
 
-// Draws the next token of a text from its logits (V), which the penalty changes, and appends it; -1 if one of them is not
-// finite.
-static inline int sample_next(Sampler* s, int V, SampleText* text, real* logits) {
-    sample_penalise(s, logits, text->tokens, text->length);
-    double u = random_uniform(s->seed, random_stream("sample"), text->draws + (uint64_t)text->drawn);
-    int token = sample_token(s, logits, V, u);
-    if (token >= 0) { text->tokens[text->length++] = token, text->drawn++; }
-    return token;
+// Appends a token to each of n texts, or none to one whose logits are not all finite: tokens (n), there -1. 0 if a signal
+// came first. With caches a model reads what it has not read of a text in pieces, then the last tokens of all texts together,
+// and may draw by itself; without, it reads every text from its beginning.
+static inline int sample_round(Sampler* s, Model* model, SampleText* const* texts, int n,
+                               const volatile sig_atomic_t* stop, int* tokens) {
+    const size_t V = (size_t)model->V;
+    if (model->decode && !sample_read(s, model, texts, n, stop)) { return 0; }
+    double began = now_seconds();
+    for (int i = 0; i < n; i++) { s->uniform[i] = sample_uniform(s, texts[i]); }
+    if (model->decode && model->draw) {
+        const SampleRule rule = {s->temperature, s->top_k, s->top_p, s->penalty};
+        model->draw(model, s->last, n, s->rows, s->first, &rule, s->uniform, tokens);
+    } else if (model->decode) {
+        model->decode(model, s->last, n, 1, s->rows, s->first, s->logits);
+    } else if (!sample_anew(s, model, texts, n, stop)) {
+        return 0;
+    }
+    for (int i = 0; i < n; i++) {
+        SampleText* text = texts[i];
+        if (!model->decode || !model->draw) {
+            real* logits = s->logits + (size_t)i * V;
+            sample_penalise(s, logits, text->tokens, text->length);
+            tokens[i] = sample_token(s, logits, (int)V, s->uniform[i]);
+        }
+        if (tokens[i] >= 0) { text->tokens[text->length++] = tokens[i], text->drawn++; }
+    }
+    s->decode_seconds += now_seconds() - began, s->decode_tokens += n;
+    work_goes_on();
+    return 1;
 }
 
 // Continues prompt (length, at most the T tokens of the model's rows) by up to `count` tokens into out (count); returns
@@ -220,8 +246,8 @@ static inline int sample_text(Sampler* s, Model* model, const int* prompt, size_
     s->piece = model->B * model->T;
     *bad = 0;
     if (model->decode) { model->cache_begin(model, 1, most); }
-    while (text.length < most && sample_logits(s, model, texts, 1, stop)) {
-        int token = sample_next(s, model->V, &text, s->logits);
+    int token;
+    while (text.length < most && sample_round(s, model, texts, 1, stop, &token)) {
         *bad = token < 0;
         if (*bad) { break; }
         out[text.drawn - 1] = token;

@@ -138,7 +138,9 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
             options_text(&t->options, "flops"), lengths[i], options_text(&t->options, lengths[i]));
     }
     static const char* const ends[] = {"eval-only", "dump", "generate", "explain", "compare-cpu"};
-    const char* one = options_given(&t->options, "plan") && options_prompts(&t->options) ? "plan" : NULL;
+    const char* card = GPU && options_given(&t->options, "plan") ? options_text(&t->options, "plan") : NULL;
+    const int token = card && card[0] && options_given(&t->options, "generate");  // the plan of a decoded token
+    const char* one = options_given(&t->options, "plan") && options_prompts(&t->options) && !token ? "plan" : NULL;
     for (int i = 0; i < (GPU ? 5 : 4); i++) {
         int given = i == 1 ? options_text(&t->options, "dump") != NULL : options_given(&t->options, ends[i]);
         if (given && one) { die("--%s and --%s: each is all that the program does; give one of them", one, ends[i]); }
@@ -442,6 +444,19 @@ static inline void trainer_print_plan(const Trainer* t) {
                format_count(text, (double)steps * (double)t->state.total_batch * t->flops_per_token));
         free(what);
     }
+}
+
+// --plan=CARD --generate: of the model that would be made for it.
+static inline void trainer_print_token(Trainer* t) {
+    const OptionTable* o = &t->options;
+    const int rows = options_given(o, "batch") ? (int)options_int(o, "batch") : 1;
+    char text[32];
+    Model* model = t->kind->create(t->kind, o, t->preset, t->config, t->config_path, 1, t->T);
+    printf("%s, %s: %s parameters in %d tensors\n", t->kind->program, t->weights ? t->weights : t->preset,
+           format_count(text, (double)tensor_parameters(&model->tensors)), model->tensors.count);
+    printf("%d text%s at a time, each of %d tokens\n\n", rows, rows == 1 ? "" : "s", t->T);
+    model->narrow(model, rows);
+    model->print_token(model, options_text(o, "plan"), rows, t->T);
 }
 
 static inline int trainer_ignores_tensor(const void* context, const char* name) {

@@ -686,6 +686,10 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_catch_signals();
     trainer_find_checkpoint(t);
     trainer_find_model(t);
+    if (options_given(&t->options, "plan") && options_given(&t->options, "generate")) {
+        trainer_print_token(t);
+        return 0;
+    }
     if (options_given(&t->options, "generate")) { return trainer_generate(t, &trainer_signal, &trainer_under_way); }
     if (options_given(&t->options, "explain")) { return trainer_explain(t, &trainer_signal); }
     trainer_size_step(t);

@@ -606,7 +606,7 @@ static void rotary_case(void) {
     floatX* d_x = array_x("x", IN_PLACE, x, n);
     float* d_cosine = array_floats("cosine", INPUT, cosine, ro.T * half);
     float* d_sine = array_floats("sine", INPUT, sine, ro.T * half);
-    rotary_forward_cuda(d_x, d_cosine, d_sine, ro.B, ro.T, ro.heads, ro.parts, ro.rotated, row, ro.all_parts * ro.HS,
+    rotary_forward_cuda(d_x, d_cosine, d_sine, NULL, ro.B, ro.T, ro.heads, ro.parts, ro.rotated, row, ro.all_parts * ro.HS,
                         ro.HS, ro.direction);
     double* want = zeros_double(n);
     float *got = fetch(d_x), *turned = (float*)xalloc(n, sizeof(float), "turned");
@@ -667,13 +667,13 @@ static void rotary_back_case(void) {
     for (int i = 0; i < T * HALF; i++) { cosine[i] = (float)cos((double)i), sine[i] = (float)sin((double)i); }
     floatX* d_x = array_x("x", IN_PLACE, x, N * ROW_STRIDE);
     float *c = array_floats("cosine", INPUT, cosine, T * HALF), *s = array_floats("sine", INPUT, sine, T * HALF);
-    rotary_forward_cuda(d_x, c, s, N / T, T, HEADS, 1, 16, ROW_STRIDE, HEAD_STRIDE, 0, 1);
+    rotary_forward_cuda(d_x, c, s, NULL, N / T, T, HEADS, 1, 16, ROW_STRIDE, HEAD_STRIDE, 0, 1);
     float* there = fetch(d_x);
     double moved = 0, *want = zeros_double(N * ROW_STRIDE);
     for (int i = 0; i < N * ROW_STRIDE; i++) { moved = fmax(moved, fabs((double)there[i] - x[i])), want[i] = x[i]; }
     free(there);
     CHECK(moved > 0.5, "%s: nothing was turned", case_name);
-    rotary_forward_cuda(d_x, c, s, N / T, T, HEADS, 1, 16, ROW_STRIDE, HEAD_STRIDE, 0, -1);
+    rotary_forward_cuda(d_x, c, s, NULL, N / T, T, HEADS, 1, 16, ROW_STRIDE, HEAD_STRIDE, 0, -1);
     agree("there and back", fetch(d_x), want, N * ROW_STRIDE, 4, sizeof(floatX) == 4 ? 3e-7 : 4e-3, 1);
 }
 static void test_rotary_back(void) {
@@ -694,7 +694,7 @@ static void position_case(void) {
     float* d_x = array_floats("inp", INPUT, x, n);
     float* d_table = array_floats("table", INPUT, table, entries);
     float* dtable = array_floats("dtable", IN_PLACE, prior, entries);
-    position_forward_cuda(out, d_x, d_table, B, T, C);
+    position_forward_cuda(out, d_x, d_table, NULL, B, T, C);
     position_backward_cuda(dtable, d_x, B, T, C);
     // One rounding an addition, in the order of the rows: to the bit.
     float *sum = zeros(n), *dsum = zeros(entries);
@@ -1297,9 +1297,9 @@ static void test_ledger(void) {
     row[rows++] = {"norm forward again", N * C * (4 + 2 * X), booked_bytes()};
     layernorms_backward_cuda(f, x, f, f, f, f, f, f, f, x, x, f, f, f, f, f, n, c, 1);
     row[rows++] = {"norm backward", N * C * (12 + 3 * X), booked_bytes()};
-    rotary_forward_cuda(x, f, f, 8, 2048, 8, 2, 16, 1536, 192, 64, 1);
+    rotary_forward_cuda(x, f, f, NULL, 8, 2048, 8, 2, 16, 1536, 192, 64, 1);
     row[rows++] = {"rotary", N * 8 * 2 * 16 * 2 * X, booked_bytes()};
-    position_forward_cuda(f, f, f, 8, 2048, c);
+    position_forward_cuda(f, f, f, NULL, 8, 2048, c);
     row[rows++] = {"positions forward", N * C * 8, booked_bytes()};
     position_backward_cuda(f, f, 8, 2048, c);
     row[rows++] = {"positions backward", N * C * 5, booked_bytes()};

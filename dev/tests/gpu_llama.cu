@@ -2,6 +2,7 @@
 #include "allocations.h"
 
 #include "../../train_llama.cu"
+#define DECODE_CASE "--layers 1 --width 64 --heads 4 --kv-heads 2 --ff 40 --vocab 61 --ponder 1"
 #define TEST_ARCHITECTURE llama
 #define TEST_KEY_BIAS "no biases"
 

@@ -40,6 +40,7 @@ static Model* cpu_model(const char* arguments, int B, int T) {
     model->finish = NULL;
     model->evaluate = ponder_evaluate;
     model->logits = ponder_logits;
+    model->decode = NULL;
     model->list = ponder_list;
     model->finite = NULL;
     model->allocate(model, 1);
@@ -676,6 +677,10 @@ static void test_logits_allocate_once(void) {
     close_model(model);
 }
 
+// ---- texts that grow ----
+
+#include "gpu_decode.h"
+
 // ---- a curve ----
 
 // 100 steps on this file's own text: bf16 must follow the CPU's fp32 curve within 1 %; in fp32 40 steps, within
@@ -1163,6 +1168,8 @@ int main(int argc, char** argv) {
     RUN(test_evaluate_and_logits);
     RUN(test_logits);
     RUN(test_logits_allocate_once);
+    RUN(test_decode_cuda);
+    RUN_WHOLE(test_draw_cuda);
     if (TEST_WHOLE || !fp32) { RUN(test_hundred_steps); }
     RUN(test_plan);
     RUN(test_plan_gradients);

@@ -1147,6 +1147,7 @@ static void test_program_rows(void) {
 int main(int argc, char** argv) {
     test_begin(argc, argv);
     test_fresh = device_free_all;  // every model has the GPU to itself
+    matmul_few = !EMULATED;        // its many threads take the emulator long: gpu_matmul and gpu_decode.h have them
     // These fork, and a child may use the GPU only while this process has not: they come first.
     RUN(test_compare_cpu);
     RUN_WHOLE(test_compare_cpu_sees);

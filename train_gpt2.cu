@@ -639,8 +639,7 @@ static void gpt2_forward_cuda(Pass* pass, floatX* h, const float* e, int B, int 
         conv1d_forward_cuda(work.out, k.att, y->projw.x, NULL, N, C, C);
         layernorms_forward_cuda(k.mid, k.ln2, NULL, k.mean2, k.rstd2, x, work.out, y->projb.master, NULL, NULL,
                                 y->ln2w.master, y->ln2b.master, NULL, NULL, N, C, eps);
-        conv1d_forward_cuda(k.fc, k.ln2, y->fcw.x, NULL, N, C, FF);
-        gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, GELU_TANH);
+        conv1d_gelu_forward_cuda(k.act, k.fc, k.ln2, y->fcw.x, y->fcb.master, N, C, FF, GELU_TANH);
         conv1d_forward_cuda(work.out, k.act, y->fcprojw.x, NULL, N, FF, C);
         x = k.mid, out = work.out, bias = y->fcprojb.master;
         next = k.next;

@@ -655,8 +655,7 @@ static void pythia_forward_cuda(Pass* pass, floatX* h, const float* e, int B, in
         cached_attention_forward_cuda(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, NH, NH, HS, 3 * C, 3 * HS,
                                       3 * HS, pass->cache_cuda, l);
         matmul_forward_cuda(work.out1, k.att, y->projw.x, NULL, N, C, C);
-        matmul_forward_cuda(k.fc, k.ln2, y->fcw.x, NULL, N, C, FF);
-        gelu_forward_cuda(k.act, k.fc, y->fcb.master, N, FF, GELU_ERF);
+        matmul_gelu_forward_cuda(k.act, k.fc, k.ln2, y->fcw.x, y->fcb.master, N, C, FF, GELU_ERF);
         matmul_forward_cuda(work.out2, k.act, y->fcprojw.x, NULL, N, FF, C);
         out1 = work.out1, bias1 = y->projb.master;
         out2 = work.out2, bias2 = y->fcprojb.master;

@@ -14,7 +14,7 @@
 #ifndef PONDER_FEW_CUH
 #define PONDER_FEW_CUH
 
-#include "device.cuh"
+#include "layers.cuh"
 
 // ------------------------------------------------------------------------------------------------
 // [1] Shared parts
@@ -29,6 +29,9 @@ typedef struct {
     size_t ld, M, N;
     float alpha, beta;
     int to_float;
+    floatX* act;         // (M,N; ld) = GELU(out + shift), of out as it is stored; NULL: not wanted
+    const float* shift;  // (N)
+    int tanh_form;
 } FewOut;
 
 // The only place where a sum is scaled, added to and rounded. Written out, so that no compiler may fuse it in
@@ -44,6 +47,10 @@ static __device__ __forceinline__ void few_write(const FewOut& out, size_t m, si
         store((float*)out.to + at, x);
     } else {
         store((floatX*)out.to + at, x);
+    }
+    if (out.act) {
+        x = rounded(x) + out.shift[n];
+        store(out.act + at, out.tanh_form ? gelu_value<GELU_TANH>(x) : gelu_value<GELU_ERF>(x));
     }
 }
 
@@ -396,6 +403,7 @@ static inline FewOut few_columns_of(FewOut out, size_t n, size_t count) {
     out.to = (char*)out.to + bytes;
     if (out.from) { out.from = (const char*)out.from + bytes; }
     if (out.bias) { out.bias += n; }
+    if (out.act) { out.act += n, out.shift += n; }
     out.N = count;
     return out;
 }
@@ -427,20 +435,15 @@ static inline void few_columns_cuda(FewOut out, const floatX* A, size_t lda, con
 // ------------------------------------------------------------------------------------------------
 // [4] Which of them
 
-// out (M,N; ldo) = alpha * A (M,K; lda) op(B) + beta * from (M,N; ldo) + bias (N, or NULL); op(B) is B (K,N; ldb),
-// or with trans_b the transpose of B (N,K; ldb). M <= FEW_ROWS. out and from are float if out_float, else floatX;
-// from = NULL: out itself; not read where beta = 0. The caller has booked the product, whatever number of kernels
-// it is.
-static inline void few_cuda(int trans_b, size_t M, size_t N, size_t K, float alpha, const floatX* A, size_t lda,
-                            const floatX* B, size_t ldb, float beta, void* out, int out_float, size_t ldo,
-                            const void* from, const floatX* bias) {
-    if (M > FEW_ROWS || K > FEW_MOST_K) {
-        die("a product of few rows has %zu of %zu numbers, expected at most %d of at most %d", M, K, FEW_ROWS,
+// What few_cuda() and few_gelu_cuda() share.
+static inline void few_product(FewOut to, int trans_b, size_t K, const floatX* A, size_t lda, const floatX* B,
+                               size_t ldb) {
+    if (to.M > FEW_ROWS || K > FEW_MOST_K) {
+        die("a product of few rows has %zu of %zu numbers, expected at most %d of at most %d", to.M, K, FEW_ROWS,
             FEW_MOST_K);
     }
-    const FewOut to = {out, from ? from : out, bias, ldo, M, N, alpha, beta, out_float};
     const uintptr_t addresses = (uintptr_t)B | (trans_b ? (uintptr_t)A : 0);
-    const size_t lengths = ldb | (trans_b ? K | lda : N);
+    const size_t lengths = ldb | (trans_b ? K | lda : to.N);
     const int whole = addresses % 16 == 0 && lengths % PACK == 0;
     const int booking = ledger.booking;
     ledger.booking = 0;
@@ -450,6 +453,25 @@ static inline void few_cuda(int trans_b, size_t M, size_t N, size_t K, float alp
         few_columns_cuda(to, A, lda, B, ldb, (int)K, whole);
     }
     ledger.booking = booking;
+}
+
+// out (M,N; ldo) = alpha * A (M,K; lda) op(B) + beta * from (M,N; ldo) + bias (N, or NULL); op(B) is B (K,N; ldb),
+// or with trans_b the transpose of B (N,K; ldb). M <= FEW_ROWS. out and from are float if out_float, else floatX;
+// from = NULL: out itself; not read where beta = 0. The caller has booked the product, whatever number of kernels
+// it is.
+static inline void few_cuda(int trans_b, size_t M, size_t N, size_t K, float alpha, const floatX* A, size_t lda,
+                            const floatX* B, size_t ldb, float beta, void* out, int out_float, size_t ldo,
+                            const void* from, const floatX* bias) {
+    const FewOut to = {out, from ? from : out, bias, ldo, M, N, alpha, beta, out_float, NULL, NULL, 0};
+    few_product(to, trans_b, K, A, lda, B, ldb);
+}
+
+// out (M,N) = A (M,K) op(B), act (M,N) = GELU(out + bias): of a layer. bias (N) is fp32, as gelu_forward_cuda() has it, and
+// the bits are its.
+static inline void few_gelu_cuda(floatX* act, floatX* out, const floatX* A, const floatX* B, const float* bias,
+                                 int trans_b, size_t M, size_t N, size_t K, int tanh_form) {
+    const FewOut to = {out, out, NULL, N, M, N, 1, 0, 0, act, bias, tanh_form};
+    few_product(to, trans_b, K, A, K, B, trans_b ? K : N);
 }
 
 #endif

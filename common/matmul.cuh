@@ -276,6 +276,30 @@ static inline void matmul_forward_cuda(floatX* out, const floatX* inp, const flo
     snprintf(what, sizeof what, "forward %zu -> %zu", IC, OC);
     gemm_cuda(what, 0, 1, N, OC, IC, 1, inp, IC, weight, IC, 0, out, OC, bias);
 }
+// The same without a bias of its own, then act (N,OC) = GELU(out + bias), bias (OC) in fp32; of few rows in one launch. conv:
+// weight is (IC,OC), as conv1d_forward_cuda() has it.
+static inline void product_gelu_cuda(floatX* act, floatX* out, const floatX* inp, const floatX* weight,
+                                     const float* bias, int conv, size_t N, size_t IC, size_t OC, int tanh_form) {
+    char what[MATMUL_NAME];
+    if (!matmul_few || N > FEW_ROWS) {
+        snprintf(what, sizeof what, "forward %zu -> %zu", IC, OC);
+        gemm_cuda(what, 0, !conv, N, OC, IC, 1, inp, IC, weight, conv ? OC : IC, 0, out, OC, NULL);
+        gelu_forward_cuda(act, out, bias, N, OC, tanh_form);
+        return;
+    }
+    snprintf(what, sizeof what, "forward %zu -> %zu, GELU", IC, OC);
+    states(2.0 * (double)N * (double)IC * (double)OC,
+           (double)sizeof(floatX) * ((double)IC * (double)OC + (double)N * (double)(IC + 2 * OC)) + 4.0 * (double)OC);
+    if (ledger_launch(what, 1)) { few_gelu_cuda(act, out, inp, weight, bias, !conv, N, OC, IC, tanh_form); }
+}
+static inline void matmul_gelu_forward_cuda(floatX* act, floatX* out, const floatX* inp, const floatX* weight,
+                                            const float* bias, size_t N, size_t IC, size_t OC, int tanh_form) {
+    product_gelu_cuda(act, out, inp, weight, bias, 0, N, IC, OC, tanh_form);
+}
+static inline void conv1d_gelu_forward_cuda(floatX* act, floatX* out, const floatX* inp, const floatX* weight,
+                                            const float* bias, size_t N, size_t IC, size_t OC, int tanh_form) {
+    product_gelu_cuda(act, out, inp, weight, bias, 1, N, IC, OC, tanh_form);
+}
 // dinp (N,IC) = dout (N,OC) weight (OC,IC)
 static inline void matmul_backward_input_cuda(floatX* dinp, const floatX* dout, const floatX* weight, size_t N,
                                               size_t IC, size_t OC) {

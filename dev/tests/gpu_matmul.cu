@@ -530,6 +530,45 @@ static void test_few_nan(void) {
     }
 }
 
+// A layer's product with its GELU in one launch: both results have the bits of product and GELU apart, in both layouts and forms,
+// with K in one slice and in several.
+static void test_few_gelu(void) {
+    enum { M = 3, N = 72 };
+    for (int variant = 0; variant < 8; variant++) {
+        const int trans_b = variant & 1, form = variant >> 1 & 1;
+        const size_t K = variant & 4 ? 333 : 40;
+        FewCase f = few_case(trans_b, N, K, 0, 0);
+        Matrix shift = matrix_new(1, N, N, sizeof(float), 0, 1), out[2], act[2];
+        for (int apart = 0; apart < 2; apart++) {
+            out[apart] = matrix_new(M, N, N, sizeof(floatX), 0, 0);
+            act[apart] = matrix_new(M, N, N, sizeof(floatX), 0, 0);
+            floatX *o = (floatX*)matrix_at(&out[apart]), *a = (floatX*)matrix_at(&act[apart]);
+            const floatX *x = (const floatX*)matrix_at(&f.A), *w = (const floatX*)matrix_at(&f.B);
+            const float* bias = (const float*)matrix_at(&shift);
+            if (apart) {
+                few_cuda(trans_b, M, N, K, 1, x, K, w, trans_b ? K : (size_t)N, 0, o, 0, N, NULL, NULL);
+                gelu_forward_cuda(a, o, bias, M, N, form);
+            } else if (trans_b) {
+                matmul_gelu_forward_cuda(a, o, x, w, bias, M, K, N, form);
+            } else {
+                conv1d_gelu_forward_cuda(a, o, x, w, bias, M, K, N, form);
+            }
+            matrix_fetch(&out[apart]), matrix_fetch(&act[apart]);
+        }
+        size_t wrong = 0, same = 0;
+        for (size_t i = 0; i < M * N; i++) {
+            const double x = matrix_get(&act[0], i / N, i % N), y = matrix_get(&out[0], i / N, i % N);
+            wrong += x != matrix_get(&act[1], i / N, i % N) || y != matrix_get(&out[1], i / N, i % N);
+            same += x == y;  // where GELU(x) is x
+        }
+        CHECK(wrong == 0 && same < 20, "transposed %d, form %d, K %zu: %zu results are wrong, %zu the same", trans_b,
+              form, K, wrong, same);
+        for (int apart = 0; apart < 2; apart++) { matrix_free(&out[apart]), matrix_free(&act[apart]); }
+        matrix_free(&shift);
+        few_case_free(&f);
+    }
+}
+
 // One product is one row of the ledger under its own name, whatever number of kernels it takes, in a dry run too.
 static void test_few_booking(void) {
     FewCase f = few_case(0, 40, 200, 0, 0);
@@ -975,6 +1014,7 @@ int main(int argc, char** argv) {
     RUN(test_few_products);
     RUN(test_few_bits);
     RUN(test_few_nan);
+    RUN(test_few_gelu);
     RUN(test_few_booking);
     RUN(test_choice_keys);
     RUN(test_alignments);

@@ -280,6 +280,8 @@ static_assert(FEW_FOLD >= 1, "the warps' sums of a row fit");
 
 static inline int few_slice(int K) { return (int)round_up(max_size(div_up((size_t)K, FEW_SLICES), 1), FEW_SLICE_ROWS); }
 
+static inline size_t few_slices(size_t K) { return max_size(div_up(K, (size_t)few_slice((int)K)), 1); }
+
 static __device__ __forceinline__ int few_staged_rows(int rows) {
     return (rows + FEW_SLICE_ROWS - 1) / FEW_SLICE_ROWS * FEW_SLICE_ROWS;
 }
@@ -416,7 +418,7 @@ static inline void few_columns_cuda(FewOut out, const floatX* A, size_t lda, con
     if (out.M <= 2) { few_columns = few_columns_kernel<2>; }
     if (out.M <= 1) { few_columns = few_columns_kernel<1>; }
     const int slice = few_slice(K);
-    const size_t slices = max_size(div_up((size_t)K, (size_t)slice), 1);
+    const size_t slices = few_slices((size_t)K);
     // Where the slices' sums of all columns are too many for the workspace, some columns after the other: fewer
     // slices would be other bits. The largest have room for 8,192 columns.
     const size_t room = few_workspace / (slices * out.M * sizeof(float)) / FEW_COLUMNS * FEW_COLUMNS;
@@ -434,6 +436,9 @@ static inline void few_columns_cuda(FewOut out, const floatX* A, size_t lda, con
 
 // ------------------------------------------------------------------------------------------------
 // [4] Which of them
+
+// Kernels of a product, but for columns in turns, which only a small workspace asks for.
+static inline int few_kernels(int trans_b, size_t K) { return !trans_b && few_slices(K) > 1 ? 2 : 1; }
 
 // What few_cuda() and few_gelu_cuda() share.
 static inline void few_product(FewOut to, int trans_b, size_t K, const floatX* A, size_t lda, const floatX* B,
@@ -457,8 +462,8 @@ static inline void few_product(FewOut to, int trans_b, size_t K, const floatX* A
 
 // out (M,N; ldo) = alpha * A (M,K; lda) op(B) + beta * from (M,N; ldo) + bias (N, or NULL); op(B) is B (K,N; ldb),
 // or with trans_b the transpose of B (N,K; ldb). M <= FEW_ROWS. out and from are float if out_float, else floatX;
-// from = NULL: out itself; not read where beta = 0. The caller has booked the product, whatever number of kernels
-// it is.
+// from = NULL: out itself; not read where beta = 0. The caller has booked the product, whose kernels are
+// few_kernels().
 static inline void few_cuda(int trans_b, size_t M, size_t N, size_t K, float alpha, const floatX* A, size_t lda,
                             const floatX* B, size_t ldb, float beta, void* out, int out_float, size_t ldo,
                             const void* from, const floatX* bias) {

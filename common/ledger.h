@@ -100,7 +100,7 @@ typedef struct {
     int stated;   // 1 after states(), 2 after states_product(), until the launch takes it
     double flops, bytes;
     LedgerRow row[LEDGER_ROWS];
-    int rows;
+    int rows, last;          // last: the row that was booked last
     void (*watch)(int row);  // told of every launch that is booked and executed, before it is; NULL: nobody is
 } Ledger;
 static Ledger ledger;
@@ -149,10 +149,16 @@ static inline int ledger_launch(const char* name, int product) {
         ledger.rows++;
     }
     row->launches++;
+    ledger.last = i;
     row->flops += ledger.flops;
     row->bytes += ledger.bytes;
     if (ledger.watch && !ledger.dry) { ledger.watch(i); }
     return !ledger.dry;
+}
+
+// What was booked last is more than one kernel.
+static inline void ledger_more(int64_t launches) {
+    if (ledger.booking || ledger.dry) { ledger.row[ledger.last].launches += launches; }
 }
 
 static inline void ledger_clear(void) {

@@ -214,8 +214,10 @@ static inline void matmul_any_cuda(const char* what, int trans_a, int trans_b, s
     states(2.0 * (double)M * (double)N * (double)K,
            ((double)M * (double)K + (double)K * (double)N) * (double)sizeof(floatX) +
                (double)M * (double)N * (double)number * (beta != 0 ? 2 : 1));
-    if (!ledger_launch(what, 1)) { return; }
-    if (matmul_few && !trans_a && M <= FEW_ROWS) {
+    const int few = matmul_few && !trans_a && M <= FEW_ROWS, wanted = ledger_launch(what, 1);
+    if (few) { ledger_more(few_kernels(trans_b, K) - 1); }
+    if (!wanted) { return; }
+    if (few) {
         few_cuda(trans_b, M, N, K, alpha, A, lda, B, ldb, beta, out, out_float, ldo, from, bias);
         return;
     }
@@ -290,7 +292,9 @@ static inline void product_gelu_cuda(floatX* act, floatX* out, const floatX* inp
     snprintf(what, sizeof what, "forward %zu -> %zu, GELU", IC, OC);
     states(2.0 * (double)N * (double)IC * (double)OC,
            (double)sizeof(floatX) * ((double)IC * (double)OC + (double)N * (double)(IC + 2 * OC)) + 4.0 * (double)OC);
-    if (ledger_launch(what, 1)) { few_gelu_cuda(act, out, inp, weight, bias, !conv, N, OC, IC, tanh_form); }
+    const int wanted = ledger_launch(what, 1);
+    ledger_more(few_kernels(!conv, IC) - 1);
+    if (wanted) { few_gelu_cuda(act, out, inp, weight, bias, !conv, N, OC, IC, tanh_form); }
 }
 static inline void matmul_gelu_forward_cuda(floatX* act, floatX* out, const floatX* inp, const floatX* weight,
                                             const float* bias, size_t N, size_t IC, size_t OC, int tanh_form) {

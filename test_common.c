@@ -11,7 +11,7 @@
 #endif
 #include "dev/tests/test.h"
 #if ARITHMETIC
-#include "dev/tests/test_matmul.h"  // first: it puts a scheduler into common/matmul.h
+#include "dev/tests/test_matmul.h"  // first: it puts a scheduler into common/gemm.h
 #include "dev/tests/test_adamw.h"
 #include "dev/tests/test_attention.h"
 #include "dev/tests/test_math.h"

@@ -32,6 +32,33 @@ typedef float vf_anywhere __attribute__((vector_size(4 * VL), aligned(4), may_al
 static inline vf vf_load(const float* p) { return *(const vf_anywhere*)p; }  // any alignment
 static inline void vf_store(float* p, vf v) { *(vf_anywhere*)p = v; }        // any alignment
 
+// bf16 is the upper half of a float.
+typedef uint16_t Bf16;
+static inline float float_of_bf16(Bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+// VL numbers in bf16, any alignment.
+#if VL == 16
+static inline vf vf_load_bf16(const Bf16* p) {
+    __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(const void*)p));
+    return (vf)_mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+}
+#elif VL == 8
+static inline vf vf_load_bf16(const Bf16* p) {
+    __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(const void*)p));
+    return (vf)_mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+}
+#else
+static inline vf vf_load_bf16(const Bf16* p) {
+    vf v = {float_of_bf16(p[0]), float_of_bf16(p[1]), float_of_bf16(p[2]), float_of_bf16(p[3])};
+    return v;
+}
+#endif
+
 static inline vf vf_zero(void) {
     vf v = {0};
     return v;

@@ -1,9 +1,9 @@
-// test_matmul.h - vec.h, matmul.h and machine.h against their definitions, mostly to the bit.
+// test_matmul.h - vec.h, gemm.h, gemm_few.h, matmul.h and machine.h against their definitions, mostly to the bit.
 #ifndef PONDER_TEST_MATMUL_H
 #define PONDER_TEST_MATMUL_H
 
-#ifdef PONDER_MATMUL_H
-#error "this file must come before all that includes common/matmul.h: it puts a scheduler into it"
+#ifdef PONDER_GEMM_H
+#error "this file must come before all that includes common/gemm.h: it puts a scheduler into it"
 #endif
 static void mt_pause(int ready, uint64_t piece);
 #define MATMUL_YIELD() mt_pause(0, 0)
@@ -177,14 +177,15 @@ static void test_gemm_blocks(void) {
     mt_check(0, 1, 40, 50, 1300, 1, 0, 0, 0);
 }
 
-// Few rows, as when a text grows: several stripes of columns and K-blocks, and one row more than there may be.
+// Few rows, as when a text grows, each number of them, and one more than there may be: several stripes of columns and
+// K-blocks, steps that end early.
 static void test_gemm_few(void) {
-    static const size_t rows[] = {1, 2, MATMUL_MR - 1, MATMUL_MR, MATMUL_MR + 1, MATMUL_FEW, MATMUL_FEW + 1};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t rows = 1; rows <= MATMUL_FEW + 1; rows++) {
         for (int transposed = 0; transposed < 2; transposed++) {
-            mt_check(0, transposed, rows[i], 1100, 515, 1, 0, 1, 0);
-            mt_check(0, transposed, rows[i], 1037, 259, (real)0.7, 1, 1, 3);
-            mt_check(0, transposed, rows[i], 3, 1030, 1, 0, 0, 1);
+            mt_check(0, transposed, rows, 1100, 515, 1, 0, 1, 0);
+            mt_check(0, transposed, rows, 1037, 259, (real)0.7, 1, 1, 3);
+            mt_check(0, transposed, rows, 3, 1030, 1, 0, 0, 1);
+            mt_check(0, transposed, rows, 2 * VL * 5 + rows, 256 + rows, -1, rows % 2, 0, rows % 3);
         }
     }
 }

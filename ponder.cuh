@@ -235,11 +235,11 @@ static inline void ponder_config_keys(const PonderConfig* config, const Architec
 // [2] Layers (C)
 
 // e(N,C) = scale * W_in[token]          scale = c * a
-static inline void embedding_forward(real* e, const int* tokens, const real* table, size_t N, size_t C, real scale) {
+static inline void embedding_forward(real* e, const int* tokens, Weight table, size_t N, size_t C, real scale) {
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
-        const real* row = table + (size_t)tokens[n] * C;
-        for (size_t i = 0; i < C; i++) { e[n * C + i] = scale * row[i]; }
+        size_t row = (size_t)tokens[n] * C;
+        for (size_t i = 0; i < C; i++) { e[n * C + i] = scale * weight_number(table, row + i); }
     }
 }
 
@@ -263,11 +263,11 @@ static inline void embedding_backward(real* dtable, const int* tokens, const rea
 //   z   (R,V) = h (R,C) W_out^T / temperature
 //   p   (R,V) = softmax(z), in place: from here on z holds p
 //   mix (R,C) = a p W_in
-static inline void mix_forward(real* mix, real* z, real* heaps, const real* h, const real* w_out, const real* w_in,
-                               size_t N, size_t C, size_t V, real a, real temperature, size_t top_k) {
+static inline void mix_forward(real* mix, real* z, real* heaps, const real* h, Weight w_out, Weight w_in, size_t N,
+                               size_t C, size_t V, real a, real temperature, size_t top_k) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
-        gemm(0, 1, R, V, C, 1 / temperature, h + first * C, C, w_out, C, 0, z, V, NULL);
+        gemm_weight(1, R, V, C, 1 / temperature, h + first * C, C, w_out, 0, z, V, NULL);
         stored(z, R * V);
 #pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
@@ -275,7 +275,7 @@ static inline void mix_forward(real* mix, real* z, real* heaps, const real* h, c
             softmax_row(z + r * V, V);
         }
         stored(z, R * V);
-        gemm(0, 0, R, C, V, a, z, V, w_in, C, 0, mix + first * C, C, NULL);
+        gemm_weight(0, R, C, V, a, z, V, w_in, 0, mix + first * C, C, NULL);
     }
 }
 
@@ -315,11 +315,11 @@ static inline void mix_backward(real* dh, real* dw_in, real* dw_out, real* z, re
 }
 
 // losses(N) = -log softmax(h W_out^T)[target], 0 where the target is -1. Work space z (MIX_ROWS,V).
-static inline void head_forward(real* losses, real* z, const real* h, const int* targets, const real* w_out, size_t N,
+static inline void head_forward(real* losses, real* z, const real* h, const int* targets, Weight w_out, size_t N,
                                 size_t C, size_t V) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
-        gemm(0, 1, R, V, C, 1, h + first * C, C, w_out, C, 0, z, V, NULL);
+        gemm_weight(1, R, V, C, 1, h + first * C, C, w_out, 0, z, V, NULL);
         stored(z, R * V);
 #pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
@@ -425,7 +425,7 @@ static inline size_t ponder_stride(const Ponder* m) { return m->pass->N * (size_
 static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, int keep) {
     const PonderConfig* config = &m->config;
     Pass* pass = m->pass;
-    const real *w_in = pass->embed.w, *w_out = pass->head.w;
+    const Weight w_in = pass->embed, w_out = pass->head;
     size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V, N = (size_t)B * (size_t)T, stride = ponder_stride(m);
 
     embedding_forward(m->e, inputs, w_in, N, C, ponder_token_scale(m));
@@ -486,7 +486,7 @@ static inline void ponder_evaluate(Model* model, const int* inputs, const int* t
     size_t C = (size_t)m->pass->size.C, V = (size_t)m->pass->size.V, N = (size_t)B * (size_t)T;
     ponder_forward(m, inputs, B, T, 0);
     for (int s = 0; s <= m->config.steps; s++) {
-        head_forward(m->losses, m->z, m->h + (size_t)s * ponder_stride(m), targets, m->pass->head.w, N, C, V);
+        head_forward(m->losses, m->z, m->h + (size_t)s * ponder_stride(m), targets, m->pass->head, N, C, V);
         for (int b = 0; b < B; b++, row_losses++) {
             *row_losses = 0;
             for (int t = 0; t < T; t++) { *row_losses += (double)m->losses[b * T + t]; }
@@ -498,7 +498,7 @@ static inline void ponder_pass_logits(Model* model, int pass, int first, int ste
     Ponder* m = ponder_of(model);
     size_t C = (size_t)m->pass->size.C, V = (size_t)m->pass->size.V;
     const real* h = m->h + (size_t)pass * ponder_stride(m) + (size_t)first * C;
-    gemm(0, 1, (size_t)n, V, C, 1, h, (size_t)step * C, m->pass->head.w, C, 0, logits, V, NULL);
+    gemm_weight(1, (size_t)n, V, C, 1, h, (size_t)step * C, m->pass->head, 0, logits, V, NULL);
 }
 
 static inline void ponder_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
@@ -645,7 +645,6 @@ static inline void ponder_allocate(Model* model, int training) {
     model->params = (real*)xalloc(model->tensors.total, sizeof(real), "parameters");
     if (training) { model->grads = (real*)xalloc(model->tensors.total, sizeof(real), "gradients"); }
     tensors_bind(&model->tensors, model->params, model->grads);
-    if (m->pass->size.tie) { m->pass->head = m->pass->embed; }
 }
 
 static inline void ponder_use_cuda(Model* model, const OptionTable* options);
@@ -672,8 +671,9 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
         if (list[i].weight == &pass->head) { list[i].copy_of = list[table].name; }
     }
     for (int i = 0; i < model->tensors.count; i++) {
-        list[i].rounded |= list[i].weight == &pass->head;
-    }  // not the tied
+        list[i].rounded |= list[i].weight == &pass->head;  // not the tied
+        list[i].twin = size->tie && list[i].weight == &pass->embed ? &pass->head : NULL;
+    }
 
     Arena area[AREAS];
     memset(area, 0, sizeof area);

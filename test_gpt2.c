@@ -29,7 +29,7 @@ static void test_position_layer(void) {
     random_reals(x, B * T * C, 1);
     random_reals(table, P * C, 2);
     for (int i = 0; i < P * C; i++) { dtable[i] = 1; }
-    position_forward(y, x, table, NULL, B, T, C);
+    position_forward(y, x, weight_of(table), NULL, B, T, C);
     position_backward(dtable, x, B, T, C);
     for (int t = 0; t < P; t++) {
         for (int i = 0; i < C; i++) {

@@ -271,7 +271,7 @@ static void test_vanilla_is_plain(void) {
     for (int n = 0; n < TOY_N; n++) { memcpy(e + n * 6, w_in + inputs[n] * 6, 6 * sizeof(real)); }
     m->pass->cpu.place = slots_enter(&m->slots, 0, SLOTS_EVALUATE);
     toy_forward(m->pass, h, e, TOY_B, TOY_T);
-    matmul_forward(logits, h, m->pass->head.w, NULL, TOY_N, 6, 19);
+    matmul_forward(logits, h, m->pass->head, NULL, TOY_N, 6, 19);
     model->logits(model, inputs, TOY_B, TOY_T, 0, got);
     CHECK(memcmp(logits, got, sizeof got) == 0, "logits differ from the plain model's");
     model->logits(model, inputs, TOY_B, TOY_T, 1, last);

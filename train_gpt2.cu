@@ -360,12 +360,12 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
 
 // out (N,C) = inp (N,C) + table[t], N = B T; table (P,C) holds a row for each position. Rows begin at position 0, or where
 // a cache says.
-static void position_forward(real* out, const real* inp, const real* table, const KeyCache* cache, size_t B, size_t T,
+static void position_forward(real* out, const real* inp, Weight table, const KeyCache* cache, size_t B, size_t T,
                              size_t C) {
 #pragma omp parallel for schedule(static) if (B * T * C > SERIAL)
     for (size_t n = 0; n < B * T; n++) {
-        const real* position = table + (cache_first(cache, n / T) + n % T) * C;
-        for (size_t i = 0; i < C; i++) { out[n * C + i] = inp[n * C + i] + position[i]; }
+        size_t position = (cache_first(cache, n / T) + n % T) * C;
+        for (size_t i = 0; i < C; i++) { out[n * C + i] = inp[n * C + i] + weight_number(table, position + i); }
     }
 }
 
@@ -425,24 +425,24 @@ static void gpt2_forward(Pass* pass, real* h, const real* e, int B, int T) {
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     real eps = (real)size->eps;
     Gpt2Work work = gpt2_work_at(pass);
-    position_forward(work.x0, e, m->wpe.w, pass->cache, B, T, C);
+    position_forward(work.x0, e, m->wpe, pass->cache, B, T, C);
     const real* x = work.x0;
     for (int l = 0; l < size->L; l++) {
         const Gpt2Layer* y = &m->layer[l];
         Gpt2Kept k = gpt2_kept_at(pass, l);
         layernorm_statistics(k.mean1, k.rstd1, x, N, C, eps);
         layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean1, k.rstd1, N, C);
-        conv1d_forward(k.qkv, work.ln, y->qkvw.w, y->qkvb.w, N, C, 3 * C);
+        conv1d_forward(k.qkv, work.ln, y->qkvw, y->qkvb.w, N, C, 3 * C);
         cached_attention_forward(k.att, k.lse, k.qkv, k.qkv + C, k.qkv + 2 * C, B, T, size->NH, size->NH, size->HS,
                                  3 * C, HS, HS, pass->cache, l);
         memcpy(k.mid, x, N * C * sizeof(real));
-        conv1d_forward_add(k.mid, k.att, y->projw.w, y->projb.w, N, C, C);
+        conv1d_forward_add(k.mid, k.att, y->projw, y->projb.w, N, C, C);
         layernorm_statistics(k.mean2, k.rstd2, k.mid, N, C, eps);
         layernorm_forward(work.ln, k.mid, y->ln2w.w, y->ln2b.w, k.mean2, k.rstd2, N, C);
-        conv1d_forward(k.fc, work.ln, y->fcw.w, y->fcb.w, N, C, FF);
+        conv1d_forward(k.fc, work.ln, y->fcw, y->fcb.w, N, C, FF);
         gelu_forward(work.act, k.fc, N * FF);
         memcpy(k.next, k.mid, N * C * sizeof(real));
-        conv1d_forward_add(k.next, work.act, y->fcprojw.w, y->fcprojb.w, N, FF, C);
+        conv1d_forward_add(k.next, work.act, y->fcprojw, y->fcprojb.w, N, FF, C);
         x = k.next;
     }
     Gpt2Kept k = gpt2_kept_at(pass, size->L);
@@ -464,7 +464,7 @@ static void gpt2_backward(Pass* pass, real* de, const real* dh, const real* e, i
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
     Gpt2Work work = gpt2_work_at(pass);
     Gpt2Kept last = gpt2_kept_at(pass, size->L);
-    position_forward(work.x0, e, m->wpe.w, NULL, B, T, C);  // not kept: every pass has its own in this place
+    position_forward(work.x0, e, m->wpe, NULL, B, T, C);  // not kept: every pass has its own in this place
     // dx starts from the final norm alone: de already holds the gradient that reaches e past this
     // pass, and that one must not go through the layers.
     memset(work.dx, 0, N * C * sizeof(real));

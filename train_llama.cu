@@ -533,18 +533,18 @@ static void llama_forward(Pass* pass, real* h, const real* e, int B, int T) {
         LlamaKept k = llama_kept_at(pass, l);
         rmsnorm_statistics(k.rstd1, x, N, C, eps);
         rmsnorm_forward(work.ln, x, y->ln1w.w, k.rstd1, N, C);
-        matmul_forward(k.qkv, work.ln, y->qkvw.w, NULL, N, C, H);
+        matmul_forward(k.qkv, work.ln, y->qkvw, NULL, N, C, H);
         rotary_forward(k.qkv, work.cosine, work.sine, pass->cache, B, T, NH + NKV, 1, HS, H, HS, 0, 1);
         cached_attention_forward(k.att, k.lse, k.qkv, k.qkv + at_k, k.qkv + at_v, B, T, size->NH, size->NKV, size->HS,
                                  H, HS, HS, pass->cache, l);
         memcpy(k.mid, x, N * C * sizeof(real));
-        matmul_forward_add(k.mid, k.att, y->projw.w, NULL, N, Q, C);
+        matmul_forward_add(k.mid, k.att, y->projw, NULL, N, Q, C);
         rmsnorm_statistics(k.rstd2, k.mid, N, C, eps);
         rmsnorm_forward(work.ln, k.mid, y->ln2w.w, k.rstd2, N, C);
-        matmul_forward(k.gate_up, work.ln, y->gate_upw.w, NULL, N, C, 2 * FF);
+        matmul_forward(k.gate_up, work.ln, y->gate_upw, NULL, N, C, 2 * FF);
         swiglu_forward(work.act, k.gate_up, N, FF);
         memcpy(k.next, k.mid, N * C * sizeof(real));
-        matmul_forward_add(k.next, work.act, y->downw.w, NULL, N, FF, C);
+        matmul_forward_add(k.next, work.act, y->downw, NULL, N, FF, C);
         x = k.next;
     }
     LlamaKept k = llama_kept_at(pass, size->L);

@@ -439,16 +439,16 @@ static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
         PythiaKept k = pythia_kept_at(pass, l);
         layernorm_statistics(k.mean, k.rstd, x, N, C, eps);
         layernorm_forward(work.ln, x, y->ln1w.w, y->ln1b.w, k.mean, k.rstd, N, C);
-        matmul_forward(k.qkv, work.ln, y->qkvw.w, y->qkvb.w, N, C, 3 * C);
+        matmul_forward(k.qkv, work.ln, y->qkvw, y->qkvb.w, N, C, 3 * C);
         rotary_forward(k.qkv, work.cosine, work.sine, pass->cache, B, T, NH, 2, rotated, 3 * C, 3 * HS, HS, 1);
         cached_attention_forward(k.att, k.lse, k.qkv, k.qkv + HS, k.qkv + 2 * HS, B, T, size->NH, size->NH, size->HS,
                                  3 * C, 3 * HS, 3 * HS, pass->cache, l);
         layernorm_forward(work.ln, x, y->ln2w.w, y->ln2b.w, k.mean, k.rstd, N, C);
-        matmul_forward(k.fc, work.ln, y->fcw.w, y->fcb.w, N, C, FF);
+        matmul_forward(k.fc, work.ln, y->fcw, y->fcb.w, N, C, FF);
         gelu_forward(work.act, k.fc, N * FF);
         memcpy(k.next, x, N * C * sizeof(real));
-        matmul_forward_add(k.next, k.att, y->projw.w, y->projb.w, N, C, C);
-        matmul_forward_add(k.next, work.act, y->fcprojw.w, y->fcprojb.w, N, FF, C);
+        matmul_forward_add(k.next, k.att, y->projw, y->projb.w, N, C, C);
+        matmul_forward_add(k.next, work.act, y->fcprojw, y->fcprojb.w, N, FF, C);
         x = k.next;
     }
     PythiaKept k = pythia_kept_at(pass, size->L);

@@ -82,7 +82,7 @@ __attribute__((always_inline)) static inline void few_step(int bf16, size_t M, s
         size_t rows = (M - i) / (groups - g), next = g == 0 ? ahead : 0;
 #define FEW_ROWS(x)                                                                                \
     case x:                                                                                        \
-        for (size_t j = 0; j < whole && x <= MATMUL_GROUP; j += 2 * VL) {                          \
+        for (size_t j = 0; j < whole; j += 2 * VL) {                                               \
             few_tile(x, bf16, n, A + i * lda, lda, B, at + j, ldb, next, sums + i * lds + j, lds); \
         }                                                                                          \
         break;
@@ -91,11 +91,11 @@ __attribute__((always_inline)) static inline void few_step(int bf16, size_t M, s
             FEW_ROWS(2)
             FEW_ROWS(3)
             FEW_ROWS(4)
-#if VL >= 8
+#if MATMUL_MR >= 6
             FEW_ROWS(5)
             FEW_ROWS(6)
 #endif
-#if VL == 16
+#if MATMUL_MR >= 8
             FEW_ROWS(7)
             FEW_ROWS(8)
 #endif

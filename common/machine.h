@@ -132,11 +132,11 @@ static inline double machine_peak_flops(void) {
     return machine_known(&machine_peak);
 }
 
-// Bandwidth of copying memory too large for the caches, all threads: bytes read plus bytes written
-// in a second; the best of a few runs, about 0.3 s, measured once. 2 x 128 MB are taken and given back.
-static inline double machine_copy_bandwidth(void) {
-    static double bandwidth;
-    if (bandwidth > 0) { return bandwidth; }
+static double machine_copy;  // bytes per second
+
+// Reads the bandwidth of copying memory too large for the caches, all threads, (again): the best of a few runs, about
+// 0.3 s. 2 x 128 MB are taken and given back.
+static inline void machine_measure_copy(void) {
     size_t n = (size_t)32 << 20;
     float* a = (float*)xalloc(n, sizeof(float), "measuring the memory bandwidth");
     float* b = (float*)xalloc(n, sizeof(float), "measuring the memory bandwidth");
@@ -145,14 +145,18 @@ static inline double machine_copy_bandwidth(void) {
 #pragma omp parallel for schedule(static)
         for (size_t j = 0; j < 64; j++) { memcpy(b + n / 64 * j, a + n / 64 * j, n / 64 * sizeof(float)); }
         double seconds = now_seconds() - start;
-        double rate = 2.0 * (double)n * sizeof(float) / seconds;
-        if (rate > bandwidth) { bandwidth = rate; }
+        machine_copy = fmax(machine_copy, 2.0 * (double)n * sizeof(float) / seconds);
         float* t = a;
         a = b, b = t;
     }
     free(a);
     free(b);
-    return bandwidth;
+}
+
+// Bytes read plus bytes written in a second of copying: the best of the readings so far, the first of which is taken here.
+static inline double machine_copy_bandwidth(void) {
+    if (machine_copy == 0) { machine_measure_copy(); }
+    return machine_copy;
 }
 
 #endif

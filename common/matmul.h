@@ -4,6 +4,7 @@
 
 #include "gemm.h"
 #include "gemm_few.h"
+#include "tensors.h"
 
 // C (M,N) = or += alpha * op(A) (M,K) op(B) (K,N) + bias (N), row-major; bias may be NULL, and is
 // added to every row. transA: A is stored (K,M); transB: B is stored (N,K). lda, ldb, ldc: from one
@@ -22,24 +23,57 @@ static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, re
     }
 }
 
+// C (M,N) = or += alpha * A (M,K) op(W) + bias (N) with all numbers of a weight W (K,N), or (N,K) if transW. Rounded to
+// bf16 it gives the same bits as floats of the same values: few rows read it as it is, for more rows (and in a double
+// build) a piece of it at a time is widened in memory.
+static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
+                               Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
+    size_t line = transW ? K : N, lines = transW ? N : K;
+    if (!W.half) {
+        gemm(0, transW, M, N, K, alpha, A, lda, W.w, line, accumulate, C, ldc, bias);
+        return;
+    }
+    if (sizeof(real) == sizeof(float) && M > 0 && M <= MATMUL_FEW) {
+        FewRows few = {M,      N,          K,        lda, line, ldc, (float)alpha, (const float*)A, (const float*)bias,
+                       W.half, accumulate, (float*)C};
+        gemm_few(&few, transW, 1);
+        return;
+    }
+    // Whole K-blocks, so that sums are cut where they would be anyway.
+    size_t most = round_up(max_size(1, ((size_t)1 << 20) / max_size(line, 1)), MATMUL_KC);
+    real* wide = (real*)xalloc(mul_size(min_size(most, lines), line, "a piece of the weights"), sizeof(real),
+                               "a piece of the weights");
+    for (size_t first = 0; first < lines; first += most) {
+        size_t n = min_size(most, lines - first);
+        const Bf16* half = W.half + first * line;
+#pragma omp parallel for schedule(static) if (n * line > SERIAL)
+        for (size_t i = 0; i < n * line; i++) { wide[i] = (real)float_of_bf16(half[i]); }
+        if (transW) {
+            gemm(0, 1, M, n, K, alpha, A, lda, wide, K, accumulate, C + first, ldc, bias ? bias + first : NULL);
+        } else {
+            gemm(0, 0, M, N, n, alpha, A + first, lda, wide, N, accumulate || first, C, ldc, first ? NULL : bias);
+        }
+    }
+    free(wide);
+}
+
 // out (N,OC) = inp (N,IC) weight (OC,IC)^T + bias (OC); bias may be NULL.
-static inline void matmul_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N, size_t IC,
+static inline void matmul_forward(real* out, const real* inp, Weight weight, const real* bias, size_t N, size_t IC,
                                   size_t OC) {
-    gemm(0, 1, N, OC, IC, 1, inp, IC, weight, IC, 0, out, OC, bias);
+    gemm_weight(1, N, OC, IC, 1, inp, IC, weight, 0, out, OC, bias);
     stored(out, N * OC);
 }
 
-// out (N,OC) += inp (N,IC) op(weight) + bias (OC), ld numbers from one row of weight to the next. Where products are
-// stored as bf16, this one is before it is added.
-static inline void matmul_add(real* out, const real* inp, int transposed, const real* weight, size_t ld,
-                              const real* bias, size_t N, size_t IC, size_t OC) {
+// out (N,OC) += inp (N,IC) op(weight) + bias (OC). Where products are stored as bf16, this one is before it is added.
+static inline void matmul_add(real* out, const real* inp, int transposed, Weight weight, const real* bias, size_t N,
+                              size_t IC, size_t OC) {
     if (!stored_as_bf16) {
-        gemm(0, transposed, N, OC, IC, 1, inp, IC, weight, ld, 1, out, OC, bias);
+        gemm_weight(transposed, N, OC, IC, 1, inp, IC, weight, 1, out, OC, bias);
         return;
     }
     real* product =
         (real*)xalloc(mul_size(N, OC, "a product"), sizeof(real), "a product");  // only ever to compare with
-    gemm(0, transposed, N, OC, IC, 1, inp, IC, weight, ld, 0, product, OC, NULL);
+    gemm_weight(transposed, N, OC, IC, 1, inp, IC, weight, 0, product, OC, NULL);
     stored(product, N * OC);
     for (size_t i = 0; i < N * OC; i++) { out[i] += product[i] + (bias ? bias[i % OC] : 0); }
     free(product);
@@ -47,9 +81,9 @@ static inline void matmul_add(real* out, const real* inp, int transposed, const 
 
 // out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a branch that ends in the residual stream, which is never
 // rounded; bias may be NULL.
-static inline void matmul_forward_add(real* out, const real* inp, const real* weight, const real* bias, size_t N,
-                                      size_t IC, size_t OC) {
-    matmul_add(out, inp, 1, weight, IC, bias, N, IC, OC);
+static inline void matmul_forward_add(real* out, const real* inp, Weight weight, const real* bias, size_t N, size_t IC,
+                                      size_t OC) {
+    matmul_add(out, inp, 1, weight, bias, N, IC, OC);
 }
 
 // dinp (N,IC) = dout (N,OC) weight (OC,IC)
@@ -88,16 +122,16 @@ static inline void matmul_backward_weight(real* dweight, real* dbias, const real
 // written where it lies, nothing is ever transposed.
 
 // out (N,OC) = inp (N,IC) weight (IC,OC) + bias (OC); bias may be NULL.
-static inline void conv1d_forward(real* out, const real* inp, const real* weight, const real* bias, size_t N, size_t IC,
+static inline void conv1d_forward(real* out, const real* inp, Weight weight, const real* bias, size_t N, size_t IC,
                                   size_t OC) {
-    gemm(0, 0, N, OC, IC, 1, inp, IC, weight, OC, 0, out, OC, bias);
+    gemm_weight(0, N, OC, IC, 1, inp, IC, weight, 0, out, OC, bias);
     stored(out, N * OC);
 }
 
 // out (N,OC) += inp (N,IC) weight (IC,OC) + bias (OC), as matmul_forward_add().
-static inline void conv1d_forward_add(real* out, const real* inp, const real* weight, const real* bias, size_t N,
-                                      size_t IC, size_t OC) {
-    matmul_add(out, inp, 0, weight, OC, bias, N, IC, OC);
+static inline void conv1d_forward_add(real* out, const real* inp, Weight weight, const real* bias, size_t N, size_t IC,
+                                      size_t OC) {
+    matmul_add(out, inp, 0, weight, bias, N, IC, OC);
 }
 
 // dinp (N,IC) = dout (N,OC) weight (IC,OC)^T

@@ -144,14 +144,7 @@ static inline void row_add(real* out, const real* inp, size_t n) {
 // end. Its error is the measure for that of the bf16 kernels.
 static int stored_as_bf16;
 
-static inline float round_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    if (x != x) { return x; }
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;  // to the nearest, ties to even
-    memcpy(&x, &bits, 4);
-    return x;
-}
+static inline float round_bf16(float x) { return float_of_bf16(bf16_of_float(x)); }
 
 static inline void stored(real* x, size_t n) {
     if (!stored_as_bf16) { return; }

@@ -9,6 +9,7 @@
 
 #include "base.h"
 #include "random.h"
+#include "vec.h"
 #if GPU
 #include "cuda.cuh"
 #else
@@ -26,6 +27,7 @@ typedef enum {
 // never an offset: tensors_bind() fills them in, once.
 typedef struct {
     const real* w;        // C half: in the parameters
+    const Bf16* half;     // or, where weights are rounded for inference, the numbers in bf16: then w is NULL
     real* d;              // its gradient: every layer adds to it, over passes and micro-batches
     const float* master;  // CUDA half: in fp32, for what is no product
     const floatX* x;      // rounded, for products
@@ -39,6 +41,7 @@ typedef struct {
     const char* rows_of;  // what settings its rows come from that a configuration may lack, for messages; or NULL
     const char* copy_of;  // the tensor whose numbers it begins with where a file does not have it; or NULL
     Weight* weight;       // where layers look for it; NULL: nowhere
+    Weight* twin;         // where they look for it in its other use; NULL: it has one
     int product;          // 1: every position is multiplied with it, 6 FLOPs a number, forward and backward
     int rounded;          // 1: on a GPU layers read its rounded copy alone, and only the optimiser the master
     int ndim;             // 1 or 2
@@ -159,6 +162,7 @@ static inline void tensors_bind(const TensorTable* table, const real* params, re
         if (!t->weight) { continue; }
         t->weight->w = params + t->offset;
         t->weight->d = grads ? grads + t->offset : NULL;
+        if (t->twin) { *t->twin = *t->weight; }
     }
 }
 // The same of the CUDA half.
@@ -170,6 +174,65 @@ static inline void tensors_bind_cuda(const TensorTable* table, const float* mast
         t->weight->x = x + t->offset;
         t->weight->grad = grads ? grads + t->offset : NULL;
     }
+}
+
+// A matrix that is no tensor of a table.
+static inline Weight weight_of(const real* w) {
+    Weight weight = {w};
+    return weight;
+}
+
+static inline real weight_number(Weight weight, size_t i) {
+    return weight.half ? (real)float_of_bf16(weight.half[i]) : weight.w[i];
+}
+
+// What rounding did: the largest and the root mean square of |rounded - weight| / |weight| over the numbers rounded, and
+// bytes of all tensors before and after it.
+typedef struct {
+    double largest, rms, before, after;
+} TensorRounding;
+
+// For inference: rounds all tensors of two dimensions to bf16. The front of *params, from xalloc(), takes the rounded
+// numbers, each tensor at its old offset, and the rest is given back; vectors move to memory of their own. Layers then
+// find all of it, but *params is NULL: there is no family any more.
+static inline TensorRounding tensors_round(const TensorTable* table, real** params) {
+    size_t vectors = 0, rounded = 0;
+    for (int i = 0; i < table->count; i++) { *(table->list[i].ndim == 1 ? &vectors : &rounded) += table->list[i].size; }
+    TensorRounding r = {0, 0, (double)table->total * sizeof(real),
+                        (double)table->total * sizeof(Bf16) + (double)vectors * sizeof(real)};
+    real* vector = (real*)xalloc(vectors, sizeof(real), "weights that are not rounded");
+    char* memory = (char*)*params;
+    double squares = 0;
+    for (int i = 0; i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        const real* from = *params + t->offset;
+        if (t->ndim == 1) {
+            memcpy(vector, from, t->size * sizeof(real));
+            if (t->weight) { t->weight->w = vector; }
+            vector += t->size;
+        }
+        // From the first number to the last, and none goes further than where it came from.
+        for (size_t j = 0; j < t->size && t->ndim == 2; j++) {
+            float x = (float)from[j];
+            Bf16 half = bf16_of_float(x);
+            double error = x != 0 ? fabs(((double)float_of_bf16(half) - (double)x) / (double)x) : 0;
+            squares += error * error;
+            r.largest = error > r.largest ? error : r.largest;
+            memcpy(memory + (t->offset + j) * sizeof half, &half, sizeof half);
+        }
+    }
+    r.rms = sqrt(squares / (double)max_size(rounded, 1));
+    char* smaller = (char*)realloc(memory, table->total * sizeof(Bf16));
+    const Bf16* all = (const Bf16*)(void*)(smaller ? smaller : memory);
+    for (int i = 0; i < table->count; i++) {
+        const Tensor* t = &table->list[i];
+        if (!t->weight || t->ndim == 1) { continue; }
+        t->weight->w = NULL;
+        t->weight->half = all + t->offset;
+        if (t->twin) { *t->twin = *t->weight; }
+    }
+    *params = NULL;
+    return r;
 }
 
 // FLOPs of one token in all products with weights of the table, forward and backward.

@@ -41,6 +41,14 @@ static inline float float_of_bf16(Bf16 x) {
     return f;
 }
 
+// To the nearest, ties to even; a NaN stays one.
+static inline Bf16 bf16_of_float(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (x != x) { return (Bf16)(bits >> 16 | 0x40); }
+    return (Bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 // VL numbers in bf16, any alignment.
 #if VL == 16
 static inline vf vf_load_bf16(const Bf16* p) {

@@ -57,7 +57,7 @@ typedef struct {
 
 static void run_forward(void* argument) {
     Layer* l = (Layer*)argument;
-    matmul_forward(l->out, l->inp, l->weight, l->bias, l->N, l->IC, l->OC);
+    matmul_forward(l->out, l->inp, weight_of(l->weight), l->bias, l->N, l->IC, l->OC);
 }
 static void run_backward_input(void* argument) {
     Layer* l = (Layer*)argument;

@@ -1,6 +1,6 @@
 // bench_step.c - whole training steps on the CPU: forward, backward, gradient norm, AdamW.
 //
-//     bench_step [--busy] [--layers 4 ...] PRESET S B T [PRESET S B T]...
+//     bench_step [--busy | --decode] [--layers 4 ...] PRESET S B T [PRESET S B T]...
 //
 // Rates count model FLOPs (forward and backward, causal attention as half the square) and are given
 // beside P, the peak of fused multiply-adds measured right before and after. One JSON line a case at the end. Run
@@ -8,6 +8,11 @@
 //
 // --busy: how long the same step takes on an idle machine and with a busy process of our own beside it on every
 // processor, on all threads and on one: medians of turns that alternate, so that other programs disturb all alike.
+//
+// --decode: how long a round takes that makes a token for each of B texts of T tokens, with weights in fp32 and rounded to
+// bf16. What bounds it is reading the weights, which a round does once: the layers in every pass, the head at its end, and
+// the input table in every mix. These bytes are given beside C, the bandwidth of copying (bytes read plus bytes written)
+// measured in between.
 #define _GNU_SOURCE  // for sched_setaffinity
 #include "architecture.h"
 
@@ -169,16 +174,85 @@ static void bench_busy(Bench* b) {
     fflush(stdout);
 }
 
+// ---- --decode ----
+
+// Bytes of weights that a round reads.
+static double decode_bytes(const Model* model, double number) {
+    double layers = 0, table = 0, S = model->passes - 1;
+    for (int i = 0; i < model->tensors.count; i++) {
+        const Tensor* t = &model->tensors.list[i];
+        if (t->ndim == 2 && t->shape[0] == (size_t)model->V) {
+            table = (double)t->size;  // two of a size, or one in two uses
+        } else if (t->product) {
+            layers += (double)t->size;
+        }
+    }
+    return number * ((S + 1) * layers + (2 * S + 1) * table);
+}
+
+static void decode_time(Model* model, const char* name, const char* weights, double number, int B, int T,
+                        const int* next, const int* rows, int* first, real* logits) {
+    double best = 1e30, begin = now_seconds();
+    int rounds = 0;
+    machine_measure_copy();
+    for (; rounds < 10 || (now_seconds() - begin < 5 && rounds < 1000); rounds++) {
+        if (rounds % 20 == 19) { machine_measure_copy(); }
+        double start = now_seconds();
+        model->decode(model, next, B, 1, rows, first, logits);
+        best = fmin(best, now_seconds() - start);
+    }
+    machine_measure_copy();
+    double bytes = decode_bytes(model, number), copy = machine_copy_bandwidth();
+    printf("%s, S = %d, %d text%s of %d tokens, weights in %s: %.1f tokens/s, %.1f ms a round, the best of %d\n", name,
+           model->passes - 1, B, B == 1 ? "" : "s", T, weights, B / best, 1e3 * best, rounds);
+    printf("    %.0f MB of weights a round: %.1f GB/s, %.2f of C = %.1f GB/s\n", bytes / 1e6, bytes / best / 1e9,
+           bytes / best / copy, copy / 1e9);
+    printf("{\"program\": \"ponder.c\", \"what\": \"decode\", \"weights\": \"%s\", \"model\": \"%s\", \"ponder\": %d, "
+           "\"batch\": %d, \"seq\": %d, \"tokens_per_s\": %.2f, \"share_of_copy\": %.4f}\n",
+           weights, name, model->passes - 1, B, T, B / best, bytes / best / copy);
+    fflush(stdout);
+}
+
+static void bench_decode(OptionTable* options, const char* preset, const char* ponder, int B, int T) {
+    enum { PIECE = 256 };
+    char* argv[] = {format_string("bench_step"), format_string("--ponder"), format_string("%s", ponder)};
+    options_parse(options, 3, argv);
+    Model* model = architecture_model(options, preset, 1, T);
+    model->narrow(model, B > PIECE ? B : PIECE);
+    model->allocate(model, 0);
+    tensor_init(&model->tensors, model->params, 1);
+    model->cache_begin(model, B, T);
+    int* tokens = (int*)xalloc((size_t)(T + 3 * B), sizeof(int), "tokens");
+    int *next = tokens + T, *rows = next + B, *first = rows + B;
+    real* logits = (real*)xalloc((size_t)B * (size_t)model->V, sizeof(real), "logits");
+    for (int b = 0; b < B; b++) {
+        for (int t = 0; t < T; t++) { tokens[t] = (int)(random_u32(1, (uint64_t)b, (uint64_t)t) % (uint32_t)model->V); }
+        rows[b] = b, next[b] = tokens[T - 1];
+        for (first[b] = 0; first[b] < T - 1;) {
+            int n = T - 1 - first[b] < PIECE ? T - 1 - first[b] : PIECE;
+            model->decode(model, tokens + first[b], 1, n, &rows[b], &first[b], NULL);
+            first[b] += n;
+        }
+    }
+    decode_time(model, preset, "fp32", sizeof(real), B, T, next, rows, first, logits);
+    tensors_round(&model->tensors, &model->params);
+    decode_time(model, preset, "bf16", sizeof(Bf16), B, T, next, rows, first, logits);
+    model->cache_end(model);
+    free(tokens), free(logits);
+}
+
 int MAIN(int argc, char** argv);
 int MAIN(int argc, char** argv) {
     OptionTable options;
     memset(&options, 0, sizeof options);
     architecture_options(&options);
     char** cases = (char**)xalloc((size_t)argc, sizeof(char*), "arguments");
-    int words = 0, busy = 0;
+    int words = 0, busy = 0, decode = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--busy") == 0) {
             busy = 1;
+        } else if (strcmp(argv[i], "--decode") == 0) {
+            decode = 1;
         } else if (strncmp(argv[i], "--", 2) == 0 && i + 1 < argc) {
             char* pair[] = {argv[0], argv[i], argv[i + 1]};
             options_parse(&options, 3, pair);
@@ -188,9 +262,13 @@ int MAIN(int argc, char** argv) {
         }
     }
     if (words == 0 || words % 4 != 0) {
-        die("usage: bench_step [--busy] [--layers N ...] PRESET S B T [PRESET S B T]...");
+        die("usage: bench_step [--busy | --decode] [--layers N ...] PRESET S B T [PRESET S B T]...");
     }
     for (int i = 0; i < words; i += 4) {
+        if (decode) {
+            bench_decode(&options, cases[i], cases[i + 1], atoi(cases[i + 2]), atoi(cases[i + 3]));
+            continue;
+        }
         Bench b = bench_begin(&options, cases[i], cases[i + 1], atoi(cases[i + 2]), atoi(cases[i + 3]));
         if (busy) {
             bench_busy(&b);

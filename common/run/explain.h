@@ -133,6 +133,7 @@ static inline int trainer_explain(Trainer* t, const volatile sig_atomic_t* signa
     if (g.count != 1) { die("--explain: expected one prompt, found %d", g.count); }
     int n = g.list[0].prompt, bad = -1;
     Model* model = generate_model(t, n, 0);
+    trainer_round_weights(t, stderr);
     Explained e = explain_run(model, g.list[0].tokens.tokens, n, (int)options_int(o, "candidates"), &bad);
     if (bad >= 0) {
         die("%s: a logit after %d tokens is not finite: the weights of %s are damaged, or the model diverged",

@@ -443,6 +443,47 @@ static inline Model* generate_model(Trainer* t, int longest, int narrow) {
     return model;
 }
 
+// log softmax of x (n) in double, into y (n).
+static inline void generate_log_softmax(double* y, const real* x, int n) {
+    double most = -INFINITY, sum = 0;
+    for (int i = 0; i < n; i++) { most = fmax(most, (double)x[i]); }
+    for (int i = 0; i < n; i++) { sum += exp((double)x[i] - most); }
+    for (int i = 0; i < n; i++) { y[i] = (double)x[i] - most - log(sum); }
+}
+
+// With --weights bf16: rounds them, and says what that does to the prediction after the beginning of the first prompt.
+static inline void generate_round_weights(Generation* g, Sampler* s) {
+    enum { MOST = 64 };  // tokens, which are read twice
+    Trainer* t = g->t;
+    if (!options_round_weights(&t->options)) { return; }
+    int V = t->model->V;
+    real* exact = (real*)xalloc((size_t)V, sizeof(real), "logits");
+    double* logs = (double*)xalloc(2 * (size_t)V, sizeof(double), "probabilities");
+    SampleText begin = g->list[0].tokens, again;
+    if (begin.length > MOST) { begin.length = MOST; }
+    again = begin;
+    SampleText *first = &begin, *second = &again;
+    int known = sample_logits(s, t->model, &first, 1, g->signal);
+    memcpy(exact, s->logits, (size_t)V * sizeof(real));
+    trainer_round_weights(t, stderr);
+    if (known && sample_logits(s, t->model, &second, 1, g->signal)) {
+        double largest = 0, divergence = 0;
+        generate_log_softmax(logs, exact, V);
+        generate_log_softmax(logs + V, s->logits, V);
+        for (int v = 0; v < V; v++) {
+            largest = fmax(largest, fabs((double)s->logits[v] - (double)exact[v]));
+            divergence += exp(logs[v]) * (logs[v] - logs[V + v]);
+        }
+        fprintf(stderr,
+                "after %d tokens of the first prompt logits differ from those of fp32 by at most %.2g, "
+                "probabilities by %.2g nats (Kullback-Leibler)\n",
+                begin.length, largest, divergence);
+    }
+    s->read_seconds = s->read_tokens = s->decode_seconds = s->decode_tokens = 0;
+    free(exact);
+    free(logs);
+}
+
 // The program after its command line, model and checkpoint are known; returns the exit status. *signal: the one that
 // came, 0: none; *under_way = 1 from when one ends the work in good order.
 static inline int trainer_generate(Trainer* t, const volatile sig_atomic_t* signal, volatile sig_atomic_t* under_way) {
@@ -464,6 +505,7 @@ static inline int trainer_generate(Trainer* t, const volatile sig_atomic_t* sign
     double bytes = model->decode ? model->cache_bytes(model, batch, longest) : 0;
     if (model->decode) { model->cache_begin(model, batch, longest); }
     *under_way = 1;
+    generate_round_weights(&g, &s);
     int going = generate_run(&g, &s, batch);
     if (!going) { generate_write_rest(&g, "signal"); }
     generate_report(&g, &s, now_seconds() - began, bytes);

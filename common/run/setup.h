@@ -118,7 +118,8 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
               "N is a whole number, X any number. Of an option given twice, the later one counts.",
               t->kind->program, t->kind->program);
     t->options.usage = usage.data;
-    t->options.others = format_string("the GPU programs, build/%s_cuda", t->kind->program);
+    t->options.others =
+        format_string(GPU ? "the CPU program, build/%s" : "the GPU programs, build/%s_cuda", t->kind->program);
     char* help = format_string("what to train: a preset (%s; " PRESET_PREFIX
                                "NAME where a directory has that name too), or a directory with config.json and "
                                "model.safetensors to start from",
@@ -145,6 +146,11 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
         int given = i == 1 ? options_text(&t->options, "dump") != NULL : options_given(&t->options, ends[i]);
         if (given && one) { die("--%s and --%s: each is all that the program does; give one of them", one, ends[i]); }
         if (given) { one = ends[i]; }
+    }
+    if (options_round_weights(&t->options) && !options_prompts(&t->options) &&
+        !options_given(&t->options, "eval-only")) {
+        die("--weights bf16: expected with it --generate, --explain or --eval-only; everything else needs the weights "
+            "in fp32");
     }
     t->out = options_text(&t->options, "out");
     if (t->out[0] == 0) { die("--out '': expected a directory"); }
@@ -504,6 +510,17 @@ static inline void trainer_allocate(Trainer* t, int training) {
         t->state.passes = model->passes;
         t->state.val_loss_pass = (double*)xalloc((size_t)model->passes, sizeof(double), "the losses of the passes");
     }
+}
+
+// With --weights bf16, once the weights are there: rounds them for good, and tells `file` what that did.
+static inline void trainer_round_weights(Trainer* t, FILE* file) {
+    if (!options_round_weights(&t->options)) { return; }
+    TensorRounding r = tensors_round(&t->model->tensors, &t->model->params);
+    char before[32], after[32];
+    fprintf(
+        file,
+        "weights in bf16: %s instead of %s; rounding changes a number by %.2g %% (root mean square), at most %.2g %%\n",
+        format_megabytes(after, r.after), format_megabytes(before, r.before), 100 * r.rms, 100 * r.largest);
 }
 
 // Room for samples, and the tokens they begin with: --prompt, else the start of the validation

@@ -718,6 +718,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     trainer_banner(t);
     if (!eval_only && !dump) { trainer_warn_of_rate(t), trainer_warn_of_idle_ranks(t); }
     trainer_allocate(t, !eval_only);
+    if (eval_only) { trainer_round_weights(t, stdout); }
     if (GPU && options_given(&t->options, "compare-cpu")) {
         int64_t count = trainer_load_step(t);
         int rows = trainer_micro_rows(t, 0, t->step_rows);

@@ -301,6 +301,42 @@ static void test_decode(void) {
     check_decode("--ponder 3 --ponder-temperature 0.7 --heads 2 --width 36");
 }
 
+// Weights rounded to bf16 for inference: the same logits as with floats of their values, to the bit, token by token and
+// in pieces; vectors are not rounded. All of what was told of the rounding is true.
+static void test_round_weights(void) {
+    enum { B = 1, T = 61 };
+    Model *model = small_model("--ponder 2 --width 36", B, T), *floats = small_model("--ponder 2 --width 36", B, T);
+    size_t V = (size_t)model->V;
+    int inputs[T], targets[T], row = 0;
+    random_tokens(inputs, targets, T, model->V);
+    real *all = (real*)xalloc(T * V + V, sizeof(real), "logits"), *some = all + T * V;
+    double numbers = 0, squares = 0, largest = 0;
+    for (int i = 0; i < floats->tensors.count; i++) {
+        const Tensor* t = &floats->tensors.list[i];
+        for (size_t j = 0; j < t->size && t->ndim == 2; j++) {
+            real* x = floats->params + t->offset + j;
+            double before = (double)*x, after = (double)round_bf16((float)*x);
+            double error = before != 0 ? fabs(after / before - 1) : 0;
+            *x = (real)after;
+            largest = fmax(largest, error), squares += error * error, numbers++;
+        }
+    }
+    floats->logits(floats, inputs, B, T, 0, all);
+    TensorRounding r = tensors_round(&model->tensors, &model->params);
+    CHECK(model->params == NULL, "there still is a family");
+    CHECK(fabs(r.largest - largest) < 1e-6 && fabs(r.rms - sqrt(squares / numbers)) < 1e-6 && largest > 1e-3,
+          "rounded by %g, at most %g; expected %g, %g", r.rms, r.largest, sqrt(squares / numbers), largest);
+    model->cache_begin(model, 1, T);
+    for (int first = 0; first < T; first += first < 20 ? 20 : 1) {
+        int n = first < 20 ? 20 : 1;
+        model->decode(model, inputs + first, 1, n, &row, &first, some);
+        CHECK(memcmp(some, all + (size_t)(first + n - 1) * V, V * sizeof(real)) == 0, "other logits after %d tokens",
+              first + n);
+    }
+    model->cache_end(model);
+    free(all);
+}
+
 // A vocabulary of more than 65,536 tokens, which needs shards of 32 bits: ids at its end are read, embedded, predicted
 // and learnt.
 static void test_large_vocabulary(void) {
@@ -620,6 +656,7 @@ static void architecture_tests(void) {
     RUN(test_shorter_rows);
     RUN(test_last_logits);
     RUN(test_decode);
+    RUN(test_round_weights);
     if (!is_double()) { RUN_WHOLE(test_large_vocabulary); }
 }
 

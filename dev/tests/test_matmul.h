@@ -190,6 +190,61 @@ static void test_gemm_few(void) {
     }
 }
 
+// Weights rounded to bf16 make the same products as floats of their values, to the bit, for few rows and many.
+static void mt_check_bf16(int transposed, size_t M, size_t N, size_t K, real alpha, int accumulate, int with_bias) {
+    size_t lda = K + 3, ldc = N + 2, numbers = N * K, count = (M - 1) * ldc + N;
+    real *A = mt_matrix(M * 3 + K, M, K, lda), *B = mt_matrix(N * 5 + K, 1, numbers, numbers);
+    real *bias = mt_matrix(7, 1, N, N), *got = mt_matrix(9, M, N, ldc), *want = mt_matrix(9, M, N, ldc);
+    Bf16* half = (Bf16*)malloc(numbers * sizeof(Bf16));  // ends with its last number, for sanitizers
+    for (size_t i = 0; i < numbers; i++) {
+        half[i] = bf16_of_float((float)B[i]);
+        B[i] = (real)float_of_bf16(half[i]);
+    }
+    Weight rounded = {NULL, half};
+    gemm_weight(transposed, M, N, K, alpha, A, lda, rounded, accumulate, got, ldc, with_bias ? bias : NULL);
+    gemm_weight(transposed, M, N, K, alpha, A, lda, weight_of(B), accumulate, want, ldc, with_bias ? bias : NULL);
+    size_t bad = 0;
+    for (size_t i = 0; i < count; i++) { bad += i % ldc < N ? !(got[i] == want[i]) : got[i] == got[i]; }
+    CHECK(bad == 0, "gemm_weight(%d, M=%zu, N=%zu, K=%zu, alpha %g, accumulate %d, bias %d): %zu numbers differ",
+          transposed, M, N, K, (double)alpha, accumulate, with_bias, bad);
+    free(A), free(B), free(bias), free(got), free(want), free(half);
+}
+
+static void test_gemm_bf16(void) {
+    static const size_t rows[] = {1, 2, 3, 5, 8, 11, MATMUL_FEW, MATMUL_FEW + 1, 40};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (int transposed = 0; transposed < 2; transposed++) {
+            mt_check_bf16(transposed, rows[i], 1037, 515, (real)0.7, i % 2, 1);
+            mt_check_bf16(transposed, rows[i], 3, 261, 1, 0, 1);
+            mt_check_bf16(transposed, rows[i], 4 * VL, 24, 1, 1, 0);
+        }
+    }
+    for (int transposed = 0; transposed < 2; transposed++) {  // several pieces of weights
+        mt_check_bf16(transposed, MATMUL_FEW + 1, transposed ? 1030 : 2100, transposed ? 2100 : 1030, 1, 0, 1);
+    }
+}
+
+// Rounding is that of the processor's conversion: to the nearest, ties to even; NaN and infinity stay what they are.
+static void test_bf16(void) {
+    static const uint32_t cases[][2] = {{0x3f800000, 0x3f80}, {0x3f808000, 0x3f80}, {0x3f808001, 0x3f81},
+                                        {0x3f818000, 0x3f82}, {0x3f817fff, 0x3f81}, {0xbf818000, 0xbf82},
+                                        {0x7f7fffff, 0x7f80}, {0x7f800000, 0x7f80}, {0xff800000, 0xff80},
+                                        {0x00000001, 0x0000}, {0x80000000, 0x8000}, {0x00008001, 0x0001}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Bf16 got = bf16_of_float(mt_float(cases[i][0]));
+        CHECK(got == cases[i][1], "%08x becomes %04x, want %04x", cases[i][0], got, cases[i][1]);
+        Bf16 all[VL];
+        for (int lane = 0; lane < VL; lane++) { all[lane] = got; }
+        vf wide = vf_load_bf16(all);
+        for (int lane = 0; lane < VL; lane++) { CHECK(mt_same(wide[lane], float_of_bf16(got)), "lane %d", lane); }
+    }
+    static const uint32_t nans[] = {0x7f800001, 0x7fffffff, 0xff800001, 0xffffffff};
+    for (int i = 0; i < 4; i++) {
+        float x = float_of_bf16(bf16_of_float(mt_float(nans[i])));
+        CHECK(x != x, "the NaN %08x becomes %g", nans[i], (double)x);
+    }
+}
+
 static void test_gemm_nothing(void) {
     mt_check(0, 0, 0, 5, 3, 1, 0, 1, 0);
     mt_check(0, 1, 5, 0, 3, 1, 0, 1, 0);
@@ -247,7 +302,7 @@ static void test_matmul_layer(void) {
     for (int with_bias = 0; with_bias < 2; with_bias++) {
         real* out = mt_matrix(5, ROWS, OC, OC);
         for (int i = 0; i < ROWS * OC; i++) { out[i] = (real)NAN; }
-        matmul_forward(out, inp, weight, with_bias ? bias : NULL, ROWS, IC, OC);
+        matmul_forward(out, inp, weight_of(weight), with_bias ? bias : NULL, ROWS, IC, OC);
         for (int n = 0; n < ROWS; n++) {
             for (int o = 0; o < OC; o++) {
                 double sum = with_bias ? (double)bias[o] : 0;
@@ -306,11 +361,11 @@ static void test_conv1d_layer(void) {
         const real* b = option & 1 ? bias : NULL;
         real *y = mt_matrix(5, ROWS, OC, OC), *x = mt_matrix(5, ROWS, OC, OC);
         if (option & 2) {
-            conv1d_forward_add(y, inp, turned, b, ROWS, IC, OC);
-            matmul_forward_add(x, inp, weight, b, ROWS, IC, OC);
+            conv1d_forward_add(y, inp, weight_of(turned), b, ROWS, IC, OC);
+            matmul_forward_add(x, inp, weight_of(weight), b, ROWS, IC, OC);
         } else {
-            conv1d_forward(y, inp, turned, b, ROWS, IC, OC);
-            matmul_forward(x, inp, weight, b, ROWS, IC, OC);
+            conv1d_forward(y, inp, weight_of(turned), b, ROWS, IC, OC);
+            matmul_forward(x, inp, weight_of(weight), b, ROWS, IC, OC);
         }
         for (int i = 0; i < ROWS * OC; i++) { got[i] = (double)y[i], want[i] = (double)x[i]; }
         compare_doubles(option & 2 ? "conv1d_forward_add" : "conv1d_forward", got, want, ROWS * OC, 0);
@@ -656,6 +711,8 @@ static void matmul_tests(void) {
     RUN(test_gemm_shapes);
     RUN(test_gemm_blocks);
     RUN(test_gemm_few);
+    RUN(test_bf16);
+    RUN(test_gemm_bf16);
     RUN(test_gemm_nothing);
     RUN(test_gemm_nan);
     RUN(test_matmul_layer);

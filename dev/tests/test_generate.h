@@ -309,6 +309,59 @@ static void test_generate_options(void) {
         "]");
 }
 
+// Rounds all tensors of two dimensions in a file of weights.
+static void round_file(const char* path) {
+    SafeFile* file = safetensors_open(path);
+    FILE* out = fopen(path, "r+b");
+    for (int i = 0; i < file->count; i++) {
+        const SafeTensor* t = &file->tensors[i];
+        if (t->ndim != 2) { continue; }
+        float* x = (float*)xalloc(t->count, sizeof(float), "a tensor");
+        safetensors_read(file, t, x);
+        for (size_t j = 0; j < t->count; j++) { x[j] = round_bf16(x[j]); }
+        int there = fseek(out, (long)(file->data_start + t->begin), SEEK_SET) == 0;
+        CHECK(there && fwrite(x, sizeof(float), t->count, out) == t->count, "%s: not written", t->name);
+        free(x);
+    }
+    CHECK(fclose(out) == 0, "%s: not written", path);
+    safetensors_close(file);
+}
+
+// --weights bf16 is what a checkpoint of rounded weights gives, whatever reads it, and says what it changes.
+static void test_generate_bf16(void) {
+    generate_setup();
+    generate_must("cp -r @/step_00000003 @/rounded");
+    char* path = format_string("%s/rounded/model.safetensors", generate_folder);
+    round_file(path);
+    free(path);
+    generate_must(TRAIN
+                  " --model @/rounded --generate --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 >@/1 2>@/e");
+    generate_must("% --weights bf16 --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 --batch 4 >@/2 2>@/f && "
+                  "cmp @/1 @/2");
+    generate_must("grep -q 'weights in bf16: .* MB instead of .* MB; rounding changes a number by 0.1' @/f && "
+                  "grep -q 'after [0-9]* tokens of the first prompt logits differ .* nats' @/f && ! grep -q bf16 @/e");
+    generate_must(
+        "% --weights bf16 --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 >@/2 2>@/f && cmp @/1 @/2");
+    if (program_runs_with("PONDER_ISA=portable")) {
+        generate_must(
+            "PONDER_ISA=portable % --weights bf16 --prompt-file @/prompts.jsonl --sample-tokens 30 --seed 3 >@/2 "
+            "2>@/f && cmp @/1 @/2");
+    }
+    generate_must("% --weights fp32 --prompt a --sample-tokens 3 >@/2 2>@/f && ! grep -q 'in bf16' @/f");
+    generate_must(TRAIN " --model @/rounded --explain --prompt 'int f0(' --page @/a.html >@/1 2>@/e");
+    generate_must(TRAIN
+                  " --model @/step_00000003 --explain --weights bf16 --prompt 'int f0(' --page @/a.html >@/2 2>@/f && "
+                  "sed 1,2d @/1 >@/3 && sed 1,2d @/2 | cmp - @/3 && grep -q 'weights in bf16' @/f");
+    char* data = format_string("--val %s/val.bin --seq 48 --batch 3 --val-batches 2 --eval-only", program_folder);
+    char* line = format_string(TRAIN " --model @/rounded %s | grep val_loss >@/1 && " TRAIN
+                                     " --model @/step_00000003 --weights bf16 %s >@/e && "
+                                     "grep val_loss @/e | cmp - @/1 && grep -q 'weights in bf16' @/e",
+                               data, data);
+    generate_must(line);
+    free(line);
+    free(data);
+}
+
 // Where texts end.
 static void test_generate_ends(void) {
     generate_setup();
@@ -431,6 +484,7 @@ static void generate_tests(void) {
     RUN(test_generate_same);
     RUN_WHOLE(test_generate_draws);
     RUN_WHOLE(test_generate_options);
+    RUN(test_generate_bf16);
     RUN_WHOLE(test_generate_ends);
     RUN_WHOLE(test_generate_steps);
     RUN_WHOLE(test_generate_errors);

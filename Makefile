@@ -546,13 +546,17 @@ fixtures: venv ## make dev/fixtures anew with our PyTorch twin
 STEPS_pythia = pythia-160m/0/4/64 pythia-70m/3/2/256
 STEPS_gpt2 = gpt2/0/4/64
 STEPS_llama = llama-405m/0/2/64
+# Texts that grow, PRESET/S/texts/tokens.
+DECODE_pythia = pythia-160m/0/1/128 pythia-160m/3/1/128 pythia-160m/3/8/128
 bench-cpu: $(B)/bench_cpu $(ARCHITECTURES:%=$(B)/bench_step_%) ## speed beside this machine's limits, beside PyTorch where build/venv has it and llm.c where LLMC=DIR has its sources
 	$(B)/bench_cpu
 	$(foreach a,$(ARCHITECTURES),$(foreach c,$(STEPS_$(a)),$(B)/bench_step_$(a) $(subst /, ,$(c)) &&)) true
+	$(foreach a,$(ARCHITECTURES),$(foreach c,$(DECODE_$(a)),$(B)/bench_step_$(a) --decode $(subst /, ,$(c)) &&)) true
 	@if [ -n "$(LLMC)" ]; then CC="$(CC)" dev/bench_llmc.sh "$(LLMC)"; \
 	    else echo "llm.c beside it: LLMC=DIR, its sources"; fi
 	@if [ -x $(VENV)/bin/python ]; then \
-	    $(PYTHON) dev/bench_torch.py $(foreach a,$(ARCHITECTURES),$(STEPS_$(a))); \
+	    $(PYTHON) dev/bench_torch.py $(foreach a,$(ARCHITECTURES),$(STEPS_$(a))) && \
+	    $(PYTHON) dev/bench_torch.py --decode $(foreach a,$(ARCHITECTURES),$(DECODE_$(a))); \
 	    else echo "PyTorch beside it: dev/setup_venv.sh first"; fi
 	$(B)/bench_step_$(FIRST) --busy $(filter-out --model,$(MAIN_$(FIRST))) 3 4 256
 .PHONY: bench-cpu

@@ -214,8 +214,8 @@ static inline void matmul_pack_rows(float* __restrict__ dst, size_t step, size_t
 }
 
 #if VL >= 8
-// Turns 8 x 8 numbers, r[i][k] to d[k * width + i]: pairs, then quadruples, then halves of registers change places.
-__attribute__((always_inline)) static inline void matmul_turn(float* d, size_t width, const __m256 r[8]) {
+// Turns 8 x 8 numbers, r[i][k] to r[k][i]: pairs, then quadruples, then halves of registers change places.
+__attribute__((always_inline)) static inline void matmul_turn(__m256 r[8]) {
     __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]);
     __m256 a2 = _mm256_unpacklo_ps(r[2], r[3]), a3 = _mm256_unpackhi_ps(r[2], r[3]);
     __m256 a4 = _mm256_unpacklo_ps(r[4], r[5]), a5 = _mm256_unpackhi_ps(r[4], r[5]);
@@ -224,14 +224,14 @@ __attribute__((always_inline)) static inline void matmul_turn(float* d, size_t w
     __m256 b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xEE);
     __m256 b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xEE);
     __m256 b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xEE);
-    _mm256_store_ps(d + 0 * width, _mm256_permute2f128_ps(b0, b4, 0x20));
-    _mm256_store_ps(d + 1 * width, _mm256_permute2f128_ps(b1, b5, 0x20));
-    _mm256_store_ps(d + 2 * width, _mm256_permute2f128_ps(b2, b6, 0x20));
-    _mm256_store_ps(d + 3 * width, _mm256_permute2f128_ps(b3, b7, 0x20));
-    _mm256_store_ps(d + 4 * width, _mm256_permute2f128_ps(b0, b4, 0x31));
-    _mm256_store_ps(d + 5 * width, _mm256_permute2f128_ps(b1, b5, 0x31));
-    _mm256_store_ps(d + 6 * width, _mm256_permute2f128_ps(b2, b6, 0x31));
-    _mm256_store_ps(d + 7 * width, _mm256_permute2f128_ps(b3, b7, 0x31));
+    r[0] = _mm256_permute2f128_ps(b0, b4, 0x20);
+    r[1] = _mm256_permute2f128_ps(b1, b5, 0x20);
+    r[2] = _mm256_permute2f128_ps(b2, b6, 0x20);
+    r[3] = _mm256_permute2f128_ps(b3, b7, 0x20);
+    r[4] = _mm256_permute2f128_ps(b0, b4, 0x31);
+    r[5] = _mm256_permute2f128_ps(b1, b5, 0x31);
+    r[6] = _mm256_permute2f128_ps(b2, b6, 0x31);
+    r[7] = _mm256_permute2f128_ps(b3, b7, 0x31);
 }
 
 #endif
@@ -252,7 +252,8 @@ static inline void matmul_pack_columns(float* __restrict__ dst, size_t width, co
             }
             __m256 r[8];
             for (size_t i = 0; i < 8; i++) { r[i] = _mm256_loadu_ps(line[i] + k); }
-            matmul_turn(d, width, r);
+            matmul_turn(r);
+            for (size_t i = 0; i < 8; i++) { _mm256_store_ps(d + i * width, r[i]); }
             d += 8 * width;
         }
         for (; k < kc; k++) {

@@ -18,7 +18,7 @@ enum {
     MATMUL_FEW = 16,                               // rows
     MATMUL_GROUP = MATMUL_MR < 8 ? MATMUL_MR : 8,  // rows of a tile here
     MATMUL_LINE_STEP = 32,                         // numbers of each line that are turned at a time
-    MATMUL_LINE_AHEAD = 128,                       // and how far ahead of them others are fetched
+    MATMUL_LINE_AHEAD = 64,                       // and how far ahead of them others are fetched
     MATMUL_ROW_STEP = 8,                           // rows of B at a time
     MATMUL_STRIPE = 512  // columns that a thread takes at a time where B's rows lie along them
 };
@@ -33,16 +33,17 @@ typedef struct {
     float* C;
 } FewRows;
 
-// Number `at` of B, and VL numbers from there.
+// Number `at` of B, VL numbers from there, and where it is.
 __attribute__((always_inline)) static inline float few_number(const void* B, size_t at, int bf16) {
     return bf16 ? float_of_bf16(((const Bf16*)B)[at]) : ((const float*)B)[at];
 }
 __attribute__((always_inline)) static inline vf few_vector(const void* B, size_t at, int bf16) {
     return bf16 ? vf_load_bf16((const Bf16*)B + at) : vf_load((const float*)B + at);
 }
-static inline void few_prefetch(const void* B, size_t at, int bf16) {
-    __builtin_prefetch((const char*)B + at * (bf16 ? sizeof(Bf16) : sizeof(float)), 0, 2);
+static inline const void* few_at(const void* B, size_t at, int bf16) {
+    return (const char*)B + at * (bf16 ? sizeof(Bf16) : sizeof(float));
 }
+static inline void few_prefetch(const void* B, size_t at, int bf16) { __builtin_prefetch(few_at(B, at, bf16), 0, 2); }
 
 // sums (rows, 2 VL), lds apart, += A (rows, n) B (n, 2 VL): each number's chain goes on over these n. B is at `at`; `ahead`
 // rows of it further on are fetched. rows and bf16 are constants where this is called.
@@ -139,22 +140,22 @@ __attribute__((always_inline)) static inline void few_turn(int bf16, float* d, c
     }
     size_t whole = 0;
 #if VL >= 8
-    if (lines == NR) {
-        whole = n / 8 * 8;
-        for (size_t i = 0; i < NR; i += 8) {
-            for (size_t k = 0; k < whole; k += 8) {
-                __m256 r[8];
-                for (size_t x = 0; x < 8; x++) {
-                    size_t from = at + (i + x) * ldb + k;
-                    if (bf16) {
-                        const __m128i* half = (const __m128i*)(const void*)((const Bf16*)B + from);
-                        __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(half));
-                        r[x] = _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-                    } else {
-                        r[x] = _mm256_loadu_ps((const float*)B + from);
-                    }
-                }
-                matmul_turn(d + k * NR + i, NR, r);
+    size_t step = bf16 ? 16 : 8;
+    whole = lines == NR ? n / step * step : 0;
+    for (size_t i = 0; i < NR && whole; i += 8) {
+        for (size_t k = 0; k < whole; k += step) {
+            __m256 r[8];
+            for (size_t x = 0; x < 8; x++) {
+                r[x] = _mm256_loadu_ps((const float*)few_at(B, at + (i + x) * ldb + k, bf16));
+            }
+            matmul_turn(r);
+            float* to = d + k * NR + i;
+            for (size_t x = 0; x < 8 && !bf16; x++) { _mm256_store_ps(to + x * NR, r[x]); }
+            for (size_t x = 0; x < 8 && bf16;
+                 x++) {  // two numbers of a line were turned as one, the first in the lower half
+                __m256i two = _mm256_castps_si256(r[x]), upper = _mm256_set1_epi32((int)0xffff0000u);
+                _mm256_store_ps(to + 2 * x * NR, _mm256_castsi256_ps(_mm256_slli_epi32(two, 16)));
+                _mm256_store_ps(to + (2 * x + 1) * NR, _mm256_castsi256_ps(_mm256_and_si256(two, upper)));
             }
         }
     }

@@ -1,6 +1,6 @@
 """Times PyTorch on the training steps that our benchmarks time, and prints one JSON object a line.
 
-    usage: bench_torch.py [MODEL/S/B/T ... | --model pythia-70m --ponder 3 --batch 2 --seq 256] [--steps 3] [--threads N] [--stock]
+    usage: bench_torch.py [MODEL/S/B/T ... | --model pythia-70m --ponder 3 --batch 2 --seq 256] [--steps 3] [--threads N] [--stock | --decode]
                           [--device cpu|cuda] [--compile parts|whole|none] [--layers N --width N --heads N --vocab N]
 
 MODEL/S/B/T are the steps of `make bench-cpu`: a preset, pondering steps, rows, tokens of a row; without any, those of Pythia.
@@ -8,6 +8,9 @@ A step is forward, backward, clipping and AdamW (the fused one, PyTorch's fastes
 The model is our own twin in dev/ref; --stock takes transformers' class instead (for pondering: modeling_ponder.py).
 The time is the median of --steps steps after one that warms up. Each workload has a process of its own, so that the peak
 memory (largest resident set, interpreter and libraries included; base_memory_mb is that share) is its own.
+
+--decode times texts that grow instead, as `bench_step --decode` does: a token for each of B texts of T tokens, by transformers' class with
+its cache (for pondering: modeling_ponder.py, with one for each pass), in float32 and in bfloat16. The time is the best of the rounds of 5 seconds.
 
 With --device cuda the same step as dev/bench_step.cu times: the twin under bf16 autocast with float32 weights, its attention by
 scaled_dot_product_attention, torch.compile, the fused AdamW; memory is what PyTorch's allocator took at most. --compile parts (the
@@ -270,6 +273,31 @@ def measure(arguments):
     }), flush=True)
 
 
+def measure_decode(arguments):
+    import torch
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    S, B, T = arguments.ponder, arguments.batch, arguments.seq
+    model, name = stock_model(preset(arguments))
+    initialise(torch, model)
+    model.eval()
+    for kind in (torch.float32, torch.bfloat16):
+        model.to(kind)
+        tokens = torch.randint(model.config.vocab_size, (B, T))
+        with torch.inference_mode():
+            cache = model(tokens[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
+            times, begin = [], time.perf_counter()
+            while len(times) < 10 or time.perf_counter() - begin < 5:
+                start = time.perf_counter()
+                cache = model(tokens[:, -1:], past_key_values=cache, use_cache=True).past_key_values
+                times.append(time.perf_counter() - start)
+        print(json.dumps({
+            "program": "PyTorch", "what": f"decode, {name}", "torch": torch.__version__, "threads": torch.get_num_threads(),
+            "weights": "fp32" if kind == torch.float32 else "bf16", "model": arguments.model, "ponder": S, "batch": B, "seq": T,
+            "tokens_per_s": round(B / min(times), 2), "rounds": len(times),
+        }), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("workloads", nargs="*", metavar="MODEL/S/B/T")
@@ -280,6 +308,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--stock", action="store_true")
+    parser.add_argument("--decode", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compile", choices=["parts", "whole", "none"], help="as on a GPU; without it the CPU's own step")
     for name in ("layers", "width", "heads", "vocab"):
@@ -290,6 +319,8 @@ def main():
         if cuda or arguments.compile:
             arguments.compile = arguments.compile or "parts"
             measure_cuda(arguments)
+        elif arguments.decode:
+            measure_decode(arguments)
         else:
             measure(arguments)
         return
@@ -297,7 +328,7 @@ def main():
     for model, S, B, T in workloads or (CUDA_WORKLOADS if cuda else WORKLOADS):
         command = [sys.executable, os.path.abspath(__file__), "--model", model, "--ponder", S, "--batch", B, "--seq", T,
                    "--steps", arguments.steps, "--threads", arguments.threads, "--device", arguments.device]
-        command += ["--stock"] * arguments.stock + (["--compile", arguments.compile] if arguments.compile else [])
+        command += ["--stock"] * arguments.stock + ["--decode"] * arguments.decode + (["--compile", arguments.compile] if arguments.compile else [])
         subprocess.run([str(word) for word in command], check=True)
 
 

@@ -18,7 +18,7 @@ enum {
     MATMUL_FEW = 16,                               // rows
     MATMUL_GROUP = MATMUL_MR < 8 ? MATMUL_MR : 8,  // rows of a tile here
     MATMUL_LINE_STEP = 32,                         // numbers of each line that are turned at a time
-    MATMUL_LINE_AHEAD = 64,                       // and how far ahead of them others are fetched
+    MATMUL_LINE_AHEAD = 64,                        // and how far ahead of them others are fetched
     MATMUL_ROW_STEP = 8,                           // rows of B at a time
     MATMUL_STRIPE = 512  // columns that a thread takes at a time where B's rows lie along them
 };
@@ -168,16 +168,17 @@ __attribute__((always_inline)) static inline void few_turn(int bf16, float* d, c
 
 // NR columns of C, from j on, where B is stored (N,K).
 __attribute__((always_inline)) static inline void few_lines(const FewRows* p, int bf16, size_t j) {
-    enum { NR = MATMUL_NR, KC = MATMUL_KC, STEP = MATMUL_LINE_STEP, AHEAD = MATMUL_LINE_AHEAD };
+    enum { NR = MATMUL_NR, KC = MATMUL_KC, STEP = MATMUL_LINE_STEP };
+    const size_t ahead = MATMUL_LINE_AHEAD,
+                 next = NR * p->ldb - p->K + ahead;  // after the end of these lines come others
     __attribute__((aligned(ALIGNMENT))) float turned[STEP * NR], sums[MATMUL_FEW * NR];
     size_t columns = min_size(NR, p->N - j);
     for (size_t k0 = 0; k0 < max_size(p->K, 1); k0 += KC) {
         size_t end = min_size(p->K, k0 + KC);
         memset(sums, 0, p->M * NR * sizeof(float));
         for (size_t k = k0; k < end; k += STEP) {
-            // After the end of these lines come the next NR.
-            size_t n = min_size(STEP, end - k), ahead = k + AHEAD < p->K ? AHEAD : NR * p->ldb + AHEAD - p->K;
-            few_turn(bf16, turned, p->B, j * p->ldb + k, p->ldb, columns, n, ahead);
+            size_t n = min_size(STEP, end - k);
+            few_turn(bf16, turned, p->B, j * p->ldb + k, p->ldb, columns, n, k + ahead < p->K ? ahead : next);
             few_step(0, p->M, n, p->A + k, p->lda, turned, 0, NR, 0, NR, sums, NR);
         }
         few_store(p, k0, j, columns, sums, NR);

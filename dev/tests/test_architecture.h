@@ -305,7 +305,7 @@ static void test_decode(void) {
 // in pieces; vectors are not rounded. All of what was told of the rounding is true.
 static void test_round_weights(void) {
     enum { B = 1, T = 61 };
-    Model *model = small_model("--ponder 2 --width 36", B, T), *floats = small_model("--ponder 2 --width 36", B, T);
+    Model *model = small_model("--ponder 2 --width 40", B, T), *floats = small_model("--ponder 2 --width 40", B, T);
     size_t V = (size_t)model->V;
     int inputs[T], targets[T], row = 0;
     random_tokens(inputs, targets, T, model->V);

@@ -18,7 +18,7 @@ enum {
     MATMUL_FEW = 16,                               // rows
     MATMUL_GROUP = MATMUL_MR < 8 ? MATMUL_MR : 8,  // rows of a tile here
     MATMUL_LINE_STEP = 32,                         // numbers of each line that are turned at a time
-    MATMUL_LINE_AHEAD = 64,                        // and how far ahead of them others are fetched
+    MATMUL_LINE_AHEAD = 64,                        // and how far ahead of them others are fetched; of bf16 twice as far
     MATMUL_ROW_STEP = 8,                           // rows of B at a time
     MATMUL_STRIPE = 512  // columns that a thread takes at a time where B's rows lie along them
 };
@@ -194,7 +194,8 @@ __attribute__((always_inline)) static inline void few_stripe(const FewRows* p, i
         for (size_t i = 0; i < p->M; i++) { memset(sums + i * WIDTH, 0, columns * sizeof(float)); }
         for (size_t k = k0; k < end; k += STEP) {
             size_t n = min_size(STEP, end - k);
-            few_step(bf16, p->M, n, p->A + k, p->lda, p->B, k * p->ldb + j, p->ldb, STEP, columns, sums, WIDTH);
+            few_step(bf16, p->M, n, p->A + k, p->lda, p->B, k * p->ldb + j, p->ldb, (1 + (size_t)bf16) * STEP, columns,
+                     sums, WIDTH);
         }
         few_store(p, k0, j, columns, sums, WIDTH);
     }

@@ -443,6 +443,15 @@ static inline Model* generate_model(Trainer* t, int longest, int narrow) {
     return model;
 }
 
+// Logits of what follows a text, of which nothing was read, into s->logits; 0 if a signal came first.
+static inline int generate_first_logits(const Generation* g, Sampler* s, SampleText text) {
+    SampleText* texts[1] = {&text};
+    if (!sample_read(s, g->t->model, texts, 1, g->signal)) { return 0; }
+    g->t->model->decode(g->t->model, s->last, 1, 1, s->rows, s->first, s->logits);
+    work_goes_on();
+    return 1;
+}
+
 // With --weights bf16: rounds them, and says what that does to the prediction after the beginning of the first prompt.
 static inline void generate_round_weights(Generation* g, Sampler* s) {
     enum { MOST = 64 };  // tokens, which are read twice
@@ -450,14 +459,12 @@ static inline void generate_round_weights(Generation* g, Sampler* s) {
     if (!options_round_weights(&t->options)) { return; }
     size_t V = (size_t)t->model->V;
     real *exact = (real*)xalloc(V, sizeof(real), "logits"), *rounded = s->logits;
-    SampleText begin = g->list[0].tokens, again;
+    SampleText begin = g->list[0].tokens;
     if (begin.length > MOST) { begin.length = MOST; }
-    again = begin;
-    SampleText *first = &begin, *second = &again;
-    int known = sample_logits(s, t->model, &first, 1, g->signal);
-    memcpy(exact, s->logits, V * sizeof(real));
+    int known = generate_first_logits(g, s, begin);
+    memcpy(exact, rounded, V * sizeof(real));
     trainer_round_weights(t, stderr);
-    if (known && sample_logits(s, t->model, &second, 1, g->signal)) {
+    if (known && generate_first_logits(g, s, begin)) {
         double largest = 0, moved = 0;
         for (size_t v = 0; v < V; v++) { largest = fmax(largest, fabs((double)rounded[v] - (double)exact[v])); }
         softmax_row(exact, V);

@@ -5,8 +5,18 @@
 
 #include "arena.h"
 #include "cache.h"
-#include "run/sizes.h"
 #include "tensors.h"
+
+// How large a model is.
+typedef struct {
+    int L, C, NH, FF, V;  // layers, width, heads, inner width of the MLP, vocabulary
+    int NKV;              // heads of keys and values, each for NH / NKV heads; 0: as many as heads
+    int HS;               // numbers of a head; 0: C / NH
+    int P;                // positions, as config.json says; of a preset: the length of its rows, 0: usual
+    int tie;              // 1: the head is the input table
+    int untied;           // 1: it was, as config.json says, and --tie 0 makes it a table of its own
+    double eps;           // of the norms
+} Sizes;
 
 // Where one half of a model, C or CUDA, has its activations: set by whoever calls the pass.
 typedef struct {

@@ -2,17 +2,8 @@
 #ifndef PONDER_SIZES_H
 #define PONDER_SIZES_H
 
+#include "../pass.h"
 #include "options.h"
-
-typedef struct {
-    int L, C, NH, FF, V;  // layers, width, heads, inner width of the MLP, vocabulary
-    int NKV;              // heads of keys and values, each for NH / NKV heads; 0: as many as heads
-    int HS;               // numbers of a head; 0: C / NH
-    int P;                // positions, as config.json says; of a preset: the length of its rows, 0: usual
-    int tie;              // 1: the head is the input table
-    int untied;           // 1: it was, as config.json says, and --tie 0 makes it a table of its own
-    double eps;           // of the norms
-} Sizes;
 
 typedef struct {
     const char* name;  // NULL ends a list

@@ -606,8 +606,8 @@ static void rotary_case(void) {
     floatX* d_x = array_x("x", IN_PLACE, x, n);
     float* d_cosine = array_floats("cosine", INPUT, cosine, ro.T * half);
     float* d_sine = array_floats("sine", INPUT, sine, ro.T * half);
-    rotary_forward_cuda(d_x, d_cosine, d_sine, NULL, ro.B, ro.T, ro.heads, ro.parts, ro.rotated, row, ro.all_parts * ro.HS,
-                        ro.HS, ro.direction);
+    rotary_forward_cuda(d_x, d_cosine, d_sine, NULL, ro.B, ro.T, ro.heads, ro.parts, ro.rotated, row,
+                        ro.all_parts * ro.HS, ro.HS, ro.direction);
     double* want = zeros_double(n);
     float *got = fetch(d_x), *turned = (float*)xalloc(n, sizeof(float), "turned");
     int others = 1;

@@ -142,6 +142,12 @@ static void test_sample_many(void) {
     sampler_free(&s);
 }
 
+static void sample_grown_logits(Model* model, const int* inputs, int B, int T, int last_only, real* logits) {
+    static const real best[5] = {0, 7, 4, 6, -1};
+    (void)model, (void)inputs, (void)B, (void)T, (void)last_only;
+    memcpy(logits, best, sizeof best);
+}
+
 // Tokens that the text has come down once each, on either side of zero; others stay.
 static void test_sample_penalty(void) {
     Model model;
@@ -164,10 +170,12 @@ static void test_sample_penalty(void) {
     CHECK(same[1] == 2 && same[3] == -4, "a penalty of 1 is none");
     // All of a text comes down, its first and its last token too.
     s.penalty = 2, s.top_p = 1;
-    int grown[4] = {3, 1};
-    SampleText growing = {grown, 2, 0, 0, 0, 0};
-    real best[5] = {0, 7, 4, 6, -1};
-    CHECK(sample_next(&s, 5, &growing, best) == 2 && growing.length == 3 && grown[2] == 2, "%d follows", grown[2]);
+    model.logits = sample_grown_logits;
+    const volatile sig_atomic_t none = 0;
+    int grown[4] = {3, 1}, next = -1;
+    SampleText growing = {grown, 2, 0, 0, 0, 0}, *one = &growing;
+    CHECK(sample_round(&s, &model, &one, 1, &none, &next) && next == 2 && growing.length == 3 && grown[2] == 2,
+          "%d follows", next);
     sampler_free(&s);
 }
 
@@ -255,19 +263,21 @@ static void test_sample_pieces(void) {
             for (int t = 0; t < text.length; t++) { tokens[i][t] = 100 * i + t; }
         }
         read_calls = 0;
-        CHECK(!sample_logits(&s, &model, all, 3, &stopped) && read_calls == 0, "a signal comes first");
+        int got[3];
+        CHECK(!sample_round(&s, &model, all, 3, &stopped, got) && read_calls == 0, "a signal comes first");
         for (int i = 0; i < 3; i++) { texts[i].read = 0; }  // it was the end of them
         for (int round = 0; round < 5; round++) {
             read_most = 0;
-            CHECK(sample_logits(&s, &model, all, 3, &none), "round %d", round);
+            int next[3];
+            for (int i = 0; i < 3; i++) { next[i] = read_next(tokens[i], texts[i].length); }
+            CHECK(sample_round(&s, &model, all, 3, &none, got), "round %d", round);
             CHECK(read_most == (round ? 1 : piece < 19 ? piece : 19), "%d tokens at a time, of %d", read_most, piece);
             for (int i = 0; i < 3; i++) {
-                int next = read_next(tokens[i], texts[i].length);
-                CHECK(texts[i].read == texts[i].length, "text %d: %d of %d are read", i, texts[i].read,
+                CHECK(texts[i].read == texts[i].length - 1, "text %d: %d of %d are read", i, texts[i].read,
                       texts[i].length);
-                int got = sample_next(&s, READ_V, &texts[i], s.logits + (size_t)i * READ_V);
-                CHECK(got == next, "pieces of %d, round %d, text %d: %d, expected %d", piece, round, i, got, next);
-                CHECK(texts[i].drawn == round + 1 && tokens[i][texts[i].length - 1] == got, "text %d grows", i);
+                CHECK(got[i] == next[i], "pieces of %d, round %d, text %d: %d, expected %d", piece, round, i, got[i],
+                      next[i]);
+                CHECK(texts[i].drawn == round + 1 && tokens[i][texts[i].length - 1] == got[i], "text %d grows", i);
             }
         }
         CHECK(s.read_tokens == 0 + 19 + 7 && s.decode_tokens == 15, "%g and %g tokens", s.read_tokens, s.decode_tokens);

@@ -481,8 +481,9 @@ test-emu: $(EMU_TESTS) emu $(B)/bytes nccl-api ## every CUDA kernel and the whol
 	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
 
 # A whole model in the builds that judge the kernels of test-emu, each kernel with its shapes, places and neighbours: against
-# the C half (compare_cpu, evaluate_and_logits), three steps of AdamW (padding), all that --recompute may compute again.
-EMU_MODEL_PARTS = compare_cpu evaluate_and_logits padding recompute
+# the C half (compare_cpu, evaluate_and_logits), three steps of AdamW (padding), all that --recompute may compute again, texts
+# that grow (decode, draw).
+EMU_MODEL_PARTS = compare_cpu evaluate_and_logits padding recompute decode draw
 EMU_MODELS = $(foreach v,race asan $(if $(CLANGXX_FOUND),msan),$(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a)_$(v)))
 test-emu-models: $(EMU_MODELS) ## whole models under the emulator with the detectors that test-emu has for kernels
 	$(RUN)ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh \

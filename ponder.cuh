@@ -1321,6 +1321,7 @@ static inline void ponder_decode_cuda(Model* model, const int* tokens, int B, in
     ponder_call_cuda(model, tokens, B, T, rows, first, NULL);
     if (!logits) {
         ponder_forward_cuda(m, B, T, 0);
+        CUDA_CHECK(cudaStreamSynchronize(device.stream));  // whose time it is: the caller counts prompts by themselves
         return;
     }
     decode_run(&m->cuda->decode, model, B, T, 0, ponder_token_cuda);

@@ -966,6 +966,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     stream_drain(s);
     return cudaSuccess;
 }
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    check_host_function("cudaStreamQuery");
+    const EmulateStream* s = stream_of(stream);
+    if (s->capturing) { return failed(cudaErrorStreamCaptureUnsupported); }
+    return s->queue.empty() ? cudaSuccess : cudaErrorNotReady;
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     cudaError_t error = cudaStreamSynchronize(stream);
     for (size_t i = 0; i < streams.size(); i++) {

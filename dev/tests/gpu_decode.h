@@ -45,6 +45,7 @@ static void check_decode_cuda(const char* arguments, int runs) {
             int start = 0;
             model->decode(model, inputs + (b + 1) * T, 1, at[b], &rows[b], &start, NULL);
         }
+        CHECK(cudaStreamQuery(device.stream) == cudaSuccess, "%s: a prompt's time would count as its text's", arguments);
         for (int t = 0; t < ROUNDS; t++) {
             for (int b = 0; b < 2; b++) { next[b] = inputs[(b + 1) * T + at[b]]; }
             model->decode(model, next, 2, 1, rows, at, some);

@@ -507,10 +507,7 @@ static inline void ponder_logits(Model* model, const int* inputs, int B, int T, 
     ponder_pass_logits(model, model->passes - 1, step - 1, step, last_only ? B : B * T, logits);
 }
 
-static inline void ponder_narrow(Model* model, int positions) {
-    Pass* pass = ponder_of(model)->pass;
-    pass->N = min_size(pass->N, (size_t)positions);
-}
+static inline void ponder_narrow(Model* model, int positions) { ponder_of(model)->pass->N = (size_t)positions; }
 
 static inline double ponder_cache_bytes(const Model* model, int rows, int context) {
     const Sizes* size = &ponder_of(model)->pass->size;
@@ -993,7 +990,7 @@ static inline Plan ponder_plan_of(Model* model, int training, int recompute, int
     plan.recompute = recompute;
     plan.keep = keep_p && training && m->config.steps > 0;
     size_t N = m->pass->N, all = (size_t)B * (size_t)model->T;
-    m->pass->N = m->cuda->narrow && !training ? min_size(all, m->cuda->narrow) : all;
+    m->pass->N = m->cuda->narrow && !training ? m->cuda->narrow : all;
     ponder_lay_out_cuda(m, area, training, recompute, plan.keep);
     for (int i = 0; i < CUDA_AREAS; i++) {
         plan_add(&plan, ponder_areas_cuda[i], area[i].used + (i == CUDA_WORK ? MATMUL_WORKSPACE : 0));
@@ -1071,7 +1068,7 @@ static inline char* ponder_plan_text(const Ponder* m, const Plan* plan) {
 // What is wanted of a plan, on the card of a dry run or on this GPU.
 static inline PlanNeed ponder_need(const Ponder* m, int training) {
     const PonderCuda* c = m->cuda;
-    PlanNeed need = {plan_card(c->card), 0, c->step_rows ? c->step_rows : m->model.B, training, c->asked};
+    PlanNeed need = {plan_card(c->card), 0, c->step_rows ? c->step_rows : m->model.B, training, c->asked, c->narrow};
     need.memory = plan_usable(need.card.memory);
     return need;
 }
@@ -1389,15 +1386,18 @@ static inline void ponder_print_token(Model* model, const char* name, int rows, 
     ledger.dry = 1;
     c->card = card_find(name);
     ponder_allocate_cuda(model, 0);
+    size_t caches = (size_t)ponder_cache_bytes_cuda(model, rows, context), before = device.taken;
     ponder_cache_begin_cuda(model, rows, context);
     int* call = (int*)xalloc(2 * (size_t)rows, sizeof(int), "texts");
     for (int b = 0; b < rows; b++) { call[b] = b, call[rows + b] = context - 1; }
     decode_call(&c->decode, rows, 1, call, call + rows, NULL);
     free(call);
     const Card card = plan_card(c->card);
-    plan_add(&c->plan, "caches of keys and values", (size_t)ponder_cache_bytes_cuda(model, rows, context));
+    plan_add(&c->plan, "caches of keys and values", caches);
+    plan_add(&c->plan, "attention over them, draws", device.taken - before - caches);
     plan_print_card(&card);
     plan_print_memory(&c->plan);
+    plan_check_texts(&c->plan, &card, rows, context);
     ledger_clear();
     c->decode.rule.temperature = c->decode.rule.top_p = c->decode.rule.penalty = 1;
     ponder_draw_launches(model, rows, 1);

@@ -56,6 +56,10 @@ static inline DecodeCall decode_call_at(void* memory, size_t rows) {
     return call;
 }
 
+static inline void* decode_alloc(size_t bytes, const char* what) {
+    return device_alloc_or(bytes, what, "lower --batch (texts at a time), --context or --sample-tokens");
+}
+
 // Memory for `rows` texts of at most `context` tokens; decode_end() gives it back. In a dry run none is taken. graphs = 0: launches
 // are never captured.
 static inline void decode_begin(Decode* d, int passes, int rows, const Sizes* size, size_t context, int graphs) {
@@ -65,16 +69,15 @@ static inline void decode_begin(Decode* d, int passes, int rows, const Sizes* si
     d->kept = device_block_count;
     d->passes = passes, d->rows = rows, d->plain = !graphs;
     d->caches = (KeyCacheCuda*)xalloc((size_t)passes, sizeof(KeyCacheCuda), "caches");
-    floatX* memory =
-        (floatX*)device_alloc(mul_size((size_t)passes, numbers * sizeof(floatX), "keys and values"),
-                              "caches of keys and values (fewer texts at a time or a shorter context take less)");
-    float* parts = (float*)device_alloc(cache_parts_cuda((size_t)size->NH, HS, capacity) * sizeof(float),
+    floatX* memory = (floatX*)decode_alloc(mul_size((size_t)passes, numbers * sizeof(floatX), "keys and values"),
+                                           "caches of keys and values");
+    float* parts = (float*)decode_alloc(cache_parts_cuda((size_t)size->NH, HS, capacity) * sizeof(float),
                                         "attention over cached keys");
     d->call_bytes = n * (sizeof(SampleDraw) + 2 * sizeof(int));
-    d->call = decode_call_at(device_alloc(d->call_bytes, "rows of the caches"), n);
-    d->logits = (float*)device_alloc(n * Vp * sizeof(float), "logits of decoded tokens");
-    d->drawn = (int*)device_alloc(n * sizeof(int), "drawn tokens");
-    d->seen = (unsigned*)device_alloc(n * seen_words((size_t)size->V) * sizeof(unsigned), "tokens of texts");
+    d->call = decode_call_at(decode_alloc(d->call_bytes, "rows of the caches"), n);
+    d->logits = (float*)decode_alloc(n * Vp * sizeof(float), "logits of decoded tokens");
+    d->drawn = (int*)decode_alloc(n * sizeof(int), "drawn tokens");
+    d->seen = (unsigned*)decode_alloc(n * seen_words((size_t)size->V) * sizeof(unsigned), "tokens of texts");
     for (int s = 0; s < passes; s++) {
         KeyCacheCuda* c = &d->caches[s];
         c->rows = rows, c->layers = size->L, c->NKV = size->NKV, c->HS = size->HS, c->capacity = capacity;

@@ -109,8 +109,8 @@ static inline const char* device_text(void) {
 }
 
 // Bytes of device memory, aligned to 256, not initialised; never returns NULL. In a dry run an address that must
-// not be used. Dies saying how much is missing and what to lower.
-static inline void* device_alloc(size_t bytes, const char* what) {
+// not be used. Dies saying how much is missing and, by `hint`, what to lower.
+static inline void* device_alloc_or(size_t bytes, const char* what, const char* hint) {
     bytes = round_up(max_size(bytes, 1), 256);
     device.taken += bytes;
     if (ledger.dry) { return (void*)(uintptr_t)(((uint64_t)1 << 40) + device.taken - bytes); }
@@ -121,16 +121,19 @@ static inline void* device_alloc(size_t bytes, const char* what) {
         cudaGetLastError();
         size_t available = 0, all = 0;
         CUDA_CHECK(cudaMemGetInfo(&available, &all));
-        die("GPU out of memory: %s needs %.0f MB, %.0f of %.0f MB are free on %s, %.0f MB are missing; lower --batch "
-            "(the total batch can stay), raise --recompute, or lower --seq",
-            what, (double)bytes / 1e6, (double)available / 1e6, (double)all / 1e6, device.name,
-            ((double)bytes - (double)available) / 1e6);
+        die("GPU out of memory: %s needs %.0f MB, %.0f of %.0f MB are free on %s, %.0f MB are missing; %s", what,
+            (double)bytes / 1e6, (double)available / 1e6, (double)all / 1e6, device.name,
+            ((double)bytes - (double)available) / 1e6, hint);
     }
     CUDA_CHECK(error);
     if (device_block_count == DEVICE_BLOCKS) { die("more than %d pieces of GPU memory", DEVICE_BLOCKS); }
     device_blocks[device_block_count].p = p;
     device_blocks[device_block_count++].bytes = bytes;
     return p;
+}
+
+static inline void* device_alloc(size_t bytes, const char* what) {
+    return device_alloc_or(bytes, what, "lower --batch (the total batch can stay), raise --recompute, or lower --seq");
 }
 
 // Gives back what device_alloc gave out after its first `kept` blocks (device_block_count is how many there are): for

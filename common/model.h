@@ -71,11 +71,12 @@ struct Model {
     // After a call of logits() with B = 1, of any pass: logits (n,V) of n positions, the first and every `step`-th after it.
     void (*pass_logits)(Model* model, int pass, int first, int step, int n, real* logits);
 
-    // Texts that grow, on the CPU (decode NULL on a GPU, where logits() computes every position anew). cache_begin() gets
-    // memory for `rows` texts of at most `context` tokens (T at most; cache_bytes() is what it takes), cache_end() gives it back.
-    // narrow(), before allocate(): no call will have more than so many positions, B T or fewer. Between them decode() takes the next T tokens of B texts, tokens (B,T): text rows[b] has first[b] tokens so far.
-    // B T is at most that of a micro-batch. logits (B,V) of each one's last new token; NULL: not wanted.
-    // They are the same bits as those of logits() over the whole text, however it was cut, in whatever company.
+    // Texts that grow (decode NULL where a GPU trains: there logits() computes every position anew). cache_begin() gets
+    // memory for `rows` texts of at most `context` tokens (T at most; cache_bytes() is what it takes), cache_end() gives
+    // it back. Between them decode() takes the next T tokens of B texts, tokens (B,T): text rows[b] has first[b] tokens so
+    // far. logits (B,V) of each one's last new token; NULL: not wanted. On the CPU they are the same bits as those of
+    // logits() over the whole text, however it was cut, in whatever company. B T is at most that of a micro-batch, or what
+    // narrow() said before allocate(): so many positions at a time, more or fewer than those, and no training.
     void (*narrow)(Model* model, int positions);
     double (*cache_bytes)(const Model* model, int rows, int context);
     void (*cache_begin)(Model* model, int rows, int context);

@@ -46,6 +46,7 @@ typedef struct {
     int64_t rows;   // of a step
     int training;   // 0: there is only a forward, and no time is compared
     int asked;      // recompute, -1: any
+    size_t narrow;  // positions of a call that goes on with texts, 0: calls have rows
 } PlanNeed;
 
 enum { PLANS = 256 };
@@ -197,6 +198,11 @@ static inline int plan_rows_of(Model* model, PlanChoice choice, const PlanNeed* 
 // Dies saying what `plan` lacks in the memory of `where`, and what would fit.
 __attribute__((noreturn)) static inline void plan_die(Model* model, PlanChoice choice, const PlanNeed* need,
                                                       const Plan* plan, const char* where) {
+    if (need->narrow) {
+        die("GPU memory: %.1f GB are needed for %zu tokens at a time, without what texts keep, %s has %.1f GB to give; "
+            "lower --batch (texts at a time) or take a smaller model",
+            (double)plan->total / 1e9, need->narrow, where, need->memory / 1e9);
+    }
     PlanNeed any = *need;
     any.asked = -1;
     Plan less = plan_least(model, choice, &any, 0, plan->B);
@@ -308,6 +314,14 @@ static inline void plan_print_card(const Card* card) {
 static inline void plan_print_memory(const Plan* plan) {
     for (int i = 0; i < plan->rows; i++) { printf("  %-32s %9.1f MB\n", plan->row[i].what, plan->row[i].amount / 1e6); }
     printf("  %-32s %9.1f MB\n\n", "total", (double)plan->total / 1e6);
+}
+
+// Dies if `rows` texts of `context` tokens are too many for a card that this plan is of.
+static inline void plan_check_texts(const Plan* plan, const Card* card, int rows, int context) {
+    const double memory = plan_usable(card->memory);
+    if ((double)plan->total <= memory) { return; }
+    die("GPU memory: %.1f GB are needed for %d text%s of %d tokens, %s has %.1f GB to give; lower --batch or --context",
+        (double)plan->total / 1e9, rows, rows == 1 ? "" : "s", context, card->title, memory / 1e9);
 }
 
 // When which gradients of the last micro-batch of a step of `rows` rows are complete; the model is laid out (ledger.dry).

@@ -434,7 +434,13 @@ static inline void generate_begin(Generation* g, Trainer* t, const volatile sig_
     generate_encode(g);
 }
 
-// The model once more, for as many positions as there will be; at most `narrow` of them at a time, where that is not 0.
+// Positions that the model takes at a time: the next token of all texts, or a piece of one that has at most `longest`.
+static inline int generate_positions(int texts, int longest) {
+    int piece = longest < generate_piece ? longest : generate_piece;
+    return texts > piece ? texts : piece;
+}
+
+// The model once more, for as many positions as there will be; `narrow` of them at a time, where that is not 0.
 static inline Model* generate_model(Trainer* t, int longest, int narrow) {
     Model* model = t->model = t->kind->create(t->kind, &t->options, NULL, t->config, t->config_path, 1, longest);
     if (narrow && model->decode) { model->narrow(model, narrow); }
@@ -494,7 +500,7 @@ static inline int trainer_generate(Trainer* t, const volatile sig_atomic_t* sign
     batch = batch > g.count ? g.count : batch;
     generate_find_ends(&g);
     int longest = generate_longest(&g);
-    Model* model = generate_model(t, longest, batch > generate_piece ? batch : generate_piece);
+    Model* model = generate_model(t, longest, generate_positions(batch, longest));
     Sampler s = generate_sampler(o);
     sampler_make(&s, model, batch);
     double bytes = model->decode ? model->cache_bytes(model, batch, longest) : 0;
@@ -505,6 +511,19 @@ static inline int trainer_generate(Trainer* t, const volatile sig_atomic_t* sign
     if (!going) { generate_write_rest(&g, "signal"); }
     generate_report(&g, &s, now_seconds() - began, bytes);
     return going ? 0 : 128 + *signal;
+}
+
+// --plan=CARD --generate: of the model that would be made for it.
+static inline void trainer_print_token(Trainer* t) {
+    const OptionTable* o = &t->options;
+    const int rows = options_given(o, "batch") ? (int)options_int(o, "batch") : 1;
+    char text[32];
+    Model* model = t->kind->create(t->kind, o, t->preset, t->config, t->config_path, 1, t->T);
+    printf("%s, %s: %s parameters in %d tensors\n", t->kind->program, t->weights ? t->weights : t->preset,
+           format_count(text, (double)tensor_parameters(&model->tensors)), model->tensors.count);
+    printf("%d text%s at a time, each of %d tokens\n\n", rows, rows == 1 ? "" : "s", t->T);
+    model->narrow(model, generate_positions(rows, t->T));
+    model->print_token(model, options_text(o, "plan"), rows, t->T);
 }
 
 #endif

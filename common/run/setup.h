@@ -452,19 +452,6 @@ static inline void trainer_print_plan(const Trainer* t) {
     }
 }
 
-// --plan=CARD --generate: of the model that would be made for it.
-static inline void trainer_print_token(Trainer* t) {
-    const OptionTable* o = &t->options;
-    const int rows = options_given(o, "batch") ? (int)options_int(o, "batch") : 1;
-    char text[32];
-    Model* model = t->kind->create(t->kind, o, t->preset, t->config, t->config_path, 1, t->T);
-    printf("%s, %s: %s parameters in %d tensors\n", t->kind->program, t->weights ? t->weights : t->preset,
-           format_count(text, (double)tensor_parameters(&model->tensors)), model->tensors.count);
-    printf("%d text%s at a time, each of %d tokens\n\n", rows, rows == 1 ? "" : "s", t->T);
-    model->narrow(model, rows);
-    model->print_token(model, options_text(o, "plan"), rows, t->T);
-}
-
 static inline int trainer_ignores_tensor(const void* context, const char* name) {
     const Model* model = (const Model*)context;
     return model->ignores_tensor ? model->ignores_tensor(model, name) : 0;

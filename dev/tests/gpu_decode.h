@@ -45,7 +45,8 @@ static void check_decode_cuda(const char* arguments, int runs) {
             int start = 0;
             model->decode(model, inputs + (b + 1) * T, 1, at[b], &rows[b], &start, NULL);
         }
-        CHECK(cudaStreamQuery(device.stream) == cudaSuccess, "%s: a prompt's time would count as its text's", arguments);
+        CHECK(cudaStreamQuery(device.stream) == cudaSuccess, "%s: a prompt's time would count as its text's",
+              arguments);
         for (int t = 0; t < ROUNDS; t++) {
             for (int b = 0; b < 2; b++) { next[b] = inputs[(b + 1) * T + at[b]]; }
             model->decode(model, next, 2, 1, rows, at, some);
@@ -145,4 +146,70 @@ static void test_draw_cuda(void) {
         for (int i = 1; i < COUNT; i++) { changes += tokens[0][r][i] != tokens[0][r][i - 1]; }
     }
     CHECK(changes > RULES, "texts of one token: nothing is tested by them");
+}
+
+// Caches that no GPU has room for: what lowers them is said, in the words of --generate.
+static void caches_job(void* unused) {
+    (void)unused;
+    Model* model = make_model("--layers 1 --width 16 --heads 2 --vocab 61", TEST_PRESET, NULL, NULL, 1, 64);
+    model->cache_begin(model, 1 << 28, 64);
+}
+static void test_caches_too_large(void) {
+    char* output;
+    int status = run_child(caches_job, NULL, &output);
+    CHECK(status == 1 && strstr(output, "caches of keys and values needs") && strstr(output, "--context") &&
+              !strstr(output, "--recompute"),
+          "exit %d: %s", status, output);
+    free(output);
+}
+
+// --generate as its user runs it: lines that do not depend on the batch (up to 16) and on graphs, more texts at a time
+// than any of them has tokens; --plan=CARD of it.
+static void test_program_generate(void) {
+    const char* arguments = program_setup();
+    if (access(GPU_PROGRAM, X_OK) != 0) {
+        test_skip("no " GPU_PROGRAM " (make gpu, make emu)");
+        return;
+    }
+    // $G is the program with its model, $D a folder.
+    static const char* const lines[] = {
+        "for p in a abcdefgh ab abc b; do echo \"{\\\"text\\\": \\\"$p\\\"}\"; done >$D/p.jsonl; "
+        "O=\"--prompt-file $D/p.jsonl --sample-tokens 3 --top-p 0.9 --repetition-penalty 1.3\"; $G $O >$D/1 && "
+        "$G $O --batch 3 >$D/3 && cmp $D/1 $D/3 && $G $O --batch 3 --graph 0 >$D/3 && cmp $D/1 $D/3 && "
+        "[ $(wc -l <$D/1) = 5 ]",
+        "for i in $(seq 40); do echo '{\"text\": \"a\"}'; done >$D/p.jsonl; $G --prompt-file $D/p.jsonl "
+        "--sample-tokens 1 "
+        "--temperature 0 --batch 40 >$D/40 && [ $(wc -l <$D/40) = 40 ] && "
+        "[ $(sed 's/.*tokens//' $D/40 | sort -u | wc -l) = 1 ]",
+        "$G --prompt a --context 1 --batch 2 >$D/1 && grep -q '\"tokens\": \\[\\], \"stop\": \"context\"' $D/1",
+        "$G --prompt a --sample-tokens 0 >$D/1 && [ ! -s $D/1 ]"};
+    char* command = format_string(GPU_PROGRAM " %s --ponder 1 --steps 1 --sample-tokens 0 --out %s/texts", arguments,
+                                  program_folder);
+    must(command);
+    free(command);
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        command = format_string("D=%s/texts; G=\"" GPU_PROGRAM " --model $D/step_00000001 --generate\"; %s",
+                                program_folder, lines[i]);
+        must(command);
+        free(command);
+    }
+    static const struct {
+        int status;
+        const char *words, *options;
+    } plans[] = {
+        {0,
+         "4 texts at a time, each of 1 tokens|caches of keys and values|attention over them, draws|"
+         "cache_attend_kernel|sample_rows_kernel|at most |times as long",
+         "--plan=h100 --batch 4 --context 1"},
+        {1, "GPU memory: |for 1000000 texts of 2000 tokens, H100|lower --batch or --context",
+         "--plan=h100 --batch 1000000 --context 2000"},
+        {1, "GPU memory: |for 16000000 tokens at a time|lower --batch", "--plan=rtx4090 --batch 16000000 --width 512"},
+        {1, "--plan and --generate", "--plan"},
+    };
+    for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
+        command = format_string(GPU_PROGRAM " --model %s --layers 2 --width 32 --heads 2 --vocab 257 --generate %s",
+                                TEST_PRESET, plans[i].options);
+        expect_exit(plans[i].status, plans[i].words, command);
+        free(command);
+    }
 }

@@ -1157,6 +1157,7 @@ int main(int argc, char** argv) {
     RUN(test_compare_cpu_sees_tensors);
     RUN_WHOLE(test_comparison_judge);
     RUN_WHOLE(test_errors);
+    RUN_WHOLE(test_caches_too_large);
     RUN(test_own_fixtures);
     RUN(test_reference_fixtures);
     if (TEST_WHOLE || !fp32) { RUN(test_recompute_same_bits); }
@@ -1180,10 +1181,12 @@ int main(int argc, char** argv) {
     RUN(test_ledger);
 #ifdef __CUDACC__
     RUN_WHOLE(test_program);
+    RUN_WHOLE(test_program_generate);
 #else
     RUN_WHOLE(test_no_gpu);
     if (!fp32) {  // nothing in these depends on the precision, and they take a minute here
         RUN_WHOLE(test_program);
+        RUN_WHOLE(test_program_generate);
         RUN_WHOLE(test_program_rows);
     }
 #endif

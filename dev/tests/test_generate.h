@@ -230,6 +230,10 @@ static void test_generate_same(void) {
     generate_must("sort -r @/prompts.jsonl >@/back.jsonl && for b in 1 2 3 4; do ^ --prompt-file @/back.jsonl "
                   "--context 36 --seed 3 "
                   "--batch $b >@/b$b 2>@/e && cmp @/b1 @/b$b || exit 1; done");
+    // More texts at a time than any of them has tokens.
+    generate_must("for i in $(seq 300); do echo '{\"text\": \"int\"}'; done >@/many.jsonl; "
+                  "O='--prompt-file @/many.jsonl --sample-tokens 1 --seed 3'; % $O >@/b1 2>@/e && "
+                  "% $O --batch 300 >@/b2 2>@/e && cmp @/b1 @/b2 && [ $(wc -l <@/b1) = 300 ]");
     char* path = format_string("%s/1", generate_folder);
     size_t size = 0;
     char *text = read_fully(path, &size), *line = text;

@@ -18,9 +18,10 @@
 // [1] What there is
 
 enum {
-    CACHE_CHUNK = 128,    // keys of a block
-    CACHE_THREADS = 128,  // of a block
-    CACHE_AT_ONCE = 16    // queries of a launch for which there is room in `parts`
+    CACHE_CHUNK = 128,             // keys of a block
+    CACHE_THREADS = 128,           // of a block
+    CACHE_AT_ONCE = 16,            // queries of a launch for which there is room in `parts`
+    CACHE_MOST_SHARED = 99 * 1024  // bytes of a block, on every card
 };
 
 typedef struct KeyCacheCuda {
@@ -264,7 +265,8 @@ static inline void cache_attend_tiles(floatX* out, const floatX* q, const KeyCac
 static inline int cache_attend_tiles_cuda(floatX* out, const floatX* q, size_t T, const KeyCacheCuda* cache,
                                           const CacheShape* s) {
     const size_t HS = (size_t)s->HS, NH = (size_t)s->NH;
-    if (cache->from % CACHE_TILE_ROWS != 0) { return 0; }
+    // That kernel counts from head to head in 32 bits.
+    if (cache->from % CACHE_TILE_ROWS != 0 || s->capacity * HS >= ((size_t)1 << 31) / (size_t)s->NKV) { return 0; }
     if (!attention_whole(NH, HS, s->x_row, s->q_head, s->kv_head, (uintptr_t)out | (uintptr_t)q)) { return 0; }
     AttentionShape shape =
         attention_shape((size_t)cache->from + T, NH, (size_t)s->NKV, HS, s->x_row, s->q_head, s->capacity * HS);
@@ -299,6 +301,12 @@ static inline void cached_attention_forward_cuda(floatX* out, float* lse, const 
     }
     const int part = ledger_part(PART_ATTENTION);
     AttentionShape shape = attention_shape(T, NH, NKV, HS, row, q_head, kv_head);
+    if (cache_shared_bytes((size_t)shape.group, HS) > CACHE_MOST_SHARED) {
+        die("attention over cached keys: %d query heads of %zu numbers share a kv head, more than %d KB of shared "
+            "memory "
+            "hold; the CPU program takes any",
+            shape.group, HS, CACHE_MOST_SHARED / 1024);
+    }
     const size_t layer_at = (size_t)layer * (size_t)cache->rows * NKV * cache->capacity * HS;
     const int whole = HS % PACK == 0 && row % PACK == 0 && q_head % PACK == 0 && kv_head % PACK == 0 &&
                       ((uintptr_t)q | (uintptr_t)k | (uintptr_t)v | (uintptr_t)cache->keys) % 16 == 0;

@@ -132,7 +132,7 @@ template <int ROWS>
 static __global__ void __launch_bounds__(FEW_THREADS, ROWS > 8 ? 1 : 2)
     few_rows_kernel(FewOut out, const floatX* __restrict__ A, size_t lda, const floatX* __restrict__ B, size_t ldb,
                     int K, int whole) {
-    enum { FLIGHT = FEW_MOST_FLIGHT };
+    enum { FLIGHT = ROWS >= 8 ? 2 : ROWS == 4 ? 4 : FEW_MOST_FLIGHT };  // more, and registers are spilled
     SHARED(float, sums, FEW_WARPS* ROWS* FEW_TILE);
     const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     const size_t n0 = (size_t)blockIdx.x * FEW_TILE;
@@ -141,7 +141,9 @@ static __global__ void __launch_bounds__(FEW_THREADS, ROWS > 8 ? 1 : 2)
     float sum[ROWS];
 #pragma unroll
     for (int m = 0; m < ROWS; m++) { sum[m] = 0; }
-    for (int k = (int)(warp * FEW_STEP + t * PACK); k < K; k += FLIGHT * FEW_TURN) {
+    // As many steps in all classes: those of zeros past K might make a 0 of a -0.
+    const int end = (K + FEW_MOST_FLIGHT * FEW_TURN - 1) / (FEW_MOST_FLIGHT * FEW_TURN) * (FEW_MOST_FLIGHT * FEW_TURN);
+    for (int k = (int)(warp * FEW_STEP + t * PACK); k < end; k += FLIGHT * FEW_TURN) {
         FewPack w[FLIGHT];
         few_packs<FLIGHT>(w, row + k, FEW_TURN, there - k, FEW_TURN, FLIGHT, whole);
 #pragma unroll

@@ -725,7 +725,7 @@ static void test_hundred_steps(void) {
     for (int step = 0; step < steps; step++) { worst = fmax(worst, fabs(loss[1][step] / loss[0][step] - 1)); }
     printf("     loss %.3f to %.3f, farthest from the CPU's %.2e of it\n", loss[0][0], loss[0][steps - 1], worst);
     CHECK(worst <= (fp32 ? 3e-7 : 1e-2), "the curve is %.3g of itself away from the CPU's", worst);
-    CHECK(loss[1][steps - 1] < (steps < STEPS ? 0.9 : 0.75) * loss[1][0], "it does not learn: %g to %g", loss[1][0],
+    CHECK(loss[1][steps - 1] < (steps < STEPS ? 0.9 : 0.8) * loss[1][0], "it does not learn: %g to %g", loss[1][0],
           loss[1][steps - 1]);
 }
 

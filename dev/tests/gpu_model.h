@@ -1157,6 +1157,7 @@ int main(int argc, char** argv) {
     RUN(test_compare_cpu_sees_tensors);
     RUN_WHOLE(test_comparison_judge);
     RUN_WHOLE(test_errors);
+    RUN_WHOLE(test_cache_refuses);
     RUN_WHOLE(test_caches_too_large);
     RUN(test_own_fixtures);
     RUN(test_reference_fixtures);

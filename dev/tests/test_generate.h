@@ -373,7 +373,7 @@ static void test_generate_ends(void) {
     // As many tokens as are asked for, or as the context has room for: the prompts have 5, 6 and 7.
 #define COUNT "sed 's/.*tokens\": .//; s/].*//' @/a | tr -cd ',\\n' | awk '{ print length + 1 }' | tr '\\n' ' '"
     generate_must(
-        "for t in xxxxx xxxxxx xxxxxxx; do echo \"{\\\"text\\\": \\\"$t\\\"}\"; done >@/three.jsonl; "
+        "for t in 12345 123456 1234567; do echo \"{\\\"text\\\": \\\"$t\\\"}\"; done >@/three.jsonl; "
         "^ --prompt-file @/three.jsonl --sample-tokens 7 --batch 2 >@/a 2>@/e && [ \"$(" COUNT
         ")\" = '7 7 7 ' ] && ^ --prompt-file @/three.jsonl --sample-tokens 7 --context 12 >@/a 2>@/e && [ \"$(" COUNT
         ")\" = '7 6 5 ' ]");

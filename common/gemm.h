@@ -6,19 +6,18 @@
 // added to C; each later one is added to C. This order depends on nothing but K, so the numbers
 // are the same for every instruction set, tile size, blocking and number of threads.
 //
-// How: as in Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008).
-// Threads together copy a K-block of A and of B into panels, so that the innermost loop reads both
-// one after the other: A in panels of MR rows, stored k by k, B in panels of NR columns, stored k
-// by k. Then they compute rectangles of C, made of tiles of MR x NR which stay in registers for the
-// whole K-block. Packing and computing is one list of work without a barrier, see MatmulJob: on an idle
-// machine that is no faster than a barrier after each, on a busy one it is what keeps products going (two
-// cores, six processes beside it: 104 ms instead of 276 for 512 x 512 x 2048, 1.5 s instead of 2.6 for
-// 512 x 50304 x 512; dev/LOG.md).
+// How: as in Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), with one change. The
+// innermost loop reads both operands one number after the other, so they are copied into panels: A in panels of MR rows,
+// stored k by k, B in panels of NR columns, stored k by k. The operand with fewer lines (the activations, as a rule) is
+// packed once, by all threads for all. The other one (the weights) is packed by the thread that is going to use it, a piece
+// that stays in its L2 cache and is used up at once, while the next piece is on its way from memory. Tiles of C of
+// MR x NR stay in registers for a whole K-block. Packing and computing is one list of work, see MatmulJob.
 //
-//   tile of C    MR x NR      registers (AVX2: 6 x 16 = 12 of 16 registers)
-//   panel of B   KC x NR      L1 cache (16 KB), used for all panels of A of the task
-//   task's A     96 x KC      L2 cache (128 KB)
-//   block        KC x (MT + NT)   L3 cache, packed, shared by all threads
+//   tile of C     MR x NR             registers (AVX2: 6 x 16 = 12 of 16 registers)
+//   panel of B    KC x NR             L1 cache (16 KB), used for 96 rows of A
+//   own piece     KC x 96 of A        L2 cache (128 KB)
+//              or KC x 64 of B        L2 cache (64 KB)
+//   shared step   KC x 1,024 lines    L3 cache (1 MB)
 //
 // A product of few rows of A reads B once and needs none of that: see gemm_few.h.
 //
@@ -194,22 +193,38 @@ static MatmulTile* const matmul_tiles[MATMUL_MR][2] = {MATMUL_ROWS(MATMUL_LIST_T
 // Packing. A panel is `step` lines (rows of op(A), columns of op(B)), kc numbers of each, stored as
 // (kc, width), width >= step, with room for MATMUL_KC. What is past the last line becomes zero.
 
-// The numbers of one k lie together in memory: src (kc, lines), rows ld apart; lines > 0, they make
-// several panels. Lanes from `step` to `width` get the next panel's lines or zero: nobody reads them.
-static inline void matmul_pack_rows(float* __restrict__ dst, size_t step, size_t width, const float* __restrict__ src,
-                                    size_t ld, size_t lines, size_t kc) {
-    for (size_t k = 0; k < kc; k++) {
-        float* d = dst + k * width;
-        const float* s = src + k * ld;
-        size_t j = 0;
-        for (; j + width <= lines; j += step, d += width * MATMUL_KC) {
-            for (size_t v = 0; v < width; v += VL) { vf_store(d + v, vf_load(s + j + v)); }
+// The numbers of one k lie together in memory: src (kc, lines), rows ld apart; they make `panels` panels, a constant where
+// this is called. Lanes from `step` to `width` get the next panel's lines or zero: nobody reads them.
+__attribute__((always_inline)) static inline void matmul_pack_few(int panels, float* __restrict__ dst, size_t step,
+                                                                  size_t width, const float* __restrict__ src,
+                                                                  size_t ld, size_t lines, size_t kc) {
+    for (size_t k = 0; k < kc; k++, dst += width, src += ld) {
+        MATMUL_UNROLL
+        for (int p = 0; p < panels; p++) {
+            float* d = dst + (size_t)p * width * MATMUL_KC;
+            for (size_t v = 0; v < width; v += VL) {
+                size_t at = (size_t)p * step + v;
+                // The lines may end in the last panel, and in those of its lines that the one before gets too.
+                int whole = p + 2 < panels;
+                vf_store(d + v, whole ? vf_load(src + at) : vf_load_part(src + at, lines - min_size(at, lines)));
+            }
         }
-        for (; j < lines; j += step, d += width * MATMUL_KC) {
-            size_t have = min_size(width, lines - j);
-            for (size_t v = 0; v < have; v++) { d[v] = s[j + v]; }
-            for (size_t v = have; v < width; v++) { d[v] = 0; }
-        }
+    }
+}
+__attribute__((always_inline)) static inline void
+matmul_pack_some(float* dst, size_t step, size_t width, const float* src, size_t ld, size_t lines, size_t kc) {
+    switch (div_up(lines, step)) {
+        case 1: matmul_pack_few(1, dst, step, width, src, ld, lines, kc); break;
+        case 2: matmul_pack_few(2, dst, step, width, src, ld, lines, kc); break;
+        case 3: matmul_pack_few(3, dst, step, width, src, ld, lines, kc); break;
+        default: matmul_pack_few(4, dst, step, width, src, ld, lines, kc); break;
+    }
+}
+static inline void matmul_pack_rows(float* dst, size_t step, const float* src, size_t ld, size_t lines, size_t kc) {
+    if (step == MATMUL_NR) {
+        matmul_pack_some(dst, MATMUL_NR, MATMUL_NR, src, ld, lines, kc);
+    } else {
+        matmul_pack_some(dst, MATMUL_MR, MATMUL_AP, src, ld, lines, kc);
     }
 }
 
@@ -302,106 +317,158 @@ static inline void matmul_wait(const uint32_t* count, uint32_t value) {
 }
 static inline void matmul_done(uint32_t* count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
 
-// A product cut into work that threads take, piece by piece, from one list. The list is, for steps
-// 0, 1, ... (a step is one K-block of one block of C):
+// An operand as it lies in memory.
+typedef struct {
+    const float* X;
+    size_t ld;
+    int along;     // 1: the numbers of one k lie together, 0: those of a line do
+    size_t lines;  // rows of A, columns of B
+    size_t step;   // lines of a panel: MR or NR
+    size_t width;  // numbers of a panel for each k: AP or NR
+} MatmulOperand;
+
+// A product cut into work that threads take, piece by piece, from one list. A step is a block of lines of the shared
+// operand and some K-blocks; the list is, for steps 0, 1, ...:
 //
 //     pack 0, pack 1, compute 0, pack 2, compute 1, pack 3, compute 2, ...
 //
-// There is no barrier. A piece waits for what it needs, which others took earlier: computing for
-// the panels of its step and for the previous K-block of the same rectangle of C; packing until
-// nobody reads the panels that lay in its buffers, three steps ago. With the list in this order
-// that is nearly always done, and a thread that loses its processor holds up little.
+// To pack a step is to copy what it needs of the shared operand; to compute it, to go over the whole other operand. There
+// is no barrier. A piece waits for what it needs, which others took earlier: computing for the panels of its step and for
+// the step before of the same rectangle of C; packing until nobody reads the panels that lay in its buffers, three steps
+// ago. With the list in this order that is nearly always done, and a thread that loses its processor holds up little: on an
+// idle machine that is no faster than a barrier after each phase, on a busy one a fifth to a half (dev/LOG.md).
 typedef struct {
-    int transA, transB, accumulate;
-    size_t M, N, K, lda, ldb, ldc;
+    MatmulOperand A, B;
+    int share_b;  // 1: B is packed for all, 0: A is
+    int accumulate;
+    size_t K, ldc;
     float alpha;
-    const float *A, *B, *bias;
+    const float* bias;
     float* C;
-    size_t MT, NT, blocks_n, blocks_k, steps;  // blocks of C
-    size_t task_m, task_n, tasks;              // rectangles, and how many a block has at most
-    int keep_a, keep_b;                        // 1: panels of all K-blocks are packed once and kept
-    size_t a_size, b_size;                     // of the panels of a step, in floats
-    float *packed_a, *packed_b;
+    size_t block, chunk;            // lines of the shared operand and K-blocks of a step
+    size_t chunks, steps;           // steps of a block, and in all
+    size_t group, part, tasks;      // lines of the other and of the shared operand of a rectangle; rectangles at most
+    size_t block_size, group_size;  // floats of a block's and a group's panels of one K-block
+    float *packed, *own;            // the shared panels of three steps in turn; the panels of each thread
     // Counters, 0 in the beginning.
-    uint32_t* packed;    // (steps) groups of panels packed
+    uint32_t* packs;     // (steps) groups of panels packed
     uint32_t* computed;  // (steps) rectangles computed
-    uint32_t* sums;      // (blocks of C, tasks) K-blocks summed
+    uint32_t* sums;      // (blocks, tasks) steps summed
     uint64_t* next;      // piece of the list
 } MatmulJob;
 
+static inline const MatmulOperand* matmul_shared(const MatmulJob* job) { return job->share_b ? &job->B : &job->A; }
+static inline const MatmulOperand* matmul_other(const MatmulJob* job) { return job->share_b ? &job->A : &job->B; }
+
 // A step in numbers.
 typedef struct {
-    size_t block, i0, j0, m, n, k0, kc;  // block of C: its number, place and size; K-block: place and size
-    float *a, *b;                        // its panels
-    size_t groups_a, groups_b;           // four panels make a group, so that what is read of a row lies together
-    size_t tasks_n, tasks;
+    size_t block, first, lines;  // block of the shared operand: its number, place and size
+    size_t k0, k1;               // from, to
+    float* panels;
+    size_t groups, packs;  // of four panels, so that what is read of a row lies together: of a K-block, of all
+    size_t parts, tasks;   // rectangles beside each other, and in all
 } MatmulStep;
 
 static inline MatmulStep matmul_step(const MatmulJob* job, size_t step) {
-    enum { MR = MATMUL_MR, NR = MATMUL_NR, KC = MATMUL_KC };
-    size_t block = step / job->blocks_k, k = step % job->blocks_k;
-    MatmulStep s = {block, block / job->blocks_n * job->MT, block % job->blocks_n * job->NT};
-    s.m = min_size(job->MT, job->M - s.i0), s.n = min_size(job->NT, job->N - s.j0);
-    s.k0 = k * KC, s.kc = min_size(KC, job->K - min_size(s.k0, job->K));
-    s.a = job->packed_a + (job->keep_a ? k : step % 3) * job->a_size;
-    s.b = job->packed_b + (job->keep_b ? k : step % 3) * job->b_size;
-    s.groups_a = job->keep_a && block > 0 ? 0 : (s.m + 4 * MR - 1) / (4 * MR);
-    s.groups_b = job->keep_b && block > 0 ? 0 : (s.n + 4 * NR - 1) / (4 * NR);
-    s.tasks_n = (s.n + job->task_n - 1) / job->task_n;
-    s.tasks = (s.m + job->task_m - 1) / job->task_m * s.tasks_n;
+    const MatmulOperand* shared = matmul_shared(job);
+    size_t block = step / job->chunks, chunk = step % job->chunks;
+    MatmulStep s = {block, block * job->block};
+    s.lines = min_size(job->block, shared->lines - s.first);
+    s.k0 = chunk * job->chunk * MATMUL_KC, s.k1 = min_size(s.k0 + job->chunk * MATMUL_KC, job->K);
+    s.panels = job->packed + step % 3 * job->chunk * job->block_size;
+    s.groups = div_up(s.lines, 4 * shared->step);
+    s.packs = s.groups * max_size(1, div_up(s.k1 - s.k0, MATMUL_KC));
+    s.parts = div_up(s.lines, job->part);
+    s.tasks = s.parts * div_up(matmul_other(job)->lines, job->group);
     return s;
 }
 
-static inline void matmul_pack_group(const MatmulJob* job, const MatmulStep* s, size_t group) {
-    enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
-    if (group < s->groups_a) {
-        size_t first = group * 4 * MR, last = min_size(first + 4 * MR, s->m);
-        float* p = s->a + first / MR * AP * KC;
-        if (job->transA) {
-            matmul_pack_rows(p, MR, AP, job->A + s->k0 * job->lda + s->i0 + first, job->lda, last - first, s->kc);
+// Packs lines [first, last) of x, kc numbers of each from k0 on.
+static inline void matmul_pack(float* p, const MatmulOperand* x, size_t first, size_t last, size_t k0, size_t kc) {
+    size_t panels = x->along ? 4 : 1, lines = panels * x->step;
+    for (size_t i = first; i < last; i += lines, p += panels * x->width * MATMUL_KC) {
+        size_t n = min_size(lines, last - i);
+        if (x->along) {
+            matmul_pack_rows(p, x->step, x->X + k0 * x->ld + i, x->ld, n, kc);
         } else {
-            for (size_t i = first; i < last; i += MR, p += AP * KC) {
-                const float* from = job->A + (s->i0 + i) * job->lda + s->k0;
-                matmul_pack_columns(p, AP, from, job->lda, min_size(MR, last - i), s->kc);
-            }
-        }
-    } else {
-        size_t first = (group - s->groups_a) * 4 * NR, last = min_size(first + 4 * NR, s->n);
-        float* p = s->b + first * KC;
-        if (!job->transB) {
-            matmul_pack_rows(p, NR, NR, job->B + s->k0 * job->ldb + s->j0 + first, job->ldb, last - first, s->kc);
-        } else {
-            for (size_t j = first; j < last; j += NR, p += NR * KC) {
-                const float* from = job->B + (s->j0 + j) * job->ldb + s->k0;
-                matmul_pack_columns(p, NR, from, job->ldb, min_size(NR, last - j), s->kc);
-            }
+            matmul_pack_columns(p, x->width, x->X + i * x->ld + k0, x->ld, n, kc);
         }
     }
 }
 
-static inline void matmul_compute_task(const MatmulJob* job, const MatmulStep* s, size_t task) {
-    enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
-    size_t ti = task / s->tasks_n * job->task_m, ti_end = min_size(ti + job->task_m, s->m);
-    size_t tj = task % s->tasks_n * job->task_n, tj_end = min_size(tj + job->task_n, s->n);
-    for (size_t j = tj; j < tj_end; j += NR) {
-        size_t columns = min_size(NR, s->n - j);
-        MatmulStore store = {job->alpha, job->accumulate || s->k0 > 0, NULL};
-        if (job->bias && s->k0 == 0) { store.bias = job->bias + s->j0 + j; }
-        for (size_t i = ti; i < ti_end; i += MR) {
-            size_t rows = min_size(MR, s->m - i);
-            matmul_tiles[rows - 1][columns > VL](s->kc, s->a + i / MR * AP * KC, s->b + j * KC,
-                                                 job->C + (s->i0 + i) * job->ldc + s->j0 + j, job->ldc, columns,
-                                                 &store);
+static inline void matmul_pack_group(const MatmulJob* job, const MatmulStep* s, size_t piece) {
+    const MatmulOperand* x = matmul_shared(job);
+    size_t first = piece % s->groups * 4 * x->step, last = min_size(first + 4 * x->step, s->lines);
+    size_t b = piece / s->groups, k0 = s->k0 + b * MATMUL_KC, kc = min_size(MATMUL_KC, s->k1 - k0);
+    float* panels = s->panels + b * job->block_size + first / x->step * x->width * MATMUL_KC;
+    matmul_pack(panels, x, s->first + first, s->first + last, k0, kc);
+}
+
+// What a thread fetches while it computes: the numbers that it packs next, a few cache lines with every tile.
+typedef struct {
+    const float* row;
+    size_t rows, columns, column, ld;
+} MatmulAhead;
+
+static inline MatmulAhead matmul_ahead(const MatmulOperand* x, size_t first, size_t lines, size_t k0, size_t kc) {
+    MatmulAhead nothing = {NULL, 0, 0, 0, 0};
+    if (first >= x->lines || kc == 0) { return nothing; }
+    lines = min_size(lines, x->lines - first);
+    MatmulAhead along = {x->X + k0 * x->ld + first, kc, lines, 0, x->ld};
+    MatmulAhead across = {x->X + first * x->ld + k0, lines, kc, 0, x->ld};
+    return x->along ? along : across;
+}
+static inline void matmul_fetch(MatmulAhead* a, size_t count) {
+    for (; count > 0 && a->rows > 0; count--) {
+        __builtin_prefetch(a->row + a->column, 0, 2);  // into the L2 cache
+        a->column += 16;                               // floats of a cache line
+        if (a->column >= a->columns) { a->column = 0, a->row += a->ld, a->rows--; }
+    }
+}
+
+// A rectangle of C, all K-blocks of a step: `thread` of `threads`.
+static inline void matmul_compute_task(const MatmulJob* job, const MatmulStep* s, size_t task, size_t thread,
+                                       size_t threads) {
+    enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC, HEIGHT = 96 / MR * MR };
+    const MatmulOperand* other = matmul_other(job);
+    float* own = job->own + thread * job->group_size;
+    size_t first = task / s->parts * job->group, lines = min_size(job->group, other->lines - first);
+    size_t from = task % s->parts * job->part, length = min_size(job->part, s->lines - from);
+    size_t i0 = job->share_b ? first : s->first + from, rows = job->share_b ? lines : length;
+    size_t j0 = job->share_b ? s->first + from : first, columns = job->share_b ? length : lines;
+    for (size_t k0 = s->k0, b = 0; b == 0 || k0 < s->k1; k0 += KC, b++) {
+        size_t kc = min_size(KC, s->k1 - k0), k = k0 + KC;
+        matmul_pack(own, other, first, first + lines, k0, kc);
+        const float* shared = s->panels + b * job->block_size;
+        const float* A = job->share_b ? own : shared + from / MR * AP * KC;
+        const float* B = job->share_b ? shared + from * KC : own;
+        // Next are the same lines of the next K-block; at the end others, if threads take turns.
+        MatmulAhead ahead = k < s->k1 ? matmul_ahead(other, first, lines, k, min_size(KC, s->k1 - k))
+                                      : matmul_ahead(other, first + threads * job->group, job->group, s->k0,
+                                                     min_size(KC, s->k1 - s->k0));
+        size_t fetch = div_up(ahead.rows * div_up(ahead.columns, 16), div_up(rows, MR) * div_up(columns, NR));
+        for (size_t top = 0; top < rows; top += HEIGHT) {
+            for (size_t j = 0; j < columns; j += NR) {
+                size_t width = min_size(NR, columns - j);
+                MatmulStore store = {job->alpha, job->accumulate || k0 > 0, NULL};
+                if (job->bias && k0 == 0) { store.bias = job->bias + j0 + j; }
+                for (size_t i = top; i < min_size(rows, top + HEIGHT); i += MR) {
+                    matmul_fetch(&ahead, fetch);
+                    matmul_tiles[min_size(MR, rows - i) - 1][width > VL](kc, A + i / MR * AP * KC, B + j * KC,
+                                                                         job->C + (i0 + i) * job->ldc + j0 + j,
+                                                                         job->ldc, width, &store);
+                }
+            }
         }
     }
 }
 
 // What one thread does: takes pieces until the list is at its end. Phase 0 of the list packs step
 // 0, phase 2 x + 1 packs step x + 1, phase 2 x + 2 computes step x.
-static inline void matmul_work(const MatmulJob* job) {
+static inline void matmul_work(const MatmulJob* job, size_t thread, size_t threads) {
     size_t phase = 0, begin = 0;
     MatmulStep s = matmul_step(job, 0);
-    size_t step = 0, pieces = s.groups_a + s.groups_b;
+    size_t step = 0, pieces = s.packs;
     for (;;) {
         size_t piece = __atomic_fetch_add(job->next, 1, __ATOMIC_RELAXED);
         while (piece >= begin + pieces) {
@@ -411,73 +478,63 @@ static inline void matmul_work(const MatmulJob* job) {
             pieces = 0;
             if (step < job->steps) {
                 s = matmul_step(job, step);
-                pieces = phase % 2 ? s.groups_a + s.groups_b : s.tasks;
+                pieces = phase % 2 ? s.packs : s.tasks;
             }
         }
         if (phase == 0 || phase % 2) {
             if (step >= 3) { matmul_wait(&job->computed[step - 3], (uint32_t)matmul_step(job, step - 3).tasks); }
             MATMUL_READY(piece);
             matmul_pack_group(job, &s, piece - begin);
-            matmul_done(&job->packed[step]);
+            matmul_done(&job->packs[step]);
         } else {
             uint32_t* sum = &job->sums[s.block * job->tasks + piece - begin];
-            size_t first = step % job->blocks_k;  // kept panels were packed for the first block
-            matmul_wait(&job->packed[step], (uint32_t)(s.groups_a + s.groups_b));
-            if (s.block > 0 && (job->keep_a || job->keep_b)) {
-                MatmulStep kept = matmul_step(job, first);
-                matmul_wait(&job->packed[first], (uint32_t)(kept.groups_a + kept.groups_b));
-            }
-            matmul_wait(sum, (uint32_t)(s.k0 / MATMUL_KC));
+            matmul_wait(&job->packs[step], (uint32_t)s.packs);
+            matmul_wait(sum, (uint32_t)(step % job->chunks));
             MATMUL_READY(piece);
-            matmul_compute_task(job, &s, piece - begin);
+            matmul_compute_task(job, &s, piece - begin, thread, threads);
             matmul_done(sum);
             matmul_done(&job->computed[step]);
         }
     }
 }
 
-// Cuts a product, M and N above 0, into work for `threads` threads; its panels and counters lie in the workspace.
+// Cuts a product, M and N above 0, into work for `threads` threads; its panels and counters lie in the workspace. `most`:
+// lines of the shared operand in a step, counted in each of its K-blocks.
 static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const float* A,
                                    size_t lda, const float* B, size_t ldb, int accumulate, float* C, size_t ldc,
-                                   const float* bias, size_t threads) {
+                                   const float* bias, size_t threads, size_t most) {
     enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
-    MatmulJob job = {transA, transB, accumulate, M, N, K, lda, ldb, ldc, alpha, A, B, bias, C};
+    MatmulJob job = {
+        {A, lda, transA, M, MR, AP}, {B, ldb, !transB, N, NR, NR}, N < M, accumulate, K, ldc, alpha, bias, C};
+    const MatmulOperand *shared = matmul_shared(&job), *other = matmul_other(&job);
 
-    // Blocks of C, MT x NT: small enough for the caches, large enough that a step has work for all.
-    job.MT = min_size(M, 168 * 6), job.NT = min_size(N, 1024 * max_size(1, threads / 8));
-    size_t blocks_m = (M + job.MT - 1) / job.MT;
-    job.blocks_n = (N + job.NT - 1) / job.NT;
-    job.blocks_k = max_size(1, (K + KC - 1) / KC);
-    job.steps = blocks_m * job.blocks_n * job.blocks_k;
+    size_t blocks = div_up(shared->lines, most), blocks_k = max_size(1, div_up(K, KC));
+    job.block = round_up(div_up(shared->lines, blocks), shared->step);
+    blocks = div_up(shared->lines, job.block);
+    job.chunk = min_size(blocks_k, max_size(1, most / job.block));
+    job.chunks = div_up(blocks_k, job.chunk);
+    job.steps = blocks * job.chunks;
 
-    // Panels: three buffers in turn; or one for each K-block where all of a matrix's rows are in one
-    // block and that is used again and again.
-    job.a_size = (job.MT + MR - 1) / MR * AP * KC, job.b_size = (job.NT + NR - 1) / NR * NR * KC;
-    size_t keep_limit = (size_t)8 << 18;  // floats: 8 MB
-    job.keep_a = blocks_m == 1 && job.blocks_n > 1 && job.blocks_k * job.a_size <= keep_limit;
-    job.keep_b = job.blocks_n == 1 && blocks_m > 1 && job.blocks_k * job.b_size <= keep_limit;
-    size_t a_slots = job.keep_a ? job.blocks_k : min_size(3, job.steps);
-    size_t b_slots = job.keep_b ? job.blocks_k : min_size(3, job.steps);
-
-    job.task_m = 96 / MR * MR, job.task_n = 2 * NR;
-    while (job.task_m > 2 * MR &&
-           ((job.MT + job.task_m - 1) / job.task_m) * ((job.NT + job.task_n - 1) / job.task_n) < 8 * threads) {
-        if (job.task_n > NR) {
-            job.task_n = NR;
-        } else {
-            job.task_m = (job.task_m / MR + 1) / 2 * MR;
-        }
+    // Rectangles: a few for each thread, but each of its own lines, which then are packed only once; at least one.
+    job.group = job.share_b ? 96 / MR * MR : 64, job.part = job.block;
+    while (job.group > 2 * other->step && div_up(other->lines, job.group) < 4 * threads) {
+        job.group = round_up(job.group / 2, other->step);
     }
-    job.tasks = ((job.MT + job.task_m - 1) / job.task_m) * ((job.NT + job.task_n - 1) / job.task_n);
+    size_t groups = div_up(other->lines, job.group);
+    while (job.part > 2 * shared->step && groups * div_up(job.block, job.part) < threads) {
+        job.part = round_up(job.part / 2, shared->step);
+    }
+    job.tasks = groups * div_up(job.block, job.part);
 
-    size_t counters = 2 * job.steps + blocks_m * job.blocks_n * job.tasks;
-    size_t panels = (a_slots * job.a_size + b_slots * job.b_size) * sizeof(float);
-    char* memory = matmul_workspace(panels + ALIGNMENT + counters * sizeof(uint32_t));
-    job.packed_a = (float*)memory;
-    job.packed_b = job.packed_a + a_slots * job.a_size;
-    job.next = (uint64_t*)(memory + panels);
-    job.packed = (uint32_t*)(memory + panels + ALIGNMENT);
-    job.computed = job.packed + job.steps;
+    job.block_size = job.block / shared->step * shared->width * KC;
+    job.group_size = job.group / other->step * other->width * KC;
+    size_t panels = min_size(3, job.steps) * job.chunk * job.block_size, own = threads * job.group_size;
+    size_t counters = 2 * job.steps + blocks * job.tasks, bytes = (panels + own) * sizeof(float);
+    char* memory = matmul_workspace(bytes + ALIGNMENT + counters * sizeof(uint32_t));
+    job.packed = (float*)memory, job.own = job.packed + panels;
+    job.next = (uint64_t*)(memory + bytes);
+    job.packs = (uint32_t*)(memory + bytes + ALIGNMENT);
+    job.computed = job.packs + job.steps;
     job.sums = job.computed + job.steps;
     memset(job.next, 0, ALIGNMENT + counters * sizeof(uint32_t));
     return job;
@@ -486,12 +543,13 @@ static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, s
 static inline void gemm_packed(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const float* A,
                                size_t lda, const float* B, size_t ldb, int accumulate, float* C, size_t ldc,
                                const float* bias) {
+    enum { MOST = 1024 };
     if (M == 0 || N == 0) { return; }
     int parallel = thread_count() > 1 && M * N * max_size(K, 1) > MATMUL_SERIAL;
-    MatmulJob job = matmul_job(transA, transB, M, N, K, alpha, A, lda, B, ldb, accumulate, C, ldc, bias,
-                               parallel ? (size_t)thread_count() : 1);
+    size_t threads = parallel ? (size_t)thread_count() : 1;
+    MatmulJob job = matmul_job(transA, transB, M, N, K, alpha, A, lda, B, ldb, accumulate, C, ldc, bias, threads, MOST);
 #pragma omp parallel if (parallel)
-    matmul_work(&job);
+    matmul_work(&job, (size_t)thread_index(), threads);
 }
 
 #endif

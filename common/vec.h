@@ -32,6 +32,24 @@ typedef float vf_anywhere __attribute__((vector_size(4 * VL), aligned(4), may_al
 static inline vf vf_load(const float* p) { return *(const vf_anywhere*)p; }  // any alignment
 static inline void vf_store(float* p, vf v) { *(vf_anywhere*)p = v; }        // any alignment
 
+// The first n of VL numbers, where there are no more; the other lanes are 0.
+#if VL == 16
+static inline vf vf_load_part(const float* p, size_t n) {
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)(n < VL ? (1u << n) - 1 : 0xffffu), p);
+}
+#elif VL == 8
+static inline vf vf_load_part(const float* p, size_t n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (vf)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n < VL ? (int)n : VL), lane));
+}
+#else
+static inline vf vf_load_part(const float* p, size_t n) {
+    vf v = {0};
+    for (size_t i = 0; i < VL && i < n; i++) { v[i] = p[i]; }
+    return v;
+}
+#endif
+
 // bf16 is the upper half of a float.
 typedef uint16_t Bf16;
 static inline float float_of_bf16(Bf16 x) {

@@ -175,6 +175,8 @@ static void test_gemm_blocks(void) {
     mt_check(0, 1, 1011, 1041, 20, 1, 0, 1, 3);
     mt_check(1, 0, 1030, 1030, 3, (real)0.5, 1, 0, 0);
     mt_check(0, 1, 40, 50, 1300, 1, 0, 0, 0);
+    mt_check(1, 1, 1041, 1030, 5, 1, 1, 0, 2);
+    mt_check(0, 0, 530, 600, 520, 1, 0, 1, 0);
 }
 
 // Few rows, as when a text grows, each number of them, and one more than there may be: several stripes of columns and
@@ -558,7 +560,7 @@ static void mt_pause(int ready, uint64_t piece) {
 
 #ifdef __GLIBC__
 static void mt_thread(void) {
-    matmul_work(mt.job);
+    matmul_work(mt.job, 0, 1);
     mt.running->state = MT_ENDED;
 }
 
@@ -616,13 +618,16 @@ static void test_gemm_worst_order(void) {
         return;
     }
     static const struct {
-        size_t M, N, K;
+        size_t M, N, K, threads, most;
         const char* what;
-    } shapes[] = {{7, 17, 4 * MATMUL_KC + 5, "panels are packed again from the fourth K-block on"},
-                  {20, 40, 2 * MATMUL_KC, "sums of two K-blocks"},
-                  {1010, 3, 20, "B's panels are kept for the second block of rows"},
-                  {5, 1030, 20, "A's panels are kept for the second block of columns"},
-                  {1010, 2, MATMUL_KC + 9, "kept panels of two K-blocks"}};
+    } shapes[] = {{7, 17, 4 * MATMUL_KC + 5, 1, 1, "rows are packed again from the fourth K-block on"},
+                  {17, 7, 4 * MATMUL_KC + 5, 1, 1, "columns are packed again from the fourth K-block on"},
+                  {20, 300, 2 * MATMUL_KC, 1, 20, "sums of two K-blocks"},
+                  {300, 20, 5 * MATMUL_KC, 1, 64, "sums of steps of several K-blocks"},
+                  {150, 151, 20, 1, 1, "panels are packed again from the fourth block on"},
+                  {40, 90, MATMUL_KC + 9, 1, 24, "blocks of two K-blocks"},
+                  {90, 100, 40, 40, 1000, "more threads than groups of columns"},
+                  {100, 90, MATMUL_KC + 40, 30, 50, "more threads than groups of rows"}};
     size_t room = (size_t)8 << 20;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         size_t M = shapes[i].M, N = shapes[i].N, K = shapes[i].K, steps = 1;
@@ -632,7 +637,8 @@ static void test_gemm_worst_order(void) {
         for (size_t order = 0; order < 2 + steps; order++) {
             memset(matmul_workspace(room), 0xff, room);
             memset(got, 0xff, M * N * sizeof(real));
-            MatmulJob job = matmul_job(0, 0, M, N, K, 1, (float*)A, K, (float*)B, N, 0, (float*)got, N, NULL, 1);
+            MatmulJob job = matmul_job(0, 0, M, N, K, 1, (float*)A, K, (float*)B, N, 0, (float*)got, N, NULL,
+                                       shapes[i].threads, shapes[i].most);
             // Orders: the latest first; by chance; the latest first and the last panels of a step last.
             uint64_t pieces = 0, last = UINT64_MAX;
             steps = job.steps;
@@ -641,7 +647,7 @@ static void test_gemm_worst_order(void) {
                 int packs = phase == 0 || phase % 2;
                 if (packs && packed == steps) { continue; }
                 MatmulStep step = matmul_step(&job, packs ? packed : phase / 2 - 1);
-                pieces += packs ? step.groups_a + step.groups_b : step.tasks;
+                pieces += packs ? step.packs : step.tasks;
                 if (packs && order == 2 + packed) { last = pieces - 1; }
             }
             int threads = order == 1 ? 5 : (int)pieces;

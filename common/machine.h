@@ -91,8 +91,9 @@ static MachineLimit machine_peak;  // FLOP/s of all threads
 
 // Reads the peak (again). All threads compute side by side, for 10 ms and until each one's best readings agree, at most
 // for `most` seconds. A reading is one thread's, and takes a quarter of a millisecond: so some lie between the turns of
-// other programs, which nobody gives all threads at the same time. The peak is the sum over the threads.
-static inline void machine_measure_peak(double most) {
+// other programs, which nobody gives all threads at the same time. The peak is the sum over the threads. Returns the best
+// that was read this time.
+static inline double machine_measure_peak(double most) {
     static size_t rounds;
     if (rounds == 0) {
         for (rounds = 1000; machine_time_fma(rounds) < 1.25e-4;) { rounds *= 2; }
@@ -123,6 +124,13 @@ static inline void machine_measure_peak(double most) {
         for (int i = 0; i < MACHINE_READINGS; i++) { sum.best[i] += mine.best[i]; }
     }
     for (int i = 0; i < MACHINE_READINGS; i++) { machine_reading(&machine_peak, sum.best[i]); }
+    return sum.best[0];
+}
+
+// Whether what was measured between two readings of a limit may be compared with it: 0 where they differ by more than a
+// tenth, since then nobody knows which of them held in between.
+static inline int machine_steady(double before, double after) {
+    return fmin(before, after) >= 0.9 * fmax(before, after);
 }
 
 // Peak of single-precision fused multiply-adds with all threads, in FLOP/s (two for each): the best of the readings so

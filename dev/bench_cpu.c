@@ -214,7 +214,7 @@ int MAIN(int argc, char** argv) {
         }
     }
     printf("%s, %s, %d thread%s\n", machine_name(), machine_isa(), thread_count(), thread_count() == 1 ? "" : "s");
-    machine_measure_peak(5);
+    double before = machine_measure_peak(5);
     if (machine_peak_flops() > 0) {
         printf("P = %.1f GFLOP/s (fused multiply-add peak), ", machine_peak_flops() * 1e-9);
     } else {
@@ -225,7 +225,12 @@ int MAIN(int argc, char** argv) {
         int wanted = argc == 1;
         for (int i = 1; i < argc; i++) { wanted |= strcmp(argv[i], sections[s].name) == 0; }
         if (wanted) { sections[s].run(); }
-        machine_measure_peak(0.3);
+        double after = machine_measure_peak(0.3);
+        if (wanted && !machine_steady(before, after)) {
+            printf("P was %.1f GFLOP/s before this section and %.1f after it: its shares of P mean nothing\n\n",
+                   before * 1e-9, after * 1e-9);
+        }
+        before = after;
     }
     return 0;
 }

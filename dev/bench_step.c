@@ -3,7 +3,8 @@
 //     bench_step [--busy | --decode] [--layers 4 ...] PRESET S B T [PRESET S B T]...
 //
 // Rates count model FLOPs (forward and backward, causal attention as half the square) and are given
-// beside P, the peak of fused multiply-adds measured right before and after. One JSON line a case at the end. Run
+// beside P, the peak of fused multiply-adds measured right before and after: the larger of both, none where they differ by
+// more than a tenth. One JSON line a case at the end. Run
 // one case per process to see its peak memory. Options change the presets.
 //
 // --busy: how long the same step takes on an idle machine and with a busy process of our own beside it on every
@@ -71,14 +72,15 @@ static void bench_case(Bench* b) {
     int n = b->B * b->T;
     double flops = 0;
     for (int i = 0; i < model->flops_rows; i++) { flops += model->flops[i].amount * n; }
-    machine_measure_peak(2);
+    double before = machine_measure_peak(2);
     double best = 1e30, best_passes = 1e30;
     for (int step = 0; step < 6; step++) {
         double passes, seconds = bench_step(b, &passes);
         if (seconds < best) { best = seconds, best_passes = passes; }
     }
-    machine_measure_peak(2);
-    double peak = machine_peak_flops(), share = peak > 0 ? flops / best / peak : 0;
+    double after = machine_measure_peak(2);
+    int steady = machine_steady(before, after);
+    double peak = steady ? machine_peak_flops() : 0, share = peak > 0 ? flops / best / peak : 0;
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     double memory = (double)usage.ru_maxrss * 1024;
@@ -87,6 +89,8 @@ static void bench_case(Bench* b) {
     printf("    %.1f GFLOP a step: %.1f GFLOP/s, ", flops / 1e9, flops / best / 1e9);
     if (peak > 0) {
         printf("%.3f of P = %.1f GFLOP/s", share, peak / 1e9);
+    } else if (!steady) {
+        printf("P was %.1f GFLOP/s before and %.1f after: no share", before / 1e9, after / 1e9);
     } else {
         printf("P not known (other programs disturb it)");
     }

@@ -695,7 +695,10 @@ static void test_machine(void) {
     CHECK(bandwidth > 1e7 && bandwidth < 1e14, "bandwidth %g bytes/s", bandwidth);
     CHECK(machine_peak_flops() == peak && machine_copy_bandwidth() == bandwidth, "measured again");
     double best = machine_peak.best[0];
-    machine_measure_peak(0.02);
+    double now = machine_measure_peak(0.02);
+    CHECK(now > 0 && now <= machine_peak.best[0], "read now: %g, best %g", now, machine_peak.best[0]);
+    CHECK(machine_steady(167, 180) && machine_steady(180, 167), "readings that differ by less than a tenth");
+    CHECK(!machine_steady(167, 420) && !machine_steady(420, 167), "readings that differ by more than half");
     CHECK(machine_peak.best[0] >= best, "the best reading fell from %g to %g", best, machine_peak.best[0]);
     // One undisturbed reading among others is no limit; four that agree are, whatever else was read.
     MachineLimit limit = {{0}};

@@ -4,7 +4,8 @@
                           [--device cpu|cuda] [--compile parts|whole|none] [--layers N --width N --heads N --vocab N]
 
 MODEL/S/B/T are the steps of `make bench-cpu`: a preset, pondering steps, rows, tokens of a row; without any, those of Pythia.
-A step is forward, backward, clipping and AdamW (the fused one, PyTorch's fastest) in float32.
+A step is forward, backward, clipping and AdamW (the fused one, PyTorch's fastest) in float32, and then once more under bf16
+autocast where the processor has instructions for that (elsewhere it would take minutes), or as --precision says.
 The model is our own twin in dev/ref; --stock takes transformers' class instead (for pondering: modeling_ponder.py).
 The time is the median of --steps steps after one that warms up. Each workload has a process of its own, so that the peak
 memory (largest resident set, interpreter and libraries included; base_memory_mb is that share) is its own.
@@ -240,6 +241,7 @@ def measure(arguments):
     torch.manual_seed(1)
     with torch.device("meta"):
         flops = step_flops(architectures.build(config), S, B, T)
+    bf16 = arguments.precision == "bf16"
     if arguments.stock:
         model, name = stock_model(config)
 
@@ -257,7 +259,8 @@ def measure(arguments):
     for _ in range(arguments.steps + 1):
         start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(inputs, targets)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = loss_of(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -265,7 +268,7 @@ def measure(arguments):
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times[1:])
     print(json.dumps({
-        "workload": f"{arguments.model} S={S} B={B} T={T}", "what": name, "torch": torch.__version__,
+        "workload": f"{arguments.model} S={S} B={B} T={T}", "what": name, "precision": "bf16 autocast" if bf16 else "fp32", "torch": torch.__version__,
         "threads": torch.get_num_threads(), "parameters": parameters, "ms": round(1000 * seconds, 1),
         "tokens_per_s": round(B * T / seconds, 2), "model_gflops_per_s": round(flops / seconds / 1e9, 1),
         "peak_memory_mb": round(peak_memory_mb(), 1), "base_memory_mb": round(base, 1),
@@ -298,6 +301,24 @@ def measure_decode(arguments):
         }), flush=True)
 
 
+def has_bf16():
+    """Whether PyTorch's library for products has bf16 instructions here, AMX's or AVX-512's."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return bool({"amx_bf16", "avx512_bf16"} & set(file.read().split()))
+    except OSError:
+        return False
+
+
+def precisions(arguments):
+    if arguments.precision:
+        return [arguments.precision]
+    if not has_bf16():
+        print("PyTorch under bf16 autocast: left out, this processor has no bf16 instructions", flush=True)
+        return ["fp32"]
+    return ["fp32", "bf16"]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("workloads", nargs="*", metavar="MODEL/S/B/T")
@@ -307,6 +328,7 @@ def main():
     parser.add_argument("--seq", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="of the CPU's step; without it both")
     parser.add_argument("--stock", action="store_true")
     parser.add_argument("--decode", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -325,11 +347,14 @@ def main():
             measure(arguments)
         return
     workloads = [tuple(words.split("/")) for words in arguments.workloads]
+    plain = cuda or arguments.decode or arguments.compile
+    runs = [[]] if plain else [["--precision", precision] for precision in precisions(arguments)]
     for model, S, B, T in workloads or (CUDA_WORKLOADS if cuda else WORKLOADS):
         command = [sys.executable, os.path.abspath(__file__), "--model", model, "--ponder", S, "--batch", B, "--seq", T,
                    "--steps", arguments.steps, "--threads", arguments.threads, "--device", arguments.device]
         command += ["--stock"] * arguments.stock + ["--decode"] * arguments.decode + (["--compile", arguments.compile] if arguments.compile else [])
-        subprocess.run([str(word) for word in command], check=True)
+        for run in runs:
+            subprocess.run([str(word) for word in command + run], check=True)
 
 
 if __name__ == "__main__":

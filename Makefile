@@ -333,16 +333,16 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 GPU_ARCH ?= $(if $(GPU_SM),$(shell "$(NVCC)" --list-gpu-code 2>/dev/null | grep -qx sm_$(GPU_SM) && echo $(GPU_SM)))
 GPU_ARCHS = $(or $(GPU_ARCH),80 90)
 # For compute capability 9.0 code that has Hopper's own instructions too (sm_90a); HAVE_SM90A says so to attention.cuh.
-GENCODE = $(foreach a,$(GPU_ARCHS:90=90a),-gencode arch=compute_$(a),code=sm_$(a)) \
+GENCODE = $(foreach a,$(GPU_ARCHS:90=90a),-gencode arch=compute_$(a),code=$(if $(filter all,$(CHECK)),compute,sm)_$(a)) \
     $(if $(GPU_ARCH),,-gencode arch=compute_80$(comma)code=compute_80)
-SM90A = $(if $(findstring sm_90a,$(GENCODE)),-DHAVE_SM90A)
+SM90A = $(if $(findstring compute_90a,$(GENCODE)),-DHAVE_SM90A)
 comma := ,
 space := $(subst ,, )
 # The C half of these programs is built for AVX2 where this machine has it, to run on others as well.
 HOST_ISA = $(if $(filter avx2 avx512,$(NATIVE)),$(ISA_avx2))
 HOST_FLAGS = $(OPENMP) $(HOST_ISA) -ffp-contract=off -fno-math-errno $(WARN) -Wno-unknown-pragmas
 # CHECK=host: programs that are looked at and not run; their C half is not optimised. CHECK=all: only to see that they compile;
-# kernels are not optimised either where nvcc can do that (12.9), which takes a third of the time.
+# their kernels, which are those of the trainers, end as PTX, and are not optimised where nvcc can do that (12.9).
 NVCC_SPEED = $(if $(CHECK),-O0,-O3) $(if $(filter all,$(CHECK)),$(shell "$(NVCC)" --help 2>/dev/null | grep -q Ofast-compile && echo -Ofc max))
 NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 $(NVCC_SPEED) -diag-suppress 1675 $(if $(WERROR),-Werror all-warnings) \
     -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B)/include $(GENCODE) $(SM90A)
@@ -421,6 +421,7 @@ EMU_msan = $(CLANGXX) -O1 $(if $(findstring attention,$@),,-mllvm -msan-instrume
 EMU_LINK_race = $(EMU_plain) -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
 EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -DHAVE_SM90A -Idev/emulate -I$(B)/include -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP
 
+# The emulator's products, for cuBLASLt's, are those of the C half, whose bits are the same in every instruction set.
 # The emulator itself changes stacks, and has the sanitizers that need it; the stand-in for NCCL has all but the races'.
 EMU_OWN_race = $(EMU_plain)
 EMU_OWN_ubsan = $(EMU_plain)
@@ -429,7 +430,7 @@ EMU_OWN_asan = $(EMU_plain) -fsanitize=address
 define emulator
 $(B)/emu/emulate_$(1).o: dev/emulate/emulate.cpp
 	@mkdir -p $$(@D)
-	$$(or $$(EMU_OWN_$(1)),$$(EMU_$(1))) -O2 $$(EMU_FLAGS) -c -o $$@ $$<
+	$$(or $$(EMU_OWN_$(1)),$$(EMU_$(1))) -O2 $$(EMU_FLAGS) $(if $(filter msan,$(1)),,$(HOST_ISA)) -c -o $$@ $$<
 $(B)/emu/nccl_$(1).o: dev/emulate/nccl.cpp
 	@mkdir -p $$(@D)
 	$$(EMU_$(if $(filter race,$(1)),plain,$(1))) -O2 $$(EMU_FLAGS) -c -o $$@ $$<

@@ -69,36 +69,39 @@ static inline void gemm_reference(int transA, int transB, size_t M, size_t N, si
 }
 
 // ---------------------------------------------------------------------------------------------
-// Tiles. MATMUL_AP is MR rounded up, so that packed columns of A are aligned.
+// Tiles: rows, rows in memory (so that what is packed is aligned), name, and the heights that a product's last rows take.
+// A tile is two vectors wide.
 
+#define MATMUL_ROWS_4(X) X(1) X(2) X(3) X(4)
+#define MATMUL_ROWS_6(X) MATMUL_ROWS_4(X) X(5) X(6)
+#define MATMUL_ROWS_8(X) MATMUL_ROWS_6(X) X(7) X(8)
+#define MATMUL_ROWS_14(X) MATMUL_ROWS_8(X) X(9) X(10) X(11) X(12) X(13) X(14)
+// clang-format off
 #if VL == 16
-#define MATMUL_MR 14
-#define MATMUL_AP 16
-#define MATMUL_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#define MATMUL_MR   14
+#define MATMUL_AP   16
+#define MATMUL_NAME "AVX-512 14x32"
+#define MATMUL_ROWS MATMUL_ROWS_14
 #elif VL == 8
-#define MATMUL_MR 6
-#define MATMUL_AP 8
-#define MATMUL_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#define MATMUL_MR   6
+#define MATMUL_AP   8
+#define MATMUL_NAME "AVX2 6x16"
+#define MATMUL_ROWS MATMUL_ROWS_6
 #elif defined(__aarch64__)
-#define MATMUL_MR 8
-#define MATMUL_AP 8
-#define MATMUL_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
+#define MATMUL_MR   8
+#define MATMUL_AP   8
+#define MATMUL_NAME "NEON 8x8"
+#define MATMUL_ROWS MATMUL_ROWS_8
 #else
-#define MATMUL_MR 4
-#define MATMUL_AP 4
-#define MATMUL_ROWS(X) X(1) X(2) X(3) X(4)
+#define MATMUL_MR   4
+#define MATMUL_AP   4
+#define MATMUL_NAME "portable 4x8, fused multiply-add emulated"
+#define MATMUL_ROWS MATMUL_ROWS_4
 #endif
 #define MATMUL_NR (2 * VL)
+// clang-format on
 
-#if VL == 16
-static inline const char* matmul_name(void) { return "AVX-512 14x32"; }
-#elif VL == 8
-static inline const char* matmul_name(void) { return "AVX2 6x16"; }
-#elif defined(__aarch64__)
-static inline const char* matmul_name(void) { return "NEON 8x8"; }
-#else
-static inline const char* matmul_name(void) { return "portable 4x8, fused multiply-add emulated"; }
-#endif
+static inline const char* matmul_name(void) { return MATMUL_NAME; }
 
 // What happens to a block's sums.
 typedef struct {

@@ -1,14 +1,16 @@
 #!/bin/bash
 # test_make.sh [BUILD [MODEL]] - what make does with names of directories, half-made data, GPUs that answer oddly, and
-# wrong values: in a copy of the files, with the programs of BUILD (build). The last line is
-# `N passed, N failed, N skipped`, the exit status the verdict.
+# wrong values, and what the jobs of each architecture are: in a copy of the files, with the programs of BUILD (build). The
+# last line is `N passed, N failed, N skipped`, the exit status the verdict.
 cd "$(dirname "$0")/.." || exit 1
 . dev/checks.sh
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES DEVICE TOKENIZER VAL_SHARE QUICK GPUS TRAINER DATA OUT ARGS B CC CFLAGS NVCC MODEL STEPS SEED CUDA_VISIBLE_DEVICES
 export LC_ALL=C
 build=$(cd "${1:-build}" && pwd) || exit 1
 model=${2:-pythia}
-for program in "train_$model" bytes tokens compare; do
+architectures=$(sed -n 's/^ARCHITECTURES = //p' Makefile)
+programs="$(printf 'train_%s ' $architectures)bytes tokens compare"
+for program in $programs; do
     [ -x "$build/$program" ] || { echo "error: no $build/$program: make it first" >&2; exit 1; }
 done
 
@@ -17,12 +19,12 @@ trap 'rm -rf "$tmp"' EXIT
 copy="$tmp/a copy" # everything works where the path has blanks
 mkdir -p "$copy/build" "$tmp/tools"
 tar -cf - --exclude=./build --exclude=./out --exclude=./.git --exclude='./data/*/*' . | tar -xf - -C "$copy" || exit 1
-for program in "train_$model" bytes tokens compare; do ln -s "$build/$program" "$copy/build/$program"; done
+for program in $programs; do ln -s "$build/$program" "$copy/build/$program"; done
 cd "$copy" || exit 1
 build/bytes --out-train small/train.bin --out-val small/val.bin README.md ponder.cuh Makefile >"$tmp/log" 2>&1 || cat "$tmp/log"
 
 # make, with programs as they are.
-run_make() { make -o "build/train_$model" -o build/bytes -o build/tokens -o build/compare "$@" >"$tmp/log" 2>&1; }
+run_make() { make $(printf -- '-o build/%s ' $programs) "$@" >"$tmp/log" 2>&1; }
 says() { grep -qF -- "$1" "$tmp/log"; }
 fails_saying() { [ "$status" != 0 ] && says "$1"; }
 # What a tool of that name prints, and its exit status.
@@ -117,6 +119,57 @@ status=$?
 ok "no text at all" [ "$status" != 0 ]
 rm -rf data/texts corpus
 
+# ---- the three rows of every architecture, and their comparison ----
+
+# The rates that the sweeps in dev/LOG.md chose; of an architecture that is not there, what the Makefile says.
+rate_of() { # ARCHITECTURE ROW
+    case $1_$2 in
+    llama_vanilla) echo 2e-3 ;;
+    pythia_* | gpt2_* | llama_*) echo 4e-3 ;;
+    *) sed -n "s/^ROW_$1_$2 = .*--lr \([^ ]*\).*/\1/p" Makefile ;;
+    esac
+}
+# took RUN "OPTION VALUE"...: so the trainer took them, as its last checkpoint says; null: not given
+took() {
+    local run=$1 file want
+    shift
+    file=$(echo "$run"/step_*/trainer_state.json)
+    for want in "$@"; do
+        grep -qE "^ +\"${want% *}\": \"?${want#* }\"?,?\$" "$file" || { echo "     $file: expected $want" && return 1; }
+    done
+}
+is_row() { # RUN ARCHITECTURE ROW
+    local run=$1 rate
+    rate=$(rate_of "$2" "$3")
+    case $3 in
+    ponder) set -- "ponder 3" "scale-embeds null" "init null" ;;
+    vanilla) set -- "ponder 0" "scale-embeds null" "init null" ;;
+    fair) set -- "ponder 0" "scale-embeds 1" "init ponder" ;;
+    esac
+    took "$run" "lr ${rate:-is missing}" "$@"
+}
+for architecture in $architectures; do
+    of_both() { run_make "$@" MODEL="$architecture" DEVICE=cpu DATA=small STEPS=1 ARGS="$quickly"; }
+    for row in ponder vanilla fair; do
+        of_both "train_${architecture}_$row" OUT="rows/${architecture}_$row"
+        status=$?
+        ok "train_${architecture}_$row" [ "$status" = 0 ]
+        ok "train_${architecture}_$row: its options" is_row "rows/${architecture}_$row" "$architecture" "$row"
+    done
+    of_both compare OUT=rows
+    status=$?
+    ok "make compare MODEL=$architecture" [ "$status" = 0 ]
+    ok "compare MODEL=$architecture trains no row again" [ "$(grep -c '^finished: step 1 of 1' "$tmp/log")" = 3 ]
+    ok "compare MODEL=$architecture: its table" grep -q "^| fair vanilla, longer" rows/compare.md
+    for row in vanilla fair; do
+        run=rows/${architecture}_${row}_flops
+        ok "compare MODEL=$architecture, $row at equal FLOPs: its options" is_row "$run" "$architecture" "$row"
+        ok "compare MODEL=$architecture, $row at equal FLOPs: its length" took "$run" \
+            "flops $(build/compare --flops-of "rows/${architecture}_ponder")" "total_steps 4"
+    done
+done
+rm -r rows
+
 # ---- the reference's quick start, where MiniPile is ----
 
 mkdir -p data/minipile && touch data/minipile/train_000000.bin data/minipile/val_000000.bin
@@ -181,6 +234,15 @@ ok "the job's length without STEPS" [ "$(grep -c -e '--steps' "$tmp/log")" = 0 ]
 job STEPS=7 OUT=elsewhere
 ok "the job's STEPS" says "--steps 7 "
 ok "the job's OUT" says '--out "elsewhere"'
+ok "the job's steps" says " --seq 1024 --total-batch 524288 "
+ok "the job's validations" says " --val-every 250 --val-batches 1280 "
+# Smaller, it is a run: what else llm.c's scripts/run_gpt2_124M.sh says, and the trainer's own words for it.
+run_make train_gpt2_124m DEVICE=cpu TRAIN=small/train.bin VAL=small/val.bin STEPS=1 OUT=llmc \
+    ARGS="--layers 1 --width 16 --heads 2 --vocab 257 $quickly --total-batch 64"
+status=$?
+ok "the job as a small one" [ "$status" = 0 ]
+ok "the job's options" took llmc "model gpt2" "ponder 0" "lr 6e-4" "schedule cosine" "min-lr-ratio 0" "warmup-steps 700" \
+    "weight-decay 0.1" "beta1 0.9" "beta2 0.95" "eps 1e-8" "clip 1.0" "save-every 5000" "sample-every 20000" "tie null"
 
 # ---- a model that is none ----
 
@@ -188,7 +250,7 @@ for wrong in foo "" "pythia gpt2" ponder; do
     for target in compare test; do
         run_make -n $target MODEL="$wrong" DEVICE=cpu
         status=$?
-        ok "make $target MODEL=$wrong" fails_saying "MODEL=$wrong: expected one of pythia gpt2 llama"
+        ok "make $target MODEL=$wrong" fails_saying "MODEL=$wrong: expected one of $architectures"
     done
 done
 MODEL=foo run_make -n "train_${model}_ponder" DEVICE=cpu

@@ -496,11 +496,20 @@ def check_stock(binary, make, part, saving):
     require(apart <= TOLERANCE, f"logits differ by {apart:.1e} of the largest entry, allowed {TOLERANCE:.0e}")
     here = F.cross_entropy(expected.double().flatten(0, 1), targets.flatten()).item()
     require(abs(here - loss) <= TOLERANCE, f"the trainer's loss is {loss:.7f}, that of transformers {here:.7f}")
-    # One step further it is our checkpoint, and still says where texts end.
+    # One step further it is our checkpoint: it says all that the model is, and still where texts end. The trainer's last loss is
+    # that of the model which it had; logits are of the one that it finds in the checkpoint.
     there = trained.train("on", ["--model", source, "--ponder", "0", "--scale-embeds", "0"], 1)
     again = load(there)
     require(again.config.eos_token_id == [256, 3], f"eos_token_id is {again.config.eos_token_id} after a step, was [256, 3]")
-    return f"{type(model).__name__}: logits {apart:.1e}, loss {abs(here - loss):.1e}, {len(files)} files"
+    further = distance(again(inputs).logits, trained.dump(there)[0], "logits after a step")
+    require(further <= TOLERANCE, f"logits after a step differ by {further:.1e} of the largest entry, allowed {TOLERANCE:.0e}")
+    with open(there + "/trainer_state.json") as f:
+        said = json.load(f)["val_loss"]
+    inputs, targets = training.batch_of(training.read_shard(trained.folder + "/val.bin"), 0, trained.B, trained.T)
+    found = F.cross_entropy(again(inputs).logits.double().flatten(0, 1), targets.flatten()).item()
+    require(abs(found - said) <= TOLERANCE, f"validation after a step: {found:.7f}, the trainer's {said:.7f}")
+    return (f"{type(model).__name__}: logits {apart:.1e}, loss {abs(here - loss):.1e}, after a step {further:.1e}, {abs(found - said):.1e}, "
+            f"{len(files)} files")
 
 
 @torch.no_grad()

@@ -123,9 +123,10 @@ static void test_initialisation(void) {
 }
 
 static void test_presets(void) {
-    const PresetSize known[] = {
-        {"gpt2", 124439808},      {"gpt2-medium", 354823168}, {"gpt2-large", 774030080}, {"gpt2-xl", 1557611200},
-        {"gpt2-405m", 407334912}, {"gpt2-834m", 837494784},   {"gpt2-1.4b", 1418649600}, {NULL}};
+    const PresetSize known[] = {{"gpt2", 124439808, 12, 12, 64},       {"gpt2-medium", 354823168, 16, 16, 64},
+                                {"gpt2-large", 774030080, 20, 20, 64}, {"gpt2-xl", 1557611200, 25, 25, 64},
+                                {"gpt2-405m", 407334912, 16, 16, 64},  {"gpt2-834m", 837494784, 24, 24, 64},
+                                {"gpt2-1.4b", 1418649600, 32, 32, 64}, {NULL}};
     check_presets(known);
     const struct {
         const char *preset, *arguments;

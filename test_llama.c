@@ -136,10 +136,10 @@ static void test_initialisation(void) {
 
 static void test_presets(void) {
     // 2 V C + L (2 C + 4 C^2 + 3 C FF) + C, the paper's; the published number of the last, whose table is counted once.
-    const PresetSize known[] = {{"llama-405m", 406635520},
-                                {"llama-834m", 837625344},
-                                {"llama-1.4b", 1420396544},
-                                {"llama-3.2-1b", 1235814400},
+    const PresetSize known[] = {{"llama-405m", 406635520, 16, 16, 64},
+                                {"llama-834m", 837625344, 24, 24, 64},
+                                {"llama-1.4b", 1420396544, 32, 32, 64},
+                                {"llama-3.2-1b", 1235814400, 32, 8, 64},
                                 {NULL}};
     check_presets(known);
     const int widths[][2] = {{32, 128}, {1024, 2752}, {1536, 4096}, {2048, 5504}, {4096, 10944}};

@@ -33,11 +33,11 @@ static void test_initialisation(void) {
 }
 
 static void test_presets(void) {
-    const PresetSize known[] = {{"pythia-14m", 14067712},    {"pythia-31m", 30494720},
-                                {"pythia-70m", 70426624},    {"pythia-160m", 162322944},
-                                {"pythia-410m", 405334016},  {"pythia-1b", 1011781632},
-                                {"pythia-1.4b", 1414647808}, {"pythia-2.8b", 2775208960},
-                                {"pythia-6.9b", 6857302016}, {NULL}};
+    const PresetSize known[] = {{"pythia-14m", 14067712, 4, 4, 32},       {"pythia-31m", 30494720, 8, 8, 32},
+                                {"pythia-70m", 70426624, 8, 8, 64},       {"pythia-160m", 162322944, 12, 12, 64},
+                                {"pythia-410m", 405334016, 16, 16, 64},   {"pythia-1b", 1011781632, 8, 8, 256},
+                                {"pythia-1.4b", 1414647808, 16, 16, 128}, {"pythia-2.8b", 2775208960, 32, 32, 80},
+                                {"pythia-6.9b", 6857302016, 32, 32, 128}, {NULL}};
     check_presets(known);
     // FLOPs per training token of pythia-70m, T = 2048, from the formulas of the plan.
     Model* model = make_model("--ponder 3", "pythia-70m", NULL, NULL, 1, 2048);

@@ -590,10 +590,12 @@ static void check_initialisation(const InitCase* c) {
     }
 }
 
-// Parameters of published models, embeddings included. preset NULL ends a list.
+// Parameters of published models, embeddings included; their heads, which that number does not tell: those of
+// queries, those of keys and values, numbers of each. preset NULL ends a list.
 typedef struct {
     const char* preset;
     double parameters;
+    int NH, NKV, HS;
 } PresetSize;
 
 static void check_presets(const PresetSize* known) {
@@ -601,6 +603,10 @@ static void check_presets(const PresetSize* known) {
         Model* model = make_model("", known->preset, NULL, NULL, 1, 0);
         CHECK((double)tensor_parameters(&model->tensors) == known->parameters, "%s has %zu parameters, expected %.0f",
               known->preset, tensor_parameters(&model->tensors), known->parameters);
+        const Sizes* size = &ponder_of(model)->pass->size;
+        CHECK(size->NH == known->NH && size->NKV == known->NKV && size->HS == known->HS,
+              "%s has %d heads on %d of %d numbers, expected %d on %d of %d", known->preset, size->NH, size->NKV,
+              size->HS, known->NH, known->NKV, known->HS);
     }
 }
 

@@ -16,14 +16,9 @@ trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$tmp"' EXIT
 says() { grep -qE -- "$1" "$tmp/log"; }
 one_error() { [ "$(grep -c "error: " "$tmp/log")" = 1 ]; }
 
-# What a model is: small, with two passes.
+# What a model is: the Makefile's micro model of its architecture, made smaller, with two passes.
 model_of() {
-    case $1 in
-    pythia) echo "--model pythia-14m --heads 2" ;;
-    llama) echo "--model llama-405m --heads 2 --kv-heads 1" ;;
-    *) echo "--model gpt2 --heads 2" ;;
-    esac
-    echo "--layers 1 --width 16 --vocab 257 --ponder 1 --seq 16 ${batch---batch 2} --warmup-steps 0 --sample-tokens 0"
+    echo "$(sed -n "s/^COMPARED_$1 = //p" Makefile) --layers 1 --width 16 --ponder 1 --seq 16 ${batch---batch 2} --warmup-steps 0 --sample-tokens 0"
 }
 # train OUT ARGUMENT...: sets status; what it says is in the log
 train() {

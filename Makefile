@@ -483,12 +483,14 @@ test-emu: $(EMU_TESTS) emu $(B)/bytes nccl-api ## every CUDA kernel and the whol
 
 # A whole model in the builds that judge the kernels of test-emu, each kernel with its shapes, places and neighbours: against
 # the C half (compare_cpu, evaluate_and_logits), three steps of AdamW (padding), all that --recompute may compute again, texts
-# that grow (decode, draw).
-EMU_MODEL_PARTS = compare_cpu evaluate_and_logits padding recompute decode draw
+# that grow (decode; draw in those of WHOLE alone, as the others have not that test).
+EMU_MODEL_PARTS = compare_cpu evaluate_and_logits padding recompute decode
+# $(call parts_of,program)
+parts_of = $(EMU_MODEL_PARTS) $(if $(filter $(foreach a,$(WHOLE),$(E)/gpu_$(a)_%),$(1)),draw)
 EMU_MODELS = $(foreach v,race asan $(if $(CLANGXX_FOUND),msan),$(foreach a,$(ARCHITECTURES),$(E)/gpu_$(a)_$(v)))
 test-emu-models: $(EMU_MODELS) ## whole models under the emulator with the detectors that test-emu has for kernels
 	$(RUN)ASAN_OPTIONS=detect_leaks=0 JOBS=$(or $(JOBS),$(PROCESSORS)) dev/run_tests.sh \
-	    $(foreach t,$(EMU_MODELS),$(foreach p,$(EMU_MODEL_PARTS),"env $(if $(filter %_asan,$(t)),EMULATE_ASYNC=late) $(t) $(p)"))
+	    $(foreach t,$(EMU_MODELS),$(foreach p,$(call parts_of,$(t)),"env $(if $(filter %_asan,$(t)),EMULATE_ASYNC=late) $(t) $(p)"))
 	@$(if $(CLANGXX_FOUND),:,echo "left out: MemorySanitizer's builds, which need clang++ and its run-time library" >&2)
 .PHONY: emu test-emu test-emu-models
 

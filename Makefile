@@ -145,13 +145,19 @@ $(DATA)/train.bin: $(NO_VAL) | $(B)/bytes
 	    make both with build/bytes --out-train $(DATA)/train.bin --out-val $(DATA)/val.bin FILE|DIR...))
 	$(B)/bytes --compiler "$(CC)" --out-train $(DATA)/train.bin --out-val $(DATA)/val.bin
 else
-# Split as bytes, by build/bytes; a tokenizer then makes its tokens of both parts.
-AS_BYTES = $(DATA)$(if $(TOKENIZER),/bytes)
+# Split as bytes, by build/bytes; a tokenizer then makes its tokens of both parts. The bytes lie in a directory of this
+# process's own, since another make may be doing the same; those of processes that have ended, by a kill, are removed.
 $(DATA)/train.bin: $(NO_VAL) $(TEXTS) $(if $(TOKENIZER),$(wildcard $(TOKENIZER) $(TOKENIZER)/*)) | $(B)/bytes $(B)/tokens
-	$(B)/bytes --val-share "$(VAL_SHARE)" --out-train "$(AS_BYTES)/train.bin" --out-val "$(AS_BYTES)/val.bin" -- $(TEXTS:%="%")
-	$(if $(TOKENIZER),$(B)/tokens --tokenizer "$(TOKENIZER)" --bytes 1 --out "$(DATA)/val.bin" "$(AS_BYTES)/val.bin")
-	$(if $(TOKENIZER),$(B)/tokens --tokenizer "$(TOKENIZER)" --bytes 1 --out "$(DATA)/train.bin" "$(AS_BYTES)/train.bin")
-	$(if $(TOKENIZER),rm -r "$(AS_BYTES)")
+ifeq ($(TOKENIZER),)
+	$(call split_bytes,$(DATA))
+else
+	@for old in "$(DATA)"/bytes.*; do kill -0 "$${old##*.}" 2>/dev/null || rm -rf "$$old"; done
+	bytes="$(DATA)/bytes.$$$$"; trap 'rm -rf "$$bytes"' EXIT; trap 'exit 1' HUP INT TERM; \
+	    $(call split_bytes,$$bytes) && \
+	    $(B)/tokens --tokenizer "$(TOKENIZER)" --bytes 1 --out "$(DATA)/val.bin" "$$bytes/val.bin" && \
+	    $(B)/tokens --tokenizer "$(TOKENIZER)" --bytes 1 --out "$(DATA)/train.bin" "$$bytes/train.bin"
+endif
+split_bytes = $(B)/bytes --val-share "$(VAL_SHARE)" --out-train "$(1)/train.bin" --out-val "$(1)/val.bin" -- $(TEXTS:%="%")
 endif
 no_val:
 .PHONY: data no_val

@@ -40,9 +40,10 @@ SPOOL = ".val.documents"    # documents of validation, each behind its length, u
 FORMAT = "ponder.c corpus 1"
 MEASURED = 1 << 20          # bytes of text that say how many of them a token has
 HELD_OUT = 20               # documents of validation that a split by hashes should have; fewer: the text is cut
-LEFTOVERS = re.compile(r"\.(train|val)_\d{6}\.\d+\.[0-9a-f]{8}\.part(_\d{5})?\.bin(\.tmp\.[\d.]+)?"    # build/tokens
+LEFTOVERS = re.compile(r"\.(train|val)_\d{6}\.\d+\.[0-9a-f]{8}\.part(_\d{5})?\.bin(\.tmp\.[\d.]+|\.lock)?"    # build/tokens
                        r"|(train|val)_\d{6}\.bin\.tmp\.\d+|(manifest|progress)\.json\.tmp\.\d+"       # shards.new_file
-                       r"|\.tokenizer\.\d+|\.measure(\.\d+\.[0-9a-f]{8}\.part)?(_\d{5})?\.bin(\.tmp\.[\d.]+)?|\.none(_\d{5})?\.bin(\.tmp\.[\d.]+)?")
+                       r"|\.tokenizer\.\d+|\.measure(\.\d+\.[0-9a-f]{8}\.part)?(_\d{5})?\.bin(\.tmp\.[\d.]+|\.lock)?"
+                       r"|\.none\.\d+(_\d{5})?\.bin(\.tmp\.[\d.]+|\.lock)?")
 
 
 @dataclasses.dataclass

@@ -113,7 +113,7 @@ def files_hash(files):
 def clear(path):
     """Removes what a process that was ended has left of a shard that it was to write."""
     stem = glob.escape(path.removesuffix(".bin"))
-    for name in glob.glob(glob.escape(path) + ".tmp.*") + glob.glob(stem + "_[0-9]*.bin*") + [path]:
+    for name in glob.glob(glob.escape(path) + ".tmp.*") + glob.glob(stem + "_[0-9]*.bin*") + [path, path + ".lock"]:
         with contextlib.suppress(OSError):
             os.unlink(name)
 
@@ -132,7 +132,7 @@ class Program:
 
     def refusal(self, scratch):
         """-> None, or why it cannot encode with this tokenizer"""
-        path = f"{scratch}/.none.bin"
+        path = f"{scratch}/.none.{os.getpid()}.bin"
         done = subprocess.run(self.command + ["--out", path, "-"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         clear(path)
         said = done.stderr.decode(errors="replace").strip()

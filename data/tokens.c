@@ -8,7 +8,8 @@
 //
 // Pipeline: read documents into blocks of about a megabyte, cutting long ones where that changes no token (encode.h)
 // -> encode the blocks of a batch, each by one thread -> write them in their order, under a temporary name -> rename.
-// So a document of any size takes little memory, unless its tokenizer knows no place to cut it.
+// So a document of any size takes little memory, unless its tokenizer knows no place to cut it. Meanwhile a lock, on
+// OUT.lock, keeps other runs out of OUT.
 #include "../common/files/file.h"
 #include "../common/files/shards.h"
 #include "../common/files/tokenizer.h"
@@ -56,6 +57,7 @@ typedef struct {
     char** names;         // (count)
     uint64_t* tokens;     // (count) in each
     int count;
+    char* lock;  // the file whose lock keeps others out, which is removed in the end; NULL: not ours
     char buffer[1 << 16];
 } TokensOut;
 
@@ -79,7 +81,7 @@ static const char* const tokens_usage =
     "  --threads N           default: one for each processor; the shard is the same for any number\n"
     "  --help\n"
     "- is standard input. What one shard cannot hold (2147483647 tokens) goes on in NAME_00001.bin and so on;\n"
-    "such shards of an earlier run must be removed first.\n";
+    "such shards of an earlier run must be removed first. Meanwhile FILE.lock keeps a second run out.\n";
 
 // ---- options ----
 
@@ -132,12 +134,14 @@ static int tokens_parse(TokensOptions* o, int argc, char** argv) {
 
 static void tokens_drop(void) {
     for (int i = 0; i < tokens_out.count; i++) { target_drop(&tokens_out.targets[i]); }
+    if (tokens_out.lock) { unlink(tokens_out.lock); }
 }
 
 static void tokens_on_signal(int number) {
     for (int i = 0; i < tokens_out.count; i++) {
         if (tokens_out.targets[i].temporary) { unlink(tokens_out.targets[i].temporary); }
     }
+    if (tokens_out.lock) { unlink(tokens_out.lock); }
     signal(number, SIG_DFL);
     raise(number);  // it ends the program when this function returns
 }
@@ -183,6 +187,17 @@ static size_t tokens_stem(const char* path) {
 static char* tokens_name(const char* path, int n) {
     size_t stem = tokens_stem(path);
     return n ? format_string("%.*s_%05d%s", (int)stem, path, n, path + stem) : format_string("%s", path);
+}
+
+// Keeps other runs out of these shards until this one ends, or dies: the shards of both would mix. OUT must be a file,
+// or none.
+static void tokens_lock(TokensOut* out) {
+    struct stat there;
+    if (stat(out->path, &there) == 0 && !S_ISREG(there.st_mode)) { return; }  // refused when it is opened
+    char *file = file_resolve(out->path), *lock = format_string("%s.lock", file);
+    file_lock(lock, out->path);
+    out->lock = lock;
+    free(file);
 }
 
 // Dies if an earlier run went on in more shards: whoever reads NAME*.bin would take them for this one's.
@@ -670,6 +685,7 @@ static int tokens_main(int argc, char** argv) {
     }
     free(parent);
     if (error) { die("%s", error); }
+    tokens_lock(out);
     tokens_refuse_others(o.out);
     int threads = o.threads ? o.threads : thread_count();
     tokens_start_threads(threads);
@@ -682,6 +698,9 @@ static int tokens_main(int argc, char** argv) {
     sigprocmask(SIG_BLOCK, &all, &before);  // a signal finds names that are in place, or none
     for (int i = 0; i < out->count && !error; i++) { error = target_place(&out->targets[i]); }
     if (error) { die("%s", error); }
+    if (out->lock) { unlink(out->lock); }
+    free(out->lock);
+    out->lock = NULL;
     sigprocmask(SIG_SETMASK, &before, NULL);
     die_last = NULL;
     double seconds = now_seconds() - started;

@@ -573,7 +573,8 @@ def test_again(scratch, tokenizer):
         refuse(run([*command, "--out", out]), "two writers", "another run")
     write(out + "/train_000099.bin", "x")
     write(scratch + "/strange/train_000000.bin", "x")
-    write(out + "/.train_000001.77.0123abcd.part.bin.tmp.5", "x")
+    for end in (".tmp.5", ".lock"):
+        write(out + "/.train_000001.77.0123abcd.part.bin" + end, "x")
     shard = out + "/train_000000.bin"
     results = run_many(scratch, [[*command, "--out", out], [*command, "--out", scratch + "/strange"]])
     refuse(results[0], "another shard", "train_000099.bin: expected no shards but this run's")

@@ -83,7 +83,23 @@ made=$(echo data/texts/b_text-*)
 build/tokens --tokenizer $tokenizer --out all.bin b_text.h >>"$tmp/log" 2>&1
 tokens=$((($(wc -c <"$made/train.bin") + $(wc -c <"$made/val.bin")) / 2 - 1024 - ($(wc -c <all.bin) / 2 - 512)))
 ok "the same tokens but at the cut: $tokens more" [ $tokens -ge 0 -a $tokens -le 3 ]
-ok "no bytes are left" [ ! -e "$made/bytes" ]
+ok "no bytes are left" [ -z "$(ls -d "$made"/bytes* 2>/dev/null)" ]
+# Two at once: the second begins and ends while the first is between its bytes and their tokens; one was killed there.
+cp "$made/train.bin" one.bin && rm "$made/train.bin" build/tokens && mkdir -p "$made/bytes.99999999"
+cat >build/tokens <<END
+#!/bin/sh
+[ -e second.log ] || env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u MAKEOVERRIDES make data DATA=b_text.h TOKENIZER=$tokenizer \\
+    -o build/bytes -o build/tokens >second.log 2>&1
+exec "$build/tokens" "\$@"
+END
+chmod +x build/tokens
+run_make data DATA=b_text.h TOKENIZER=$tokenizer
+status=$?
+ok "a second one that ends before the first" [ "$status" = 0 ]
+ok "it made its shards: $(tail -n 1 second.log)" [ "$(grep -c '^data/texts/.*train.bin: .* tokens of 2 bytes' second.log)" = 1 ]
+ok "the same shards" cmp -s one.bin "$made/train.bin"
+ok "no bytes are left of either" [ -z "$(ls -d "$made"/bytes* 2>/dev/null)" ]
+rm build/tokens && ln -s "$build/tokens" build/tokens
 texts DATA=b_text.h OUT=out/tokens ARGS="$quickly --prompt 'it is' --tokenizer $tokenizer"
 status=$?
 ok "the same, named in ARGS" [ "$status" = 0 ]
@@ -112,7 +128,7 @@ ok "a directory among texts" fails_saying "found the directory dev"
 texts DATA=b_text.h TOKENIZER=nowhere.json OUT=out/nowhere
 status=$?
 ok "a tokenizer that is not there" fails_saying "nowhere.json: expected a tokenizer.json"
-ok "and no shards" [ -z "$(find data/texts -newer corpus/tokenizer -name 'train.bin' -path '*b_text*' ! -path '*/bytes/*')" ]
+ok "and no shards" [ -z "$(find data/texts -newer corpus/tokenizer -name 'train.bin' -path '*b_text*' ! -path '*/bytes*/*')" ]
 printf 'a\0b' >zero.txt
 texts DATA=zero.txt
 status=$?

@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 // A small file that a checkpoint carries beside the tensors (config.json, tokenizer.json, ...).
@@ -223,6 +224,46 @@ static inline char* target_write(const char* path, const char* text, size_t size
     if (!error) { error = target_place(&target); }
     if (error) { target_drop(&target); }
     return error;
+}
+
+// ---- locks ----
+
+// Makes --out `out` this process's own until it ends, however it ends, by a lock on the file `path`, which is made if
+// there is none and says which process that is. A second process is refused: it dies. Where the file system has no locks
+// that is said, and the program goes on without. Who holds it may remove the file.
+static inline void file_lock(const char* path, const char* out) {
+    for (;;) {
+        mode_t mode = file_mode(path);
+        if (mode && !S_ISREG(mode)) { die("%s: %s; remove it, or choose another --out", path, file_unexpected(mode)); }
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (fd < 0) { die("%s: could not be opened: %s%s", path, strerror(errno), write_hint(errno)); }
+        char pid[32] = {0};
+        int failed = 0;
+        while ((failed = flock(fd, LOCK_EX | LOCK_NB) != 0) && errno == EINTR) {}
+        if (failed && errno == EWOULDBLOCK) {
+            ssize_t n = read(fd, pid, sizeof pid - 1);
+            pid[n > 0 ? strspn(pid, "0123456789") : 0] = 0;
+            die("--out %s is in use by process %s; wait for it, or choose another --out", out,
+                pid[0] ? pid : "(unknown)");
+        }
+        int none = errno == ENOLCK || errno == ENOSYS || errno == ENOTSUP || errno == EOPNOTSUPP || errno == EINVAL;
+        if (failed && !none) { die("cannot lock %s: %s", path, strerror(errno)); }
+        struct stat ours, there;
+        if (!failed && (fstat(fd, &ours) != 0 || stat(path, &there) != 0 || ours.st_ino != there.st_ino ||
+                        ours.st_dev != there.st_dev)) {
+            close(fd);  // who held it has removed it since it was opened here: a third process may make another
+            continue;
+        }
+        if (failed) {
+            warn("%s could not be locked: %s. This file system has no locks, so nothing keeps a second process out of "
+                 "--out %s: start none there while this one runs",
+                 path, strerror(errno), out);
+        }
+        int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
+        if (ftruncate(fd, 0) != 0) { die("%s: could not be written: %s%s", path, strerror(errno), write_hint(errno)); }
+        write_fully(fd, pid, (size_t)n, path);
+        return;  // The descriptor stays open: closing it would give the lock back.
+    }
 }
 
 // ---- directories ----

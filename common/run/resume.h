@@ -14,8 +14,6 @@
 #include "log.h"
 #include "options.h"
 
-#include <sys/file.h>
-
 typedef struct {
     int64_t step;         // finished optimiser steps
     int64_t total_steps;  // of the run
@@ -56,35 +54,13 @@ static inline int resume_same_arithmetic(const char* then, const char* now) {
 }
 
 // Makes the directory OUT, and makes it this process's own until it ends, however it ends. A second process is
-// refused. Where the file system has no locks that is said, and the run goes on without.
+// refused.
 static inline void lock_out(const char* out) {
     char* error = directory_make(out);
     if (error) { die("--out %s: %s", out, error); }
     char* path = format_string("%s/lock", out);
-    mode_t mode = file_mode(path);
-    if (mode && !S_ISREG(mode)) { die("%s: %s; remove it, or choose another --out", path, file_unexpected(mode)); }
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0) { die("%s: could not be opened: %s%s", path, strerror(errno), write_hint(errno)); }
-    char pid[32] = {0};
-    int failed = 0;
-    while ((failed = flock(fd, LOCK_EX | LOCK_NB) != 0) && errno == EINTR) {}
-    if (failed && errno == EWOULDBLOCK) {
-        ssize_t n = read(fd, pid, sizeof pid - 1);
-        pid[n > 0 ? strspn(pid, "0123456789") : 0] = 0;
-        die("--out %s is in use by process %s; wait for it, or choose another --out", out, pid[0] ? pid : "(unknown)");
-    }
-    int none = errno == ENOLCK || errno == ENOSYS || errno == ENOTSUP || errno == EOPNOTSUPP || errno == EINVAL;
-    if (failed && !none) { die("cannot lock %s: %s", path, strerror(errno)); }
-    if (failed) {
-        warn("%s could not be locked: %s. This file system has no locks, so nothing keeps a second process out of "
-             "--out %s: start none there while this one runs",
-             path, strerror(errno), out);
-    }
-    int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
-    if (ftruncate(fd, 0) != 0) { die("%s: could not be written: %s%s", path, strerror(errno), write_hint(errno)); }
-    write_fully(fd, pid, (size_t)n, path);
+    file_lock(path, out);
     free(path);
-    // The descriptor stays open: closing it would give the lock back.
 }
 
 // ---- trainer_state.json ----

@@ -21,6 +21,7 @@ typedef struct {
     int fail_at;                  // the number of the one that fails, from 1; 0: none
     int fail_code;                // with this; 0: with EIO
     int flock_error;              // what flock() fails with, seen or not; 0: it works
+    const char* flock_removes;    // the next flock() comes when whoever had the lock has just removed this file
     void (*look)(void* context);  // called before each; NULL: nobody looks
     void* context;
     StringBuilder list;  // a line each: "sync NAME", "rename NAME NAME", "mkdir NAME", "unlink NAME", "rmdir NAME"
@@ -101,6 +102,8 @@ int rmdir(const char* path) {
     return unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
 }
 int flock(int fd, int operation) {
+    if (file_calls.flock_removes) { unlinkat(AT_FDCWD, file_calls.flock_removes, 0); }
+    file_calls.flock_removes = NULL;
     if (!file_calls.flock_error) { return (int)syscall(SYS_flock, fd, operation); }
     errno = file_calls.flock_error;
     return -1;

@@ -361,6 +361,27 @@ static void test_file_no_locks(void) {
     kinds_end();
 }
 
+// A lock on a file that its holder has removed since it was opened keeps nobody out: it is taken on the file that the
+// next process finds there.
+static void test_file_lock_removed(void) {
+    kinds_begin();
+    const char* path = kinds_path("taken/lock");
+    free(directory_make(kinds_path("taken")));
+    write_bytes(path, "7\n", 2);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    CHECK(flock(fd, LOCK_EX | LOCK_NB) == 0, "%s: %s", path, strerror(errno));
+    expect_death("a lock that is held", lock_here, (void*)kinds_path("taken"),
+                 "taken is in use by process 7; wait for it");
+    close(fd);
+    struct stat before, after;
+    CHECK(stat(path, &before) == 0, "%s", path);
+    file_calls.flock_removes = path;
+    file_lock(path, kinds_path("taken"));
+    CHECK(!file_calls.flock_removes && stat(path, &after) == 0, "%s: is not there", path);
+    expect_death("a lock on the new file", lock_here, (void*)kinds_path("taken"), "taken is in use by process");
+    kinds_end();
+}
+
 // A file system that knows no fsync loses nothing by that.
 static void test_file_no_sync(void) {
     kinds_begin();
@@ -390,6 +411,7 @@ static void file_tests(void) {
     RUN(test_file_metrics_link);
     RUN(test_file_checkpoint_name);
     RUN(test_file_no_locks);
+    RUN(test_file_lock_removed);
     RUN(test_file_no_sync);
 }
 

@@ -715,6 +715,75 @@ static void test_tokens_program_errors(void) {
     free(tokens_dir);
 }
 
+// Starts tokens in a process that reads the FIFO @/pipe; returns when it has opened that, *writer = its other end.
+static pid_t tokens_start(TokensRun* run, int* writer) {
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid < 0) { die("fork: %s", strerror(errno)); }
+    if (pid == 0) {
+        test_state.name = NULL;
+        int null = open("/dev/null", O_WRONLY);
+        dup2(null, 1);
+        tokens_run_child(run);
+        _exit(0);
+    }
+    char* path = tokens_expand("@/pipe");
+    double start = now_seconds();
+    do {
+        usleep(1000);
+        *writer = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    } while (*writer < 0 && errno == ENXIO && waitpid(pid, NULL, WNOHANG) == 0 && now_seconds() - start < 60);
+    CHECK(*writer >= 0, "%s: nobody reads it: %s", path, strerror(errno));
+    free(path);
+    return pid;
+}
+
+static int tokens_wait(pid_t pid) {
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// Two runs on one name: the second is refused while the first is there, however it is called, and nothing of the first
+// is touched; a run that was killed keeps nobody out.
+static void test_tokens_lock(void) {
+    tokens_dir = test_directory("tokens");
+    tokens_put("@/text", "some text", 9);
+    tokens_put("@/more", " and more", 9);
+    char *pipe = tokens_expand("@/pipe"), *lock = tokens_expand("@/out.bin.lock"), *link = tokens_expand("@/link.bin");
+    CHECK(mkfifo(pipe, 0666) == 0 && symlink("out.bin", link) == 0, "%s: %s", pipe, strerror(errno));
+    TokensRun run = {TOKENS_NEOX "--threads 1 --out @/out.bin @/text @/pipe", 0, 0, NULL, 0},
+              second = {TOKENS_NEOX "--out @/out.bin @/more", 0, 0, NULL, 0},
+              linked = {TOKENS_NEOX "--out @/link.bin @/more", 0, 0, NULL, 0};
+    int writer = -1;
+    pid_t pid = tokens_start(&run, &writer);
+    char* words = format_string("/out.bin is in use by process %ld; wait for it, or choose another --out", (long)pid);
+    expect_death("a second run", tokens_run_child, &second, words);
+    expect_death("a link", tokens_run_child, &linked, "/link.bin is in use by process");
+    tokens_good(TOKENS_NEOX "--out @/other.bin @/more", 0, NULL);  // another name
+    CHECK(write(writer, " and more", 9) == 9, "%s", strerror(errno));
+    close(writer);
+    int code = tokens_wait(pid);
+    CHECK(code == 0 && access(lock, F_OK) != 0, "the first run: exit code %d, its lock is %s", code,
+          access(lock, F_OK) ? "gone" : "there");
+    tokens_good(TOKENS_NEOX "--out @/both.bin @/text @/more", 0, NULL);
+    tokens_same_files("@/out.bin", "@/both.bin");
+    static const int ends[] = {SIGTERM, SIGKILL};
+    for (int i = 0; i < 2; i++) {
+        pid = tokens_start(&run, &writer);
+        kill(pid, ends[i]);
+        code = tokens_wait(pid);
+        close(writer);
+        CHECK(code == 128 + ends[i] && (access(lock, F_OK) == 0) == (ends[i] == SIGKILL),
+              "signal %d: exit code %d, the lock is %s", ends[i], code, access(lock, F_OK) ? "gone" : "there");
+    }
+    tokens_good(TOKENS_NEOX "--out @/out.bin @/more", 0, NULL);
+    CHECK(access(lock, F_OK) != 0, "the lock is still there");
+    free(pipe), free(lock), free(link), free(words);
+    directory_remove_tree(tokens_dir);
+    free(tokens_dir);
+}
+
 static void tokens_tests(void) {
     RUN(test_tokens_fixtures);
     RUN(test_tokens_cuts);
@@ -728,6 +797,7 @@ static void tokens_tests(void) {
     RUN(test_tokens_program);
     RUN(test_tokens_of_bytes);
     RUN(test_tokens_program_errors);
+    RUN(test_tokens_lock);
     RUN(test_tokens_signals);
     RUN(test_tokens_several_errors);
 }

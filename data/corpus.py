@@ -202,13 +202,14 @@ def resolve_revision(repository, revision):
 
 def download(url, sha256, path):
     """A small file, whole, checked and in its place"""
+    import http.client
     import urllib.request
     for attempt in range(4):
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 content = answer.read()
             break
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:       # a text that ends too early is no OSError
             if attempt == 3:
                 raise BadInput(f"{url}: the download broke: {first_line(error)}; --source takes a local copy") from None
             time.sleep(2**attempt)

@@ -42,7 +42,11 @@ PROGRAM = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else HERE + "/../buil
 # ---- running the scripts ----
 
 def drive(path):
-    """Runs many commands in one process, since loading `datasets` takes seconds. `path`: a list of command lines, JSON; -> [status, output]"""
+    """Runs many commands in one process, since loading `datasets` takes seconds. `path`: a list of command lines, JSON; -> [status, output].
+    The first word is a script of data/, without .py, or the path of one. With HURRY in the environment nobody waits before trying again."""
+    if "HURRY" in os.environ:
+        wait = time.sleep
+        time.sleep = lambda seconds: wait(min(seconds, 0.01))
     with open(path) as file:
         commands = json.load(file)
     results = []
@@ -51,7 +55,7 @@ def drive(path):
         with tempfile.TemporaryFile() as said:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
-            sys.argv = [f"{DATA}/{command[0]}.py"] + command[1:]
+            sys.argv = [os.path.join(DATA, command[0] + ".py")] + command[1:]
             status = 0
             try:
                 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -620,14 +624,16 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def answer(self, code, content=b"", **headers):
+    def answer(self, code, content=b"", cut=False, **headers):
+        """`cut`: the connection breaks in the middle"""
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(content[:len(content) // 2] if cut else content)
+            self.close_connection = cut or self.close_connection
 
     def entry(self, root, name):
         with contextlib.suppress(IsADirectoryError), open(f"{root}/{name}", "rb") as file:
@@ -637,16 +643,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
         return {"type": "directory", "oid": "0" * 40, "size": 0, "path": name}
 
     def file(self, path):
-        if not os.path.isfile(path) or os.path.basename(path) in self.server.lost:
+        name = os.path.basename(path)
+        if not os.path.isfile(path) or name in self.server.lost:
             return self.answer(404, X_Error_Code="EntryNotFound")
+        cut = self.command == "GET" and self.server.cuts.get(name, 0) > 0
+        if cut:
+            self.server.cuts[name] -= 1
         with open(path, "rb") as file:
             content = file.read()
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": self.sha}
         asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if not asked:
-            return self.answer(200, content, **headers)
+            return self.answer(200, content, cut, **headers)
         first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
-        return self.answer(206, content[first:last + 1], Content_Range=f"bytes {first}-{last}/{len(content)}", **headers)
+        return self.answer(206, content[first:last + 1], cut, Content_Range=f"bytes {first}-{last}/{len(content)}", **headers)
 
     def do_GET(self):
         path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
@@ -664,9 +674,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 names = urllib.parse.parse_qs(asked.decode()).get("paths") or json.loads(asked or b"{}").get("paths", [])
                 answer = [self.entry(root, name) for name in names if os.path.exists(f"{root}/{name}")]
             return self.answer(200, json.dumps(answer).encode(), Content_Type="application/json")
+        if path.startswith("/plain/"):
+            return self.file(self.server.root + path)
         found = re.match(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.*)", path)
         return self.file(f"{self.server.root}/{found[1]}/{found[3]}") if found else self.answer(404)
     do_HEAD = do_POST = do_GET
+
+
+def start_hub(root, scratch):
+    """-> the stand-in for the hub, with what lies below `root`, and the environment in which it is asked"""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.root, server.lost, server.cuts, server.revisions = root, set(), {}, set()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": scratch + "/home", "HF_HUB_DISABLE_XET": "1",
+                    "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
 def test_hub(scratch, tokenizer):
@@ -682,13 +703,11 @@ def test_hub(scratch, tokenizer):
         write(where + "/val.jsonl.zst", zstd(lines_of(texts["val"])))
     shutil.copytree(tokenizer, root + "/EleutherAI/pythia-70m")
     base, local = ["--shard-tokens", "30000"], ["--tokenizer", tokenizer, "--source"]
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.lost, server.revisions = root, {"01.jsonl.zst"}, set()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server, environment = start_hub(root, scratch)
+    server.lost = {"01.jsonl.zst"}
     try:
         results = run_many(scratch, [["minipile", "--out", scratch + "/out", *base, "--revision", "main"], ["pile", "--out", scratch + "/broken", *base]],
-                           HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HOME=scratch + "/home", HF_HUB_DISABLE_XET="1",
-                           HF_HUB_DISABLE_TELEMETRY="1", NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
+                           **environment)
         succeed(results[0], "minipile")
         refuse(results[1], "a download that breaks", "pile-uncopyrighted@3be90335b66f24456a5d6659d9c8d208c0357119/train/01.jsonl.zst: the download broke")
         require("stay: run it again, and it goes on behind" in results[1][1], results[1][1])
@@ -697,7 +716,7 @@ def test_hub(scratch, tokenizer):
         results = run_many(scratch, [["pile", "--out", scratch + "/broken", *base], ["pile", *base, *local, scratch + "/pile", "--out", scratch + "/pile-out"],
                                      ["minipile", *base, *local, scratch + "/minipile", "--out", scratch + "/local"],
                                      ["minipile", "--out", scratch + "/out", *base, "--revision", "main"]],
-                           HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HOME=scratch + "/home", HF_HUB_DISABLE_XET="1")
+                           **environment)
     finally:
         server.shutdown()
     for result in results:
@@ -718,6 +737,45 @@ def test_hub(scratch, tokenizer):
     return f"{check_manifest(scratch + '/broken')['totals']['train']['shards']} shards, {len(server.revisions)} revisions"
 
 
+def test_cut(scratch, tokenizer):
+    """Answers that break in the middle, of zstd, Parquet, a plain file and a tokenizer: asked again, the same bytes; for ever: one line, nothing
+    half-written"""
+    texts = parquet_sources(scratch)
+    root, plain = scratch + "/hub", "\n".join(texts["a"]).encode()
+    parquet, zst = "train-00000-of-00002-6f.parquet", "00.jsonl.zst"
+    shutil.copytree(scratch + "/minipile", root + "/JeanKaddour/minipile")
+    write(f"{root}/monology/pile-uncopyrighted/train/{zst}", zstd(lines_of(texts["a"])))
+    write(root + "/mit-han-lab/pile-val-backup/val.jsonl.zst", zstd(lines_of(texts["val"])))
+    write(root + "/plain/input.txt", plain)
+    shutil.copytree(tokenizer, root + "/EleutherAI/pythia-70m")
+    server, environment = start_hub(root, scratch)
+    write(scratch + "/plain.py", f"""import corpus
+corpus.main(corpus.Corpus("plain", "A text.", url="http://127.0.0.1:{server.server_port}/plain/input.txt", sha256="{hashlib.sha256(plain).hexdigest()}",
+                          val_share=0.1))""")
+    scripts = {"minipile": parquet, "pile": zst, scratch + "/plain": "input.txt"}
+
+    def make(kind, **cuts):
+        server.cuts = {"tokenizer.json": 1, **cuts}
+        return run_many(scratch, [[script, "--out", f"{scratch}/{kind}/{script.split('/')[-1]}"] for script in scripts], HURRY="1", **environment)
+    try:
+        whole = make("whole")
+        require(server.cuts == {"tokenizer.json": 0}, f"the tokenizer: {server.cuts}")
+        twice = make("twice", **{name: 2 for name in scripts.values()})
+        require(not any(server.cuts[name] for name in scripts.values()), f"answers that were not cut: {server.cuts}")
+        never = make("never", **{name: 10**9 for name in scripts.values()})
+    finally:
+        server.shutdown()
+    for script, a, b, c in zip(scripts, whole, twice, never):
+        name = script.split("/")[-1]
+        succeed(a, f"{script}, whole")
+        succeed(b, f"{script}, cut twice")
+        require_same(f"{scratch}/whole/{name}", f"{scratch}/twice/{name}", f"{name}, cut twice")
+        refuse(c, f"{script}, never whole", scripts[script] + ": the download broke: ")
+        left = [file for file in content_of(f"{scratch}/never/{name}") if not re.fullmatch(r"progress\.json|val_000000\.bin|tokenizer/.*", file)]
+        require(not left, f"{name}, never whole: left {left}")
+    return f"{len(scripts)} kinds of files"
+
+
 def main():
     if len(sys.argv) > 2 and sys.argv[1] == "--drive":
         drive(sys.argv[2])
@@ -727,7 +785,7 @@ def main():
     wanted = sys.argv[2:]
     tests = {"Parquet": test_parquet, "any text": test_text, "bytes": test_bytes, "tiny Shakespeare": test_shakespeare,
              "tokenizers that build/tokens refuses": test_library, "bad input": test_bad, "killed": test_killed, "again": test_again,
-             "a full disk": test_full, "the hub": test_hub}
+             "a full disk": test_full, "the hub": test_hub, "answers that break": test_cut}
 
     def in_scratch(test):
         with tempfile.TemporaryDirectory() as scratch:

@@ -125,7 +125,10 @@ ifneq ($(TEXTS),)
 override DATA := data/texts/$(basename $(notdir $(firstword $(TEXTS))))$(if $(word 2,$(TEXTS)),_and_more)-$(shell \
     printf '%s\n' $(TEXTS:%="%") "$(VAL_SHARE)" "$(TOKENIZER)" | cksum | cut -d' ' -f1)
 endif
-# What a script of data/ has made: many shards, and the tokenizer.
+# What a script of data/ has made: many shards, and the tokenizer. One that did not end has left a part of them.
+unfinished = $(if $(wildcard $(1)/manifest.json),,$(wildcard $(1)/progress.json))
+$(if $(call unfinished,$(DATA)),$(error DATA=$(DATA): expected all shards of a corpus, found those of a run that did not end \
+    (progress.json, no manifest.json); the command that began them, build/venv/bin/python data/NAME.py --out $(DATA), goes on there))
 CORPUS := $(wildcard $(DATA)/train_000000.bin)
 ifneq ($(CORPUS),)
 TOKENIZER := $(or $(TOKENIZER),$(wildcard $(DATA)/tokenizer))
@@ -208,9 +211,10 @@ endef
 
 # The reference's quick start, pythia-70m on MiniPile in GPT-NeoX's tokens, is what the Pythias train where data/minipile has
 # the shards and a GPU has the memory for it. QUICK=1 asks for it elsewhere, QUICK=0 for the small model.
-MINIPILE := $(wildcard data/minipile/train_000000.bin)
+# (Where they are not all there yet, its recipe says so.)
+MINIPILE := $(wildcard data/minipile/train_000000.bin) $(call unfinished,data/minipile)
 GPU_MEMORY = $(if $(filter gpu,$(DEVICE)),$(shell dev/gpu_sm.sh memory),0)
-QUICK ?= $(if $(and $(MINIPILE),$(if $(DATA_GIVEN),,1)),$(shell [ "$(or $(GPU_MEMORY),0)" -ge 16000 ] && echo 1 || echo no),0)
+QUICK ?= $(if $(and $(strip $(MINIPILE)),$(if $(DATA_GIVEN),,1)),$(shell [ "$(or $(GPU_MEMORY),0)" -ge 16000 ] && echo 1 || echo no),0)
 QUICK := $(QUICK)
 is_quick = $(and $(filter pythia,$(1)),$(filter 1,$(QUICK)))
 quick_out = $(or $(OUT),out/minipile_$(1))

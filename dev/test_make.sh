@@ -201,6 +201,25 @@ quick DEVICE=cpu DATA=small
 ok "other data" [ "$(grep -c minipile "$tmp/log")" = 0 ]
 touch data/minipile/train_000000.bin && TRAINER=/bin/echo dev/recipes/minipile.sh vanilla >"$tmp/log" 2>&1
 ok "the other command" says "--model pythia-70m --ponder 0 --scale-embeds 0 --init stock"
+# A run of data/minipile.py that did not end has left some shards, or none yet.
+touch data/minipile/progress.json
+for shards in some none; do
+    [ $shards = some ] || rm data/minipile/*.bin
+    quick DEVICE=cpu
+    ok "$shards of the shards, no manifest: what it would take" says "the quick start of the reference on it would be"
+    run_make train_pythia_ponder DEVICE=cpu QUICK=1
+    status=$?
+    ok "$shards of the shards" fails_saying "data/minipile: expected all shards of a corpus, found those of a run that did not end"
+    ok "$shards of the shards: the command that goes on" says "goes on there: build/venv/bin/python data/minipile.py --out data/minipile"
+    run_make data DATA=data/minipile
+    status=$?
+    ok "$shards of the shards, as DATA" fails_saying "DATA=data/minipile: expected all shards of a corpus"
+    ok "$shards of the shards: something was made there" [ ! -e data/minipile/train.bin ]
+done
+touch data/minipile/train_000000.bin data/minipile/val_000000.bin data/minipile/manifest.json
+TRAINER=/bin/echo dev/recipes/minipile.sh vanilla >"$tmp/log" 2>&1
+ok "ended before progress.json was removed" says "--model pythia-70m"
+rm data/minipile/*.json
 
 # ---- data that is half made ----
 

@@ -169,6 +169,8 @@ recipe_run() {
     dry) quoted "${command[@]}" ;;
     run)
         local found=("$data"/train_*.bin)
+        [ ! -e "$data/progress.json" ] || [ -e "$data/manifest.json" ] || die "$data: expected all shards of a corpus, found those of a run that did not \
+end (progress.json, no manifest.json); the command that began them goes on there: $make_data"
         [ -e "${found[0]}" ] || die "$data: expected shards train_*.bin, found none; $make_data, or DATA=DIR where they are"
         [ -x "$trainer" ] || die "no $trainer: make gpu (CUDA Toolkit) builds it; TRAINER=FILE names another program"
         exec "${command[@]}"

@@ -17,7 +17,10 @@ import signal
 import sys
 import time
 
-import numpy
+try:
+    import numpy
+except ImportError as error:
+    sys.exit(f"convert: expected the Python package numpy (make venv makes an environment with it), found none: {error}")
 
 import shards
 import token_formats

@@ -812,6 +812,7 @@ def main(corpus, arguments=None):
     run, status = None, 1
     try:
         run = Run(corpus, parse(corpus, arguments))
+        import numpy    # which all need in the end: before anything is asked for or written
         if run.o.source and os.path.exists(run.o.tokenizer):    # nothing is asked of the hub, then
             os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
         run.main()

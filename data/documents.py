@@ -237,7 +237,7 @@ def rows(file, column, skip):
     expected = {"text": "plain text"}.get(kind, kind) + kind_of(file.name)[1]
     try:
         yield from readers[kind](file, column, skip)
-    except (BadInput, MemoryError):
+    except (BadInput, MemoryError, ImportError):
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError, csv.Error) as error:      # pyarrow's are ValueErrors, too
         raise BadInput(f"{file.path}: expected {expected}, found a damaged file: {first_line(error)}") from None

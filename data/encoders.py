@@ -15,8 +15,6 @@ import secrets
 import subprocess
 import tempfile
 
-import numpy
-
 import shards
 from documents import BadInput, first_line
 
@@ -242,11 +240,13 @@ class Library:
 
     def encode(self, texts):
         """Yields the tokens of each text, end of text behind it"""
+        import numpy
         batch = [text.decode("utf-8", "replace") for text in texts]
         for one in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             yield numpy.array(one.ids + [self.eot], dtype=numpy.int64)
 
     def pieces(self, texts):
+        import numpy
         batch, size = [], 0
         for text in texts:
             batch.append(text)

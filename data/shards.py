@@ -7,8 +7,6 @@ Magic 20240520, version 1: uint16; magic 20240801, version 7: uint32. header[2] 
 import contextlib
 import os
 
-import numpy
-
 HEADER_BYTES = 1024
 MOST_TOKENS = 2**31 - 1
 TYPES = {(20240520, 1): "<u2", (20240801, 7): "<u4"}      # header[0], header[1] -> type of a token
@@ -47,6 +45,7 @@ def new_file(path):
 
 def header(width, count):
     """-> the 1,024 bytes before `count` tokens of `width` bytes, 2 or 4"""
+    import numpy        # here, and not above: who has it not is told so by main
     words = numpy.zeros(256, dtype="<i4")
     words[:3] = (20240520, 1, count) if width == 2 else (20240801, 7, count)
     return words.tobytes()
@@ -55,6 +54,7 @@ def header(width, count):
 def write_shard(path, pieces, width):
     """Writes the tokens of all arrays in `pieces` (an iterable, taken once) as one shard of tokens of `width` bytes, 2 or 4.
     -> number of tokens. A token that does not fit raises BadShard."""
+    import numpy
     count, most = 0, 256**width - 1
     with new_file(path) as file:
         file.write(bytes(HEADER_BYTES))
@@ -73,6 +73,7 @@ def write_shard(path, pieces, width):
 
 def read_shard(path):
     """-> the tokens of a shard, a read-only array that the file is mapped to. Raises BadShard; OSError where it cannot be opened."""
+    import numpy
     size = os.stat(path).st_size
     words = numpy.fromfile(path, dtype="<i4", count=256)
     if words.size < 256:

@@ -421,6 +421,33 @@ def test_library(scratch, tokenizer):
     return f"{count} shards"
 
 
+def test_packages(scratch, tokenizer):
+    """Without the environment's packages, or with numpy alone: one line that names what is missing and `make venv`, no traceback, nothing written"""
+    import numpy
+    write(scratch + "/t.txt", "text\n" * 50)
+    parquet = write_parquet(scratch + "/t.parquet", ["text"] * 50)
+    where = os.path.dirname(os.path.dirname(numpy.__file__))
+    for name in os.listdir(where):
+        if re.fullmatch(r"numpy(\.libs)?", name):
+            os.makedirs(scratch + "/numpy", exist_ok=True)
+            os.symlink(f"{where}/{name}", f"{scratch}/numpy/{name}")
+    out, base = scratch + "/out", ["--tokenizer", tokenizer, "--program", PROGRAM]
+    cases = [("", ["text", scratch + "/t.txt", "--out", out, *base], "(make venv)", "'numpy'"),
+             ("", ["minipile", "--out", out, "--program", PROGRAM], "(make venv)", "'numpy'"),
+             ("", ["convert", "x.bin", "--to", "llmc", "--out", out], "(make venv ", "'numpy'"),
+             (scratch + "/numpy", ["text", parquet, "--out", out + "2", *base], "(make venv)", "'pyarrow'"),
+             (scratch + "/numpy", ["minipile", "--out", out + "2", *base], "(make venv)", "'huggingface_hub'")]
+    for path, (script, *words), said, package in cases:
+        done = subprocess.run([sys.executable, "-S", f"{DATA}/{script}.py", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env={**os.environ, "PYTHONPATH": path})
+        lines = done.stdout.strip().split("\n")
+        require(done.returncode == 1 and len(lines) == 1 and said in lines[0] and package in lines[0] and not os.path.exists(out),
+                f"{script}, {package}: exit status {done.returncode}, {done.stdout!r}")
+    helped = subprocess.run([sys.executable, "-S", DATA + "/minipile.py", "--help"], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ""})
+    require(helped.returncode == 0 and "--tokenizer" in helped.stdout, f"--help: {helped.stdout!r}")
+    return f"{len(cases)} cases"
+
+
 def test_bad(scratch, tokenizer):
     """What cannot be read: one line that says what and where, no shard"""
     texts = documents_of(5, 200)
@@ -784,7 +811,7 @@ def main():
         sys.exit(f"test_data: {PROGRAM}: expected build/tokens, found none; make build/tokens")
     wanted = sys.argv[2:]
     tests = {"Parquet": test_parquet, "any text": test_text, "bytes": test_bytes, "tiny Shakespeare": test_shakespeare,
-             "tokenizers that build/tokens refuses": test_library, "bad input": test_bad, "killed": test_killed, "again": test_again,
+             "tokenizers that build/tokens refuses": test_library, "no packages": test_packages, "bad input": test_bad, "killed": test_killed, "again": test_again,
              "a full disk": test_full, "the hub": test_hub, "answers that break": test_cut}
 
     def in_scratch(test):

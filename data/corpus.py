@@ -15,6 +15,7 @@ Of a split by hashes, validation's documents wait in a file (.val.documents) who
 """
 
 import argparse
+import array
 import contextlib
 import dataclasses
 import errno
@@ -360,12 +361,13 @@ class Phase:
     def __init__(self, run, split, files, at):
         self.run, self.split, self.files, self.position = run, split, files, dict(at)
         self.before = [sum(file.size for file in files[:n]) for n in range(len(files) + 1)]
+        self.number = 0     # of the file that is being read
         self.meter = Meter(self.before[-1])
 
     def __iter__(self):
         at = self.position
         for number in range(at["file"], len(self.files)):
-            file = self.files[number]
+            file, self.number = self.files[number], number
             for row, done, text in documents.rows(file, self.run.o.column, at["row"]):
                 at["row"] = row
                 if signals:     # the exception was lost in a library
@@ -388,6 +390,13 @@ class Phase:
 
     def clear(self):
         self.meter.clear()
+
+    def place(self):
+        """-> where the last document is, in two numbers; say_place: in words"""
+        return self.number, self.position["row"]
+
+    def say_place(self, number, row):
+        return documents.place(self.files[number], row)
 
     def keep(self, at, text):
         """-> what of a document is trained on; the rest waits for validation"""
@@ -412,7 +421,7 @@ class Spooled:
     """The documents of .val.documents"""
 
     def __init__(self, run, at):
-        self.run, self.position = run, dict(at)
+        self.run, self.position, self.start = run, dict(at), 0
 
     def __iter__(self):
         at = self.position
@@ -420,11 +429,22 @@ class Spooled:
             file.seek(at["row"])
             while length := file.read(8):
                 text = file.read(int.from_bytes(length, "little"))
-                at["row"] = file.tell()
+                self.start, at["row"] = at["row"], file.tell()
                 yield text
 
     def clear(self):
         """It shows no progress: there is little to read."""
+
+    def place(self):
+        """-> as Phase.place, but of this file alone"""
+        return 0, self.start
+
+    def say_place(self, _, start):
+        """Nothing says where it came from, so its first words."""
+        with open(self.run.path(SPOOL), "rb") as file:
+            file.seek(start)
+            begin = file.read(min(40, int.from_bytes(file.read(8), "little")))
+        return f"{file.name}: the held-out document that begins with {begin!r}"
 
 
 class Run:
@@ -593,16 +613,19 @@ class Run:
             shards.sync_directory(directory)
             encoder.move(directory)
 
-    def texts(self):
-        """Documents of training, from the first on, before any split"""
+    def placed_texts(self):
+        """Documents of training, from the first on, before any split: file, row, text"""
         count = 0
         for file in self.files["train"]:
-            for _, _, text in documents.rows(file, self.o.column, 0):
+            for row, _, text in documents.rows(file, self.o.column, 0):
                 if text:
-                    yield text
+                    yield file, row, text
                     count += 1
                 if count == self.o.limit:
                     return
+
+    def texts(self):
+        return (text for _, _, text in self.placed_texts())
 
     def split(self):
         """-> how documents are held out: None, by hash, or by a cut"""
@@ -616,9 +639,10 @@ class Run:
 
     def measure(self, encoder):
         """-> bytes and tokens of the first megabyte, and the token that ends a document"""
-        sample, size = [], 0
-        for text in self.texts():
+        sample, places, size = [], [], 0
+        for file, row, text in self.placed_texts():
             sample.append(text[:MEASURED])
+            places.append((file, row))
             size += len(sample[-1])
             if size >= MEASURED:
                 break
@@ -626,7 +650,7 @@ class Run:
             raise BadInput(f"{self.files['train'][0].path}: expected documents, found none that is not empty"
                            f"{' in any of the files' if len(self.files['train']) > 1 else ''}")
         path = self.path(".measure.bin")
-        tokens = encoder.write(path, iter(sample))
+        tokens = encoder.write(path, iter(sample), lambda n: documents.place(*places[n]))
         eot = int(shards.read_shard(path)[-1])
         os.unlink(path)
         return size, tokens, eot
@@ -664,15 +688,17 @@ class Run:
         while (first := next(feed, None)) is not None:
             number = sum(shard["name"].startswith(split) for shard in self.state["shards"])
             shard = {"name": f"{split}_{number:06d}.bin", "documents": 0, "tokens": 0, "bytes": 0}
+            places = array.array("Q")       # of its documents: file, row
 
-            def texts(text=first, shard=shard):
+            def texts(text=first, shard=shard, places=places):
                 while text is not None:
+                    places.extend(phase.place())
                     shard["documents"] += 1
                     shard["bytes"] += len(text)
                     yield text
                     text = next(feed, None) if shard["bytes"] < self.state["shard_bytes"] else None
             path = self.path(shard["name"])
-            shard["tokens"] = encoder.write(path, texts())
+            shard["tokens"] = encoder.write(path, texts(), lambda n, places=places: phase.say_place(*places[2 * n:2 * n + 2]))
             shard.update(size=os.path.getsize(path), sha256=digest(path))
             self.sync_spool()
             self.state["shards"].append(shard)

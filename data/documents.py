@@ -228,6 +228,12 @@ def parquet_rows(file, column, skip):
         raise BadInput(f"{file.path}: expected {rows} rows, found {row}")
 
 
+def place(file, row):
+    """-> a document in words, for messages: the file, and which row of it as rows() counts them"""
+    kind = kind_of(file.name)[0] or "text"
+    return file.path if kind == "text" else f"{file.path}: {'line or element' if kind == 'json' else 'row'} {row}"
+
+
 def rows(file, column, skip):
     """Yields, of every document behind the first `skip` rows: the number of rows (lines, elements) up to it, how much of the file that is
     (0 to 1), and its text. Raises BadInput."""

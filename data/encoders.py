@@ -145,8 +145,8 @@ class Program:
             raise BadInput(f"{self.command[0]} --count 1: expected a number, found {first_line(done.stderr + done.stdout)!r}; build it anew")
         return int(done.stdout)
 
-    def write(self, path, texts):
-        """Makes a shard of the texts, bytes. -> number of tokens"""
+    def write(self, path, texts, place):
+        """Makes a shard of the texts, bytes. -> number of tokens. `place`: says where text n came from, for messages"""
         directory, base = os.path.split(path)
         part = f"{directory}/.{base.removesuffix('.bin')}.{os.getpid()}.{secrets.token_hex(4)}.part.bin"
         sent = 0
@@ -166,7 +166,7 @@ class Program:
                 status = process.wait()
                 said.seek(0)
                 printed.seek(0)
-                self.check(path, part, status, sent, said.read().decode(errors="replace"), printed.read().decode(errors="replace"))
+                self.check(path, part, status, sent, said.read().decode(errors="replace"), printed.read().decode(errors="replace"), place)
                 tokens = len(shards.read_shard(part))
                 os.replace(part, path)
             except BaseException:
@@ -180,10 +180,12 @@ class Program:
         return tokens
 
     @staticmethod
-    def check(path, part, status, sent, said, printed):
+    def check(path, part, status, sent, said, printed, place):
         if status:
             lines = [line.removeprefix("error: ") for line in said.strip().splitlines() if "documents, " not in line]
             reason = lines[-1].replace(part, path) if lines else "it said nothing"
+            reason = re.sub(r"/\.tokenizer\.\d+/", "/tokenizer/", reason)      # as it is called when the run has begun
+            reason = re.sub(r"^standard input: document (\d+)", lambda found: place(int(found[1])), reason)
             raise BadInput(reason if status == 1 else f"{path}: build/tokens ended with {status}: {reason}")
         if f": {sent} documents, " not in printed:
             raise BadInput(f"{path}: expected build/tokens to have {sent} documents, found {first_line(printed)!r}")
@@ -257,8 +259,8 @@ class Library:
         if batch:
             yield numpy.concatenate(list(self.encode(batch)))
 
-    def write(self, path, texts):
-        """As Program.write"""
+    def write(self, path, texts, place):
+        """As Program.write; the library encodes any text"""
         try:
             with named(path):
                 return shards.write_shard(path, self.pieces(texts), self.width)

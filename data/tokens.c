@@ -37,7 +37,9 @@ typedef struct {
 // A part of a block: a document, or a part of one.
 typedef struct {
     size_t at, size;
-    int first, last;  // of its document
+    int first, last;    // of its document
+    const char* path;   // where that is, for messages,
+    uint64_t document;  // and which one there
 } TokensPart;
 
 typedef struct {
@@ -467,7 +469,8 @@ static void block_reserve(TokensBlock* block, size_t capacity) {
     block->capacity = capacity;
 }
 
-static void block_add_part(TokensBlock* block, size_t at, int first, int last) {
+// Adds what was read last, from `at` on: of the document that r reads.
+static void block_add_part(TokensBlock* block, const TokensReader* r, size_t at, int first, int last) {
     if (block->part_count == block->part_capacity) {
         block->part_capacity = block->part_capacity ? 2 * block->part_capacity : 64;
         TokensPart* parts = (TokensPart*)xalloc(block->part_capacity, sizeof(TokensPart), "documents of a block");
@@ -475,7 +478,7 @@ static void block_add_part(TokensBlock* block, size_t at, int first, int last) {
         free(block->parts);
         block->parts = parts;
     }
-    block->parts[block->part_count++] = (TokensPart){at, block->size - at, first, last};
+    block->parts[block->part_count++] = (TokensPart){at, block->size - at, first, last, r->path, r->documents - 1};
 }
 
 // Dies if what was read of a document, since it was last cut, is more than can be encoded.
@@ -503,7 +506,7 @@ static int tokens_fill(TokensReader* r, TokensBlock* block) {
             if (got < room || (r->o->framed && r->left == 0)) {
                 tokens_check_length(r, block->size - start);
                 tokens_end_document(r);
-                block_add_part(block, start, first, 1);
+                block_add_part(block, r, start, first, 1);
                 break;
             }
             size_t cut = encoder_cut(r->encoder, block->text + start, block->size - start);
@@ -513,7 +516,7 @@ static int tokens_fill(TokensReader* r, TokensBlock* block) {
                 r->rest = (char*)xalloc(r->rest_size, 1, "the rest of a block");
                 memcpy(r->rest, block->text + start + cut, r->rest_size);
                 block->size -= r->rest_size;
-                block_add_part(block, start, first, 0);
+                block_add_part(block, r, start, first, 0);
                 return 1;
             }
             tokens_check_length(r, block->size - start);
@@ -529,6 +532,8 @@ static void tokens_encode_block(Encoder* encoder, TokensBlock* block, int eot) {
     encoder->count = 0;
     for (size_t i = 0; i < block->part_count; i++) {
         const TokensPart* part = &block->parts[i];
+        encoder->path = part->path;
+        encoder->document = part->document;
         encoder_run(encoder, block->text + part->at, part->size, part->first);
         if (part->last) { encoder_append(encoder, &eot, 1); }
     }

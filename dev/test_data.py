@@ -375,6 +375,36 @@ def test_bytes(scratch, tokenizer):
     return f"{len(odd)} bytes"
 
 
+def test_no_token(scratch, tokenizer):
+    """A vocabulary without the bytes that UTF-8 never has, GPT-NeoX's: a text with one is refused by its file and row"""
+    texts = [f"text number {n}\n" for n in range(900)]
+    few = scratch + "/few"
+    with open(tokenizer + "/tokenizer.json") as file:
+        made = json.load(file)
+    for byte in (0xc0, 0xc1, *range(0xf5, 0x100)):
+        made["model"]["vocab"][f"no{byte:x}"] = made["model"]["vocab"].pop(chr(byte))     # its letter in the alphabet of bytes
+    write(few + "/tokenizer.json", json.dumps(made))
+    write(scratch + "/a.txt", "caf\u00e9 \u4e2d\n" * 500)
+    write(scratch + "/b.txt", "Gr\u00f6\u00dfe\n".encode("latin-1"))
+    write(scratch + "/c.csv", csv_of(texts[:3] + ["x" * (1 << 21)] + texts).encode().replace(b"number 700", b"n\xf6 700"))   # beyond what is measured
+    parts = {False: b"", True: b""}
+    for n in range(10):         # one that is held out, and is not the first
+        held = b"gr\xf6n %d" % n
+        parts[int.from_bytes(hashlib.blake2b(held, digest_size=8).digest(), "little") < 0.5 * 2**64] = held
+    write(scratch + "/d.csv", csv_of(["x" * (1 << 20)] + texts).encode() + b"7," + parts[True] + b"\n")
+    base = ["--tokenizer", few, "--eot", "<|endoftext|>"]
+    cases = [(["a.txt", "b.txt"], [], "/b.txt cannot be encoded: "), (["a.txt", "c.csv"], ["--val-share", "0"], "/c.csv: row 705 cannot be encoded: "),
+             (["d.csv"], ["--val-share", "0.5"], f"the held-out document that begins with {parts[True]!r} cannot be encoded: ")]
+    commands = [["text", *(f"{scratch}/{name}" for name in names), "--out", f"{scratch}/{n}", *base, *more] for n, (names, more, _) in enumerate(cases)]
+    commands.append(["text", scratch + "/a.txt", "--out", scratch + "/good", *base])
+    results = run_many(scratch, commands)
+    for result, (_, _, words) in zip(results, cases):
+        refuse(result, words, words)
+        require("/tokenizer/tokenizer.json has no token for the byte 0xf6" in result[1].splitlines()[-1], result[1])
+    succeed(results[-1], "UTF-8")
+    return f"{len(cases)} cases"
+
+
 def test_shakespeare(scratch, tokenizer):
     text, neox = SHARED + "/data/tinyshakespeare.txt", SHARED + "/tokenizers/gpt-neox-20b"
     if not os.path.exists(text) or not os.path.exists(neox):
@@ -810,7 +840,7 @@ def main():
     if not os.access(PROGRAM, os.X_OK):
         sys.exit(f"test_data: {PROGRAM}: expected build/tokens, found none; make build/tokens")
     wanted = sys.argv[2:]
-    tests = {"Parquet": test_parquet, "any text": test_text, "bytes": test_bytes, "tiny Shakespeare": test_shakespeare,
+    tests = {"Parquet": test_parquet, "any text": test_text, "bytes": test_bytes, "bytes without a token": test_no_token, "tiny Shakespeare": test_shakespeare,
              "tokenizers that build/tokens refuses": test_library, "no packages": test_packages, "bad input": test_bad, "killed": test_killed, "again": test_again,
              "a full disk": test_full, "the hub": test_hub, "answers that break": test_cut}
 

@@ -36,6 +36,8 @@ typedef struct {
     size_t ids_capacity;
     StringBuilder texts[2];  // what a normalizer makes, its steps by turns
     StringBuilder marked;    // with U+2581 for spaces
+    const char* path;        // for messages: of which file the text is, NULL: of none,
+    uint64_t document;       // and which document there, from 0
 } Encoder;
 
 static inline void encoder_begin(Encoder* e, const Tokenizer* tokenizer, int special) {
@@ -72,8 +74,9 @@ static inline void encoder_append(Encoder* e, const int* tokens, size_t n) {
 
 // ---- one word ----
 
-// What stands for a character that has no piece, into ids; returns how many.
-static inline size_t encoder_unknown(const Tokenizer* t, const char* text, size_t size, int* ids) {
+// What stands for a character that has no piece, into ids; returns how many. Dies if nothing does.
+static inline size_t encoder_unknown(const Encoder* e, const char* text, size_t size, int* ids) {
+    const Tokenizer* t = e->tokenizer;
     int all = t->byte_fallback;
     for (size_t i = 0; i < size && all; i++) {
         ids[i] = t->byte_token[(unsigned char)text[i]];
@@ -81,7 +84,9 @@ static inline size_t encoder_unknown(const Tokenizer* t, const char* text, size_
     }
     if (all) { return size; }
     if (t->unknown < 0) {
-        die("the text cannot be encoded: %s has no token for %s", t->source,
+        char* whose = e->path ? format_string("%s: document %llu", e->path, (unsigned long long)e->document)
+                              : format_string("the text");
+        die("%s cannot be encoded: %s has no token for %s", whose, t->source,
             json_utf8_length(text, size) ? json_shown(text, size)
                                          : format_string("the byte 0x%02x", (unsigned char)*text));
     }
@@ -90,7 +95,8 @@ static inline size_t encoder_unknown(const Tokenizer* t, const char* text, size_
 }
 
 // The characters of a word as ids (n); returns how many.
-static inline size_t encoder_take_apart(const Tokenizer* t, const char* word, size_t n, int* ids) {
+static inline size_t encoder_take_apart(const Encoder* e, const char* word, size_t n, int* ids) {
+    const Tokenizer* t = e->tokenizer;
     size_t count = 0, size;
     if (t->kind == TOKENIZER_BPE) {
         for (size_t i = 0; i < n; i++) {
@@ -98,7 +104,7 @@ static inline size_t encoder_take_apart(const Tokenizer* t, const char* word, si
             if (id >= 0) {
                 ids[count++] = id;
             } else {
-                count += encoder_unknown(t, word + i, 1, ids + count);
+                count += encoder_unknown(e, word + i, 1, ids + count);
             }
         }
         return count;
@@ -115,7 +121,7 @@ static inline size_t encoder_take_apart(const Tokenizer* t, const char* word, si
         if (id >= 0) {
             ids[count++] = id;
         } else {
-            count += encoder_unknown(t, word + i, size, ids + count);
+            count += encoder_unknown(e, word + i, size, ids + count);
         }
     }
     return count;
@@ -135,7 +141,7 @@ static inline void encoder_append_merged(Encoder* e, const int* ids, size_t n, s
         if (t->aliases && ids[i] >= t->alias_start) {
             const TokenizerAlias* alias = &t->aliases[ids[i] - t->alias_start];
             few[0] = alias->id;
-            if (alias->id < 0) { count = encoder_unknown(t, alias->key, alias->size, few); }
+            if (alias->id < 0) { count = encoder_unknown(e, alias->key, alias->size, few); }
         }
         int again = t->fuse && few[0] == t->unknown && e->count > start && e->tokens[e->count - 1] == t->unknown;
         if (!again) { encoder_append(e, few, count); }
@@ -164,7 +170,7 @@ static inline void encoder_word(Encoder* e, const char* word, size_t n, size_t s
     if (id >= 0) {
         encoder_append(e, &id, 1);
     } else {
-        size_t count = encoder_take_apart(t, word, n, ids);
+        size_t count = encoder_take_apart(e, word, n, ids);
         encoder_append_merged(e, ids, bpe_merge(&t->merges, &e->room, ids, count), start);
     }
     size_t count = e->count - before;

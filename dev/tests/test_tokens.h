@@ -195,41 +195,92 @@ static void test_tokens_long_normalizer(void) {
     tokenizer_close(tokenizer);
 }
 
-// Any bytes come back from what is encoded byte by byte; SentencePiece puts one space before them.
+// A fixture as GPT-2's first files, vocab.json and merges.txt.
+static Tokenizer* tokens_open_gpt2(const char* name) {
+    char *dir = test_directory("tokens"), *path = format_string("%s/%s", tokens_fixtures, name);
+    Json* model = NULL;
+    Json* root = json_read(path);
+    StringBuilder vocab = {0}, merges = {0};
+    model = (Json*)json_get(root, "model");
+    const Json *pieces = json_get(model, "vocab"), *list = json_get(model, "merges");
+    for (int i = 0; i < pieces->count; i++) {
+        sb_printf(&vocab, "%s", i ? ", " : "{");
+        json_append_string(&vocab, pieces->keys[i], strlen(pieces->keys[i]));
+        sb_printf(&vocab, ": %d", (int)pieces->items[i]->number);
+    }
+    sb_printf(&vocab, ", \"<|endoftext|>\": %d}", pieces->count);
+    sb_printf(&merges, "#version: 0.2\n");
+    for (int i = 0; i < list->count; i++) {
+        sb_printf(&merges, "%s %s\n", list->items[i]->items[0]->string, list->items[i]->items[1]->string);
+    }
+    char *first = format_string("%s/vocab.json", dir), *second = format_string("%s/merges.txt", dir);
+    write_bytes(first, vocab.data, vocab.size);
+    write_bytes(second, merges.data, merges.size);
+    Tokenizer* tokenizer = tokenizer_open(dir, TOKENIZER_MAX);
+    CHECK(!tokenizer->refusal && tokenizer->merges.count == (size_t)list->count, "%s as GPT-2's files: %s", name,
+          tokenizer->refusal ? tokenizer->refusal : "merges are missing");
+    json_free(root);
+    free(vocab.data), free(merges.data), free(first), free(second), free(path);
+    directory_remove_tree(dir);
+    free(dir);
+    return tokenizer;
+}
+
+// Any bytes come back from what is encoded byte by byte, where there is NFC from what that leaves alone; SentencePiece
+// and its kin put one space before them.
 static void test_tokens_round_trip(void) {
-    static const char* const names[] = {"llama-3.json", "smollm.json", "digits_together.json", "tinyllama.json",
-                                        "sentencepiece_byte_fallback.model"};
+    static const struct {
+        const char* name;
+        int space, nfc, gpt2;
+    } kinds[] = {
+        {"llama-3.json", 0, 0, 0},         {"smollm.json", 0, 0, 0},
+        {"digits_together.json", 0, 0, 0}, {"gpt-neox.json", 0, 1, 0},
+        {"qwen2.json", 0, 1, 0},           {"smollm.json", 0, 0, 1},
+        {"tinyllama.json", 1, 0, 0},       {"sentencepiece_byte_fallback.model", 1, 0, 0},
+    };
     enum { N = 3000 };
-    static char text[N];
+    char any[N];
     for (int i = 0; i < N; i++) {
         uint32_t word = random_block(test_seed(1), 7, (uint64_t)i).word[0];
         static const char common[] = " a\n1\xe2\x96\x81\xc3\xcc";
-        text[i] = word >> 8 & 1 ? (char)word : common[word % 9];
+        any[i] = word >> 8 & 1 ? (char)word : common[word % 9];
     }
-    for (int k = 0; k < 5; k++) {
-        Tokenizer* tokenizer = tokens_open(names[k]);
+    memcpy(any, "e\xcc\x81 \xff\xf6 ", 7);  // which NFC changes
+    StringBuilder normal = {0}, again = {0};
+    unicode_begin();
+    CHECK(unicode_nfc(any, N, &normal) && memcmp(normal.data, any, 2) != 0, "NFC changed nothing");
+    CHECK(!unicode_nfc(normal.data, normal.size, &again) ||
+              (again.size == normal.size && memcmp(again.data, normal.data, again.size) == 0),
+          "NFC does not leave its own form alone");
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+        const char* name = kinds[k].name;
+        const char* text = kinds[k].nfc ? normal.data : any;
+        const size_t n = kinds[k].nfc ? normal.size : N, skip = (size_t)kinds[k].space;
+        Tokenizer* tokenizer = kinds[k].gpt2 ? tokens_open_gpt2(name) : tokens_open(name);
         int* tokens = NULL;
-        size_t count = tokens_of(tokenizer, text, N, 0, 0, &tokens);
+        size_t count = tokens_of(tokenizer, text, n, 0, 0, &tokens);
         StringBuilder sb = {0};
         for (size_t i = 0; i < count; i++) {
             char piece[TOKENIZER_PIECE];
             sb_append(&sb, piece, tokenizer_decode(tokenizer, tokens[i], piece));
         }
-        size_t skip = k >= 3, same = 0;
-        while (same < N && same + skip < sb.size) {
+        size_t same = 0;
+        while (same < n && same + skip < sb.size) {
             // U+2581 in a text cannot be told from a space.
-            if (k >= 3 && memcmp(text + same, SPACE_MARK, 3) == 0) { break; }
+            if (skip && memcmp(text + same, SPACE_MARK, 3) == 0) { break; }
             if (sb.data[same + skip] != text[same]) { break; }
             same++;
         }
-        int mark = k >= 3 && same + 3 <= N && memcmp(text + same, SPACE_MARK, 3) == 0;
-        CHECK((same == N && sb.size == N + skip) || mark, "%s: byte %zu of %d came back as %02x, was %02x", names[k],
-              same, N, same + skip < sb.size ? (unsigned char)sb.data[same + skip] : 0,
-              (unsigned char)text[min_size(same, N - 1)]);
+        int mark = skip && same + 3 <= n && memcmp(text + same, SPACE_MARK, 3) == 0;
+        CHECK((same == n && sb.size == n + skip) || mark, "%s: byte %zu of %zu came back as %02x, was %02x", name, same,
+              n, same + skip < sb.size ? (unsigned char)sb.data[same + skip] : 0,
+              (unsigned char)text[min_size(same, n - 1)]);
         free(sb.data);
         free(tokens);
         tokenizer_close(tokenizer);
     }
+    free(normal.data);
+    free(again.data);
 }
 
 // A million equal letters, spaces, marks: no time that grows with the square.
@@ -643,6 +694,70 @@ static void test_tokens_several_errors(void) {
     }
 }
 
+// Writes a fixture of byte-level BPE without the tokens of the bytes that UTF-8 never has, as GPT-NeoX's vocabulary lacks
+// them: their pieces have other names.
+static void tokens_put_no_bytes(const char* name, const char* fixture) {
+    char* path = format_string("%s/%s", tokens_fixtures, fixture);
+    size_t size = 0;
+    char* text = read_fully(path, &size);
+    StringBuilder sb = {0};
+    int found = 0;
+    for (size_t i = 0; i < size; i++) {
+        unsigned byte = i + 5 <= size && memcmp(text + i, "\"\xc3", 2) == 0 && memcmp(text + i + 3, "\":", 2) == 0
+                            ? (unsigned char)text[i + 2] + 0x40u
+                            : 0;
+        if (byte != 0xc0 && byte != 0xc1 && byte < 0xf5) {
+            sb_append(&sb, text + i, 1);
+            continue;
+        }
+        sb_printf(&sb, "\"no_%02x\"", byte);
+        i += 3;
+        found++;
+    }
+    CHECK(found == 13, "%s: %d of the 13 bytes", fixture, found);
+    tokens_put(name, sb.data, sb.size);
+    free(sb.data);
+    free(text);
+    free(path);
+}
+
+// A vocabulary without bytes that UTF-8 never has is taken; a text that has one is refused by its file and document, and
+// any other text, invalid as it may be, comes back.
+static void test_tokens_no_bytes(void) {
+    tokens_dir = test_directory("tokens");
+    tokens_put_no_bytes("@/few.json", "gpt-neox.json");
+    tokens_put("@/latin",
+               "Gr\xf6\xdf"
+               "e",
+               5);
+    tokens_put("@/utf8", "caf\xc3\xa9 \x80\xe4\xf4 \xc3", 11);
+    tokens_put("@/framed",
+               "\2\0\0\0\0\0\0\0ab\0\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0a\xff"
+               "b",
+               29);
+    static const char* const names[] = {"@/utf8", "@/utf8", "@/latin"};
+    tokens_put_bytes("@/bytes.bin", names, 3, 0, 30, 30);
+    static const struct {
+        TokensRun run;
+        const char* words;
+    } cases[] = {
+        {{"--tokenizer @/few.json --out @/out.bin @/utf8 @/latin", 0, 0, NULL},
+         "/latin: document 1 cannot be encoded: |/few.json has no token for the byte 0xf6"},
+        {{"--tokenizer @/few.json --out @/out.bin --framed 1 -", 0, 0, "@/framed"},
+         "standard input: document 2 cannot be encoded: |no token for the byte 0xff"},
+        {{"--tokenizer @/few.json --out @/out.bin --bytes 1 @/bytes.bin", 0, 0, NULL},
+         "/bytes.bin: document 2 cannot be encoded: |0xf6"},
+    };
+    for (size_t i = 0; i < 3; i++) {
+        expect_death(cases[i].run.line, tokens_run_child, (void*)&cases[i].run, cases[i].words);
+    }
+    tokens_good("--tokenizer @/few.json --out @/out.bin @/utf8", 0, NULL);
+    tokens_good(TOKENS_NEOX "--out @/all.bin @/utf8", 0, NULL);
+    tokens_same_files("@/out.bin", "@/all.bin");
+    directory_remove_tree(tokens_dir);
+    free(tokens_dir);
+}
+
 // Errors in words; what stood at the name stays, nothing else is left.
 static void test_tokens_program_errors(void) {
     tokens_dir = test_directory("tokens");
@@ -796,6 +911,7 @@ static void tokens_tests(void) {
     RUN(test_tokens_bad_models);
     RUN(test_tokens_program);
     RUN(test_tokens_of_bytes);
+    RUN(test_tokens_no_bytes);
     RUN(test_tokens_program_errors);
     RUN(test_tokens_lock);
     RUN(test_tokens_signals);

@@ -14,8 +14,8 @@
 //     byte-level BPE cut by the patterns of GPT-2 (GPT-NeoX, Pythia), Llama-3, Qwen2 and SmolLM; NFC
 //     BPE of characters with U+2581 for spaces: SentencePiece's, and what Hugging Face makes of it (Llama-2, TinyLlama)
 // Tokens are those of the tokenizers library and, for tokenizer.model, of the sentencepiece library. What is no UTF-8,
-// which those do not take, is encoded byte by byte, if the vocabulary has the bytes: GPT-NeoX's has those of UTF-8 alone. Of other tokenizers (Unigram, WordPiece) the vocabulary is read, so
-// that samples can be shown, but a prompt is refused.
+// which those do not take, is encoded byte by byte, if the vocabulary has the bytes: GPT-NeoX's has those of UTF-8 alone. Of other tokenizers (Unigram, WordPiece) the vocabulary is
+// read, so that samples can be shown, but a prompt is refused.
 #ifndef PONDER_TOKENIZER_H
 #define PONDER_TOKENIZER_H
 
@@ -402,11 +402,25 @@ static inline int tokenizer_files(const Tokenizer* tokenizer, CheckpointFile* fi
 static inline size_t tokenizer_decode(const Tokenizer* tokenizer, int id, char* out) {
     if (id >= 0 && id < tokenizer->count && tokenizer->pieces[id].text) {
         const TokenizerPiece* piece = &tokenizer->pieces[id];
-        size_t n = min_size(piece->size, TOKENIZER_PIECE);
-        memcpy(out, piece->text, n);
-        return n;
+        const size_t space = (size_t)piece->begins, n = min_size(piece->size, TOKENIZER_PIECE - space);
+        if (space) { out[0] = ' '; }
+        memcpy(out + space, piece->text, n);
+        return space + n;
     }
     return (size_t)snprintf(out, TOKENIZER_PIECE, "<%d>", id);
+}
+
+// Appends the text of tokens (count). first: they begin a text, where WordPiece has no space.
+static inline void tokenizer_decode_all(const Tokenizer* tokenizer, const int* tokens, size_t count, int first,
+                                        StringBuilder* sb) {
+    for (size_t i = 0; i < count; i++) {
+        char piece[TOKENIZER_PIECE];
+        const size_t n = tokenizer_decode(tokenizer, tokens[i], piece);
+        const size_t skip = first && i == 0 && tokens[i] >= 0 && tokens[i] < tokenizer->count
+                                ? (size_t)tokenizer->pieces[tokens[i]].begins
+                                : 0;
+        sb_append(sb, piece + skip, n - skip);
+    }
 }
 
 // ---- encoding ----

@@ -61,6 +61,24 @@ static inline void tokenizer_decode_pieces(Tokenizer* tokenizer, int bytes) {
     }
 }
 
+// Decodes the pieces of WordPiece: what goes on with a word has "##" before it, or what the model says; what has not
+// begins a word, added tokens too.
+static inline void tokenizer_decode_words(Tokenizer* tokenizer, const Json* model) {
+    const Json* prefix = json_get(model, "continuing_subword_prefix");
+    int given = prefix && prefix->type == JSON_STRING;
+    const char* text = given ? prefix->string : "##";
+    size_t size = given ? prefix->length : 2;
+    for (int id = 0; id < tokenizer->count; id++) {
+        TokenizerPiece* piece = &tokenizer->pieces[id];
+        if (!piece->text) { continue; }
+        piece->begins = piece->size < size || memcmp(piece->text, text, size) != 0;
+        if (piece->begins) { continue; }
+        piece->size -= size;
+        memmove(piece->text, piece->text + size, piece->size);
+        piece->text[piece->size] = 0;
+    }
+}
+
 // Adds the merge of rank `rank`, of two pieces. They are whatever bytes the file holds, NULs too, so they are handled
 // by their sizes alone.
 static inline void tokenizer_add_merge(Tokenizer* tokenizer, const Json* vocab, const char* left, size_t left_size,
@@ -348,13 +366,15 @@ static inline void tokenizer_read_json(Tokenizer* tokenizer, const char* text, s
     }
     int sentence = !bytes && !tokenizer->refusal;
     tokenizer->kind = bpe && bytes ? TOKENIZER_BPE : bpe && sentence ? TOKENIZER_SENTENCE : TOKENIZER_PIECES;
-    tokenizer_decode_pieces(tokenizer, bytes);
+    int wordpiece = !bpe && json_is(type, "WordPiece");
+    if (!wordpiece) { tokenizer_decode_pieces(tokenizer, bytes); }
     tokenizer_make_map(tokenizer, 0);
     tokenizer_find_bytes(tokenizer, bytes);
     tokenizer_find_cuts(tokenizer);
     if (tokenizer->ignore_merges) { tokenizer->cut_marks = 0; }  // what is a piece depends on the whole text
     const Json* added = json_get(root, "added_tokens");
     if (added && added->type == JSON_ARRAY) { tokenizer_read_added(tokenizer, added); }
+    if (wordpiece) { tokenizer_decode_words(tokenizer, model); }
     json_free(root);
 }
 

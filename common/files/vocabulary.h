@@ -29,6 +29,7 @@ enum { SPACE_MARK_SIZE = 3, SPACE_MARK_CODE = 0x2581 };
 typedef struct {
     char* text;  // what it decodes to; NULL: this id stands for nothing
     size_t size;
+    int begins;       // it begins a word of WordPiece: a space comes before it, but not before the first of a text
     size_t key;       // what is encoded as it: its place in the keys,
     size_t key_size;  // and bytes, 0: it is never looked up
 } TokenizerPiece;

@@ -258,14 +258,11 @@ static inline int sample_text(Sampler* s, Model* model, const int* prompt, size_
     return text.drawn;
 }
 
-// Prints decoded tokens. What is not printable (control characters, broken UTF-8, which a young
+// Prints decoded tokens; first: they begin a text. What is not printable (control characters, broken UTF-8, which a young
 // model writes a lot) is shown as \xNN, so that no sample can act on a terminal.
-static inline void sample_print(const Tokenizer* tokenizer, const int* tokens, size_t count, FILE* file) {
+static inline void sample_print(const Tokenizer* tokenizer, const int* tokens, size_t count, int first, FILE* file) {
     StringBuilder sb = {0};
-    for (size_t i = 0; i < count; i++) {
-        char piece[TOKENIZER_PIECE];
-        sb_append(&sb, piece, tokenizer_decode(tokenizer, tokens[i], piece));
-    }
+    tokenizer_decode_all(tokenizer, tokens, count, first, &sb);
     for (size_t i = 0; i < sb.size;) {
         unsigned char c = (unsigned char)sb.data[i];
         size_t n = json_utf8_length(sb.data + i, sb.size - i);

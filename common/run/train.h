@@ -318,9 +318,9 @@ static inline void trainer_sample(Trainer* t) {
                         t->state.step, &ranks.signal, t->sampled, &bad);
     if (bad) { trainer_die_nonfinite(t, "largest logit of a sample", (double)NAN, t->state.step, 1); }
     printf("---- sample after step %lld: prompt ----\n", (long long)t->state.step);
-    sample_print(t->tokenizer, t->prompt, t->prompt_length, stdout);
+    sample_print(t->tokenizer, t->prompt, t->prompt_length, 1, stdout);
     printf("\n---- continued ----\n");
-    sample_print(t->tokenizer, t->sampled, (size_t)n, stdout);
+    sample_print(t->tokenizer, t->sampled, (size_t)n, 0, stdout);
     printf("\n----\n");
     if (n < count && t->prompt_length + (size_t)n == (size_t)t->T) {
         printf("the context of %d tokens is full\n", t->T);

@@ -518,6 +518,46 @@ static void test_tokenizer_nul(void) {
     CHECK(rmdir(tokenizer_dir) == 0, "%s: %s", tokenizer_dir, strerror(errno));
 }
 
+// WordPiece: words are parted by spaces, "##" goes on with one; the texts are those of the tokenizers library. A prompt is
+// refused.
+static void test_tokenizer_wordpiece(void) {
+    tokenizer_dir = test_directory("tokenizer");
+    static const struct {
+        const char* prefix;  // as the file says it
+        const char* text;
+    } cases[] = {
+        {"\"continuing_subword_prefix\": \"##\", ", "un##ing [SEP]|[SEP] runing @ing \xc3\xa9##"},
+        {"", "un##ing [SEP]|[SEP] runing @ing \xc3\xa9##"},
+        {"\"continuing_subword_prefix\": \"@\", ", "un##ing [SEP]|[SEP] run ##inging \xc3\xa9 ####"},
+    };
+    for (int i = 0; i < 3; i++) {
+        char* json = format_string(
+            "{\"added_tokens\": [{\"id\": 6, \"content\": \"[SEP]\", \"special\": true}], \"model\": {\"type\": "
+            "\"WordPiece\", %s\"unk_token\": \"[UNK]\", \"vocab\": {\"[UNK]\": 0, \"run\": 1, \"##ing\": 2, "
+            "\"@ing\": 3, \"\xc3\xa9\": 4, \"##\": 5, \"[SEP]\": 6, \"un##ing\": 7, \"####\": 8}}}",
+            cases[i].prefix);
+        tokenizer_put("tokenizer.json", json, strlen(json));
+        TokenizerCase plain = {NULL, NULL, NULL, NULL, "a", 300};
+        expect_death("WordPiece", tokenizer_case_run, &plain, "model's type|WordPiece|--prompt");
+        Tokenizer* tokenizer = tokenizer_open(tokenizer_dir, 300);
+        StringBuilder sb = {0};
+        static const int tokens[] = {7, 6, 6, 1, 2, 3, 4, 8};
+        tokenizer_decode_all(tokenizer, tokens, 2, 1, &sb);
+        sb_append(&sb, "|", 1);
+        tokenizer_decode_all(tokenizer, tokens + 2, 6, 1, &sb);
+        CHECK(strcmp(sb.data, cases[i].text) == 0, "prefix %d: '%s', expected '%s'", i, sb.data, cases[i].text);
+        sb.size = 0;
+        tokenizer_decode_all(tokenizer, tokens + 3, 2, 0, &sb);  // behind other tokens
+        CHECK(strcmp(sb.data, i < 2 ? " runing" : " run ##ing") == 0, "prefix %d: '%s'", i, sb.data);
+        CHECK(tokenizer_find(tokenizer, "[SEP]") == 6, "prefix %d: no special token of this name", i);
+        free(sb.data);
+        tokenizer_close(tokenizer);
+        free(json);
+    }
+    tokenizer_drop("tokenizer.json");
+    CHECK(rmdir(tokenizer_dir) == 0, "%s: %s", tokenizer_dir, strerror(errno));
+}
+
 static void tokenizer_tests(void) {
     RUN(test_tokenizer_bytes);
     RUN(test_tokenizer_byte_files);
@@ -528,6 +568,7 @@ static void tokenizer_tests(void) {
     RUN(test_tokenizer_bpe);
     RUN(test_tokenizer_bad);
     RUN(test_tokenizer_nul);
+    RUN(test_tokenizer_wordpiece);
     RUN(test_tokenizer_public);
 }
 

@@ -124,8 +124,11 @@ static inline void bpe_reserve(BpeRoom* room, size_t n) {
 
 static inline void bpe_sink(BpePair* heap, size_t count, size_t at) {
     BpePair pair = heap[at];
-    for (size_t child; (child = 2 * at + 1) < count; at = child) {
-        child += child + 1 < count && heap[child + 1].order < heap[child].order;
+    for (size_t child; (child = 4 * at + 1) < count; at = child) {
+        size_t end = min_size(child + 4, count);
+        for (size_t other = child + 1; other < end; other++) {
+            if (heap[other].order < heap[child].order) { child = other; }
+        }
         if (pair.order <= heap[child].order) { break; }
         heap[at] = heap[child];
     }
@@ -152,7 +155,7 @@ static inline void bpe_push(const BpeMerges* merges, BpeRoom* room, const int* i
     BpePair pair;
     if (left < 0 || room->next[left] < 0 || !bpe_pair(merges, room, ids, left, &pair)) { return; }
     size_t at = room->count++;  // each merge takes one pair out and puts two in: 2n are room enough
-    for (size_t parent; at > 0 && pair.order < room->heap[parent = (at - 1) / 2].order; at = parent) {
+    for (size_t parent; at > 0 && pair.order < room->heap[parent = (at - 1) / 4].order; at = parent) {
         room->heap[at] = room->heap[parent];
     }
     room->heap[at] = pair;
@@ -169,7 +172,7 @@ static inline size_t bpe_merge_long(const BpeMerges* merges, BpeRoom* room, int*
     for (size_t i = 0; i + 1 < n; i++) {
         room->count += (size_t)bpe_pair(merges, room, ids, (int)i, &room->heap[room->count]);
     }
-    for (size_t i = room->count / 2; i-- > 0;) { bpe_sink(room->heap, room->count, i); }
+    for (size_t i = (room->count + 2) / 4; i-- > 0;) { bpe_sink(room->heap, room->count, i); }
     while (room->count) {
         BpePair pair = bpe_pop(room);
         const BpeMerge* merge = &merges->table[pair.merge];

@@ -4,9 +4,10 @@
     build/venv/bin/python dev/check_tokenizers.py build/tokens [--strings 10000] [--seed 1] [--bench]
 
 Texts: random Unicode (combining marks, joiners, CJK, Hangul, right-to-left, NUL, long runs of a letter and of spaces, text
-that looks like special tokens), this project's own files, and shared/data where it is present. Tokenizers: those of
-shared/tokenizers, and small ones that are trained here on this project's files in the manner of Llama-3, SmolLM, Qwen2,
-GPT-NeoX, TinyLlama, Llama-2 and SentencePiece. What is not installed or present is skipped by name. --bench also times both.
+that looks like special tokens), this project's own files, and shared/data where it is present, whole for shared's own
+tokenizers, a part of each text for the others. Tokenizers: those of shared/tokenizers, and small ones that are trained here
+on this project's files in the manner of Llama-3, SmolLM, Qwen2, GPT-NeoX, TinyLlama, Llama-2 and SentencePiece. What is not
+installed or present is skipped by name. --bench also times both.
 """
 import argparse
 import glob
@@ -30,6 +31,7 @@ except ImportError:
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace("{1,3}", "")
+REAL = 12000    # characters of each real text that a kind of tokenizer gets which is made here
 passed, failed, skipped = 0, 0, 0
 
 
@@ -228,7 +230,11 @@ def compare(name, binary, path, encode, eot, texts, directory, *options):
 
 
 def check_json(name, binary, path, theirs, eot, texts, directory):
-    for special, some in ("text", texts[0::2]), ("parse", texts[1::2]):
+    """All texts with special tokens as text; with these parsed every one that has some, but for long ones, and every eighth of the others, to
+    which that should be the same"""
+    special_tokens = [token.content for token in theirs.get_added_tokens_decoder().values() if token.special]
+    parsed = [text for n, text in enumerate(texts) if n % 8 == 0 or len(text) < 10**5 and any(token in text for token in special_tokens)]
+    for special, some in ("text", texts), ("parse", parsed):
         theirs.encode_special_tokens = special == "text"
         encode = lambda some: (e.ids for e in theirs.encode_batch_fast(some, add_special_tokens=False))
         compare(f"{name}, special tokens {special}", binary, path, encode, eot, some, directory, "--special", special)
@@ -299,10 +305,17 @@ def main():
     rng = random.Random(options.seed)
     words = own_files()
     texts = [random_text(rng) for _ in range(options.strings)]
-    data = [open(path, encoding="utf-8", newline="").read() for path in sorted(glob.glob(shared + "/data/*.*"))]
+    data = [open(path, encoding="utf-8", newline="").read() for path in sorted(glob.glob(shared + "/data/*.*") + glob.glob(shared + "/data/eval/*.*"))]
     if not data:
         skip("shared/data", "not here")
     real = texts + words + data
+    count = 0
+
+    def some_real():
+        """Random texts and a part of every real one, another for each kind of tokenizer: all of it would take minutes"""
+        nonlocal count
+        count += 1
+        return texts + [text[at:at + REAL] for text in words + data for at in [count * 7919 * REAL % max(len(text) - REAL, 1)]]
     with tempfile.TemporaryDirectory() as directory:
         def check_file(name, file, eot, some):
             path = directory + "/tokenizer.json"
@@ -312,7 +325,7 @@ def main():
             check_json(name, binary, path, theirs, theirs.token_to_id(eot), some, directory)
 
         for name, file in made_files(words):
-            check_file(name, file, "</s>" if file["model"].get("unk_token") else "<|endoftext|>", texts)
+            check_file(name, file, "</s>" if file["model"].get("unk_token") else "<|endoftext|>", some_real())
         neox, gpt2, llama = (f"{shared}/tokenizers/{name}" for name in ("gpt-neox-20b", "gpt2", "llama2"))
         benches = []
         if os.path.exists(neox):
@@ -334,7 +347,7 @@ def main():
         else:
             for name, path in made_models(words, directory):
                 model = sentencepiece.SentencePieceProcessor(model_file=path)
-                compare(name, binary, path, model.encode, model.eos_id(), texts, directory)
+                compare(name, binary, path, model.encode, model.eos_id(), some_real(), directory)
             if os.path.exists(llama):
                 path = llama + "/tokenizer.model"
                 model = sentencepiece.SentencePieceProcessor(model_file=path)

@@ -161,19 +161,25 @@ def json_rows(file, column, skip):
                 yield row, row / len(values), json_text(value, column, f"{file.path}: element {row}")
             return
     text, raw = open_text(file)
+    row = 0     # counted here: enumerate would keep the last line, which may be a gigabyte, as any name below would
     with raw, text:
-        for row, line in enumerate(text, 1):
+        for line in text:
+            row += 1
             if row <= skip:
                 continue
             if row == 1 and line.startswith(b"\xef\xbb\xbf"):
                 line = line[3:]
-            if not line.strip():
+            if line.isspace():
                 continue
             try:
-                value = json.loads(line.decode())
+                line = line.decode()
+                value = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise BadInput(f"{file.path}: line {row}: expected JSON, found {first_line(error)}") from None
-            yield row, raw.tell() / max(file.size, 1), json_text(value, column, f"{file.path}: line {row}")
+            line = None
+            found, value = json_text(value, column, f"{file.path}: line {row}"), None
+            yield row, raw.tell() / max(file.size, 1), found
+            found = None
 
 
 def csv_rows(file, column, skip, delimiter):
@@ -185,12 +191,16 @@ def csv_rows(file, column, skip, delimiter):
         if names is None or column not in names:
             raise BadInput(f"{file.path}: line 1: expected the names of columns with \"{column}\", found {shown(names)}; --column names another")
         at = names.index(column)
-        for row, fields in enumerate(reader, 1):
+        row = 0     # as above
+        for fields in reader:
+            row += 1
             if row <= skip or not fields:       # a line of nothing is no row
                 continue
             if at >= len(fields):
                 raise BadInput(f"{file.path}: line {reader.line_num}: expected {len(names)} columns, found {len(fields)}")
-            yield row, raw.tell() / max(file.size, 1), fields[at].encode("utf-8", "surrogateescape")
+            found, fields = fields[at].encode("utf-8", "surrogateescape"), None
+            yield row, raw.tell() / max(file.size, 1), found
+            found = None
 
 
 def text_rows(file, column, skip):

@@ -674,6 +674,30 @@ def test_full(scratch, tokenizer):
     return f"{len(names)} files there"
 
 
+def test_long(scratch, tokenizer):
+    """A document of 50 MB, of plain text (cut for validation) and among lines of JSON: the memory that data/README.md says, and its tokens"""
+    size, part = 50 * 10**6, "".join(text + "\n" for text in documents_of(10, 2000) if text.isascii())
+    long = (part * (size // len(part) + 1))[:size]
+    write(scratch + "/short.txt", part[:2000])
+    write(scratch + "/long.txt", long)
+    write(scratch + "/long.jsonl", lines_of(["a short one"] * 3 + [long] + ["another"] * 3))
+    measure = "import resource, subprocess, sys; status = subprocess.call(sys.argv[1:]); print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    peaks = {}
+    for name, share in ("short.txt", "0.1"), ("long.txt", "0.1"), ("long.jsonl", "0"):      # from a small process: a child begins with its memory
+        done = subprocess.run([sys.executable, "-c", measure, sys.executable, DATA + "/text.py", f"{scratch}/{name}", "--out", f"{scratch}/out-{name}",
+                               "--val-share", share, "--tokenizer", tokenizer, "--program", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        status, peak = done.stdout.split()[-2:]
+        require(status == "0", f"{name}: {done.stdout!r}")
+        peaks[name] = int(peak) / 1024
+    for name in "long.txt", "long.jsonl":
+        require(peaks[name] < peaks["short.txt"] + 2 * size / 2**20 + 20, f"{name}: {peaks[name]:.0f} MB, of a short one {peaks['short.txt']:.0f}")
+    totals = check_manifest(scratch + "/out-long.jsonl")["totals"]["train"]
+    require(totals["documents"] == 7 and totals["bytes"] == size + 3 * 18, f"{totals}")
+    held = check_manifest(scratch + "/out-long.txt")["totals"]
+    require(held["train"]["bytes"] + held["val"]["bytes"] == size and abs(held["val"]["bytes"] - size / 10) < 1000, f"{held}")
+    return ", ".join(f"{name} {peak:.0f} MB" for name, peak in peaks.items())
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """As much of Hugging Face's hub as listing and reading files takes"""
     protocol_version, sha = "HTTP/1.1", "0123456789abcdef0123456789abcdef01234567"
@@ -842,7 +866,7 @@ def main():
     wanted = sys.argv[2:]
     tests = {"Parquet": test_parquet, "any text": test_text, "bytes": test_bytes, "bytes without a token": test_no_token, "tiny Shakespeare": test_shakespeare,
              "tokenizers that build/tokens refuses": test_library, "no packages": test_packages, "bad input": test_bad, "killed": test_killed, "again": test_again,
-             "a full disk": test_full, "the hub": test_hub, "answers that break": test_cut}
+             "a full disk": test_full, "a long document": test_long, "the hub": test_hub, "answers that break": test_cut}
 
     def in_scratch(test):
         with tempfile.TemporaryDirectory() as scratch:

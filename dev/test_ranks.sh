@@ -215,6 +215,23 @@ ok "--zero 1 with more ranks than blocks: the same bits" alike r8-4 r8-4-1 4
 train judged --model "$tmp/${first}_fp322-1/step_00000002" $wide --eval-only --gpus 2 --zero 1
 ok "--eval-only --zero 1" says "^val_loss $(printf %.6f "$(numbers "${first}_fp322-1" val_loss | tail -n 1)")"
 
+# ---- more than one bucket, more than one piece ----
+
+# in_pieces OUT ARGUMENT...: of so few numbers that even these models have many, the last of them not full
+in_pieces() { PONDER_RANK_BUCKET=1009 PONDER_RANK_PIECE=997 train "$@"; }
+in_pieces pieces --total-batch 128 --steps 4 --save-every 2 --val-batches 3 --gpus 2
+ok "many buckets, two ranks: the same weights" same_weights r8-2 pieces 4
+rm -rf "$tmp/pieces/step_00000004"
+in_pieces pieces --resume --gpus 2
+ok "many buckets and pieces, gone on with two ranks: the same weights" same_weights r8-2 pieces 4
+for precision in _fp32 ""; do
+    rm -rf "$tmp/pieces"
+    in_pieces pieces $graded --steps 2 --gpus 4 --zero 1
+    ok "--zero 1${precision:-, bf16}, many pieces: the same bits" alike "$first${precision}4-0" pieces 2
+    ok "--zero 1${precision:-, bf16}, many pieces: the same hash" says "$(grep -o "weights .* have hash .*" "$tmp/$first${precision}4-1.log" | tail -n 1)"
+done
+unset precision
+
 # chain FROM RANKS ZERO: the run goes on from a step with so many ranks
 train chain $wide --steps 4 --save-every 1 --keep 0 --gpus 2
 cp -r "$tmp/chain" "$tmp/straight"

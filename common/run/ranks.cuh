@@ -24,9 +24,10 @@ typedef struct {
     ncclComm_t comm;
     double* mine;  // (RANK_NUMBERS) on the GPU
     double* all;   // (ranks, RANK_NUMBERS) on the GPU
-    double* hash;  // scratch
+    size_t bucket;  // numbers of an all-reduce,
+    size_t piece;   // of a broadcast, and bytes of a hash: few only in tests, so that a small model has several
 } Nccl;
-static Nccl nccl;
+static Nccl nccl = {NULL, NULL, NULL, RANK_BUCKET, RANK_PIECE};
 
 #define NCCL_CHECK(expression) nccl_check((expression), #expression, __FILE__, __LINE__)
 static inline void nccl_check(ncclResult_t result, const char* expression, const char* file, int line) {
@@ -49,6 +50,15 @@ static inline char* nccl_version(void) {
     return format_string("%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
 }
 
+// A size that this variable of rank 0 sets for all ranks, or `usual`.
+static inline size_t nccl_size(const char* variable, size_t usual) {
+    const char* text = getenv(variable);
+    size_t size = text ? (size_t)strtoull(text, NULL, 10) : 0;
+    if (size == 0) { size = usual; }
+    ranks_share(&size, sizeof size, variable);
+    return size;
+}
+
 // All ranks join one communicator; their GPUs are open. Nothing where there is one rank.
 static inline void nccl_open(void) {
     if (ranks.count == 1 || nccl.comm || ledger.dry) { return; }
@@ -59,6 +69,8 @@ static inline void nccl_open(void) {
         CUDA_CHECK(cudaGetDeviceProperties(&prop, device.index));
         ranks_check_devices(prop.uuid.bytes);
     }
+    nccl.bucket = nccl_size("PONDER_RANK_BUCKET", RANK_BUCKET);
+    nccl.piece = nccl_size("PONDER_RANK_PIECE", RANK_PIECE);
     ncclUniqueId id;
     memset(&id, 0, sizeof id);
     if (ranks.rank == 0) { NCCL_CHECK(ncclGetUniqueId(&id)); }
@@ -79,8 +91,8 @@ static inline void nccl_close(void) {
 
 // grads (n) = the sum over all ranks, bucket by bucket.
 static inline void gradients_reduce(float* grads, size_t n) {
-    for (size_t first = 0; first < n; first += RANK_BUCKET) {
-        size_t count = min_size(RANK_BUCKET, n - first);
+    for (size_t first = 0; first < n; first += nccl.bucket) {
+        size_t count = min_size(nccl.bucket, n - first);
         NCCL_CHECK(ncclAllReduce(grads + first, grads + first, count, ncclFloat, ncclSum, nccl.comm, device.stream));
     }
 }
@@ -105,8 +117,8 @@ static inline void ranks_share_family(Model* model, real* family) {
     const Families* f = model->families;
     float* piece = f->grads ? f->grads : f->master;
     ranks_wait(!ranks_talks());  // for rank 0, which reads files
-    for (size_t first = 0; first < model->tensors.total; first += RANK_PIECE) {
-        size_t count = min_size(RANK_PIECE, model->tensors.total - first), bytes = count * sizeof(float);
+    for (size_t first = 0; first < model->tensors.total; first += nccl.piece) {
+        size_t count = min_size(nccl.piece, model->tensors.total - first), bytes = count * sizeof(float);
         if (ranks_talks()) { device_upload(piece, family + first, bytes); }
         NCCL_CHECK(ncclBroadcast(piece, piece, count, ncclFloat, 0, nccl.comm, device.stream));
         if (!ranks_talks()) { device_download(family + first, piece, bytes); }

@@ -26,7 +26,7 @@ static inline void zero_spread(const Model* model, float* p, int masters) {
         size_t end = min_size((r + 1) * range->most, table->total);
         if (masters) { end = range_whole_before(range, table, end); }
         while (first < end) {
-            size_t count = min_size(RANK_PIECE, end - first);
+            size_t count = min_size(nccl.piece, end - first);
             NCCL_CHECK(ncclBroadcast(p + first, p + first, count, ncclFloat, (int)r, nccl.comm, device.stream));
             first += count;
         }
@@ -135,10 +135,9 @@ static inline void zero_download(Model* model, real* m, real* v) {
 }
 
 static inline uint64_t zero_hash_more(uint64_t hash, const void* p, size_t bytes) {
-    const size_t piece = 64 << 20;
-    char* room = (char*)xalloc(min_size(piece, bytes), 1, "a hash of weights");
-    for (size_t first = 0; first < bytes; first += piece) {
-        size_t n = min_size(piece, bytes - first);
+    char* room = (char*)xalloc(min_size(nccl.piece, bytes), 1, "a hash of weights");
+    for (size_t first = 0; first < bytes; first += nccl.piece) {
+        size_t n = min_size(nccl.piece, bytes - first);
         device_download(room, (const char*)p + first, n);
         hash = hash_bytes(hash, room, n);
     }

@@ -4,13 +4,14 @@
 // A gradient sums over S+1 passes and over micro-batches, so none is whole before the last micro-batch's backward: the
 // head's (dW_out) after its pass 0's mix, a layer's after its pass 0, the embedding's (dW_in) at the very end; tied, both
 // at the very end. Here all are reduced when that backward is done, in buckets by element range, each of them one
-// collective of fp32 sums. The scale of a gradient is 1 / targets of the whole step, on every rank, so that what is added
-// is the mean over the step however unevenly its rows are divided; a rank without rows adds zeros.
+// collective of fp32 sums, in the order in which they are complete. The scale of a gradient is 1 / targets of the whole
+// step, on every rank, so that what is added is the mean over the step however unevenly its rows are divided; a rank
+// without rows adds zeros.
 //
 // Nothing of it overlaps the backward. Only that of pass 0, of the last micro-batch, could cover it, however large a step
 // is. On paper (scaling.h, `--plan=h100 --gpus N`) that is worth less than 2 % of a step of 2 M tokens on up to 64 H100,
-// 5 to 10 % on 512 or where a GPU has four rows or fewer of a 1.4 B model, and costs a second stream, buckets in the order
-// of the backward, and a graph of its own for each step's last micro-batch.
+// 5 to 10 % on 512 or where a GPU has four rows or fewer of a 1.4 B model, and costs a second stream and a graph of
+// its own for each step's last micro-batch.
 #ifndef PONDER_RANKS_CUH
 #define PONDER_RANKS_CUH
 
@@ -89,10 +90,10 @@ static inline void nccl_close(void) {
     nccl.comm = NULL;
 }
 
-// grads (n) = the sum over all ranks, bucket by bucket.
+// grads (n) = the sum over all ranks, bucket by bucket from the last: dW_out lies there, dW_in at the beginning.
 static inline void gradients_reduce(float* grads, size_t n) {
-    for (size_t first = 0; first < n; first += nccl.bucket) {
-        size_t count = min_size(nccl.bucket, n - first);
+    for (size_t i = div_up(n, nccl.bucket); i-- > 0;) {
+        size_t first = i * nccl.bucket, count = min_size(nccl.bucket, n - first);
         NCCL_CHECK(ncclAllReduce(grads + first, grads + first, count, ncclFloat, ncclSum, nccl.comm, device.stream));
     }
 }

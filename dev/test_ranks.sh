@@ -447,10 +447,20 @@ ok "ncclCommAbort hangs: after its five seconds" [ $((SECONDS - begin)) -ge 4 ]
 ok "ncclCommAbort hangs: the run goes on" goes_on hangs
 in_background hung --nccl-timeout 3
 kill -STOP "${children[1]}"
-ok "rank hung: all end" ends 30
+ok "rank hung: all end" ends 12
 ok "rank hung: it is named" says "rank 1 "
 kill -9 "${children[1]}" 2>/dev/null
 ok "rank hung: the run goes on" goes_on hung
+# Of two collectives a step that of the gradients of the third: all ranks have called it, and wait.
+EMULATE_NCCL_LOSE=1:5 in_background lost --nccl-timeout 3
+ok "collective without one rank: all end" ends 12
+ok "collective without one rank: exit status $status" [ "$status" = 1 ]
+ok "collective without one rank: nobody is accused" says "^rank 0 .* step 3: error: all 3 ranks answer and wait for one another at step 3,.* for 3 s"
+ok "collective without one rank: the last checkpoint" [ "$(ls -d "$tmp"/lost/step_* | tail -n 1)" = "$tmp/lost/step_00000002" ]
+ok "collective without one rank: the run goes on" goes_on lost
+EMULATE_NCCL_STALL=1:5:1.5 train stalled --total-batch 128 --steps 4 --val-batches 3 --gpus 2 --nccl-timeout 6
+ok "a collective that comes late, within --nccl-timeout: exit status $status" [ $status = 0 ]
+ok "a collective that comes late, within --nccl-timeout: the same weights" same_weights r8-2 stalled 4
 in_background killed --zero 1
 kill -9 "${children[1]}"
 ok "rank killed, --zero 1: all end" ends 20

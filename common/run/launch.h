@@ -65,11 +65,12 @@ typedef struct {
     int64_t step;
     uint64_t progress;  // anything that shows that this rank works
     int waiting;        // 1: it waits for the others
+    uint64_t joined;    // exchanges and collectives that this rank has come to: all come to the same in the same order
     int alike;    // 1: all ranks do the same, so that an error of one is most likely one of all, which rank 0 says
     int planned;  // --plan: ranks of the run that is planned, of which this process is none; 0: no plan
 } Ranks;
-static Ranks ranks = {0, 1,  0,    1,    "",   "",   0,    "", 0, 300, 600, 0, -1,
-                      0, -1, NULL, NULL, NULL, NULL, NULL, 0,  0, 0,   0,   0, 0};
+static Ranks ranks = {0,  1,    0,    1,    "",   "",   0, "", 0, 300, 600, 0, -1, 0,
+                      -1, NULL, NULL, NULL, NULL, NULL, 0, 0,  0, 0,   0,   0, 0};
 
 // here: 0 where the program has them not (options_add_if)
 static inline void ranks_options(int here, OptionTable* table) {

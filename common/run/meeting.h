@@ -21,7 +21,7 @@
 #define MSG_NOSIGNAL 0
 #endif
 
-enum { MEET_VERSION = 1, MEET_TEXT = 1024 };
+enum { MEET_VERSION = 2, MEET_TEXT = 1024 };
 
 // ---- connections ----
 
@@ -599,6 +599,9 @@ static inline void exchange_join(const Exchange* mine, const void* give, size_t 
     if (state != LINK_GOOD) { exchange_failed(mine, 0, state); }
 }
 
+// This rank comes to something that all do together: an exchange, or a collective of NCCL. The watchdog compares.
+static inline void ranks_join(void) { __atomic_fetch_add(&ranks.joined, 1, __ATOMIC_RELAXED); }
+
 // data: bytes that rank 0 gives and that the others get; or NULL. mine, all: (bytes), (count,bytes); or NULL.
 static inline void exchange(ExchangeKind kind, const char* name, void* data, const void* mine, void* all,
                             size_t bytes) {
@@ -614,6 +617,7 @@ static inline void exchange(ExchangeKind kind, const char* name, void* data, con
     // The watchdog knows whether anybody progresses, and ends the run where nobody does; without it this is a deadline.
     double deadline = ranks.verdict ? (double)INFINITY : now_seconds() + ranks.patience;
     size_t whole = all ? (size_t)ranks.count * bytes : data ? bytes : 0;
+    ranks_join();
     __atomic_store_n(&ranks.waiting, 1, __ATOMIC_RELAXED);
     if (ranks.rank == 0) {
         exchange_host(&e, (char*)all, all ? all : data, whole, deadline);

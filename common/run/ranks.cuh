@@ -23,8 +23,8 @@
 
 typedef struct {
     ncclComm_t comm;
-    double* mine;  // (RANK_NUMBERS) on the GPU
-    double* all;   // (ranks, RANK_NUMBERS) on the GPU
+    double* mine;   // (RANK_NUMBERS) on the GPU
+    double* all;    // (ranks, RANK_NUMBERS) on the GPU
     size_t bucket;  // numbers of an all-reduce,
     size_t piece;   // of a broadcast, and bytes of a hash: few only in tests, so that a small model has several
 } Nccl;
@@ -38,6 +38,9 @@ static inline void nccl_check(ncclResult_t result, const char* expression, const
     die("NCCL: %s gave %s%s%s, %s:%d", expression, ncclGetErrorString(result), why && why[0] ? ": " : "",
         why ? why : "", file, line);
 }
+
+// The same of a collective, to which all ranks come.
+#define NCCL_JOIN(expression) (ranks_join(), NCCL_CHECK(expression))
 
 // What the watchdog calls before it ends this process: it may hang, which the watchdog knows.
 static void nccl_abort(void) {
@@ -94,7 +97,7 @@ static inline void nccl_close(void) {
 static inline void gradients_reduce(float* grads, size_t n) {
     for (size_t i = div_up(n, nccl.bucket); i-- > 0;) {
         size_t first = i * nccl.bucket, count = min_size(nccl.bucket, n - first);
-        NCCL_CHECK(ncclAllReduce(grads + first, grads + first, count, ncclFloat, ncclSum, nccl.comm, device.stream));
+        NCCL_JOIN(ncclAllReduce(grads + first, grads + first, count, ncclFloat, ncclSum, nccl.comm, device.stream));
     }
 }
 
@@ -102,7 +105,7 @@ static inline void gradients_reduce(float* grads, size_t n) {
 static inline void ranks_tell(const double* mine, double* all) {
     size_t one = RANK_NUMBERS * sizeof(double);
     CUDA_CHECK(cudaMemcpyAsync(nccl.mine, mine, one, cudaMemcpyHostToDevice, device.stream));
-    NCCL_CHECK(ncclAllGather(nccl.mine, nccl.all, RANK_NUMBERS, ncclDouble, nccl.comm, device.stream));
+    NCCL_JOIN(ncclAllGather(nccl.mine, nccl.all, RANK_NUMBERS, ncclDouble, nccl.comm, device.stream));
     device_download(all, nccl.all, (size_t)ranks.count * one);
 }
 
@@ -121,7 +124,7 @@ static inline void ranks_share_family(Model* model, real* family) {
     for (size_t first = 0; first < model->tensors.total; first += nccl.piece) {
         size_t count = min_size(nccl.piece, model->tensors.total - first), bytes = count * sizeof(float);
         if (ranks_talks()) { device_upload(piece, family + first, bytes); }
-        NCCL_CHECK(ncclBroadcast(piece, piece, count, ncclFloat, 0, nccl.comm, device.stream));
+        NCCL_JOIN(ncclBroadcast(piece, piece, count, ncclFloat, 0, nccl.comm, device.stream));
         if (!ranks_talks()) { device_download(family + first, piece, bytes); }
         ranks_still_works();
     }

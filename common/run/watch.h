@@ -6,6 +6,9 @@
 // calls ranks.abort (ncclCommAbort, which may hang itself, in a thread of its own that has waited for this) for at most
 // five seconds, and exits with status 1. Who loses rank 0 ends by itself in the same way.
 //
+// Who is heard of but does not wait for the others hangs; of those that wait who is not where the others are. Where all wait
+// in the same collective, as when a GPU or a network fails inside it, nobody is named.
+//
 // An error that all ranks meet is said once: where they all do the same (ranks.alike), one that fails first waits for a
 // moment whether rank 0 fails with the same words, and then ends in silence; and of the ranks of a machine only the
 // first says that rank 0 has failed.
@@ -33,8 +36,9 @@ typedef struct {
     int32_t kind, rank, waiting;  // END: `waiting` is ranks.alike of rank 0
     int64_t step;
     uint64_t progress;  // from rank 0: of all ranks together
+    uint64_t joined;    // ranks.joined
     int32_t signal;     // ranks.signal
-    char text[476];     // FAIL: what has happened; END: the line that all print
+    char text[468];     // FAIL: what has happened; END: the line that all print
 } WatchMessage;
 #define WATCH_MAGIC 0x57415443u
 
@@ -44,7 +48,7 @@ typedef struct {
     int left;  // it has said goodbye
     int waiting;
     int64_t step;
-    uint64_t progress;
+    uint64_t progress, joined;
     double heard;  // when it was heard of last
     size_t in_bytes, out_bytes;
     char in[sizeof(WatchMessage)], out[2 * sizeof(WatchMessage)];
@@ -136,6 +140,7 @@ static inline void watch_send(WatchPeer* p, WatchKind kind, uint64_t progress, c
     m.waiting = __atomic_load_n(kind == WATCH_END ? &ranks.alike : &ranks.waiting, __ATOMIC_RELAXED);
     m.step = __atomic_load_n(&ranks.step, __ATOMIC_RELAXED);
     m.progress = progress;
+    m.joined = __atomic_load_n(&ranks.joined, __ATOMIC_RELAXED);
     m.signal = (int32_t)__atomic_load_n(&ranks.signal, __ATOMIC_RELAXED);
     watch_word(m.text, sizeof m.text, text);
     memcpy(p->out + p->out_bytes, &m, sizeof m);
@@ -231,6 +236,7 @@ static inline void watch_hear(int r, const WatchMessage* m) {
     p->heard = now_seconds();
     p->step = m->step;
     p->progress = m->progress;
+    p->joined = m->joined;
     p->waiting = m->waiting;
     if (m->signal && !WATCH_GET(ranks.signal)) { WATCH_SET(ranks.signal, m->signal); }
     char text[sizeof m->text];
@@ -268,21 +274,39 @@ static inline void watch_read(int r) {
 
 // ---- whose fault it is that nobody progresses ----
 
-// The smaller, the more likely: who has left; who has not been heard of; who does not wait for the others.
+// The smaller, the more likely: who has left; who has not been heard of; who does not wait for the others; who does.
+enum { WATCH_LEFT, WATCH_SILENT, WATCH_WORKS, WATCH_WAITS };
 static inline int watch_suspicion(int r, double now) {
     const WatchPeer* p = &watch.peers[r];
-    if (p->left) { return 0; }
-    if (now - p->heard > 4 * watch.interval + 0.1) { return 1; }
-    return p->waiting ? 3 : 2;
+    if (p->left) { return WATCH_LEFT; }
+    if (now - p->heard > 4 * watch.interval + 0.1) { return WATCH_SILENT; }
+    return p->waiting ? WATCH_WAITS : WATCH_WORKS;
 }
 
-// Of equally suspicious ranks the one whose step is least, then whose number of progress is.
+// Of equally suspicious ranks the one whose step is least, then who has come to the fewest exchanges and collectives,
+// then whose number of progress is least; of ranks that wait that only says how much each had to do before.
 static inline int watch_compare(int a, int b, double now) {
     int x = watch_suspicion(a, now), y = watch_suspicion(b, now);
     const WatchPeer *p = &watch.peers[a], *q = &watch.peers[b];
     if (x != y) { return x - y; }
     if (p->step != q->step) { return p->step < q->step ? -1 : 1; }
+    if (p->joined != q->joined) { return p->joined < q->joined ? -1 : 1; }
+    if (x == WATCH_WAITS) { return 0; }
     return p->progress == q->progress ? 0 : p->progress < q->progress ? -1 : 1;
+}
+
+// All wait for one another in the same place: which of them a collective waits for its library does not tell, and neither
+// do the ranks' processes, which all have called it.
+static inline void watch_accuse_none(const char* more) {
+    char text[sizeof(((WatchMessage*)0)->text)] = "all ";
+    watch_number(text, sizeof text, ranks.count);
+    watch_word(text, sizeof text, " ranks answer and wait for one another at step ");
+    watch_number(text, sizeof text, watch.peers[0].step);
+    watch_word(text, sizeof text,
+               ", in the same exchange: a GPU or the network between them does not do its part, and ");
+    watch_word(text, sizeof text, "whose it is cannot be seen from here");
+    watch_word(text, sizeof text, more);
+    watch_end(text, __atomic_load_n(&ranks.alike, __ATOMIC_RELAXED));
 }
 
 static inline void watch_judge(double now) {
@@ -294,7 +318,11 @@ static inline void watch_judge(double now) {
     watch_word(more, sizeof more, watch.seconds);
     watch_word(more, sizeof more, " (--nccl-timeout)");
     const int suspicion = watch_suspicion(culprit, now);
-    if (suspicion >= 2 && (known == 1 || equals + 1 == ranks.count)) {
+    if (suspicion == WATCH_WAITS && equals + 1 == ranks.count) {
+        watch_accuse_none(more);
+        return;
+    }
+    if (suspicion >= WATCH_WORKS && (known == 1 || equals + 1 == ranks.count)) {
         watch_accuse(culprit, known == 1 ? " answers and is" : ", as all ranks, answers and is", more);
         return;
     }
@@ -303,9 +331,11 @@ static inline void watch_judge(double now) {
         watch_number(more, sizeof more, equals);
     }
     watch_accuse(culprit,
-                 suspicion == 0   ? " has ended normally, before the others,"
-                 : suspicion == 1 ? " is no longer heard of (stopped, or its machine or network is gone), last"
-                                  : " hangs",
+                 suspicion == WATCH_LEFT ? " has ended normally, before the others,"
+                 : suspicion == WATCH_SILENT
+                     ? " is no longer heard of (stopped, or its machine or network is gone), last"
+                 : suspicion == WATCH_WAITS ? " waits in an earlier exchange than others"
+                                            : " hangs",
                  more);
 }
 
@@ -316,6 +346,7 @@ static inline void watch_myself(double now) {
     WatchPeer* me = &watch.peers[ranks.rank];
     me->step = __atomic_load_n(&ranks.step, __ATOMIC_RELAXED);
     me->progress = __atomic_load_n(&ranks.progress, __ATOMIC_RELAXED);
+    me->joined = __atomic_load_n(&ranks.joined, __ATOMIC_RELAXED);
     me->waiting = __atomic_load_n(&ranks.waiting, __ATOMIC_RELAXED);
     me->heard = now;
 }

@@ -27,7 +27,7 @@ static inline void zero_spread(const Model* model, float* p, int masters) {
         if (masters) { end = range_whole_before(range, table, end); }
         while (first < end) {
             size_t count = min_size(nccl.piece, end - first);
-            NCCL_CHECK(ncclBroadcast(p + first, p + first, count, ncclFloat, (int)r, nccl.comm, device.stream));
+            NCCL_JOIN(ncclBroadcast(p + first, p + first, count, ncclFloat, (int)r, nccl.comm, device.stream));
             first += count;
         }
     }
@@ -45,7 +45,7 @@ static inline void zero_wait(void) {
 static inline void zero_reduce(Model* model, const double* mine, double* all) {
     const Families* f = model->families;
     const size_t most = f->range.most, own = (size_t)ranks.rank * most;
-    NCCL_CHECK(ncclReduceScatter(f->grads, f->grads + own, most, ncclFloat, ncclSum, nccl.comm, device.stream));
+    NCCL_JOIN(ncclReduceScatter(f->grads, f->grads + own, most, ncclFloat, ncclSum, nccl.comm, device.stream));
     ranks_tell(mine, all);
 }
 
@@ -58,7 +58,7 @@ static inline double zero_grad_norm(Model* model) {
     if (range->begin < range->end) {
         grad_norm_blocks_cuda(sums + own, f->grads + range->begin, range->end - range->begin);
     }
-    if (!ledger.dry) { NCCL_CHECK(ncclAllGather(sums + own, sums, blocks, ncclDouble, nccl.comm, device.stream)); }
+    if (!ledger.dry) { NCCL_JOIN(ncclAllGather(sums + own, sums, blocks, ncclDouble, nccl.comm, device.stream)); }
     grad_norm_finish_cuda(f->squares, sums, grad_norm_scratch(model->tensors.total));
     if (ledger.dry) { return 0; }
     zero_wait();
@@ -74,7 +74,7 @@ static inline void zero_update(Model* model, const AdamwStep* step) {
     families_update(model, step);
     if (ledger.dry) { return; }
     const ncclDataType_t type = rounds ? ncclBfloat16 : ncclFloat;
-    NCCL_CHECK(ncclAllGather(f->x + own, f->x, most, type, nccl.comm, device.stream));
+    NCCL_JOIN(ncclAllGather(f->x + own, f->x, most, type, nccl.comm, device.stream));
     if (rounds) {
         NCCL_CHECK(ncclGroupStart());
         zero_spread(model, f->master, 1);

@@ -602,7 +602,7 @@ static void test_ranks_refused(void) {
         {crew_meet, 1, "two processes say that they are rank 1 of 3: "},
         {crew_other_text, 2, "is 'toy 2', rank 0 (|is 'toy 1': expected the same"},
         {crew_other_count, 2, "rank 2 (|says that there are 4 ranks, rank 0 (|that there are 3"},
-        {crew_other_version, 2, "rank 2 speaks version 9|version 1"},
+        {crew_other_version, 2, "rank 2 speaks version 9|version 2"},
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         crew_begin("--meet-timeout 5", 0);
@@ -892,6 +892,36 @@ static void test_ranks_hang(void) {
         crew_check("nobody's fault", r, 1, "as all ranks, answers and is at step 9; nobody has progressed");
     }
     crew_end();
+}
+
+// All wait, with different numbers of progress; the culprit, if there is one, has come to one collective less.
+static void crew_lost(int rank) {
+    crew_join(rank, crew_count);
+    ranks_progress(4);
+    for (int i = 0; i < 5 * rank; i++) { ranks_still_works(); }
+    for (int i = rank == crew.culprit; i < 3; i++) { ranks_join(); }
+    ranks_wait(1);
+    for (;;) { pause(); }
+}
+
+// Who waits where the others wait is not accused, whatever it has done before.
+static void test_ranks_lost(void) {
+    for (int culprit = -1; culprit < 3; culprit++) {
+        crew_begin("--nccl-timeout 0.3", 0);
+        crew.culprit = culprit;
+        crew_run(crew_lost, 3);
+        double since = now_seconds();
+        crew_wait(5);
+        for (int r = 0; r < 3 && culprit < 0; r++) {
+            crew_check("lost", r, 1,
+                       "error: all 3 ranks answer and wait for one another at step 4, in the same exchange");
+            crew_check("lost", r, 1, "nobody has progressed for 0.3 s (--nccl-timeout)");
+        }
+        if (culprit >= 0) {
+            check_ends("lost", 3, culprit, since, 4, "waits in an earlier exchange than others at step 4;");
+        }
+        crew_end();
+    }
 }
 
 static void crew_save(int rank) {
@@ -1339,6 +1369,7 @@ static void ranks_tests(void) {
     RUN(test_ranks_stopped);
     RUN(test_ranks_all_stopped);
     RUN(test_ranks_hang);
+    RUN(test_ranks_lost);
     RUN(test_ranks_saving_is_progress);
     RUN(test_ranks_fail);
     RUN(test_ranks_alike);

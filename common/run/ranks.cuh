@@ -63,7 +63,8 @@ static inline size_t nccl_size(const char* variable, size_t usual) {
     return size;
 }
 
-// All ranks join one communicator; their GPUs are open. Nothing where there is one rank.
+// All ranks join one communicator; their GPUs are open. Nothing where there is one rank. It is not destroyed: a process
+// ends only when all ranks are through with it (ranks_end), and ncclCommDestroy may wait for others when all is done.
 static inline void nccl_open(void) {
     if (ranks.count == 1 || nccl.comm || ledger.dry) { return; }
     // NCCL refuses ranks that share a GPU. Its stand-in does not, and dev/gpu_check.sh says so by this variable.
@@ -83,14 +84,6 @@ static inline void nccl_open(void) {
     ranks.abort = nccl_abort;
     nccl.mine = (double*)device_alloc(RANK_NUMBERS * sizeof(double), "numbers of a rank");
     nccl.all = (double*)device_alloc((size_t)ranks.count * RANK_NUMBERS * sizeof(double), "numbers of all ranks");
-}
-
-static inline void nccl_close(void) {
-    if (!nccl.comm) { return; }
-    CUDA_CHECK(cudaStreamSynchronize(device.stream));
-    ranks.abort = NULL;
-    NCCL_CHECK(ncclCommDestroy(nccl.comm));
-    nccl.comm = NULL;
 }
 
 // grads (n) = the sum over all ranks, bucket by bucket from the last: dW_out lies there, dW_in at the beginning.

@@ -9,8 +9,13 @@
 //     update      each its own range, of which it alone has moments and, in bf16, those masters that no layer reads
 //     weights     all-gather of what layers read: the products' copies, and in bf16 the masters of the rest
 //
-// so that as many bytes are sent as by an all-reduce, in bf16 a quarter less but for those masters. The stand-in adds here as there, in the order
-// of ranks; NCCL's two collectives may add in different orders, so that with it --zero 0 and 1 agree within rounding.
+// so that as many bytes are sent as by an all-reduce, in bf16 a quarter less but for those masters. The stand-in adds here
+// as there, in the order of ranks; NCCL's two collectives may add in different orders, so that with it --zero 0 and 1 agree
+// within rounding.
+//
+// The reduce-scatter and the all-gathers are one collective each, of the whole family: a range is in one piece, and a
+// bucket of the family would be the range of few ranks, whose links alone would work. Both are in place, NCCL cuts them
+// into chunks of its own, and nothing waits for a part of them, since nothing overlaps the backward (ranks.cuh).
 #ifndef PONDER_ZERO_CUH
 #define PONDER_ZERO_CUH
 

@@ -147,6 +147,9 @@ done
 ok "gone on with two ranks: the same weights" same_weights r8-2 on2 4
 NCCL_PROTO=LL128 train on2 --resume --gpus 2
 ok "another NCCL_PROTO: it is said" says "computed in .*, NCCL_PROTO=LL128\) \(was fp32 on 2 GPUs .* \(ranks of machines 2, NCCL_ALGO=\^NVLS,NVLSTree\)\)"
+orders="NCCL_MIN_NCHANNELS=2 NCCL_MAX_NCHANNELS=4 NCCL_MIN_CTAS=2 NCCL_MAX_CTAS=8 NCCL_NTHREADS=256 NCCL_BUFFSIZE=1048576 NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 NCCL_TOPO_FILE=/a/topo.xml NCCL_GRAPH_FILE=b.xml"
+(export $orders && train on2 --resume --gpus 2)
+ok "other variables of NCCL: it is said" says "computed in .*, ${orders// /, }\) \(was fp32"
 
 train on_same --steps 1 --val-batches 3 --gpus 2
 train on_same --steps 1 --val-batches 3 --gpus 2 --resume=same

@@ -133,8 +133,12 @@ static inline char* nccl_arithmetic(void) {
     char *version = nccl_version(), *layout = ranks_layout(), *order = ranks_order();
     StringBuilder sb = {0};
     sb_printf(&sb, PRECISION " on %s with NCCL %s (ranks of machines %s", layout, version, order);
-    static const char* const variables[] = {"NCCL_ALGO", "NCCL_PROTO"};
-    for (int i = 0; i < 2; i++) {
+    // Those that choose the algorithm, and those that cut a sum or lay out its rings and trees in another way.
+    static const char* const variables[] = {"NCCL_ALGO",          "NCCL_PROTO",     "NCCL_MIN_NCHANNELS",
+                                            "NCCL_MAX_NCHANNELS", "NCCL_MIN_CTAS",  "NCCL_MAX_CTAS",
+                                            "NCCL_NTHREADS",      "NCCL_BUFFSIZE",  "NCCL_P2P_DISABLE",
+                                            "NCCL_SHM_DISABLE",   "NCCL_TOPO_FILE", "NCCL_GRAPH_FILE"};
+    for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++) {
         const char* value = getenv(variables[i]);
         if (!value) { continue; }
         sb_printf(&sb, ", %s=", variables[i]);

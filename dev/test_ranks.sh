@@ -527,6 +527,19 @@ ok "other weights: exit status $status" [ $status = 1 ]
 ok "other weights: the rank is named" says "^rank 0 .*error: after step 2 rank 1 .* has other weights"
 ok "other weights: one error" one_error
 ok "other weights: nothing is saved" [ ! -e "$tmp/apart/step_00000002" ]
+# With --zero 1, whose fourth collective of a step gathers the weights, in step 2 rank 1 gets another of rank 0's.
+EMULATE_NCCL_SPOIL=1:8 train apart-1 --total-batch 128 --steps 4 --save-every 2 --gpus 3 --zero 1
+ok "other weights, --zero 1: exit status $status" [ $status = 1 ]
+ok "other weights, --zero 1: the rank is named" says "^rank 0 .*error: after step 2 rank 1 .* has other weights"
+ok "other weights, --zero 1: one error" one_error
+ok "other weights, --zero 1: nothing is saved" [ ! -e "$tmp/apart-1/step_00000002" ]
+# The first of a step adds the gradients. In step 2, behind the six broadcasts of a checkpoint, the first number of rank 1's
+# range is NaN there alone: every rank finds it, and rank 0 says so.
+EMULATE_NCCL_SPOIL=1:11:nan train spoilt $graded --steps 4 --gpus 3 --zero 1
+ok "NaN of one rank's range: exit status $status" [ $status = 1 ]
+ok "NaN of one rank's range: its tensor is named" says "^rank 0 .*error: step 2: the gradient norm is NaN; first tensor that is not finite: gradient of "
+ok "NaN of one rank's range: one error" one_error
+ok "NaN of one rank's range: the last checkpoint" [ "$(ls -d "$tmp"/spoilt/step_* | tail -n 1)" = "$tmp/spoilt/step_00000001" ]
 
 # A token outside the vocabulary, which all ranks read in step 3.
 outside() { # FILE: there as token 274, in row 17

@@ -12,7 +12,7 @@
 //   EMULATE_NCCL_DELAY=ms[:seed]  every operation begins up to so much later, at random
 //   EMULATE_NCCL_LOSE=rank:call   that rank never arrives at its call of that number, from 1, of a communicator
 //   EMULATE_NCCL_STALL=rank:call:seconds  it arrives, and then is silent for so long
-//   EMULATE_NCCL_SPOIL=rank:call  that call, an all-reduce of floats, gives that rank a first number that is too large by 1
+//   EMULATE_NCCL_SPOIL=rank:call[:by]  that call gives that rank a first float that is too large by 1, or by so much (nan)
 //   EMULATE_NCCL_ABORT_HANGS=1    ncclCommAbort never returns
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -171,17 +171,15 @@ static ncclResult_t comm_check(const char* call, const ncclComm* comm, int most_
 struct Fault {
     int rank, set;
     long long call;
-    double seconds;
+    double number;
 };
-static Fault fault_of(const char* name, int with_seconds) {
-    Fault f = {-1, 0, 0, 0};
+// most, least: 1 if it may, if it must have a number behind rank and call, whose name is `number`.
+static Fault fault_of(const char* name, int least, int most, const char* number) {
+    Fault f = {-1, 0, 0, 1};
     const char* text = getenv(name);
     if (!text || !text[0]) { return f; }
-    int end = 0, n = with_seconds ? sscanf(text, "%d:%lld:%lf%n", &f.rank, &f.call, &f.seconds, &end)
-                                  : sscanf(text, "%d:%lld%n", &f.rank, &f.call, &end);
-    if (n != 2 + with_seconds || text[end]) {
-        fatal("%s=%s: expected rank:call%s", name, text, with_seconds ? ":seconds" : "");
-    }
+    int end = 0, n = sscanf(text, "%d:%lld%n:%lf%n", &f.rank, &f.call, &end, &f.number, &end);
+    if (n < 2 + least || n > 2 + most || text[end]) { fatal("%s=%s: expected rank:call%s", name, text, number); }
     f.set = 1;
     return f;
 }
@@ -195,7 +193,7 @@ static uint64_t hash(uint64_t x) {
     return x ^ x >> 32;
 }
 static void fault_before(ncclComm* comm) {
-    static const Fault lose = fault_of("EMULATE_NCCL_LOSE", 0);
+    static const Fault lose = fault_of("EMULATE_NCCL_LOSE", 0, 0, "");
     static const char* const delay = getenv("EMULATE_NCCL_DELAY");
     if (delay && delay[0]) {
         double ms = 0;
@@ -207,19 +205,21 @@ static void fault_before(ncclComm* comm) {
     if (lose.set && lose.rank == comm->wires.rank && lose.call == (long long)comm->calls) { wait_seconds(comm, 1e9); }
 }
 static void fault_within(ncclComm* comm) {
-    static const Fault stall = fault_of("EMULATE_NCCL_STALL", 1);
+    static const Fault stall = fault_of("EMULATE_NCCL_STALL", 1, 1, ":seconds");
     if (stall.set && stall.rank == comm->wires.rank && stall.call == (long long)comm->calls) {
-        wait_seconds(comm, stall.seconds);
+        wait_seconds(comm, stall.number);
     }
 }
 static void fault_after(ncclComm* comm, const Op* o) {
-    static const Fault spoil = fault_of("EMULATE_NCCL_SPOIL", 0);
+    static const Fault spoil = fault_of("EMULATE_NCCL_SPOIL", 0, 1, "[:by]");
     if (!spoil.set || spoil.rank != comm->wires.rank || spoil.call != (long long)comm->calls) { return; }
-    if (o->kind != ALL_REDUCE || o->type != ncclFloat32 || o->count == 0) {
-        fatal("EMULATE_NCCL_SPOIL=%d:%lld: expected an all-reduce of floats, found %s of %zu %s", spoil.rank,
-              spoil.call, kind_name[o->kind], o->count, type_name(o->type));
+    const int known = o->kind == ALL_REDUCE || o->kind == REDUCE_SCATTER || o->kind == ALL_GATHER;
+    if (!known || o->type != ncclFloat32 || o->count == 0) {
+        fatal("EMULATE_NCCL_SPOIL=%d:%lld: expected an all-reduce, reduce-scatter or all-gather of floats, found %s of "
+              "%zu %s",
+              spoil.rank, spoil.call, kind_name[o->kind], o->count, type_name(o->type));
     }
-    *(float*)(void*)o->host_to += 1;
+    *(float*)(void*)o->host_to += (float)spoil.number;
 }
 
 // ------------------------------------------------------------------------------------------------

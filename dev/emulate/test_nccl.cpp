@@ -888,17 +888,38 @@ static void spoiled(Rank* r) {
     }
     OK(ncclCommDestroy(r->comm));
 }
-static void gathered(Rank* r) {
+// Of three ranks that bring {1, 2, 3}: call 1 gathers the first number of each, call 2 gives rank r the r-th sum.
+static void spoiled_shares(Rank* r) {
     rank_open(r);
-    float* numbers = device_floats(4);
-    OK(ncclAllGather(numbers, numbers + 2, 1, ncclFloat, r->comm, r->stream));
+    float *numbers = device_floats(7), back[7], mine[3] = {1, 2, 3};
+    const char* spoil = getenv("EMULATE_NCCL_SPOIL");
+    CUDA(cudaMemcpy(numbers, mine, sizeof mine, cudaMemcpyHostToDevice));
+    OK(ncclAllGather(numbers, numbers + 3, 1, ncclFloat, r->comm, r->stream));
+    OK(ncclReduceScatter(numbers, numbers + 6, 1, ncclFloat, ncclSum, r->comm, r->stream));
+    CUDA(cudaMemcpyAsync(back, numbers, sizeof back, cudaMemcpyDeviceToHost, r->stream));
+    CUDA(cudaStreamSynchronize(r->stream));
+    const int here = r->rank == 1, first = here && strcmp(spoil, "1:1:-0.5") == 0, second = here && !first;
+    CHECK(back[3] == (first ? 0.5f : 1.0f) && back[4] == 1 && back[5] == 1, "rank %d gathers %g, %g, %g", r->rank,
+          (double)back[3], (double)back[4], (double)back[5]);
+    CHECK(second ? back[6] != back[6] : back[6] == 3.0f * mine[r->rank], "rank %d has the sum %g", r->rank,
+          (double)back[6]);
+    OK(ncclCommDestroy(r->comm));
+}
+static void broadcast_alone(Rank* r) {
+    rank_open(r);
+    float* numbers = device_floats(1);
+    OK(ncclBroadcast(numbers, numbers, 1, ncclFloat, 0, r->comm, r->stream));
     CUDA(cudaStreamSynchronize(r->stream));
 }
 static void test_spoiled(void) {
     expect_good(3, spoiled, "EMULATE_NCCL_SPOIL=1:2");
     expect_good(2, spoiled, "EMULATE_NCCL_SPOIL=1:2 EMULATE_NCCL_HOST=h#");
-    expect_told(1, gathered, "EMULATE_NCCL_SPOIL=0:1",
-                "expected an all-reduce of floats, found ncclAllGather of 1 float");
+    expect_good(3, spoiled_shares, "EMULATE_NCCL_SPOIL=1:1:-0.5");
+    expect_good(3, spoiled_shares, "EMULATE_NCCL_SPOIL=1:2:nan");
+    expect_told(1, broadcast_alone, "EMULATE_NCCL_SPOIL=0:1",
+                "expected an all-reduce, reduce-scatter or all-gather of floats, found ncclBroadcast of 1 float");
+    expect_told(1, delayed, "EMULATE_NCCL_SPOIL=0:1:", "EMULATE_NCCL_SPOIL=0:1:: expected rank:call[:by]");
+    expect_told(1, delayed, "EMULATE_NCCL_LOSE=0:1:2", "EMULATE_NCCL_LOSE=0:1:2: expected rank:call");
 }
 
 static void test_nothing_is_left(void) {

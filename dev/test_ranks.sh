@@ -427,6 +427,14 @@ until_says() { # WORDS: within 20 seconds
     done
     return 1
 }
+gone() { # SECONDS PROCESS...: they have ended within these
+    local tries=$((10 * $1))
+    shift
+    while kill -0 "$@" 2>/dev/null; do # any of them
+        [ $((tries--)) -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
 goes_on() { # OUT: the run that has ended can be gone on with
     local newest
     newest=$(basename "$(ls -d "$tmp/$1"/step_* | tail -n 1)")
@@ -450,6 +458,7 @@ ok "ncclCommAbort hangs: after its five seconds" [ $((SECONDS - begin)) -ge 4 ]
 ok "ncclCommAbort hangs: the run goes on" goes_on hangs
 in_background hung --nccl-timeout 3
 kill -STOP "${children[1]}"
+ok "rank hung: the others end" gone 12 "${children[0]}" "${children[2]}"
 ok "rank hung: all end" ends 12
 ok "rank hung: it is named" says "rank 1 "
 kill -9 "${children[1]}" 2>/dev/null

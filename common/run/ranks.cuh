@@ -40,7 +40,7 @@ static inline void nccl_check(ncclResult_t result, const char* expression, const
 }
 
 // The same of a collective, to which all ranks come.
-#define NCCL_JOIN(expression) (ranks_join(), NCCL_CHECK(expression))
+#define NCCL_JOIN(expression) (ranks_stay(), ranks_join(), NCCL_CHECK(expression))
 
 // What the watchdog calls before it ends this process: it may hang, which the watchdog knows.
 static void nccl_abort(void) {

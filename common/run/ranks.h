@@ -52,11 +52,16 @@ static inline void ranks_progress(int64_t step) {
 // 1: from here on all ranks do the same, so that an error that all of them meet is said once (watch.h); 0: no longer.
 static inline void ranks_alike(int alike) { __atomic_store_n(&ranks.alike, alike, __ATOMIC_RELAXED); }
 
-// Between these this rank waits for others, so that it is not blamed if nobody progresses. Exchanges say it themselves. A
-// collective that was ended by ranks.abort has given numbers that mean nothing: from such a wait nobody comes back.
+// A collective that was ended by ranks.abort has given numbers that mean nothing, and there is no communicator for
+// another: from there on this rank does nothing more.
+static inline void ranks_stay(void) {
+    while (WATCH_GET(watch.ending)) { pause(); }
+}
+
+// Between these this rank waits for others, so that it is not blamed if nobody progresses. Exchanges say it themselves.
 static inline void ranks_wait(int waits) {
     __atomic_store_n(&ranks.waiting, waits, __ATOMIC_RELAXED);
-    while (!waits && WATCH_GET(watch.ending)) { pause(); }
+    if (!waits) { ranks_stay(); }
 }
 
 // Ends a run normally, when all ranks have come here.

@@ -317,14 +317,38 @@ ok "what rank 1 alone meets: it says so" grep -q "^rank 1 .*error: --total-batch
 ok "what rank 1 alone meets: rank 0 is told" grep -q "error: rank 1 .*: --total-batch 100: expected" "$tmp/log0"
 ok "what rank 1 alone meets: exit status $status" [ $status = 1 ]
 
-# ---- real launchers, where they are ----
+# ---- launchers, and the scripts in dev/ that begin a run or go on with it ----
 
 launched="$(model_of $architecture) --train $tmp/train.bin --total-batch 128 --steps 4"
+export TRAINER=$build/train_${architecture}_emu_fp32
+timeout 100 dev/run_gpus.sh 2 $launched --save-every 2 --out "$tmp/script" >"$tmp/log" 2>&1
+ok "dev/run_gpus.sh: the same weights" same_weights r8-2 script 4
+rm -rf "$tmp/script/step_00000004"
+timeout 100 dev/run_gpus.sh 2 --out "$tmp/script" >"$tmp/log" 2>&1
+ok "dev/run_gpus.sh, which goes on: the same weights" same_weights r8-2 script 4
+# Slurm is nowhere here: in its place, what it tells two tasks on one machine.
+mkdir "$tmp/bin"
+cat >"$tmp/bin/srun" <<'EOS'
+#!/bin/bash
+[ "$1 $2" = "--kill-on-bad-exit=1 --cpus-per-task=3" ] || { echo "srun: error: expected other options than $*"; exit 2; }
+shift 2
+export SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_ID=0 SLURM_STEP_NUM_NODES=1 SLURM_STEP_NODELIST=node7 pids= status=0
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & pids="$pids $!"; done
+for pid in $pids; do wait $pid || status=$?; done
+exit $status
+EOS
+chmod +x "$tmp/bin/srun"
+PATH=$tmp/bin:$PATH SLURM_JOB_ID=$$ SLURM_PROCID=0 SLURM_NTASKS=2 SLURM_CPUS_PER_TASK=3 timeout 100 \
+    dev/run_slurm.sh $launched --out "$tmp/slurm" >"$tmp/log" 2>&1
+status=$?
+ok "dev/run_slurm.sh: exit status $status" [ $status = 0 ]
+ok "dev/run_slurm.sh: two ranks" says "weights of all 2 ranks have hash"
+ok "dev/run_slurm.sh: the same weights" same_weights r8-2 slurm 4
 torchrun=$(command -v "$build/venv/bin/torchrun" torchrun | head -n 1)
 if [ -n "$torchrun" ]; then
-    timeout 200 "$torchrun" --standalone --no-python --nproc-per-node 2 "$build/train_${architecture}_emu_fp32" $launched \
-        --out "$tmp/torchrun" >"$tmp/log" 2>&1
-    ok "torchrun: the same weights" same_weights r8-2 torchrun 4
+    PATH=$(dirname "$torchrun"):$PATH GPUS=2 PORT=$((20000 + RANDOM % 10000)) timeout 200 \
+        dev/run_torchrun.sh 1 127.0.0.1 $launched --out "$tmp/torchrun" >"$tmp/log" 2>&1
+    ok "dev/run_torchrun.sh: the same weights" same_weights r8-2 torchrun 4
 else
     skip torchrun "there is none in $build/venv/bin (make venv) nor in PATH"
 fi

@@ -495,6 +495,7 @@ EMULATE_NCCL_LOSE=1:5 in_background lost --nccl-timeout 3
 ok "collective without one rank: all end" ends 12
 ok "collective without one rank: exit status $status" [ "$status" = 1 ]
 ok "collective without one rank: nobody is accused" says "^rank 0 .* step 3: error: all 3 ranks answer and wait for one another at step 3,.* for 3 s"
+ok "collective without one rank: none goes on after ncclCommAbort" [ "$(grep -c "after ncclCommAbort" "$tmp/log")" = 0 ]
 ok "collective without one rank: the last checkpoint" [ "$(ls -d "$tmp"/lost/step_* | tail -n 1)" = "$tmp/lost/step_00000002" ]
 ok "collective without one rank: the run goes on" goes_on lost
 EMULATE_NCCL_STALL=1:5:1.5 train stalled --total-batch 128 --steps 4 --val-batches 3 --gpus 2 --nccl-timeout 6

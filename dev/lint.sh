@@ -396,6 +396,54 @@ for f in $trainers; do
     done
 done | check "functions of the trainers are in the same order"
 
+# ---- (m) what the watchdog of several ranks calls ----
+
+# Whatever the main thread hangs in, and whatever lock it holds: system calls, and functions of memory and texts that take
+# no lock. Everything that can be reached from its two threads, in these files, is looked at.
+strip 0 common/base.h common/run/launch.h common/run/meeting.h common/run/watch.h | awk '
+    BEGIN {
+        n = split("send recv poll read write shutdown close clock_gettime getppid _exit " \
+                  "strlen strcmp strncmp strchr memcpy memmove memset " \
+                  "if for while switch return sizeof void defined WATCH_GET WATCH_SET", list, " ")
+        for (i = 1; i <= n; i++) allowed[list[i]] = 1
+    }
+    {
+        text = $0; sub(/^[^:]*:[0-9]+:/, "", text)
+        if (text ~ /^[ \t]*#/) next
+        if (!depth) {
+            head = head " " text
+            if (text !~ /[{;]/) next
+            sub(/\{.*/, "", head); gsub(/__attribute__ *\(\([^()]*(\([^()]*\))?[^()]*\)\)/, "", head)
+            name = ""
+            if (head ~ /^ *[A-Za-z].*[ *]+[a-z_0-9]+\(/ && head !~ /[=;]/) { name = head; sub(/\(.*/, "", name); sub(/.*[ *]/, "", name) }
+            head = ""
+            if (name) { known[name] = 1; sub(/^[^{]*/, "", text) }
+        }
+        depth += gsub(/\{/, "{", text) - gsub(/\}/, "}", text)
+        while (match(text, /[A-Za-z_][A-Za-z0-9_]* *\(/)) {
+            call = substr(text, RSTART, RLENGTH - 1); sub(/ *$/, "", call)
+            if (name) calls[name] = calls[name] " " call
+            text = substr(text, RSTART + RLENGTH)
+        }
+    }
+    function reach(name, from, list, n, i) {
+        if (name in seen) return
+        seen[name] = 1
+        n = split(calls[name], list, " ")
+        for (i = 1; i <= n; i++) {
+            if (list[i] in known) { reach(list[i], from " > " list[i]); continue }
+            if (list[i] in allowed || list[i] ~ /^__atomic_/) continue
+            if (name == "watch_abort_main" && list[i] == "end") { ends++; continue } # ranks.abort, for which it is there
+            print from " calls " list[i] "()"
+        }
+    }
+    END {
+        reach("watch_main", "watch_main"); reach("watch_abort_main", "watch_abort_main")
+        if (ends != 1) print "watch_abort_main: no call of ranks.abort was found"
+        for (n in seen) count++
+        if (count < 20) print "only " count " functions were found"
+    }' | check "the threads of the watchdog call nothing that takes a lock"
+
 if [ -s "$tmp/failed" ]; then
     printf '\nlint: %d checks failed\n' "$(wc -l <"$tmp/failed")"
     exit 1

@@ -17,7 +17,8 @@
 // takes long (a validation, the micro-batches of a step) within about a second, without a word between them in it.
 //
 // The main thread may hang in CUDA or NCCL, hold their locks or that of malloc, and die at any moment; so the thread
-// calls nothing but send, recv, poll, read, write, clock_gettime, getppid and _exit, on memory that was taken before.
+// calls nothing but send, recv, poll, read, write, shutdown, close, clock_gettime, getppid and _exit, on memory that was
+// taken before (`make lint` looks).
 #ifndef PONDER_WATCH_H
 #define PONDER_WATCH_H
 

@@ -193,45 +193,80 @@ MATMUL_ROWS(MATMUL_DEFINE_TILE)
 static MatmulTile* const matmul_tiles[MATMUL_MR][2] = {MATMUL_ROWS(MATMUL_LIST_TILE)};
 
 // ---------------------------------------------------------------------------------------------
+// Operands are in fp32, or in bf16, whose numbers become floats as they are read, and all else is the same. Number `at` of X,
+// VL numbers from there, and where it is; bf16 is a constant where these are called.
+__attribute__((always_inline)) static inline float matmul_number(const void* X, size_t at, int bf16) {
+    return bf16 ? float_of_bf16(((const Bf16*)X)[at]) : ((const float*)X)[at];
+}
+__attribute__((always_inline)) static inline vf matmul_vector(const void* X, size_t at, int bf16) {
+    return bf16 ? vf_load_bf16((const Bf16*)X + at) : vf_load((const float*)X + at);
+}
+static inline const void* matmul_at(const void* X, size_t at, int bf16) {
+    return (const char*)X + at * (bf16 ? sizeof(Bf16) : sizeof(float));
+}
+// The first n of VL numbers from there, where there are no more; the other lanes are 0.
+__attribute__((always_inline)) static inline vf matmul_part(const void* X, size_t at, size_t n, int bf16) {
+    if (!bf16) { return vf_load_part((const float*)X + at, n); }
+    if (n >= VL) { return vf_load_bf16((const Bf16*)X + at); }
+    Bf16 x[VL] = {0};
+    memcpy(x, (const Bf16*)X + at, n * sizeof(Bf16));
+    return vf_load_bf16(x);
+}
+
 // Packing. A panel is `step` lines (rows of op(A), columns of op(B)), kc numbers of each, stored as
 // (kc, width), width >= step, with room for MATMUL_KC. What is past the last line becomes zero.
 
 // The numbers of one k lie together in memory: src (kc, lines), rows ld apart; they make `panels` panels, a constant where
 // this is called. Lanes from `step` to `width` get the next panel's lines or zero: nobody reads them.
-__attribute__((always_inline)) static inline void matmul_pack_few(int panels, float* __restrict__ dst, size_t step,
-                                                                  size_t width, const float* __restrict__ src,
-                                                                  size_t ld, size_t lines, size_t kc) {
-    for (size_t k = 0; k < kc; k++, dst += width, src += ld) {
+__attribute__((always_inline)) static inline void matmul_pack_few(int panels, int bf16, float* __restrict__ dst,
+                                                                  size_t step, size_t width,
+                                                                  const void* __restrict__ src, size_t ld, size_t lines,
+                                                                  size_t kc) {
+    for (size_t k = 0; k < kc; k++, dst += width) {
         MATMUL_UNROLL
         for (int p = 0; p < panels; p++) {
             float* d = dst + (size_t)p * width * MATMUL_KC;
             for (size_t v = 0; v < width; v += VL) {
-                size_t at = (size_t)p * step + v;
+                size_t at = (size_t)p * step + v, from = k * ld + at;
                 // The lines may end in the last panel, and in those of its lines that the one before gets too.
                 int whole = p + 2 < panels;
-                vf_store(d + v, whole ? vf_load(src + at) : vf_load_part(src + at, lines - min_size(at, lines)));
+                vf_store(d + v, whole ? matmul_vector(src, from, bf16)
+                                      : matmul_part(src, from, lines - min_size(at, lines), bf16));
             }
         }
     }
 }
 __attribute__((always_inline)) static inline void
-matmul_pack_some(float* dst, size_t step, size_t width, const float* src, size_t ld, size_t lines, size_t kc) {
+matmul_pack_some(int bf16, float* dst, size_t step, size_t width, const void* src, size_t ld, size_t lines, size_t kc) {
     switch (div_up(lines, step)) {
-        case 1: matmul_pack_few(1, dst, step, width, src, ld, lines, kc); break;
-        case 2: matmul_pack_few(2, dst, step, width, src, ld, lines, kc); break;
-        case 3: matmul_pack_few(3, dst, step, width, src, ld, lines, kc); break;
-        default: matmul_pack_few(4, dst, step, width, src, ld, lines, kc); break;
+        case 1: matmul_pack_few(1, bf16, dst, step, width, src, ld, lines, kc); break;
+        case 2: matmul_pack_few(2, bf16, dst, step, width, src, ld, lines, kc); break;
+        case 3: matmul_pack_few(3, bf16, dst, step, width, src, ld, lines, kc); break;
+        default: matmul_pack_few(4, bf16, dst, step, width, src, ld, lines, kc); break;
     }
 }
-static inline void matmul_pack_rows(float* dst, size_t step, const float* src, size_t ld, size_t lines, size_t kc) {
+__attribute__((always_inline)) static inline void matmul_pack_rows(int bf16, float* dst, size_t step, const void* src,
+                                                                   size_t ld, size_t lines, size_t kc) {
     if (step == MATMUL_NR) {
-        matmul_pack_some(dst, MATMUL_NR, MATMUL_NR, src, ld, lines, kc);
+        matmul_pack_some(bf16, dst, MATMUL_NR, MATMUL_NR, src, ld, lines, kc);
     } else {
-        matmul_pack_some(dst, MATMUL_MR, MATMUL_AP, src, ld, lines, kc);
+        matmul_pack_some(bf16, dst, MATMUL_MR, MATMUL_AP, src, ld, lines, kc);
     }
+}
+static void matmul_pack_rows_fp32(float* dst, size_t step, const void* src, size_t ld, size_t lines, size_t kc) {
+    matmul_pack_rows(0, dst, step, src, ld, lines, kc);
+}
+static void matmul_pack_rows_bf16(float* dst, size_t step, const void* src, size_t ld, size_t lines, size_t kc) {
+    matmul_pack_rows(1, dst, step, src, ld, lines, kc);
 }
 
 #if VL >= 8
+// Eight numbers in bf16.
+static inline __m256 wide_of_bf16(const Bf16* p) {
+    __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(const void*)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+}
+
 // Turns 8 x 8 numbers, r[i][k] to r[k][i]: pairs, then quadruples, then halves of registers change places.
 __attribute__((always_inline)) static inline void matmul_turn(__m256 r[8]) {
     __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]);
@@ -255,40 +290,42 @@ __attribute__((always_inline)) static inline void matmul_turn(__m256 r[8]) {
 #endif
 
 // A line's numbers lie together in memory: src (lines, kc), rows ld apart; one panel. Transposes.
+__attribute__((always_inline)) static inline void matmul_pack_columns(int bf16, float* __restrict__ dst, size_t width,
+                                                                      const void* __restrict__ src, size_t ld,
+                                                                      size_t lines, size_t kc) {
+    size_t whole = 0;
 #if VL >= 8
-static inline void matmul_pack_columns(float* __restrict__ dst, size_t width, const float* __restrict__ src, size_t ld,
-                                       size_t lines, size_t kc) {
     static const float zeros[MATMUL_KC] = {0};  // stands in for lines that do not exist
+    whole = kc / 8 * 8;
     for (size_t j = 0; j < width; j += 8) {
-        const float* line[8];
-        for (size_t r = 0; r < 8; r++) { line[r] = j + r < lines ? src + (j + r) * ld : zeros; }
-        float* d = dst + j;
-        size_t k = 0;
-        for (; k + 8 <= kc; k += 8) {
-            if (k % 16 == 0) {  // the next 8 lines: pieces of 1 KB are too short for the hardware to foresee
-                for (size_t r = 0; r < 8; r++) { __builtin_prefetch(line[r] + 8 * ld + k); }
+        const void* line[8];
+        for (size_t r = 0; r < 8; r++) { line[r] = j + r < lines ? matmul_at(src, (j + r) * ld, bf16) : zeros; }
+        for (size_t k = 0; k < whole; k += 8) {
+            if (k % (bf16 ? 32 : 16) ==
+                0) {  // the next 8 lines: pieces of 1 KB are too short for the hardware to foresee
+                for (size_t r = 0; r < 8; r++) { __builtin_prefetch(matmul_at(line[r], 8 * ld + k, bf16)); }
             }
             __m256 r[8];
-            for (size_t i = 0; i < 8; i++) { r[i] = _mm256_loadu_ps(line[i] + k); }
+            for (size_t i = 0; i < 8; i++) {
+                r[i] = bf16 ? wide_of_bf16((const Bf16*)line[i] + k) : _mm256_loadu_ps((const float*)line[i] + k);
+            }
             matmul_turn(r);
-            for (size_t i = 0; i < 8; i++) { _mm256_store_ps(d + i * width, r[i]); }
-            d += 8 * width;
-        }
-        for (; k < kc; k++) {
-            for (size_t r = 0; r < 8; r++) { d[r] = line[r][k]; }
-            d += width;
+            for (size_t i = 0; i < 8; i++) { _mm256_store_ps(dst + (k + i) * width + j, r[i]); }
         }
     }
-}
-#else
-static inline void matmul_pack_columns(float* __restrict__ dst, size_t width, const float* __restrict__ src, size_t ld,
-                                       size_t lines, size_t kc) {
-    for (size_t k = 0; k < kc; k++) {
-        for (size_t j = 0; j < lines; j++) { dst[k * width + j] = src[j * ld + k]; }
-        for (size_t j = lines; j < width; j++) { dst[k * width + j] = 0; }
-    }
-}
 #endif
+    for (size_t k = whole; k < kc; k++) {
+        for (size_t j = 0; j < width; j++) {
+            dst[k * width + j] = j < lines ? matmul_number(src, j * ld + k, bf16) : 0;
+        }
+    }
+}
+static void matmul_pack_columns_fp32(float* dst, size_t width, const void* src, size_t ld, size_t lines, size_t kc) {
+    matmul_pack_columns(0, dst, width, src, ld, lines, kc);
+}
+static void matmul_pack_columns_bf16(float* dst, size_t width, const void* src, size_t ld, size_t lines, size_t kc) {
+    matmul_pack_columns(1, dst, width, src, ld, lines, kc);
+}
 
 // ---------------------------------------------------------------------------------------------
 
@@ -314,15 +351,20 @@ static inline char* matmul_workspace(size_t bytes) {
 // Waits until another thread has counted *count up to `value`. The thread that is waited for may
 // have lost its processor to another program, so after a while this one lends it its own.
 static inline void matmul_wait(const uint32_t* count, uint32_t value) {
-    for (int spins = 0; __atomic_load_n(count, __ATOMIC_ACQUIRE) != value; spins++) {
-        if (spins > 200) { MATMUL_YIELD(); }
+    for (int spins = 0; __atomic_load_n(count, __ATOMIC_ACQUIRE) != value;) {
+        if (spins < 200) {
+            spins++;
+        } else {
+            MATMUL_YIELD();
+        }
     }
 }
 static inline void matmul_done(uint32_t* count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
 
 // An operand as it lies in memory.
 typedef struct {
-    const float* X;
+    const void* X;
+    int bf16;  // 1: of Bf16, 0: of float
     size_t ld;
     int along;     // 1: the numbers of one k lie together, 0: those of a line do
     size_t lines;  // rows of A, columns of B
@@ -388,13 +430,16 @@ static inline MatmulStep matmul_step(const MatmulJob* job, size_t step) {
 
 // Packs lines [first, last) of x, kc numbers of each from k0 on.
 static inline void matmul_pack(float* p, const MatmulOperand* x, size_t first, size_t last, size_t k0, size_t kc) {
+    if (kc == 0) { return; }  // then there may be no operand at all
     size_t panels = x->along ? 4 : 1, lines = panels * x->step;
     for (size_t i = first; i < last; i += lines, p += panels * x->width * MATMUL_KC) {
         size_t n = min_size(lines, last - i);
         if (x->along) {
-            matmul_pack_rows(p, x->step, x->X + k0 * x->ld + i, x->ld, n, kc);
+            const void* from = matmul_at(x->X, k0 * x->ld + i, x->bf16);
+            (x->bf16 ? matmul_pack_rows_bf16 : matmul_pack_rows_fp32)(p, x->step, from, x->ld, n, kc);
         } else {
-            matmul_pack_columns(p, x->width, x->X + i * x->ld + k0, x->ld, n, kc);
+            const void* from = matmul_at(x->X, i * x->ld + k0, x->bf16);
+            (x->bf16 ? matmul_pack_columns_bf16 : matmul_pack_columns_fp32)(p, x->width, from, x->ld, n, kc);
         }
     }
 }
@@ -409,23 +454,24 @@ static inline void matmul_pack_group(const MatmulJob* job, const MatmulStep* s, 
 
 // What a thread fetches while it computes: the numbers that it packs next, a few cache lines with every tile.
 typedef struct {
-    const float* row;
-    size_t rows, columns, column, ld;
+    const char* row;
+    size_t rows, bytes, at, next;  // of a row that are wanted, that are fetched, and to the next row
 } MatmulAhead;
 
 static inline MatmulAhead matmul_ahead(const MatmulOperand* x, size_t first, size_t lines, size_t k0, size_t kc) {
-    MatmulAhead nothing = {NULL, 0, 0, 0, 0};
-    if (first >= x->lines || kc == 0) { return nothing; }
+    MatmulAhead ahead = {NULL, 0, 0, 0, 0};
+    if (first >= x->lines || kc == 0) { return ahead; }
+    size_t number = x->bf16 ? sizeof(Bf16) : sizeof(float);
     lines = min_size(lines, x->lines - first);
-    MatmulAhead along = {x->X + k0 * x->ld + first, kc, lines, 0, x->ld};
-    MatmulAhead across = {x->X + first * x->ld + k0, lines, kc, 0, x->ld};
-    return x->along ? along : across;
+    ahead.row = (const char*)x->X + number * (x->along ? k0 * x->ld + first : first * x->ld + k0);
+    ahead.rows = x->along ? kc : lines, ahead.bytes = number * (x->along ? lines : kc), ahead.next = number * x->ld;
+    return ahead;
 }
 static inline void matmul_fetch(MatmulAhead* a, size_t count) {
     for (; count > 0 && a->rows > 0; count--) {
-        __builtin_prefetch(a->row + a->column, 0, 2);  // into the L2 cache
-        a->column += 16;                               // floats of a cache line
-        if (a->column >= a->columns) { a->column = 0, a->row += a->ld, a->rows--; }
+        __builtin_prefetch(a->row + a->at, 0, 2);  // into the L2 cache
+        a->at += ALIGNMENT;
+        if (a->at >= a->bytes) { a->at = 0, a->row += a->next, a->rows--; }
     }
 }
 
@@ -449,7 +495,7 @@ static inline void matmul_compute_task(const MatmulJob* job, const MatmulStep* s
         MatmulAhead ahead = k < s->k1 ? matmul_ahead(other, first, lines, k, min_size(KC, s->k1 - k))
                                       : matmul_ahead(other, first + threads * job->group, job->group, s->k0,
                                                      min_size(KC, s->k1 - s->k0));
-        size_t fetch = div_up(ahead.rows * div_up(ahead.columns, 16), div_up(rows, MR) * div_up(columns, NR));
+        size_t fetch = div_up(ahead.rows * div_up(ahead.bytes, ALIGNMENT), div_up(rows, MR) * div_up(columns, NR));
         for (size_t top = 0; top < rows; top += HEIGHT) {
             for (size_t j = 0; j < columns; j += NR) {
                 size_t width = min_size(NR, columns - j);
@@ -503,12 +549,19 @@ static inline void matmul_work(const MatmulJob* job, size_t thread, size_t threa
 
 // Cuts a product, M and N above 0, into work for `threads` threads; its panels and counters lie in the workspace. `most`:
 // lines of the shared operand in a step, counted in each of its K-blocks.
-static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const float* A,
-                                   size_t lda, const float* B, size_t ldb, int accumulate, float* C, size_t ldc,
-                                   const float* bias, size_t threads, size_t most) {
+static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const void* A,
+                                   int half_a, size_t lda, const void* B, int half_b, size_t ldb, int accumulate,
+                                   float* C, size_t ldc, const float* bias, size_t threads, size_t most) {
     enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
-    MatmulJob job = {
-        {A, lda, transA, M, MR, AP}, {B, ldb, !transB, N, NR, NR}, N < M, accumulate, K, ldc, alpha, bias, C};
+    MatmulJob job = {{A, half_a, lda, transA, M, MR, AP},
+                     {B, half_b, ldb, !transB, N, NR, NR},
+                     N < M,
+                     accumulate,
+                     K,
+                     ldc,
+                     alpha,
+                     bias,
+                     C};
     const MatmulOperand *shared = matmul_shared(&job), *other = matmul_other(&job);
 
     size_t blocks = div_up(shared->lines, most), blocks_k = max_size(1, div_up(K, KC));
@@ -518,7 +571,7 @@ static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, s
     job.chunks = div_up(blocks_k, job.chunk);
     job.steps = blocks * job.chunks;
 
-    // Rectangles: a few for each thread, but each of its own lines, which then are packed only once; at least one.
+    // Rectangles: a few for each thread, but each of its own lines, which are packed once for each of its parts; at least one.
     job.group = job.share_b ? 96 / MR * MR : 64, job.part = job.block;
     while (job.group > 2 * other->step && div_up(other->lines, job.group) < 4 * threads) {
         job.group = round_up(job.group / 2, other->step);
@@ -543,14 +596,16 @@ static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, s
     return job;
 }
 
-static inline void gemm_packed(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const float* A,
-                               size_t lda, const float* B, size_t ldb, int accumulate, float* C, size_t ldc,
-                               const float* bias) {
+// half_a, half_b: that operand is in bf16.
+static inline void gemm_packed(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const void* A,
+                               int half_a, size_t lda, const void* B, int half_b, size_t ldb, int accumulate, float* C,
+                               size_t ldc, const float* bias) {
     enum { MOST = 1024 };
     if (M == 0 || N == 0) { return; }
     int parallel = thread_count() > 1 && M * N * max_size(K, 1) > MATMUL_SERIAL;
     size_t threads = parallel ? (size_t)thread_count() : 1;
-    MatmulJob job = matmul_job(transA, transB, M, N, K, alpha, A, lda, B, ldb, accumulate, C, ldc, bias, threads, MOST);
+    MatmulJob job = matmul_job(transA, transB, M, N, K, alpha, A, half_a, lda, B, half_b, ldb, accumulate, C, ldc, bias,
+                               threads, MOST);
 #pragma omp parallel if (parallel)
     matmul_work(&job, (size_t)thread_index(), threads);
 }

@@ -33,17 +33,9 @@ typedef struct {
     float* C;
 } FewRows;
 
-// Number `at` of B, VL numbers from there, and where it is.
-__attribute__((always_inline)) static inline float few_number(const void* B, size_t at, int bf16) {
-    return bf16 ? float_of_bf16(((const Bf16*)B)[at]) : ((const float*)B)[at];
+static inline void few_prefetch(const void* B, size_t at, int bf16) {
+    __builtin_prefetch(matmul_at(B, at, bf16), 0, 2);
 }
-__attribute__((always_inline)) static inline vf few_vector(const void* B, size_t at, int bf16) {
-    return bf16 ? vf_load_bf16((const Bf16*)B + at) : vf_load((const float*)B + at);
-}
-static inline const void* few_at(const void* B, size_t at, int bf16) {
-    return (const char*)B + at * (bf16 ? sizeof(Bf16) : sizeof(float));
-}
-static inline void few_prefetch(const void* B, size_t at, int bf16) { __builtin_prefetch(few_at(B, at, bf16), 0, 2); }
 
 // sums (rows, 2 VL), lds apart, += A (rows, n) B (n, 2 VL): each number's chain goes on over these n. B is at `at`; `ahead`
 // rows of it further on are fetched. rows and bf16 are constants where this is called.
@@ -59,7 +51,7 @@ __attribute__((always_inline)) static inline void few_tile(int rows, int bf16, s
     for (size_t k = 0; k < n; k++, at += ldb) {
         if (ahead) { few_prefetch(B, at + ahead * ldb, bf16); }
         if (ahead && VL == 16 && !bf16) { few_prefetch(B, at + ahead * ldb + VL, bf16); }
-        vf b0 = few_vector(B, at, bf16), b1 = few_vector(B, at + VL, bf16);
+        vf b0 = matmul_vector(B, at, bf16), b1 = matmul_vector(B, at + VL, bf16);
         MATMUL_UNROLL
         for (int i = 0; i < rows; i++) {
             vf a = vf_set1(A[(size_t)i * lda + k]);
@@ -108,7 +100,9 @@ __attribute__((always_inline)) static inline void few_step(int bf16, size_t M, s
     for (size_t i = 0; i < M; i++) {
         for (size_t j = whole; j < columns; j++) {
             float sum = sums[i * lds + j];
-            for (size_t k = 0; k < n; k++) { sum = fma_f(A[i * lda + k], few_number(B, at + k * ldb + j, bf16), sum); }
+            for (size_t k = 0; k < n; k++) {
+                sum = fma_f(A[i * lda + k], matmul_number(B, at + k * ldb + j, bf16), sum);
+            }
             sums[i * lds + j] = sum;
         }
     }
@@ -146,7 +140,7 @@ __attribute__((always_inline)) static inline void few_turn(int bf16, float* d, c
         for (size_t k = 0; k < whole; k += step) {
             __m256 r[8];
             for (size_t x = 0; x < 8; x++) {
-                r[x] = _mm256_loadu_ps((const float*)few_at(B, at + (i + x) * ldb + k, bf16));
+                r[x] = _mm256_loadu_ps((const float*)matmul_at(B, at + (i + x) * ldb + k, bf16));
             }
             matmul_turn(r);
             float* to = d + k * NR + i;
@@ -161,7 +155,7 @@ __attribute__((always_inline)) static inline void few_turn(int bf16, float* d, c
     }
 #endif
     for (size_t k = whole; k < n; k++) {
-        for (size_t i = 0; i < lines; i++) { d[k * NR + i] = few_number(B, at + i * ldb + k, bf16); }
+        for (size_t i = 0; i < lines; i++) { d[k * NR + i] = matmul_number(B, at + i * ldb + k, bf16); }
         for (size_t i = lines; i < NR; i++) { d[k * NR + i] = 0; }
     }
 }

@@ -16,8 +16,8 @@ static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, re
                        B, accumulate, (float*)C};
         gemm_few(&few, transB, 0);
     } else if (sizeof(real) == sizeof(float)) {
-        gemm_packed(transA, transB, M, N, K, (float)alpha, (const float*)A, lda, (const float*)B, ldb, accumulate,
-                    (float*)C, ldc, (const float*)bias);
+        gemm_packed(transA, transB, M, N, K, (float)alpha, A, 0, lda, B, 0, ldb, accumulate, (float*)C, ldc,
+                    (const float*)bias);
     } else {
         gemm_reference(transA, transB, M, N, K, alpha, A, lda, B, ldb, accumulate, C, ldc, bias);
     }

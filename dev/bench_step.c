@@ -80,7 +80,7 @@ static void bench_case(Bench* b) {
     }
     double after = machine_measure_peak(2);
     int steady = machine_steady(before, after);
-    double peak = steady ? machine_peak_flops() : 0, share = peak > 0 ? flops / best / peak : 0;
+    double peak = steady ? fmax(before, after) : 0, share = peak > 0 ? flops / best / peak : 0;
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     double memory = (double)usage.ru_maxrss * 1024;

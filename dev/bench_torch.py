@@ -302,10 +302,10 @@ def measure_decode(arguments):
 
 
 def has_bf16():
-    """Whether PyTorch's library for products has bf16 instructions here, AMX's or AVX-512's."""
+    """Whether PyTorch's library for products has bf16 instructions here: AMX's, AVX-512's, Arm's."""
     try:
         with open("/proc/cpuinfo") as file:
-            return bool({"amx_bf16", "avx512_bf16"} & set(file.read().split()))
+            return bool({"amx_bf16", "avx512_bf16", "bf16"} & set(file.read().split()))
     except OSError:
         return False
 
@@ -328,7 +328,7 @@ def main():
     parser.add_argument("--seq", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="of the CPU's step; without it both")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="of the CPU's step; without it of MODEL/S/B/T both, of --model fp32")
     parser.add_argument("--stock", action="store_true")
     parser.add_argument("--decode", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -13,6 +13,7 @@ static void mt_pause(int ready, uint64_t piece);
 #include "../../common/matmul.h"
 #include "test.h"
 
+#include <sys/mman.h>
 #ifdef __GLIBC__
 #include <ucontext.h>
 #endif
@@ -105,6 +106,19 @@ static void test_vec(void) {
         CHECK(to[1 + i] == from[1 + i] * from[1 + i] + 2, "lane %d: %g", i, (double)to[1 + i]);
     }
     CHECK(to[0] == -77 && to[VL + 1] == -77, "vf_store wrote beside its place");
+    // The first n of what ends where memory ends.
+    long page = sysconf(_SC_PAGESIZE);
+    char* pages = (char*)mmap(NULL, 2 * (size_t)page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED || mprotect(pages + page, (size_t)page, PROT_NONE) != 0) { die("no pages for a test"); }
+    for (size_t n = 0; n <= VL; n++) {
+        float* end = (float*)(void*)(pages + page) - n;
+        for (size_t i = 0; i < n; i++) { end[i] = (float)(i + 1); }
+        vf part = vf_load_part(end, n);
+        for (size_t i = 0; i < VL; i++) {
+            CHECK(part[i] == (i < n ? (float)(i + 1) : 0), "%zu numbers, lane %zu: %g", n, i, (double)part[i]);
+        }
+    }
+    munmap(pages, 2 * (size_t)page);
     vf larger = vf_max(x, vf_zero()), smaller = vf_min(x, vf_zero());
     for (int i = 0; i < VL; i++) {
         CHECK(larger[i] == (from[1 + i] > 0 ? from[1 + i] : 0), "max, lane %d: %g", i, (double)larger[i]);
@@ -166,7 +180,7 @@ static void test_gemm_shapes(void) {
     }
 }
 
-// More than one block of rows or columns; panels kept and packed again.
+// More than one block of rows or columns; blocks of lines and packed again.
 static void test_gemm_blocks(void) {
     mt_check(0, 0, 30, 1100, 520, 1, 0, 1, 1);
     mt_check(0, 1, 30, 2100, 300, 1, 1, 0, 0);
@@ -192,6 +206,29 @@ static void test_gemm_few(void) {
     }
 }
 
+// Products of many rows whose operands, either or both, are in bf16: the same as of floats of their values, to the bit.
+static void mt_check_halves(int transA, int transB, size_t M, size_t N, size_t K) {
+    if (sizeof(real) != sizeof(float)) { return; }
+    size_t lda = (transA ? M : K) + 3, ldb = (transB ? K : N) + 1;
+    size_t a = ((transA ? K : M) - 1) * lda + (transA ? M : K), b = ((transB ? N : K) - 1) * ldb + (transB ? K : N);
+    real *A = mt_matrix(M, 1, a, a), *B = mt_matrix(N, 1, b, b), *bias = mt_matrix(7, 1, N, N);
+    real *got = mt_matrix(9, M, N, N), *want = mt_matrix(9, M, N, N);
+    Bf16 *half_a = (Bf16*)malloc(a * sizeof(Bf16)), *half_b = (Bf16*)malloc(b * sizeof(Bf16));
+    if (!half_a || !half_b) { die("out of memory for a test's matrix"); }
+    for (size_t i = 0; i < a; i++) { A[i] = (real)float_of_bf16(half_a[i] = bf16_of_float((float)A[i])); }
+    for (size_t i = 0; i < b; i++) { B[i] = (real)float_of_bf16(half_b[i] = bf16_of_float((float)B[i])); }
+    gemm_packed(transA, transB, M, N, K, 0.5f, A, 0, lda, B, 0, ldb, 0, (float*)want, N, (float*)bias);
+    for (int which = 1; which < 4; which++) {
+        int of_a = which & 1, of_b = which >> 1;
+        memset(got, 0xff, M * N * sizeof(real));
+        gemm_packed(transA, transB, M, N, K, 0.5f, of_a ? (void*)half_a : (void*)A, of_a, lda,
+                    of_b ? (void*)half_b : (void*)B, of_b, ldb, 0, (float*)got, N, (float*)bias);
+        CHECK(memcmp(got, want, M * N * sizeof(real)) == 0, "A%s in bf16, B%s: (%d, %d) M=%zu, N=%zu, K=%zu",
+              of_a ? "" : " not", of_b ? "" : " not", transA, transB, M, N, K);
+    }
+    free(A), free(B), free(bias), free(got), free(want), free(half_a), free(half_b);
+}
+
 // Weights rounded to bf16 make the same products as floats of their values, to the bit, for few rows and many.
 static void mt_check_bf16(int transposed, size_t M, size_t N, size_t K, real alpha, int accumulate, int with_bias) {
     size_t lda = K + 3, ldc = N + 2, numbers = N * K, count = (M - 1) * ldc + N;
@@ -213,6 +250,11 @@ static void mt_check_bf16(int transposed, size_t M, size_t N, size_t K, real alp
 }
 
 static void test_gemm_bf16(void) {
+    static const size_t shapes[][3] = {{1, 1, 1},      {7, 17, 9},    {14, 33, 40},
+                                       {100, 90, 300}, {65, 300, 35}, {1030, 31, 5}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        for (int t = 0; t < 4; t++) { mt_check_halves(t & 1, t >> 1, shapes[i][0], shapes[i][1], shapes[i][2]); }
+    }
     static const size_t rows[] = {1, 2, 3, 5, 8, 11, MATMUL_FEW, MATMUL_FEW + 1, 40};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         for (int transposed = 0; transposed < 2; transposed++) {
@@ -637,8 +679,8 @@ static void test_gemm_worst_order(void) {
         for (size_t order = 0; order < 2 + steps; order++) {
             memset(matmul_workspace(room), 0xff, room);
             memset(got, 0xff, M * N * sizeof(real));
-            MatmulJob job = matmul_job(0, 0, M, N, K, 1, (float*)A, K, (float*)B, N, 0, (float*)got, N, NULL,
-                                       shapes[i].threads, shapes[i].most);
+            MatmulJob job = matmul_job(0, 0, M, N, K, 1, A, 0, K, B, 0, N, 0, (float*)got, N, NULL, shapes[i].threads,
+                                       shapes[i].most);
             // Orders: the latest first; by chance; the latest first and the last panels of a step last.
             uint64_t pieces = 0, last = UINT64_MAX;
             steps = job.steps;

@@ -36,8 +36,17 @@
 #define REAL float
 #endif
 typedef REAL real;
-// What the C half stores between layers, where the GPU stores bf16: a name of its own, the same type.
-typedef real kept;
+
+// bf16 is the upper half of a float.
+typedef uint16_t Bf16;
+
+// What the C half stores between layers, where the GPU stores bf16: the same type, or bf16 too with -DKEPT=Bf16. vec.h
+// has what reads and writes it; nothing else may take a kept for a number.
+#ifndef KEPT
+#define KEPT REAL
+#endif
+typedef KEPT kept;
+enum { KEPT_ROUNDS = sizeof(kept) != sizeof(real) };  // 1: a number that is stored is rounded
 
 // A loop with fewer steps than this stays on one thread: waking the others costs more.
 enum { SERIAL = 20000 };

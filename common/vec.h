@@ -27,6 +27,7 @@
 // + - * / and comparisons work on these as on numbers (a comparison gives -1 or 0 in each lane).
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
+typedef uint32_t vu __attribute__((vector_size(4 * VL)));
 typedef float vf_anywhere __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 
 static inline vf vf_load(const float* p) { return *(const vf_anywhere*)p; }  // any alignment
@@ -50,8 +51,6 @@ static inline vf vf_load_part(const float* p, size_t n) {
 }
 #endif
 
-// bf16 is the upper half of a float.
-typedef uint16_t Bf16;
 static inline float float_of_bf16(Bf16 x) {
     uint32_t bits = (uint32_t)x << 16;
     float f;
@@ -84,6 +83,21 @@ static inline vf vf_load_bf16(const Bf16* p) {
     return v;
 }
 #endif
+
+// The same stored, as bf16_of_float() rounds them.
+static inline void vf_store_bf16(Bf16* p, vf v) {
+    vu bits = (vu)v, upper = bits >> 16, nan = (vu)(v != v);
+    vu half = (((bits + 0x7fffu + (upper & 1u)) >> 16) & ~nan) | ((upper | 0x40u) & nan);
+#if VL == 16
+    _mm256_storeu_si256((__m256i*)(void*)p, _mm512_cvtepi32_epi16((__m512i)half));
+#elif VL == 8
+    __m256i two =
+        _mm256_packus_epi32((__m256i)half, (__m256i)half);  // each lane of 128 bits has its four numbers twice
+    _mm_storeu_si128((__m128i*)(void*)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(two, 0x08)));
+#else
+    for (int i = 0; i < VL; i++) { p[i] = (Bf16)half[i]; }
+#endif
+}
 
 static inline vf vf_zero(void) {
     vf v = {0};
@@ -192,6 +206,25 @@ static inline vf vf_fma(vf a, vf b, vf c) {
 static inline real real_fma(real a, real b, real c) {
     return sizeof(real) == sizeof(float) ? (real)fma_f((float)a, (float)b, (float)c)
                                          : (real)fma((double)a, (double)b, (double)c);
+}
+
+// What is stored between layers, read and written: a number, and VL of them at any alignment (not in a double build). Where
+// it is real this is a plain load, a plain store.
+__attribute__((always_inline)) static inline real real_of_kept(kept x) {
+    return KEPT_ROUNDS ? (real)float_of_bf16((Bf16)x) : (real)x;
+}
+__attribute__((always_inline)) static inline kept kept_of_real(real x) {
+    return KEPT_ROUNDS ? (kept)bf16_of_float((float)x) : (kept)x;
+}
+__attribute__((always_inline)) static inline vf vf_load_kept(const kept* p) {
+    return KEPT_ROUNDS ? vf_load_bf16((const Bf16*)p) : vf_load((const float*)p);
+}
+__attribute__((always_inline)) static inline void vf_store_kept(kept* p, vf v) {
+    if (KEPT_ROUNDS) {
+        vf_store_bf16((Bf16*)p, v);
+    } else {
+        vf_store((float*)p, v);
+    }
 }
 
 #endif

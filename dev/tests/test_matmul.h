@@ -282,6 +282,19 @@ static void test_bf16(void) {
         vf wide = vf_load_bf16(all);
         for (int lane = 0; lane < VL; lane++) { CHECK(mt_same(wide[lane], float_of_bf16(got)), "lane %d", lane); }
     }
+    for (uint32_t first = 0; first < 1u << 20; first += VL) {  // upper bits of every kind, lower ones around a tie
+        static const uint32_t lower[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff, 0x4000, 0xc000};
+        float x[VL];
+        Bf16 all[VL];
+        for (uint32_t lane = 0; lane < VL; lane++) {
+            x[lane] = mt_float((first + lane) >> 4 << 16 | lower[(first + lane) % 8]);
+        }
+        vf_store_bf16(all, vf_load(x));
+        for (int lane = 0; lane < VL; lane++) {
+            Bf16 want = bf16_of_float(x[lane]);
+            CHECK(all[lane] == want, "lane %d: %a stored as %04x, want %04x", lane, (double)x[lane], all[lane], want);
+        }
+    }
     static const uint32_t nans[] = {0x7f800001, 0x7fffffff, 0xff800001, 0xffffffff};
     for (int i = 0; i < 4; i++) {
         float x = float_of_bf16(bf16_of_float(mt_float(nans[i])));

@@ -91,9 +91,9 @@ typedef struct {
     // What a layer at work needs; where the arena has memory, also fills in what never changes.
     void (*prepare)(Pass*, Arena*, int training);
     // h (B,T,C) = final-norm output of one pass over e (B,T,C).
-    void (*forward)(Pass*, real* h, const real* e, int B, int T);
+    void (*forward)(Pass*, kept* h, const real* e, int B, int T);
     // de (B,T,C) += gradient of the pass by its input, given dh (B,T,C); gradients of weights += .
-    void (*backward)(Pass*, real* de, const real* dh, const real* e, int B, int T);
+    void (*backward)(Pass*, real* de, const kept* dh, const real* e, int B, int T);
     const PassCuda* cuda;
 } Architecture;
 
@@ -263,18 +263,18 @@ static inline void embedding_backward(real* dtable, const int* tokens, const rea
 //   z   (R,V) = h (R,C) W_out^T / temperature
 //   p   (R,V) = softmax(z), in place: from here on z holds p
 //   mix (R,C) = a p W_in
-static inline void mix_forward(real* mix, real* z, real* heaps, const real* h, Weight w_out, Weight w_in, size_t N,
+static inline void mix_forward(real* mix, kept* z, real* heaps, const kept* h, Weight w_out, Weight w_in, size_t N,
                                size_t C, size_t V, real a, real temperature, size_t top_k) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
-        gemm_weight(1, R, V, C, 1 / temperature, h + first * C, C, w_out, 0, z, V, NULL);
-        stored(z, R * V);
+        gemm_stored(1, R, V, C, 1 / temperature, h + first * C, C, w_out, z, NULL);
 #pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
-            keep_top_k(z + r * V, heaps + r * top_k, V, top_k);
-            softmax_row(z + r * V, V);
+            real* p = row_open(z + r * V, V, 0);
+            keep_top_k(p, heaps + r * top_k, V, top_k);
+            softmax_row(p, V);
+            row_close(z + r * V, p, V);
         }
-        stored(z, R * V);
         gemm_weight(0, R, C, V, a, z, V, w_in, 0, mix + first * C, C, NULL);
     }
 }
@@ -287,45 +287,41 @@ static inline void mix_forward(real* mix, real* z, real* heaps, const real* h, W
 //   dz    = p * (dp - rowsum(p * dp)) / temperature     softmax; a masked token has p = 0, so dz = 0
 //   dh    = dz W_out                      mirror of z = h W_out^T
 //   dw_out += dz^T h
-static inline void mix_backward(real* dh, real* dw_in, real* dw_out, real* z, real* dz, real* heaps, const real* dmix,
-                                const real* h, const real* w_out, const real* w_in, size_t N, size_t C, size_t V,
+static inline void mix_backward(kept* dh, real* dw_in, real* dw_out, kept* z, kept* dz, real* heaps, const kept* dmix,
+                                const kept* h, const real* w_out, const real* w_in, size_t N, size_t C, size_t V,
                                 real a, real temperature, size_t top_k) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
-        gemm(0, 1, R, V, C, 1 / temperature, h + first * C, C, w_out, C, 0, z, V, NULL);
-        stored(z, R * V);
-        gemm(0, 1, R, V, C, a, dmix + first * C, C, w_in, C, 0, dz, V, NULL);
-        stored(dz, R * V);
+        gemm_stored(1, R, V, C, 1 / temperature, h + first * C, C, weight_of(w_out), z, NULL);
+        gemm_stored(1, R, V, C, a, dmix + first * C, C, weight_of(w_in), dz, NULL);
 #pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
-            real* p = z + r * V;
-            real* dp = dz + r * V;
+            real* p = row_open(z + r * V, V, 0);
+            real* dp = row_open(dz + r * V, V, 1);
             keep_top_k(p, heaps + r * top_k, V, top_k);
             softmax_row(p, V);
             real dot = row_dot(p, dp, V);
             for (size_t v = 0; v < V; v++) { dp[v] = p[v] * (dp[v] - dot) / temperature; }
+            row_close(z + r * V, p, V);
+            row_close(dz + r * V, dp, V);
         }
-        stored(z, R * V);
-        stored(dz, R * V);
-        gemm(1, 0, V, C, R, a, z, V, dmix + first * C, C, 1, dw_in, C, NULL);
-        gemm(0, 0, R, C, V, 1, dz, V, w_out, C, 0, dh + first * C, C, NULL);
-        stored(dh + first * C, R * C);
-        gemm(1, 0, V, C, R, 1, dz, V, h + first * C, C, 1, dw_out, C, NULL);
+        gemm_kept(1, 0, V, C, R, a, z, V, dmix + first * C, C, 1, dw_in, C);
+        gemm_stored(0, R, C, V, 1, dz, V, weight_of(w_out), dh + first * C, NULL);
+        gemm_kept(1, 0, V, C, R, 1, dz, V, h + first * C, C, 1, dw_out, C);
     }
 }
 
 // losses(N) = -log softmax(h W_out^T)[target], 0 where the target is -1. Work space z (MIX_ROWS,V).
-static inline void head_forward(real* losses, real* z, const real* h, const int* targets, Weight w_out, size_t N,
+static inline void head_forward(real* losses, kept* z, const kept* h, const int* targets, Weight w_out, size_t N,
                                 size_t C, size_t V) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
-        gemm_weight(1, R, V, C, 1, h + first * C, C, w_out, 0, z, V, NULL);
-        stored(z, R * V);
+        gemm_stored(1, R, V, C, 1, h + first * C, C, w_out, z, NULL);
 #pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
             int target = targets[first + r];
-            real wanted = target < 0 ? 0 : z[r * V + (size_t)target];
-            real lse = target < 0 ? 0 : softmax_row(z + r * V, V);
+            real wanted = target < 0 ? 0 : real_of_kept(z[r * V + (size_t)target]);
+            real lse = target < 0 ? 0 : softmax_row(row_open(z + r * V, V, 0), V);
             losses[first + r] = lse - wanted;
         }
     }
@@ -336,31 +332,29 @@ static inline void head_forward(real* losses, real* z, const real* h, const int*
 // outlive it.
 //   dz = scale (p - onehot(target)), overwriting the logits; 0 where the target is -1
 //   dh = dz W_out,  dw_out += dz^T h
-static inline void head_forward_backward(real* losses, real* dh, real* dw_out, real* z, const real* h,
+static inline void head_forward_backward(real* losses, kept* dh, real* dw_out, kept* z, const kept* h,
                                          const int* targets, const real* w_out, size_t N, size_t C, size_t V,
                                          real scale) {
     for (size_t first = 0; first < N; first += MIX_ROWS) {
         size_t R = min_size(MIX_ROWS, N - first);
-        gemm(0, 1, R, V, C, 1, h + first * C, C, w_out, C, 0, z, V, NULL);
-        stored(z, R * V);
+        gemm_stored(1, R, V, C, 1, h + first * C, C, weight_of(w_out), z, NULL);
 #pragma omp parallel for schedule(static) if (R * V > SERIAL)
         for (size_t r = 0; r < R; r++) {
             int target = targets[first + r];
-            real* row = z + r * V;
             if (target < 0) {
                 losses[first + r] = 0;
-                memset(row, 0, V * sizeof(real));
+                memset(z + r * V, 0, V * sizeof(kept));
                 continue;
             }
+            real* row = row_open(z + r * V, V, 0);
             real wanted = row[target];
             losses[first + r] = softmax_row(row, V) - wanted;
             for (size_t v = 0; v < V; v++) { row[v] *= scale; }
             row[target] -= scale;
+            row_close(z + r * V, row, V);
         }
-        stored(z, R * V);
-        gemm(0, 0, R, C, V, 1, z, V, w_out, C, 0, dh + first * C, C, NULL);
-        stored(dh + first * C, R * C);
-        gemm(1, 0, V, C, R, 1, z, V, h + first * C, C, 1, dw_out, C, NULL);
+        gemm_stored(0, R, C, V, 1, z, V, weight_of(w_out), dh + first * C, NULL);
+        gemm_kept(1, 0, V, C, R, 1, z, V, h + first * C, C, 1, dw_out, C);
     }
 }
 
@@ -374,14 +368,14 @@ typedef struct {
     Pass* pass;               // the architecture's own
     Slots slots;              // of the C half
     real* e;                  // (S+1, N,C) input of each pass
-    real* h;                  // (S+1, N,C) output of each pass
+    kept* h;                  // (S+1, N,C) output of each pass
     real* mix;                // (S, N,C) what a pass adds to its input
     real* de;                 // (N,C) gradient by e[s], summed down from the last pass to the first
     kept* dmix;               // (N,C) the same, rounded: what products read
-    real* dh;                 // (N,C) gradient by h[s]
+    kept* dh;                 // (N,C) gradient by h[s]
     real* losses;             // (N)
-    real* z;                  // (MIX_ROWS,V) logits, then probabilities, of a block of rows
-    real* dz;                 // (MIX_ROWS,V) their gradients
+    kept* z;                  // (MIX_ROWS,V) logits, then probabilities, of a block of rows
+    kept* dz;                 // (MIX_ROWS,V) their gradients
     real* heaps;              // (MIX_ROWS,top_k)
     KeyCache* caches;         // (S+1) what each pass has read of the texts that are being continued, NULL: none are
     struct PonderCuda* cuda;  // NULL in the CPU program
@@ -394,18 +388,18 @@ static inline void ponder_passes(Ponder* m, Arena* a, int training) {
     size_t NC = mul_size(m->pass->N, (size_t)m->pass->size.C, "activations"), S = (size_t)m->config.steps;
     size_t NC_back = training ? NC : 0;
     m->e = TAKE(a, real, "inputs of passes", mul_size(S + 1, NC, "inputs of passes"));
-    m->h = TAKE(a, real, "outputs of passes", mul_size(S + 1, NC, "outputs of passes"));
+    m->h = TAKE(a, kept, "outputs of passes", mul_size(S + 1, NC, "outputs of passes"));
     m->mix = TAKE(a, real, "mixes", S * NC);
     m->de = TAKE(a, real, "gradient of the input", NC_back);
-    m->dmix = TAKE(a, kept, "gradient of the mix, rounded", GPU ? NC_back : 0);
-    m->dh = TAKE(a, real, "gradient of the output", NC_back);
+    m->dmix = TAKE(a, kept, "gradient of the mix, rounded", stored_copies() ? NC_back : 0);
+    m->dh = TAKE(a, kept, "gradient of the output", NC_back);
     m->losses = TAKE(a, real, "losses", m->pass->N);
 }
 // What lives as long as a block of logits.
 static inline void ponder_blocks(Ponder* m, Arena* a, int training) {
     size_t V = (size_t)m->pass->size.V, rows = min_size(m->pass->N, MIX_ROWS);
-    m->z = TAKE(a, real, "logits", rows * V);
-    m->dz = TAKE(a, real, "gradient of logits", training && m->config.steps > 0 ? rows * V : 0);
+    m->z = TAKE(a, kept, "logits", rows * V);
+    m->dz = TAKE(a, kept, "gradient of logits", training && m->config.steps > 0 ? rows * V : 0);
     m->heaps = TAKE(a, real, "the most probable tokens", rows * min_size((size_t)m->config.top_k, V));
 }
 
@@ -431,7 +425,7 @@ static inline void ponder_forward(Ponder* m, const int* inputs, int B, int T, in
     embedding_forward(m->e, inputs, w_in, N, C, ponder_token_scale(m));
     for (int s = 0; s <= config->steps; s++) {
         real* e = m->e + (size_t)s * stride;
-        real* h = m->h + (size_t)s * stride;
+        kept* h = m->h + (size_t)s * stride;
         pass->cpu.place = slots_enter(&m->slots, s, keep ? SLOTS_FORWARD : SLOTS_EVALUATE);
         pass->cache = m->caches ? &m->caches[s] : NULL;
         m->architecture->forward(pass, h, e, B, T);
@@ -456,7 +450,7 @@ static inline double ponder_train(Model* model, const int* inputs, const int* ta
     size_t C = (size_t)pass->size.C, V = (size_t)pass->size.V, N = (size_t)B * (size_t)T, stride = ponder_stride(m);
 
     ponder_forward(m, inputs, B, T, 1);
-    const real* last = m->h + (size_t)config->steps * stride;
+    const kept* last = m->h + (size_t)config->steps * stride;
     head_forward_backward(m->losses, m->dh, dw_out, m->z, last, targets, w_out, N, C, V, (real)scale);
     double loss = 0;
     for (size_t n = 0; n < N; n++) { loss += (double)m->losses[n]; }
@@ -497,7 +491,7 @@ static inline void ponder_evaluate(Model* model, const int* inputs, const int* t
 static inline void ponder_pass_logits(Model* model, int pass, int first, int step, int n, real* logits) {
     Ponder* m = ponder_of(model);
     size_t C = (size_t)m->pass->size.C, V = (size_t)m->pass->size.V;
-    const real* h = m->h + (size_t)pass * ponder_stride(m) + (size_t)first * C;
+    const kept* h = m->h + (size_t)pass * ponder_stride(m) + (size_t)first * C;
     gemm_weight(1, (size_t)n, V, C, 1, h, (size_t)step * C, m->pass->head, 0, logits, V, NULL);
 }
 
@@ -511,7 +505,7 @@ static inline void ponder_narrow(Model* model, int positions) { ponder_of(model)
 
 static inline double ponder_cache_bytes(const Model* model, int rows, int context) {
     const Sizes* size = &ponder_of(model)->pass->size;
-    return (double)cache_size(rows, size->L, size->NKV, size->HS, (size_t)context) * model->passes * sizeof(real);
+    return (double)cache_size(rows, size->L, size->NKV, size->HS, (size_t)context) * model->passes * sizeof(kept);
 }
 
 static inline void ponder_cache_begin(Model* model, int rows, int context) {
@@ -547,7 +541,7 @@ static inline void ponder_list(Model* model, Places* places, size_t n) {
         places_add(places, format_string("pass %d: input embeddings", s), m->e + (size_t)s * stride, n * C,
                    sizeof(real));
         slots_list(&m->slots, places, m->pass, m->architecture->keep, s, n);
-        places_add(places, format_string("pass %d: hidden states", s), m->h + (size_t)s * stride, n * C, sizeof(real));
+        places_add(places, format_string("pass %d: hidden states", s), m->h + (size_t)s * stride, n * C, sizeof(kept));
         if (s == m->config.steps) { break; }
         places_add(places, format_string("pass %d: vocabulary mix", s), m->mix + (size_t)s * stride, n * C,
                    sizeof(real));

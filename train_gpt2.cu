@@ -209,7 +209,8 @@ static int gpt2_ignores(const Pass* pass, const char* name) {
 //
 // One list of TAKEs serves three callers (common/arena.h): without memory it measures, with a record it names what lies
 // where, at an address it gives the pointers. N is that of the largest micro-batch; a smaller one uses the front of
-// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU they are the same.
+// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU both are real, or kept is bf16
+// there as well (common/base.h).
 
 // What a layer keeps for its backward; after the last layer, what the final norm keeps (mean1 and rstd1
 // alone). Norm outputs and GELU outputs are not kept: they are cheap to compute again from x, mid, their mean and
@@ -256,7 +257,7 @@ typedef struct {
     kept* datt;  // (N,C)
     kept* dln;   // (N,C)
     real* dx;    // (N,C) gradient by the residual stream
-    kept* dxr;   // (N,C) the same as products on a GPU read it, rounded; NULL in the CPU program
+    kept* dxr;   // (N,C) the same as products in bf16 read it; NULL in the fp32 CPU program
 } Gpt2Work;
 
 static Gpt2Work gpt2_work(const Pass* pass, Arena* a, int training) {
@@ -270,7 +271,7 @@ static Gpt2Work gpt2_work(const Pass* pass, Arena* a, int training) {
     work.datt = TAKE(a, kept, "gradient of attention", N_back * C);
     work.dln = TAKE(a, kept, "gradient of a norm", N_back * C);
     work.dx = TAKE(a, real, "gradient of the stream", N_back * C);
-    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", GPU ? N_back * C : 0);
+    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", stored_copies() ? N_back * C : 0);
     return work;
 }
 
@@ -290,8 +291,8 @@ static Gpt2Work gpt2_work_at(const Pass* pass) {
 // ------------------------------------------------------------------------------------------------
 // [4] Layers (C)
 //
-// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else they do
-// nothing. Loops of few steps (SERIAL) stay on one thread.
+// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else, and where
+// kept is bf16, they do nothing. Loops of few steps (SERIAL) stay on one thread.
 
 // mean (N) and rstd (N) = 1/sqrt(variance + eps) of the rows of inp (N,C); Ba et al., arXiv 1607.06450.
 static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t N, size_t C, real eps) {
@@ -306,13 +307,13 @@ static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t
 }
 
 // out (N,C) = (inp - mean) * rstd * weight + bias
-static void layernorm_forward(real* out, const real* inp, const real* weight, const real* bias, const real* mean,
+static void layernorm_forward(kept* out, const real* inp, const real* weight, const real* bias, const real* mean,
                               const real* rstd, size_t N, size_t C) {
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
-        real* y = out + n * C;
-        for (size_t i = 0; i < C; i++) { y[i] = (x[i] - mean[n]) * rstd[n] * weight[i] + bias[i]; }
+        kept* y = out + n * C;
+        for (size_t i = 0; i < C; i++) { y[i] = kept_of_real((x[i] - mean[n]) * rstd[n] * weight[i] + bias[i]); }
         stored(y, C);
     }
 }
@@ -321,7 +322,7 @@ static void layernorm_forward(real* out, const real* inp, const real* weight, co
 //   dbias (C) += sum over rows of dout;  dweight (C) += sum over rows of dout * x^
 //   dx^ = dout * weight;  dinp (N,C) += rstd * (dx^ - mean(dx^) - x^ * mean(dx^ * x^))
 // Columns are divided among threads for the weights, rows for the input: no two threads add to one number.
-static void layernorm_backward(real* dinp, real* dweight, real* dbias, const real* dout, const real* inp,
+static void layernorm_backward(real* dinp, real* dweight, real* dbias, const kept* dout, const real* inp,
                                const real* weight, const real* mean, const real* rstd, size_t N, size_t C) {
     const size_t columns = 64;
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
@@ -329,23 +330,23 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
         size_t last = min_size(first + columns, C);
         for (size_t n = 0; n < N; n++) {
             for (size_t i = first; i < last; i++) {
-                real x_hat = (inp[n * C + i] - mean[n]) * rstd[n];
-                dbias[i] += dout[n * C + i];
-                dweight[i] = real_fma(dout[n * C + i], x_hat, dweight[i]);
+                real x_hat = (inp[n * C + i] - mean[n]) * rstd[n], dy = real_of_kept(dout[n * C + i]);
+                dbias[i] += dy;
+                dweight[i] = real_fma(dy, x_hat, dweight[i]);
             }
         }
     }
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
-        const real* dy = dout + n * C;
+        const kept* dy = dout + n * C;
         real* dx = dinp + n * C;
         real sum[LANES] = {0}, dot[LANES] = {0};
         for (size_t first = 0; first < C; first += LANES) {
             size_t lanes = min_size(LANES, C - first);
             for (size_t l = 0; l < lanes; l++) {
                 size_t i = first + l;
-                real dx_hat = dy[i] * weight[i];
+                real dx_hat = real_of_kept(dy[i]) * weight[i];
                 sum[l] += dx_hat;
                 dot[l] = real_fma(dx_hat, (x[i] - mean[n]) * rstd[n], dot[l]);
             }
@@ -353,7 +354,7 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
         real mean_dx = lanes_fold(sum) / (real)C, mean_dot = lanes_fold(dot) / (real)C;
         for (size_t i = 0; i < C; i++) {
             real x_hat = (x[i] - mean[n]) * rstd[n];
-            dx[i] += rstd[n] * (dy[i] * weight[i] - mean_dx - x_hat * mean_dot);
+            dx[i] += rstd[n] * (real_of_kept(dy[i]) * weight[i] - mean_dx - x_hat * mean_dot);
         }
     }
 }
@@ -385,12 +386,12 @@ static void position_backward(real* dtable, const real* dout, size_t B, size_t T
 // out = x * Phi(x), Phi the normal distribution function, approximated; Hendrycks & Gimpel, arXiv 1606.08415:
 // Phi(x) ~ (1 + tanh(u)) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3).
 // differs: train_pythia.cu has the erf form, Phi itself; GPT-2 was trained with this one.
-static void gelu_forward(real* out, const real* inp, size_t n) {
+static void gelu_forward(kept* out, const kept* inp, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL)
     for (size_t i = 0; i < n; i++) {
-        real x = inp[i];
+        real x = real_of_kept(inp[i]);
         real u = (real)0.79788456080286535588 * (x + (real)0.044715 * x * x * x);
-        out[i] = x * ((real)0.5 * (1 + real_tanh(u)));
+        out[i] = kept_of_real(x * ((real)0.5 * (1 + real_tanh(u))));
     }
     stored(out, n);
 }
@@ -398,13 +399,14 @@ static void gelu_forward(real* out, const real* inp, size_t n) {
 // dinp = dout * (Phi(x) + x * Phi'(x)), Phi'(x) = (1 - tanh(u)^2) / 2 * u', u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2);
 // dinp may be dout.
 // differs: as the forward.
-static void gelu_backward(real* dinp, const real* dout, const real* inp, size_t n) {
+static void gelu_backward(kept* dinp, const kept* dout, const kept* inp, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL)
     for (size_t i = 0; i < n; i++) {
-        real x = inp[i];
+        real x = real_of_kept(inp[i]);
         real tanh_u = real_tanh((real)0.79788456080286535588 * (x + (real)0.044715 * x * x * x));
         real du = (real)0.79788456080286535588 * (1 + (real)0.134145 * x * x);
-        dinp[i] = dout[i] * ((real)0.5 * (1 + tanh_u) + (real)0.5 * x * (1 - tanh_u * tanh_u) * du);
+        real slope = (real)0.5 * (1 + tanh_u) + (real)0.5 * x * (1 - tanh_u * tanh_u) * du;
+        dinp[i] = kept_of_real(real_of_kept(dout[i]) * slope);
     }
     stored(dinp, n);
 }
@@ -419,7 +421,7 @@ static void gelu_backward(real* dinp, const real* dout, const real* inp, size_t 
 //   next (N,C)  = mid + (act Wfcproj + b)
 // and h (N,C) = LNf(x of the last layer). attention is causal, softmax(q k^T / sqrt(HS)) v of each head. A row of qkv
 // is q, k, v, each C numbers of NH heads: they begin at 0, C, 2C; from head to head HS, from row to row 3C.
-static void gpt2_forward(Pass* pass, real* h, const real* e, int B, int T) {
+static void gpt2_forward(Pass* pass, kept* h, const real* e, int B, int T) {
     const Gpt2* m = (const Gpt2*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
@@ -458,7 +460,7 @@ static void gpt2_forward(Pass* pass, real* h, const real* e, int B, int T) {
 //   dact = dx Wfcproj^T;  dfc = dact * GELU'(fc);     dln2 = dfc Wfc^T;    dx, by next, += LN2 backward: now by mid
 //   datt = dx Wproj^T;    dqkv = attention backward;  dln1 = dqkv Wqkv^T;  dx, by mid, += LN1 backward: now by x
 //   de += dx;  dwpe[t] += dx of every row: in each pass, since each has added wpe
-static void gpt2_backward(Pass* pass, real* de, const real* dh, const real* e, int B, int T) {
+static void gpt2_backward(Pass* pass, real* de, const kept* dh, const real* e, int B, int T) {
     const Gpt2* m = (const Gpt2*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;

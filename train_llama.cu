@@ -276,7 +276,8 @@ static int llama_ignores(const Pass* pass, const char* name) {
 //
 // One list of TAKEs serves three callers (common/arena.h): without memory it measures, with a record it names what lies
 // where, at an address it gives the pointers. N is that of the largest micro-batch; a smaller one uses the front of
-// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU they are the same.
+// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU both are real, or kept is bf16
+// there as well (common/base.h).
 
 // What a layer keeps for its backward; after the last layer, what the final norm keeps (rstd1 alone). Norm
 // outputs and SwiGLU outputs are not kept: they are cheap to compute again from x, mid, rstd and gate_up.
@@ -319,7 +320,7 @@ typedef struct {
     kept* datt;      // (N,Q)
     kept* dln;       // (N,C)
     real* dx;        // (N,C) gradient by the residual stream
-    kept* dxr;       // (N,C) the same as products on a GPU read it, rounded; NULL in the CPU program
+    kept* dxr;       // (N,C) the same as products in bf16 read it; NULL in the fp32 CPU program
     real* cosine;    // (T, HS/2) of the angles
     real* sine;      // (T, HS/2)
 } LlamaWork;
@@ -337,7 +338,7 @@ static LlamaWork llama_work(const Pass* pass, Arena* a, int training) {
     work.datt = TAKE(a, kept, "gradient of attention", N_back * NH * HS);
     work.dln = TAKE(a, kept, "gradient of a norm", N_back * C);
     work.dx = TAKE(a, real, "gradient of the stream", N_back * C);
-    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", GPU ? N_back * C : 0);
+    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", stored_copies() ? N_back * C : 0);
     work.cosine = TAKE(a, real, "cosines", angles);
     work.sine = TAKE(a, real, "sines", angles);
     return work;
@@ -395,8 +396,8 @@ static LlamaWork llama_work_at(const Pass* pass) {
 // ------------------------------------------------------------------------------------------------
 // [4] Layers (C)
 //
-// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else they do
-// nothing. Loops of few steps (SERIAL) stay on one thread.
+// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else, and where
+// kept is bf16, they do nothing. Loops of few steps (SERIAL) stay on one thread.
 
 // rstd (N) = 1/sqrt(mean of squares + eps) of the rows of inp (N,C); Zhang & Sennrich, arXiv 1910.07467.
 static void rmsnorm_statistics(real* rstd, const real* inp, size_t N, size_t C, real eps) {
@@ -408,12 +409,12 @@ static void rmsnorm_statistics(real* rstd, const real* inp, size_t N, size_t C, 
 }
 
 // out (N,C) = inp * rstd * weight
-static void rmsnorm_forward(real* out, const real* inp, const real* weight, const real* rstd, size_t N, size_t C) {
+static void rmsnorm_forward(kept* out, const real* inp, const real* weight, const real* rstd, size_t N, size_t C) {
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
-        real* y = out + n * C;
-        for (size_t i = 0; i < C; i++) { y[i] = x[i] * rstd[n] * weight[i]; }
+        kept* y = out + n * C;
+        for (size_t i = 0; i < C; i++) { y[i] = kept_of_real(x[i] * rstd[n] * weight[i]); }
         stored(y, C);
     }
 }
@@ -422,7 +423,7 @@ static void rmsnorm_forward(real* out, const real* inp, const real* weight, cons
 //   dweight (C) += sum over rows of dout * x^
 //   dx^ = dout * weight;  dinp (N,C) += rstd * (dx^ - x^ * mean(dx^ * x^))
 // Columns are divided among threads for the weights, rows for the input: no two threads add to one number.
-static void rmsnorm_backward(real* dinp, real* dweight, const real* dout, const real* inp, const real* weight,
+static void rmsnorm_backward(real* dinp, real* dweight, const kept* dout, const real* inp, const real* weight,
                              const real* rstd, size_t N, size_t C) {
     const size_t columns = 64;
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
@@ -430,25 +431,27 @@ static void rmsnorm_backward(real* dinp, real* dweight, const real* dout, const 
         size_t last = min_size(first + columns, C);
         for (size_t n = 0; n < N; n++) {
             for (size_t i = first; i < last; i++) {
-                dweight[i] = real_fma(dout[n * C + i], inp[n * C + i] * rstd[n], dweight[i]);
+                dweight[i] = real_fma(real_of_kept(dout[n * C + i]), inp[n * C + i] * rstd[n], dweight[i]);
             }
         }
     }
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
-        const real* dy = dout + n * C;
+        const kept* dy = dout + n * C;
         real* dx = dinp + n * C;
         real dot[LANES] = {0};
         for (size_t first = 0; first < C; first += LANES) {
             size_t lanes = min_size(LANES, C - first);
             for (size_t l = 0; l < lanes; l++) {
                 size_t i = first + l;
-                dot[l] = real_fma(dy[i] * weight[i], x[i] * rstd[n], dot[l]);
+                dot[l] = real_fma(real_of_kept(dy[i]) * weight[i], x[i] * rstd[n], dot[l]);
             }
         }
         real mean_dot = lanes_fold(dot) / (real)C;
-        for (size_t i = 0; i < C; i++) { dx[i] += rstd[n] * (dy[i] * weight[i] - x[i] * rstd[n] * mean_dot); }
+        for (size_t i = 0; i < C; i++) {
+            dx[i] += rstd[n] * (real_of_kept(dy[i]) * weight[i] - x[i] * rstd[n] * mean_dot);
+        }
     }
 }
 
@@ -457,7 +460,7 @@ static void rmsnorm_backward(real* dinp, real* dweight, const real* dout, const 
 // heads = NH + NKV, parts = 1, strides H, HS, 0; v behind them has no position. (Parts: train_pythia.cu has q and k of
 // a head together.) cosine, sine (T, rotated/2). direction +1: forward; -1: backward, since the gradient of a rotation
 // is the rotation back.
-static void rotary_forward(real* x, const real* cosine, const real* sine, const KeyCache* cache, size_t B, size_t T,
+static void rotary_forward(kept* x, const real* cosine, const real* sine, const KeyCache* cache, size_t B, size_t T,
                            size_t heads, size_t parts, size_t rotated, size_t row_stride, size_t head_stride,
                            size_t part_stride, int direction) {
     size_t half = rotated / 2;
@@ -468,11 +471,11 @@ static void rotary_forward(real* x, const real* cosine, const real* sine, const 
         const real* s = sine + t * half;
         for (size_t head = 0; head < heads; head++) {
             for (size_t part = 0; part < parts; part++) {
-                real* y = x + n * row_stride + head * head_stride + part * part_stride;
+                kept* y = x + n * row_stride + head * head_stride + part * part_stride;
                 for (size_t i = 0; i < half; i++) {
-                    real a = y[i], b = y[i + half], turn = (real)direction * s[i];
-                    y[i] = a * c[i] - b * turn;
-                    y[i + half] = b * c[i] + a * turn;
+                    real a = real_of_kept(y[i]), b = real_of_kept(y[i + half]), turn = (real)direction * s[i];
+                    y[i] = kept_of_real(a * c[i] - b * turn);
+                    y[i + half] = kept_of_real(b * c[i] + a * turn);
                 }
                 stored(y, rotated);
             }
@@ -481,27 +484,30 @@ static void rotary_forward(real* x, const real* cosine, const real* sine, const 
 }
 
 // out (N,FF) = g * sigmoid(g) * u, with g and u the halves of each row of inp (N,2FF); Shazeer, arXiv 2002.05202.
-static void swiglu_forward(real* out, const real* inp, size_t N, size_t FF) {
+static void swiglu_forward(kept* out, const kept* inp, size_t N, size_t FF) {
 #pragma omp parallel for schedule(static) if (N * FF > SERIAL)
     for (size_t n = 0; n < N; n++) {
-        const real *gate = inp + n * 2 * FF, *up = gate + FF;
-        real* y = out + n * FF;
-        for (size_t i = 0; i < FF; i++) { y[i] = gate[i] / (1 + real_exp(-gate[i])) * up[i]; }
+        const kept *gate = inp + n * 2 * FF, *up = gate + FF;
+        kept* y = out + n * FF;
+        for (size_t i = 0; i < FF; i++) {
+            real g = real_of_kept(gate[i]);
+            y[i] = kept_of_real(g / (1 + real_exp(-g)) * real_of_kept(up[i]));
+        }
         stored(y, FF);
     }
 }
 
 // With s = sigmoid(g), whose slope is s (1 - s):
 //   dinp (N,2FF) = [dout * u * s * (1 + g * (1 - s)) | dout * g * s]
-static void swiglu_backward(real* dinp, const real* dout, const real* inp, size_t N, size_t FF) {
+static void swiglu_backward(kept* dinp, const kept* dout, const kept* inp, size_t N, size_t FF) {
 #pragma omp parallel for schedule(static) if (N * FF > SERIAL)
     for (size_t n = 0; n < N; n++) {
-        const real *gate = inp + n * 2 * FF, *up = gate + FF, *dy = dout + n * FF;
-        real *dgate = dinp + n * 2 * FF, *dup = dgate + FF;
+        const kept *gate = inp + n * 2 * FF, *up = gate + FF, *dy = dout + n * FF;
+        kept *dgate = dinp + n * 2 * FF, *dup = dgate + FF;
         for (size_t i = 0; i < FF; i++) {
-            real g = gate[i], s = 1 / (1 + real_exp(-g));
-            dgate[i] = dy[i] * up[i] * s * (1 + g * (1 - s));
-            dup[i] = dy[i] * g * s;
+            real g = real_of_kept(gate[i]), s = 1 / (1 + real_exp(-g)), d = real_of_kept(dy[i]);
+            dgate[i] = kept_of_real(d * real_of_kept(up[i]) * s * (1 + g * (1 - s)));
+            dup[i] = kept_of_real(d * g * s);
         }
         stored(dgate, 2 * FF);
     }
@@ -519,7 +525,7 @@ static void swiglu_backward(real* dinp, const real* dout, const real* inp, size_
 // and h (N,C) = RMSf(x of the last layer). attention is causal, softmax(q k^T / sqrt(HS)) v of each head; head h of q
 // reads number h / (NH/NKV) of k and v. A row of qkv is q, k, v: they begin at 0, at_k, at_v; from head to head HS,
 // from row to row H.
-static void llama_forward(Pass* pass, real* h, const real* e, int B, int T) {
+static void llama_forward(Pass* pass, kept* h, const real* e, int B, int T) {
     const Llama* m = (const Llama*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
@@ -558,7 +564,7 @@ static void llama_forward(Pass* pass, real* h, const real* e, int B, int T) {
 // Of a product out = inp W^T: dinp = dout W, dW += dout^T inp. "By x": with respect to x.
 //   dact = dx Wdown;  dgate_up = SwiGLU backward;  dln2 = dgate_up Wgate_up;  dx, by next, += RMS2 backward: now by mid
 //   datt = dx Wproj;  dqkv = attention backward, turned back;  dln1 = dqkv Wqkv;  dx, by mid, += RMS1 backward: now by x
-static void llama_backward(Pass* pass, real* de, const real* dh, const real* e, int B, int T) {
+static void llama_backward(Pass* pass, real* de, const kept* dh, const real* e, int B, int T) {
     const Llama* m = (const Llama*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;

@@ -200,7 +200,8 @@ static int pythia_ignores(const Pass* pass, const char* name) {
 //
 // One list of TAKEs serves three callers (common/arena.h): without memory it measures, with a record it names what lies
 // where, at an address it gives the pointers. N is that of the largest micro-batch; a smaller one uses the front of
-// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU they are the same.
+// each array. `kept` is what a GPU holds as bf16, `real` what is fp32 there too; on the CPU both are real, or kept is bf16
+// there as well (common/base.h).
 
 // What a layer keeps for its backward; after the last layer, what the final norm keeps (mean and rstd
 // alone). Norm outputs and GELU outputs are not kept: they are cheap to compute again from x, mean, rstd
@@ -240,7 +241,7 @@ typedef struct {
     kept* datt;    // (N,C)
     kept* dln;     // (N,C)
     real* dx;      // (N,C) gradient by the residual stream
-    kept* dxr;     // (N,C) the same as products on a GPU read it, rounded; NULL in the CPU program
+    kept* dxr;     // (N,C) the same as products in bf16 read it; NULL in the fp32 CPU program
     real* cosine;  // (T, rotated/2) of the angles
     real* sine;    // (T, rotated/2)
 } PythiaWork;
@@ -256,7 +257,7 @@ static PythiaWork pythia_work(const Pass* pass, Arena* a, int training) {
     work.datt = TAKE(a, kept, "gradient of attention", N_back * C);
     work.dln = TAKE(a, kept, "gradient of a norm", N_back * C);
     work.dx = TAKE(a, real, "gradient of the stream", N_back * C);
-    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", GPU ? N_back * C : 0);
+    work.dxr = TAKE(a, kept, "gradient of the stream, rounded", stored_copies() ? N_back * C : 0);
     work.cosine = TAKE(a, real, "cosines", angles);
     work.sine = TAKE(a, real, "sines", angles);
     return work;
@@ -298,8 +299,8 @@ static PythiaWork pythia_work_at(const Pass* pass) {
 // ------------------------------------------------------------------------------------------------
 // [4] Layers (C)
 //
-// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else they do
-// nothing. Loops of few steps (SERIAL) stay on one thread.
+// stored() and stored_copy() round to bf16 what a GPU stores so, where this half is compared with one; else, and where
+// kept is bf16, they do nothing. Loops of few steps (SERIAL) stay on one thread.
 
 // mean (N) and rstd (N) = 1/sqrt(variance + eps) of the rows of inp (N,C); Ba et al., arXiv 1607.06450.
 static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t N, size_t C, real eps) {
@@ -314,13 +315,13 @@ static void layernorm_statistics(real* mean, real* rstd, const real* inp, size_t
 }
 
 // out (N,C) = (inp - mean) * rstd * weight + bias
-static void layernorm_forward(real* out, const real* inp, const real* weight, const real* bias, const real* mean,
+static void layernorm_forward(kept* out, const real* inp, const real* weight, const real* bias, const real* mean,
                               const real* rstd, size_t N, size_t C) {
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
-        real* y = out + n * C;
-        for (size_t i = 0; i < C; i++) { y[i] = (x[i] - mean[n]) * rstd[n] * weight[i] + bias[i]; }
+        kept* y = out + n * C;
+        for (size_t i = 0; i < C; i++) { y[i] = kept_of_real((x[i] - mean[n]) * rstd[n] * weight[i] + bias[i]); }
         stored(y, C);
     }
 }
@@ -329,7 +330,7 @@ static void layernorm_forward(real* out, const real* inp, const real* weight, co
 //   dbias (C) += sum over rows of dout;  dweight (C) += sum over rows of dout * x^
 //   dx^ = dout * weight;  dinp (N,C) += rstd * (dx^ - mean(dx^) - x^ * mean(dx^ * x^))
 // Columns are divided among threads for the weights, rows for the input: no two threads add to one number.
-static void layernorm_backward(real* dinp, real* dweight, real* dbias, const real* dout, const real* inp,
+static void layernorm_backward(real* dinp, real* dweight, real* dbias, const kept* dout, const real* inp,
                                const real* weight, const real* mean, const real* rstd, size_t N, size_t C) {
     const size_t columns = 64;
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
@@ -337,23 +338,23 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
         size_t last = min_size(first + columns, C);
         for (size_t n = 0; n < N; n++) {
             for (size_t i = first; i < last; i++) {
-                real x_hat = (inp[n * C + i] - mean[n]) * rstd[n];
-                dbias[i] += dout[n * C + i];
-                dweight[i] = real_fma(dout[n * C + i], x_hat, dweight[i]);
+                real x_hat = (inp[n * C + i] - mean[n]) * rstd[n], dy = real_of_kept(dout[n * C + i]);
+                dbias[i] += dy;
+                dweight[i] = real_fma(dy, x_hat, dweight[i]);
             }
         }
     }
 #pragma omp parallel for schedule(static) if (N * C > SERIAL)
     for (size_t n = 0; n < N; n++) {
         const real* x = inp + n * C;
-        const real* dy = dout + n * C;
+        const kept* dy = dout + n * C;
         real* dx = dinp + n * C;
         real sum[LANES] = {0}, dot[LANES] = {0};
         for (size_t first = 0; first < C; first += LANES) {
             size_t lanes = min_size(LANES, C - first);
             for (size_t l = 0; l < lanes; l++) {
                 size_t i = first + l;
-                real dx_hat = dy[i] * weight[i];
+                real dx_hat = real_of_kept(dy[i]) * weight[i];
                 sum[l] += dx_hat;
                 dot[l] = real_fma(dx_hat, (x[i] - mean[n]) * rstd[n], dot[l]);
             }
@@ -361,7 +362,7 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
         real mean_dx = lanes_fold(sum) / (real)C, mean_dot = lanes_fold(dot) / (real)C;
         for (size_t i = 0; i < C; i++) {
             real x_hat = (x[i] - mean[n]) * rstd[n];
-            dx[i] += rstd[n] * (dy[i] * weight[i] - mean_dx - x_hat * mean_dot);
+            dx[i] += rstd[n] * (real_of_kept(dy[i]) * weight[i] - mean_dx - x_hat * mean_dot);
         }
     }
 }
@@ -371,7 +372,7 @@ static void layernorm_backward(real* dinp, real* dweight, real* dbias, const rea
 // (B,T,NH,3,HS) are heads = NH, parts = 2, strides 3 NH HS, 3 HS, HS; v has no position. cosine, sine
 // (T, rotated/2). Rows begin at position 0, or where a cache says. direction
 // +1: forward; -1: backward, since the gradient of a rotation is the rotation back.
-static void rotary_forward(real* x, const real* cosine, const real* sine, const KeyCache* cache, size_t B, size_t T,
+static void rotary_forward(kept* x, const real* cosine, const real* sine, const KeyCache* cache, size_t B, size_t T,
                            size_t heads, size_t parts, size_t rotated, size_t row_stride, size_t head_stride,
                            size_t part_stride, int direction) {
     size_t half = rotated / 2;
@@ -382,11 +383,11 @@ static void rotary_forward(real* x, const real* cosine, const real* sine, const 
         const real* s = sine + t * half;
         for (size_t head = 0; head < heads; head++) {
             for (size_t part = 0; part < parts; part++) {
-                real* y = x + n * row_stride + head * head_stride + part * part_stride;
+                kept* y = x + n * row_stride + head * head_stride + part * part_stride;
                 for (size_t i = 0; i < half; i++) {
-                    real a = y[i], b = y[i + half], turn = (real)direction * s[i];
-                    y[i] = a * c[i] - b * turn;
-                    y[i + half] = b * c[i] + a * turn;
+                    real a = real_of_kept(y[i]), b = real_of_kept(y[i + half]), turn = (real)direction * s[i];
+                    y[i] = kept_of_real(a * c[i] - b * turn);
+                    y[i + half] = kept_of_real(b * c[i] + a * turn);
                 }
                 stored(y, rotated);
             }
@@ -395,23 +396,23 @@ static void rotary_forward(real* x, const real* cosine, const real* sine, const 
 }
 
 // out = x * Phi(x), Phi the normal distribution function; Hendrycks & Gimpel, arXiv 1606.08415.
-static void gelu_forward(real* out, const real* inp, size_t n) {
+static void gelu_forward(kept* out, const kept* inp, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL)
     for (size_t i = 0; i < n; i++) {
-        real x = inp[i];
-        out[i] = x * ((real)0.5 * (1 + real_erf(x * (real)0.70710678118654752440)));
+        real x = real_of_kept(inp[i]);
+        out[i] = kept_of_real(x * ((real)0.5 * (1 + real_erf(x * (real)0.70710678118654752440))));
     }
     stored(out, n);
 }
 
 // dinp = dout * (Phi(x) + x * phi(x)); dinp may be dout.
-static void gelu_backward(real* dinp, const real* dout, const real* inp, size_t n) {
+static void gelu_backward(kept* dinp, const kept* dout, const kept* inp, size_t n) {
 #pragma omp parallel for schedule(static) if (n > SERIAL)
     for (size_t i = 0; i < n; i++) {
-        real x = inp[i];
+        real x = real_of_kept(inp[i]);
         real cdf = (real)0.5 * (1 + real_erf(x * (real)0.70710678118654752440));
         real density = (real)0.39894228040143267794 * real_exp((real)-0.5 * x * x);
-        dinp[i] = dout[i] * (cdf + x * density);
+        dinp[i] = kept_of_real(real_of_kept(dout[i]) * (cdf + x * density));
     }
     stored(dinp, n);
 }
@@ -426,7 +427,7 @@ static void gelu_backward(real* dinp, const real* dout, const real* inp, size_t 
 //   next (N,C)  = x + (att Wproj^T + b) + (act Wfcproj^T + b)
 // and h (N,C) = LNf(x of the last layer). attention is causal, softmax(q k^T / sqrt(HS)) v of each head. A row of qkv
 // has the HS numbers of q, k and v of head 0, then of head 1, ...: from head to head 3 HS, from row to row 3C.
-static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
+static void pythia_forward(Pass* pass, kept* h, const real* e, int B, int T) {
     const Pythia* m = (const Pythia*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;
@@ -464,7 +465,7 @@ static void pythia_forward(Pass* pass, real* h, const real* e, int B, int T) {
 //   dact = dx Wfcproj;  dfc = dact * GELU'(fc);  dln2 = dfc Wfc
 //   datt = dx Wproj;    dqkv = attention backward, rotated back;  dln1 = dqkv Wqkv
 //   dx, until here by next, += LN2 backward of dln2 and LN1 backward of dln1: now by x
-static void pythia_backward(Pass* pass, real* de, const real* dh, const real* e, int B, int T) {
+static void pythia_backward(Pass* pass, real* de, const kept* dh, const real* e, int B, int T) {
     const Pythia* m = (const Pythia*)pass;
     const Sizes* size = &pass->size;
     size_t N = (size_t)B * (size_t)T, C = (size_t)size->C, FF = (size_t)size->FF, HS = (size_t)size->HS;

@@ -574,28 +574,64 @@ static inline void attention_backward_tiled(const AttentionBackward* p, int B) {
 // ---------------------------------------------------------------------------------------------
 // What the trainers call; arguments as in the plain version. NH must be a multiple of NKV.
 
+// Where layers store bf16, all this reads and writes numbers of its own, heads side by side in a row of them: memory for
+// `numbers`. It grows when more are asked for, else it stays.
+static inline real* attention_numbers(size_t numbers) {
+    static real* memory = NULL;
+    static size_t room = 0;
+    if (numbers > room) {
+        free(memory);
+        memory = (real*)xalloc(numbers, sizeof(real), "attention's numbers");
+        room = numbers;
+    }
+    return memory;
+}
+
+// x (N, heads, HS), rows `wide` apart, = what is stored at `from`, `head` apart in rows that are `row` apart; and back.
+static inline void heads_read(real* x, size_t wide, const kept* from, size_t N, int heads, int HS, size_t row,
+                              size_t head) {
+#pragma omp parallel for schedule(static) if (N * (size_t)heads * (size_t)HS > SERIAL)
+    for (size_t n = 0; n < N; n++) {
+        for (size_t h = 0; h < (size_t)heads; h++) {
+            real* to = x + n * wide + h * (size_t)HS;
+            const kept* y = from + n * row + h * head;
+            for (int d = 0; d < HS; d++) { to[d] = real_of_kept(y[d]); }
+        }
+    }
+}
+static inline void heads_write(kept* to, const real* x, size_t wide, size_t N, int heads, int HS, size_t row,
+                               size_t head) {
+#pragma omp parallel for schedule(static) if (N * (size_t)heads * (size_t)HS > SERIAL)
+    for (size_t n = 0; n < N; n++) {
+        for (size_t h = 0; h < (size_t)heads; h++) {
+            kept* y = to + n * row + h * head;
+            const real* from = x + n * wide + h * (size_t)HS;
+            for (int d = 0; d < HS; d++) { y[d] = kept_of_real(from[d]); }
+        }
+    }
+}
+
 // Rounds the vectors of heads at x, where numbers are stored as bf16; `head` apart in rows that are `row` apart.
-static inline void stored_heads(real* x, size_t N, int heads, int HS, size_t row, size_t head) {
+static inline void stored_heads(kept* x, size_t N, int heads, int HS, size_t row, size_t head) {
     if (!stored_as_bf16) { return; }
     for (size_t n = 0; n < N; n++) {
         for (int h = 0; h < heads; h++) { stored(x + n * row + (size_t)h * head, (size_t)HS); }
     }
 }
 
-static inline void attention_forward(real* out, real* lse, const real* q, const real* k, const real* v, int B, int T,
-                                     int NH, int NKV, int HS, size_t row, size_t q_head, size_t kv_head) {
+static inline void attention_forward_real(real* out, real* lse, const real* q, const real* k, const real* v, int B,
+                                          int T, int NH, int NKV, int HS, size_t row, size_t q_head, size_t kv_head) {
     if (sizeof(real) != sizeof(float)) {
         attention_forward_reference(out, lse, q, k, v, B, T, NH, NKV, HS, row, q_head, kv_head);
     } else {
         attention_forward_tiled((float*)out, (float*)lse, (const float*)q, (const float*)k, (const float*)v, B, T, NH,
                                 NKV, HS, row, q_head, kv_head);
     }
-    stored(out, (size_t)B * (size_t)T * (size_t)NH * (size_t)HS);
 }
 
-static inline void attention_backward(real* dq, real* dk, real* dv, const real* dout, const real* q, const real* k,
-                                      const real* v, const real* out, const real* lse, int B, int T, int NH, int NKV,
-                                      int HS, size_t row, size_t q_head, size_t kv_head) {
+static inline void attention_backward_real(real* dq, real* dk, real* dv, const real* dout, const real* q, const real* k,
+                                           const real* v, const real* out, const real* lse, int B, int T, int NH,
+                                           int NKV, int HS, size_t row, size_t q_head, size_t kv_head) {
     if (sizeof(real) != sizeof(float)) {
         attention_backward_reference(dq, dk, dv, dout, q, k, v, out, lse, B, T, NH, NKV, HS, row, q_head, kv_head);
     } else {
@@ -617,9 +653,48 @@ static inline void attention_backward(real* dq, real* dk, real* dv, const real* 
                                kv_head};
         attention_backward_tiled(&p, B);
     }
-    stored_heads(dq, (size_t)B * (size_t)T, NH, HS, row, q_head);
-    stored_heads(dk, (size_t)B * (size_t)T, NKV, HS, row, kv_head);
-    stored_heads(dv, (size_t)B * (size_t)T, NKV, HS, row, kv_head);
+}
+
+static inline void attention_forward(kept* out, real* lse, const kept* q, const kept* k, const kept* v, int B, int T,
+                                     int NH, int NKV, int HS, size_t row, size_t q_head, size_t kv_head) {
+    size_t N = (size_t)B * (size_t)T, Q = (size_t)NH * (size_t)HS, K = (size_t)NKV * (size_t)HS, H = Q + 2 * K;
+    if (!KEPT_ROUNDS) {
+        attention_forward_real((real*)out, lse, (const real*)q, (const real*)k, (const real*)v, B, T, NH, NKV, HS, row,
+                               q_head, kv_head);
+        stored(out, N * Q);
+        return;
+    }
+    real *x = attention_numbers(N * (H + Q)), *y = x + N * H;  // (N,H) q, k, v; (N,Q)
+    heads_read(x, H, q, N, NH, HS, row, q_head);
+    heads_read(x + Q, H, k, N, NKV, HS, row, kv_head);
+    heads_read(x + Q + K, H, v, N, NKV, HS, row, kv_head);
+    attention_forward_real(y, lse, x, x + Q, x + Q + K, B, T, NH, NKV, HS, H, (size_t)HS, (size_t)HS);
+    kept_write(out, Q, y, N, Q);
+}
+
+static inline void attention_backward(kept* dq, kept* dk, kept* dv, const kept* dout, const kept* q, const kept* k,
+                                      const kept* v, const kept* out, const real* lse, int B, int T, int NH, int NKV,
+                                      int HS, size_t row, size_t q_head, size_t kv_head) {
+    size_t N = (size_t)B * (size_t)T, Q = (size_t)NH * (size_t)HS, K = (size_t)NKV * (size_t)HS, H = Q + 2 * K;
+    if (!KEPT_ROUNDS) {
+        attention_backward_real((real*)dq, (real*)dk, (real*)dv, (const real*)dout, (const real*)q, (const real*)k,
+                                (const real*)v, (const real*)out, lse, B, T, NH, NKV, HS, row, q_head, kv_head);
+        stored_heads(dq, N, NH, HS, row, q_head);
+        stored_heads(dk, N, NKV, HS, row, kv_head);
+        stored_heads(dv, N, NKV, HS, row, kv_head);
+        return;
+    }
+    real *x = attention_numbers(N * (2 * H + 2 * Q)), *dx = x + N * H, *y = dx + N * H, *dy = y + N * Q;
+    heads_read(x, H, q, N, NH, HS, row, q_head);
+    heads_read(x + Q, H, k, N, NKV, HS, row, kv_head);
+    heads_read(x + Q + K, H, v, N, NKV, HS, row, kv_head);
+    kept_read(y, out, Q, N, Q);
+    kept_read(dy, dout, Q, N, Q);
+    attention_backward_real(dx, dx + Q, dx + Q + K, dy, x, x + Q, x + Q + K, y, lse, B, T, NH, NKV, HS, H, (size_t)HS,
+                            (size_t)HS);
+    heads_write(dq, dx, H, N, NH, HS, row, q_head);
+    heads_write(dk, dx + Q, H, N, NKV, HS, row, kv_head);
+    heads_write(dv, dx + Q + K, H, N, NKV, HS, row, kv_head);
 }
 
 #endif

@@ -23,8 +23,8 @@ enum {
 typedef struct {
     int rows, layers, NKV, HS;
     size_t capacity;  // positions of a sequence, a multiple of CACHE_GROUP
-    real* keys;       // (layers, rows, NKV, capacity / 16, HS, 16)
-    real* values;     // (layers, rows, NKV, capacity, HS)
+    kept* keys;       // (layers, rows, NKV, capacity / 16, HS, 16)
+    kept* values;     // (layers, rows, NKV, capacity, HS)
     // Of the call, B rows of T new tokens:
     const int* row;    // (B) which sequence of the cache each row goes on with
     const int* first;  // (B) the position of its first new token
@@ -38,7 +38,7 @@ static inline size_t cache_size(int rows, int layers, int NKV, int HS, size_t po
 }
 
 // Lays a cache out over memory (cache_size() numbers, zero).
-static inline KeyCache cache_over(real* memory, int rows, int layers, int NKV, int HS, size_t positions) {
+static inline KeyCache cache_over(kept* memory, int rows, int layers, int NKV, int HS, size_t positions) {
     KeyCache c = {rows, layers, NKV, HS, round_up(positions, CACHE_GROUP), memory, NULL, NULL, NULL};
     c.values = memory + cache_size(rows, layers, NKV, HS, positions) / 2;
     return c;
@@ -48,10 +48,10 @@ static inline KeyCache cache_over(real* memory, int rows, int layers, int NKV, i
 static inline KeyCache* cache_make(int passes, int rows, int layers, int NKV, int HS, size_t positions) {
     size_t numbers = cache_size(rows, layers, NKV, HS, positions),
            head = round_up((size_t)passes * sizeof(KeyCache), ALIGNMENT);
-    size_t bytes = mul_size((size_t)passes, numbers * sizeof(real), "caches of keys and values");
+    size_t bytes = mul_size((size_t)passes, numbers * sizeof(kept), "caches of keys and values");
     KeyCache* caches = (KeyCache*)xalloc(head + bytes, 1, "caches of keys and values");
     for (int s = 0; s < passes; s++) {
-        real* memory = (real*)((char*)caches + head) + (size_t)s * numbers;
+        kept* memory = (kept*)((char*)caches + head) + (size_t)s * numbers;
         caches[s] = cache_over(memory, rows, layers, NKV, HS, positions);
     }
     return caches;
@@ -67,7 +67,7 @@ static inline size_t cache_at(const KeyCache* c, int layer, int b, int head) {
 }
 
 // Puts k and v of (B,T) new positions behind those that are there; as attention_forward() takes them.
-static inline void cache_append(const KeyCache* c, int layer, const real* k, const real* v, int B, int T, size_t row,
+static inline void cache_append(const KeyCache* c, int layer, const kept* k, const kept* v, int B, int T, size_t row,
                                 size_t kv_head) {
     size_t HS = (size_t)c->HS, heads = (size_t)c->NKV;
 #pragma omp parallel for schedule(static) if ((size_t)B * (size_t)T * heads * HS > SERIAL)
@@ -75,37 +75,38 @@ static inline void cache_append(const KeyCache* c, int layer, const real* k, con
         size_t b = task / heads, head = task % heads, at = cache_at(c, layer, (int)b, (int)head);
         for (size_t t = 0; t < (size_t)T; t++) {
             size_t from = (b * (size_t)T + t) * row + head * kv_head, to = (size_t)c->first[b] + t;
-            real* key = c->keys + at + to / CACHE_GROUP * HS * CACHE_GROUP + to % CACHE_GROUP;
+            kept* key = c->keys + at + to / CACHE_GROUP * HS * CACHE_GROUP + to % CACHE_GROUP;
             for (size_t d = 0; d < HS; d++) { key[d * CACHE_GROUP] = k[from + d]; }
-            memcpy(c->values + at + to * HS, v + from, HS * sizeof(real));
+            memcpy(c->values + at + to * HS, v + from, HS * sizeof(kept));
         }
     }
 }
 
 // The plain version, of one query at position i; the chains of attention_forward_reference(). p (i+1).
-static inline void cache_attend_reference(real* out, const real* q, const real* keys, const real* values, int i, int HS,
+static inline void cache_attend_reference(kept* out, const kept* q, const kept* keys, const kept* values, int i, int HS,
                                           real* p) {
     real scale = 1 / real_sqrt((real)HS), most = -INFINITY, sum = 0;
     for (int j = 0; j <= i; j++) {
-        const real* key = keys + ((size_t)(j / CACHE_GROUP) * (size_t)HS) * CACHE_GROUP + j % CACHE_GROUP;
+        const kept* key = keys + ((size_t)(j / CACHE_GROUP) * (size_t)HS) * CACHE_GROUP + j % CACHE_GROUP;
         real s = 0;
-        for (int d = 0; d < HS; d++) { s += q[d] * key[d * CACHE_GROUP]; }
+        for (int d = 0; d < HS; d++) { s += real_of_kept(q[d]) * real_of_kept(key[d * CACHE_GROUP]); }
         p[j] = scale * s;
         if (p[j] > most) { most = p[j]; }
     }
     for (int j = 0; j <= i; j++) { sum += real_exp(p[j] - most); }
-    for (int d = 0; d < HS; d++) { out[d] = 0; }
-    for (int j = 0; j <= i; j++) {
-        real pj = real_exp(p[j] - most) / sum;
-        for (int d = 0; d < HS; d++) { out[d] += pj * values[(size_t)j * (size_t)HS + (size_t)d]; }
+    for (int j = 0; j <= i; j++) { p[j] = real_exp(p[j] - most) / sum; }
+    for (int d = 0; d < HS; d++) {
+        real o = 0;
+        for (int j = 0; j <= i; j++) { o += p[j] * real_of_kept(values[(size_t)j * (size_t)HS + (size_t)d]); }
+        out[d] = kept_of_real(o);
     }
 }
 
 // s (groups, 16) = q . k for `groups` groups of keys: each number one chain over d.
-static inline void cache_scores(float* s, const float* q, const float* keys, int groups, int HS) {
+static inline void cache_scores(float* s, const float* q, const kept* keys, int groups, int HS) {
     enum { VECTORS = CACHE_GROUP / VL };
     for (int g = 0; g < groups; g += 2) {
-        const float* pair[2] = {keys + (size_t)g * (size_t)HS * CACHE_GROUP, NULL};
+        const kept* pair[2] = {keys + (size_t)g * (size_t)HS * CACHE_GROUP, NULL};
         pair[1] = g + 1 < groups ? pair[0] + (size_t)HS * CACHE_GROUP : pair[0];
         vf sum[2][VECTORS];
         for (int x = 0; x < VECTORS; x++) { sum[0][x] = sum[1][x] = vf_zero(); }
@@ -113,8 +114,8 @@ static inline void cache_scores(float* s, const float* q, const float* keys, int
             vf qd = vf_set1(q[d]);
             ATTENTION_UNROLL
             for (int x = 0; x < VECTORS; x++) {
-                sum[0][x] = vf_fma(vf_load(pair[0] + d * CACHE_GROUP + x * VL), qd, sum[0][x]);
-                sum[1][x] = vf_fma(vf_load(pair[1] + d * CACHE_GROUP + x * VL), qd, sum[1][x]);
+                sum[0][x] = vf_fma(vf_load_kept(pair[0] + d * CACHE_GROUP + x * VL), qd, sum[0][x]);
+                sum[1][x] = vf_fma(vf_load_kept(pair[1] + d * CACHE_GROUP + x * VL), qd, sum[1][x]);
             }
         }
         for (int half = 0; half < 2 && g + half < groups; half++) {
@@ -124,36 +125,36 @@ static inline void cache_scores(float* s, const float* q, const float* keys, int
 }
 
 // o (HS) = or += sum over n keys of p[j] v[j] (n, HS): each number one chain over j.
-static inline void cache_sum(float* o, const float* p, const float* v, int n, int HS, int accumulate) {
+static inline void cache_sum(float* o, const float* p, const kept* v, int n, int HS, int accumulate) {
     int d = 0;
     for (; d + 2 * VL <= HS; d += 2 * VL) {
         vf a = accumulate ? vf_load(o + d) : vf_zero(), b = accumulate ? vf_load(o + d + VL) : vf_zero();
         for (int j = 0; j < n; j++) {
-            const float* row = v + (size_t)j * (size_t)HS + d;
+            const kept* row = v + (size_t)j * (size_t)HS + d;
             vf pj = vf_set1(p[j]);
-            a = vf_fma(pj, vf_load(row), a);
-            b = vf_fma(pj, vf_load(row + VL), b);
+            a = vf_fma(pj, vf_load_kept(row), a);
+            b = vf_fma(pj, vf_load_kept(row + VL), b);
         }
         vf_store(o + d, a);
         vf_store(o + d + VL, b);
     }
     for (; d < HS; d++) {
         float a = accumulate ? o[d] : 0;
-        for (int j = 0; j < n; j++) { a = fma_f(p[j], v[(size_t)j * (size_t)HS + (size_t)d], a); }
+        for (int j = 0; j < n; j++) { a = fma_f(p[j], (float)real_of_kept(v[(size_t)j * (size_t)HS + (size_t)d]), a); }
         o[d] = a;
     }
 }
 
 // nq <= CACHE_QUERIES queries of one head, at positions from `first` on, over all keys up to their own; q and out have
 // rows q_row and out_row apart. Work space (attention_buffer_size(HS)).
-static inline void cache_attend(float* out, size_t out_row, const float* q, size_t q_row, const float* keys,
-                                const float* values, int first, int nq, int HS, float* work) {
+static inline void cache_attend(kept* out, size_t out_row, const kept* q, size_t q_row, const kept* keys,
+                                const kept* values, int first, int nq, int HS, float* work) {
     float* Q = work;  // (nq, HS) scaled
     float* O = Q + CACHE_QUERIES * HS;
     float* s = O + CACHE_QUERIES * HS;  // (ATTENTION_KT)
     float most[CACHE_QUERIES], sum[CACHE_QUERIES], scale = 1.0f / sqrtf((float)HS);
     for (int i = 0; i < nq; i++) {
-        for (int d = 0; d < HS; d++) { Q[i * HS + d] = scale * q[(size_t)i * q_row + (size_t)d]; }
+        for (int d = 0; d < HS; d++) { Q[i * HS + d] = scale * (float)real_of_kept(q[(size_t)i * q_row + (size_t)d]); }
         most[i] = -INFINITY, sum[i] = 0;
     }
     for (int j0 = 0; j0 < first + nq; j0 += ATTENTION_KT) {
@@ -174,13 +175,15 @@ static inline void cache_attend(float* out, size_t out_row, const float* q, size
     }
     for (int i = 0; i < nq; i++) {
         float inverse = 1.0f / sum[i];
-        for (int d = 0; d < HS; d++) { out[(size_t)i * out_row + (size_t)d] = O[i * HS + d] * inverse; }
+        for (int d = 0; d < HS; d++) {
+            out[(size_t)i * out_row + (size_t)d] = kept_of_real((real)(O[i * HS + d] * inverse));
+        }
     }
 }
 
 // As attention_forward(), which it is without a cache. With one, the rows are what follows on what the cache has of a
 // layer: k and v are appended, and lse, which only a backward reads, is left as it was.
-static inline void cached_attention_forward(real* out, real* lse, const real* q, const real* k, const real* v, int B,
+static inline void cached_attention_forward(kept* out, real* lse, const kept* q, const kept* k, const kept* v, int B,
                                             int T, int NH, int NKV, int HS, size_t row, size_t q_head, size_t kv_head,
                                             const KeyCache* cache, int layer) {
     if (!cache) {
@@ -198,11 +201,10 @@ static inline void cached_attention_forward(real* out, real* lse, const real* q,
         size_t t = block * CACHE_QUERIES, n = b * (size_t)T + t;
         int nq = (int)min_size(CACHE_QUERIES, (size_t)T - t), first = cache->first[b] + (int)t;
         size_t at = cache_at(cache, layer, (int)b, (int)h / (NH / NKV));
-        real* to = out + n * out_row + h * (size_t)HS;
-        const real* from = q + n * row + h * q_head;
+        kept* to = out + n * out_row + h * (size_t)HS;
+        const kept* from = q + n * row + h * q_head;
         if (sizeof(real) == sizeof(float)) {
-            cache_attend((float*)to, out_row, (const float*)from, row, (const float*)(cache->keys + at),
-                         (const float*)(cache->values + at), first, nq, HS,
+            cache_attend(to, out_row, from, row, cache->keys + at, cache->values + at, first, nq, HS,
                          memory + (size_t)thread_index() * attention_buffer_size(HS));
             continue;
         }

@@ -23,17 +23,25 @@ static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, re
     }
 }
 
+// x (n) = the numbers of a weight from `first` on, as products in bf16 read them: those that are not rounded are, here.
+static inline void weight_read(real* x, Weight W, size_t first, size_t n) {
+    const Bf16* half = W.half ? W.half + first : NULL;
+    const real* w = W.half ? NULL : W.w + first;
+#pragma omp parallel for schedule(static) if (n > SERIAL)
+    for (size_t i = 0; i < n; i++) { x[i] = half ? (real)float_of_bf16(half[i]) : (real)round_bf16((float)w[i]); }
+}
+
 // C (M,N) = or += alpha * A (M,K) op(W) + bias (N) with all numbers of a weight W (K,N), or (N,K) if transW. Rounded to
 // bf16 it gives the same bits as floats of the same values: few rows read it as it is, for more rows (and in a double
 // build) a piece of it at a time is widened in memory.
-static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
-                               Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
+static inline void gemm_weight_real(int transW, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
+                                    Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
     size_t line = transW ? K : N, lines = transW ? N : K;
-    if (!W.half) {
+    if (!W.half && !KEPT_ROUNDS) {
         gemm(0, transW, M, N, K, alpha, A, lda, W.w, line, accumulate, C, ldc, bias);
         return;
     }
-    if (sizeof(real) == sizeof(float) && M > 0 && M <= MATMUL_FEW) {
+    if (W.half && sizeof(real) == sizeof(float) && M > 0 && M <= MATMUL_FEW) {
         FewRows few = {M,      N,          K,        lda, line, ldc, (float)alpha, (const float*)A, (const float*)bias,
                        W.half, accumulate, (float*)C};
         gemm_few(&few, transW, 1);
@@ -45,9 +53,7 @@ static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real al
                                "a piece of the weights");
     for (size_t first = 0; first < lines; first += most) {
         size_t n = min_size(most, lines - first);
-        const Bf16* half = W.half + first * line;
-#pragma omp parallel for schedule(static) if (n * line > SERIAL)
-        for (size_t i = 0; i < n * line; i++) { wide[i] = (real)float_of_bf16(half[i]); }
+        weight_read(wide, W, first * line, n * line);
         if (transW) {
             gemm(0, 1, M, n, K, alpha, A, lda, wide, K, accumulate, C + first, ldc, bias ? bias + first : NULL);
         } else {
@@ -57,45 +63,85 @@ static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real al
     free(wide);
 }
 
+// x (rows, columns) as products in fp32 read it: itself, or where layers store bf16 its numbers in memory of their own,
+// which factor_done() gives back. *ld: from row to row.
+static inline const real* factor(const kept* x, size_t rows, size_t columns, size_t* ld) {
+    if (!KEPT_ROUNDS) { return (const real*)x; }
+    real* wide = (real*)xalloc(mul_size(rows, columns, "a factor"), sizeof(real), "a factor");
+    kept_read(wide, x, *ld, rows, columns);
+    *ld = columns;
+    return wide;
+}
+static inline void factor_done(const real* x) {
+    if (KEPT_ROUNDS) { free((void*)x); }
+}
+
+// The products of layers: of what they store, or of that and a weight, into what stays fp32.
+static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real alpha, const kept* A, size_t lda,
+                               Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
+    const real* a = factor(A, M, K, &lda);
+    gemm_weight_real(transW, M, N, K, alpha, a, lda, W, accumulate, C, ldc, bias);
+    factor_done(a);
+}
+static inline void gemm_kept(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const kept* A,
+                             size_t lda, const kept* B, size_t ldb, int accumulate, real* C, size_t ldc) {
+    const real *a = factor(A, transA ? K : M, transA ? M : K, &lda),
+               *b = factor(B, transB ? N : K, transB ? K : N, &ldb);
+    gemm(transA, transB, M, N, K, alpha, a, lda, b, ldb, accumulate, C, ldc, NULL);
+    factor_done(a);
+    factor_done(b);
+}
+
+// gemm_weight() into what a layer stores: C (M,N) =, rounded once.
+static inline void gemm_stored(int transW, size_t M, size_t N, size_t K, real alpha, const kept* A, size_t lda,
+                               Weight W, kept* C, const real* bias) {
+    real* sums = KEPT_ROUNDS ? (real*)xalloc(mul_size(M, N, "a product"), sizeof(real), "a product") : (real*)C;
+    gemm_weight(transW, M, N, K, alpha, A, lda, W, 0, sums, N, bias);
+    if (KEPT_ROUNDS) {
+        kept_write(C, N, sums, M, N);
+        free(sums);
+    }
+    stored(C, M * N);
+}
+
 // out (N,OC) = inp (N,IC) weight (OC,IC)^T + bias (OC); bias may be NULL.
-static inline void matmul_forward(real* out, const real* inp, Weight weight, const real* bias, size_t N, size_t IC,
+static inline void matmul_forward(kept* out, const kept* inp, Weight weight, const real* bias, size_t N, size_t IC,
                                   size_t OC) {
-    gemm_weight(1, N, OC, IC, 1, inp, IC, weight, 0, out, OC, bias);
-    stored(out, N * OC);
+    gemm_stored(1, N, OC, IC, 1, inp, IC, weight, out, bias);
 }
 
 // out (N,OC) += inp (N,IC) op(weight) + bias (OC). Where products are stored as bf16, this one is before it is added.
-static inline void matmul_add(real* out, const real* inp, int transposed, Weight weight, const real* bias, size_t N,
+static inline void matmul_add(real* out, const kept* inp, int transposed, Weight weight, const real* bias, size_t N,
                               size_t IC, size_t OC) {
-    if (!stored_as_bf16) {
+    if (!KEPT_ROUNDS && !stored_as_bf16) {
         gemm_weight(transposed, N, OC, IC, 1, inp, IC, weight, 1, out, OC, bias);
         return;
     }
-    real* product =
-        (real*)xalloc(mul_size(N, OC, "a product"), sizeof(real), "a product");  // only ever to compare with
-    gemm_weight(transposed, N, OC, IC, 1, inp, IC, weight, 0, product, OC, NULL);
-    stored(product, N * OC);
-    for (size_t i = 0; i < N * OC; i++) { out[i] += product[i] + (bias ? bias[i % OC] : 0); }
+    kept* product = (kept*)xalloc(mul_size(N, OC, "a product"), sizeof(kept), "a product");
+    gemm_stored(transposed, N, OC, IC, 1, inp, IC, weight, product, NULL);
+#pragma omp parallel for schedule(static) if (N * OC > SERIAL)
+    for (size_t n = 0; n < N; n++) {
+        for (size_t i = 0; i < OC; i++) { out[n * OC + i] += real_of_kept(product[n * OC + i]) + (bias ? bias[i] : 0); }
+    }
     free(product);
 }
 
 // out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a branch that ends in the residual stream, which is never
 // rounded; bias may be NULL.
-static inline void matmul_forward_add(real* out, const real* inp, Weight weight, const real* bias, size_t N, size_t IC,
+static inline void matmul_forward_add(real* out, const kept* inp, Weight weight, const real* bias, size_t N, size_t IC,
                                       size_t OC) {
     matmul_add(out, inp, 1, weight, bias, N, IC, OC);
 }
 
 // dinp (N,IC) = dout (N,OC) weight (OC,IC)
-static inline void matmul_backward_input(real* dinp, const real* dout, const real* weight, size_t N, size_t IC,
+static inline void matmul_backward_input(kept* dinp, const kept* dout, const real* weight, size_t N, size_t IC,
                                          size_t OC) {
-    gemm(0, 0, N, IC, OC, 1, dout, OC, weight, IC, 0, dinp, IC, NULL);
-    stored(dinp, N * IC);
+    gemm_stored(0, N, IC, OC, 1, dout, OC, weight_of(weight), dinp, NULL);
 }
 
 // sums (columns) += column sums of X (rows, columns): each column from the first row to the last,
 // in blocks of 64 rows whose sums are added one after the other.
-static inline void add_column_sums(real* sums, const real* X, size_t rows, size_t columns) {
+static inline void add_column_sums(real* sums, const kept* X, size_t rows, size_t columns) {
     enum { WIDTH = 64, BLOCK = 64 };
 #pragma omp parallel for schedule(static) if (rows * columns > MATMUL_SERIAL)
     for (size_t j0 = 0; j0 < columns; j0 += WIDTH) {
@@ -103,8 +149,8 @@ static inline void add_column_sums(real* sums, const real* X, size_t rows, size_
         for (size_t i0 = 0; i0 < rows; i0 += BLOCK) {
             real sum[WIDTH] = {0};
             for (size_t i = i0; i < min_size(i0 + BLOCK, rows); i++) {
-                const real* x = X + i * columns + j0;
-                for (size_t j = 0; j < width; j++) { sum[j] += x[j]; }
+                const kept* x = X + i * columns + j0;
+                for (size_t j = 0; j < width; j++) { sum[j] += real_of_kept(x[j]); }
             }
             for (size_t j = 0; j < width; j++) { sums[j0 + j] += sum[j]; }
         }
@@ -112,9 +158,9 @@ static inline void add_column_sums(real* sums, const real* X, size_t rows, size_
 }
 
 // dweight (OC,IC) += dout (N,OC)^T inp (N,IC); dbias (OC) += column sums of dout; dbias may be NULL.
-static inline void matmul_backward_weight(real* dweight, real* dbias, const real* dout, const real* inp, size_t N,
+static inline void matmul_backward_weight(real* dweight, real* dbias, const kept* dout, const kept* inp, size_t N,
                                           size_t IC, size_t OC) {
-    gemm(1, 0, OC, IC, N, 1, dout, OC, inp, IC, 1, dweight, IC, NULL);
+    gemm_kept(1, 0, OC, IC, N, 1, dout, OC, inp, IC, 1, dweight, IC);
     if (dbias) { add_column_sums(dbias, dout, N, OC); }
 }
 
@@ -122,29 +168,27 @@ static inline void matmul_backward_weight(real* dweight, real* dbias, const real
 // written where it lies, nothing is ever transposed.
 
 // out (N,OC) = inp (N,IC) weight (IC,OC) + bias (OC); bias may be NULL.
-static inline void conv1d_forward(real* out, const real* inp, Weight weight, const real* bias, size_t N, size_t IC,
+static inline void conv1d_forward(kept* out, const kept* inp, Weight weight, const real* bias, size_t N, size_t IC,
                                   size_t OC) {
-    gemm_weight(0, N, OC, IC, 1, inp, IC, weight, 0, out, OC, bias);
-    stored(out, N * OC);
+    gemm_stored(0, N, OC, IC, 1, inp, IC, weight, out, bias);
 }
 
 // out (N,OC) += inp (N,IC) weight (IC,OC) + bias (OC), as matmul_forward_add().
-static inline void conv1d_forward_add(real* out, const real* inp, Weight weight, const real* bias, size_t N, size_t IC,
+static inline void conv1d_forward_add(real* out, const kept* inp, Weight weight, const real* bias, size_t N, size_t IC,
                                       size_t OC) {
     matmul_add(out, inp, 0, weight, bias, N, IC, OC);
 }
 
 // dinp (N,IC) = dout (N,OC) weight (IC,OC)^T
-static inline void conv1d_backward_input(real* dinp, const real* dout, const real* weight, size_t N, size_t IC,
+static inline void conv1d_backward_input(kept* dinp, const kept* dout, const real* weight, size_t N, size_t IC,
                                          size_t OC) {
-    gemm(0, 1, N, IC, OC, 1, dout, OC, weight, OC, 0, dinp, IC, NULL);
-    stored(dinp, N * IC);
+    gemm_stored(1, N, IC, OC, 1, dout, OC, weight_of(weight), dinp, NULL);
 }
 
 // dweight (IC,OC) += inp (N,IC)^T dout (N,OC); dbias (OC) += column sums of dout; dbias may be NULL.
-static inline void conv1d_backward_weight(real* dweight, real* dbias, const real* dout, const real* inp, size_t N,
+static inline void conv1d_backward_weight(real* dweight, real* dbias, const kept* dout, const kept* inp, size_t N,
                                           size_t IC, size_t OC) {
-    gemm(1, 0, IC, OC, N, 1, inp, IC, dout, OC, 1, dweight, OC, NULL);
+    gemm_kept(1, 0, IC, OC, N, 1, inp, IC, dout, OC, 1, dweight, OC);
     if (dbias) { add_column_sums(dbias, dout, N, OC); }
 }
 

@@ -183,7 +183,9 @@ static inline char* model_first_nonfinite(Model* model, int B, int T) {
     char* name = NULL;
     for (int i = 0; i < places.count && !name; i++) {
         const Place* place = &places.list[i];
-        int finite = model->finite ? model->finite(place) : row_finite((const real*)place->at, place->count);
+        int finite = model->finite                   ? model->finite(place)
+                     : place->number == sizeof(real) ? row_finite((const real*)place->at, place->count)
+                                                     : kept_finite((const kept*)place->at, place->count);
         if (!finite) { name = format_string("%s", place->name); }
     }
     places_free(&places);

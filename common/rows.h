@@ -141,22 +141,58 @@ static inline void row_add(real* out, const real* inp, size_t n) {
 }
 
 // The C reference as a naive bf16 program: while this is 1, every layer rounds what the GPU stores as bf16 at its
-// end. Its error is the measure for that of the bf16 kernels.
+// end. Its error is the measure for that of the bf16 kernels. A program that stores bf16 (KEPT) has rounded already.
 static int stored_as_bf16;
 
 static inline float round_bf16(float x) { return float_of_bf16(bf16_of_float(x)); }
 
-static inline void stored(real* x, size_t n) {
-    if (!stored_as_bf16) { return; }
-    for (size_t i = 0; i < n; i++) { x[i] = (real)round_bf16((float)x[i]); }
+static inline void stored(kept* x, size_t n) {
+    if (KEPT_ROUNDS || !stored_as_bf16) { return; }
+    for (size_t i = 0; i < n; i++) { x[i] = (kept)round_bf16((float)x[i]); }
 }
 
-// x (n) itself, or its rounded copy in work (n): for what the GPU has both in fp32 and, for products, as bf16.
-static inline const real* stored_copy(real* work, const real* x, size_t n) {
-    if (!stored_as_bf16) { return x; }
-    memcpy(work, x, n * sizeof(real));
+// x (rows, columns) = what is stored at `from`, whose rows are ld numbers apart; and back, rounded.
+static inline void kept_read(real* x, const kept* from, size_t ld, size_t rows, size_t columns) {
+#pragma omp parallel for schedule(static) if (rows * columns > SERIAL)
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t i = 0; i < columns; i++) { x[r * columns + i] = real_of_kept(from[r * ld + i]); }
+    }
+}
+static inline void kept_write(kept* to, size_t ld, const real* x, size_t rows, size_t columns) {
+#pragma omp parallel for schedule(static) if (rows * columns > SERIAL)
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t i = 0; i < columns; i++) { to[r * ld + i] = kept_of_real(x[r * columns + i]); }
+    }
+}
+
+// x (n) itself, or its rounded copy in work (n): for what the GPU has both in fp32 and, for products, as bf16. There is
+// such work space where stored_copies() is 1.
+static inline int stored_copies(void) { return GPU == 1 || KEPT_ROUNDS == 1 || stored_as_bf16; }
+static inline const kept* stored_copy(kept* work, const real* x, size_t n) {
+    if (!KEPT_ROUNDS && !stored_as_bf16) { return (const kept*)x; }
+#pragma omp parallel for schedule(static) if (n > SERIAL)
+    for (size_t i = 0; i < n; i++) { work[i] = kept_of_real(x[i]); }
     stored(work, n);
     return work;
+}
+
+// A row that is computed with in place: row_open() gives x (n) itself or, where it is stored rounded, its numbers in memory
+// of this thread, one row for each `which`; row_close() stores what has become of it.
+static inline real* row_open(kept* x, size_t n, int which) {
+    static __thread real* memory[2];
+    static __thread size_t room[2];
+    if (!KEPT_ROUNDS) { return (real*)x; }
+    if (n > room[which]) {
+        free(memory[which]);
+        memory[which] = (real*)xalloc(n, sizeof(real), "a row");
+        room[which] = n;
+    }
+    for (size_t i = 0; i < n; i++) { memory[which][i] = real_of_kept(x[i]); }
+    return memory[which];
+}
+static inline void row_close(kept* x, const real* row, size_t n) {
+    for (size_t i = 0; i < n && KEPT_ROUNDS; i++) { x[i] = kept_of_real(row[i]); }
+    stored(x, n);
 }
 
 // The index of the first of x(n) that is NaN or infinite, n if all are finite. A block at a time is judged
@@ -179,5 +215,11 @@ static inline size_t first_nonfinite(const real* x, size_t n) {
 }
 
 static inline int row_finite(const real* x, size_t n) { return first_nonfinite(x, n) == n; }
+
+static inline int kept_finite(const kept* x, size_t n) {
+    int finite = KEPT_ROUNDS || row_finite((const real*)x, n);
+    for (size_t i = 0; i < n && KEPT_ROUNDS; i++) { finite &= 0 * real_of_kept(x[i]) == 0; }
+    return finite;
+}
 
 #endif

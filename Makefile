@@ -301,11 +301,17 @@ compare: $(call trainer,$(MODEL)) $(B)/compare $(DATA_MADE) $(if $(TOKENIZER),$(
 LESS := $(if $(filter -O3,$(CFLAGS)),-O1)
 HAS = $(shell grep -qsw $(1) /proc/cpuinfo && echo 1)
 NATIVE := $(if $(filter avx2,$(ISAS)),$(if $(call HAS,avx512bw),avx512,$(if $(call HAS,fma),avx2,portable)),portable)
-# $(call test,name,source,flags,instruction set)
+# $(call test,name,source,flags,instruction set,objects)
 define test
-$(B)/$(1): $(2) $(B)/include/modeling_ponder.h
-	$$(COMPILE) $$(ISA_$(4)) -g1 -DTESTING -DMAIN=main -DBUILD_DIR='"$(B)"' $(3) -o $$@ $$< $$(LIBS)
+$(B)/$(1): $(2) $(5) $(B)/include/modeling_ponder.h
+	$$(COMPILE) $$(ISA_$(4)) -g1 -DTESTING -DMAIN=main -DBUILD_DIR='"$(B)"' $(3) -o $$@ $$< $(if $(5),-x none $(5)) $$(LIBS)
 endef
+# What the tests of an architecture compare it with: the same trainer where layers store bf16.
+define kept
+$(B)/kept_$(1).o: dev/tests/kept.c $(B)/include/modeling_ponder.h
+	$$(COMPILE) $$(ISA_$$(NATIVE)) -g1 -DTESTING -DKEPT=Bf16 $$(LESS) $$(call of_trainer,$(1)) -c -o $$@ $$<
+endef
+$(foreach a,$(ARCHITECTURES),$(eval $(call kept,$(a))))
 $(eval $(call test,test_arithmetic,test_common.c,-DARITHMETIC=1,$(NATIVE)))
 $(eval $(call test,test_portable,test_common.c,-DARITHMETIC=1,portable))
 $(eval $(call test,test_common,test_common.c,-DARITHMETIC=0 $(LESS),$(NATIVE)))
@@ -314,8 +320,8 @@ $(eval $(call test,test_ponder,test_ponder.c,-DMIX_ROWS=8 $(LESS),$(NATIVE)))
 $(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double $(LESS),portable))
 # $(call is_whole,architecture): takes the tests that know nothing of layers too
 is_whole = -DTEST_WHOLE=$(if $(filter $(1),$(WHOLE)),1,0)
-$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a),test_$(a).c,$(LESS) $(call is_whole,$(a)),$(NATIVE))))
-$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a)_double,test_$(a).c,-DMIX_ROWS=8 -DREAL=double $(LESS),portable)))
+$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a),test_$(a).c,$(LESS) $(call is_whole,$(a)),$(NATIVE),$(B)/kept_$(a).o)))
+$(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a)_double,test_$(a).c,-DMIX_ROWS=8 -DREAL=double $(LESS),portable,$(B)/kept_$(a).o)))
 TESTS = $(addprefix $(B)/,test_common $(ARCHITECTURES:%=test_%) $(ARCHITECTURES:%=test_%_double) test_portable \
     test_arithmetic test_ponder test_ponder_double test_common_double)
 TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)

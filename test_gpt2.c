@@ -10,6 +10,7 @@ static const char* const test_embeddings[] = {"wte", "wpe", NULL};
 static const char* const test_projections[] = {"c_proj", NULL};
 
 #include "dev/tests/test_architecture.h"
+#include "dev/tests/test_kept.h"
 #include "dev/tests/test_layernorm.h"
 #include "dev/tests/test_program.h"
 #include "dev/tests/test_generate.h"  // after it
@@ -288,6 +289,7 @@ int MAIN(int argc, char** argv) {
     RUN(test_presets);
     architecture_tests();
     if (!is_double()) {
+        RUN(test_kept_bf16);
         generate_tests();
         program_tests();
     }

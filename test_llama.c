@@ -12,6 +12,7 @@ static const LlamaRope plain_rope = {.base = 10000};
 #define TEST_SERIES &plain_rope
 
 #include "dev/tests/test_architecture.h"
+#include "dev/tests/test_kept.h"
 #include "dev/tests/test_program.h"
 #include "dev/tests/test_generate.h"  // after it
 #include "dev/tests/test_rotary.h"
@@ -514,6 +515,7 @@ int MAIN(int argc, char** argv) {
     RUN(test_grouped_differences);
     architecture_tests();
     if (!is_double()) {
+        RUN(test_kept_bf16);
         RUN(test_lost_groups);
         generate_tests();
         program_tests();

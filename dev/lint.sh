@@ -124,7 +124,7 @@ for cc in gcc clang; do
         test_*) job "$c $openmp $f" && job "$c -Wno-unknown-pragmas $f" ;;
         *) job "$c $openmp $f" ;;
         esac
-        case $f in train_*) job "$c $openmp -DREAL=double $f" ;; esac
+        case $f in train_*) job "$c $openmp -DREAL=double $f" && job "$c $openmp -DKEPT=Bf16 $f" ;; esac
     done
 done
 [ -n "$compilers" ] || echo "neither gcc nor clang: nothing was compiled" | check "compilers"
@@ -156,7 +156,7 @@ for unit in "$tmp"/logs/*.failed/; do
     set -- "$unit"*
     cat "$1"
     [ $# = 1 ] || echo "... and in $(($# - 1)) more compilations of this file"
-done | check "$count compilations without a warning ($(echo $compilers); $isas; with and without OpenMP; real = double)"
+done | check "$count compilations without a warning ($(echo $compilers); $isas; with and without OpenMP; real = double; kept = bf16)"
 
 # ---- (c) sections of a trainer ----
 

@@ -8,19 +8,26 @@
 
 // C (M,N) = or += alpha * op(A) (M,K) op(B) (K,N) + bias (N), row-major; bias may be NULL, and is
 // added to every row. transA: A is stored (K,M); transB: B is stored (N,K). lda, ldb, ldc: from one
-// row in memory to the next. C must not overlap A, B or bias. In a double build it is the plain loop.
-static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
-                        const real* B, size_t ldb, int accumulate, real* C, size_t ldc, const real* bias) {
-    if (sizeof(real) == sizeof(float) && !transA && M > 0 && M <= MATMUL_FEW) {
+// row in memory to the next. C must not overlap A, B or bias. half_a, half_b: that operand is of Bf16, not of real, and
+// the result is that of the same values in fp32, to the bit. In a double build, where none is, it is the plain loop.
+static inline void gemm_any(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const void* A, int half_a,
+                            size_t lda, const void* B, int half_b, size_t ldb, int accumulate, real* C, size_t ldc,
+                            const real* bias) {
+    if (sizeof(real) != sizeof(float)) {
+        gemm_reference(transA, transB, M, N, K, alpha, (const real*)A, lda, (const real*)B, ldb, accumulate, C, ldc,
+                       bias);
+    } else if (!transA && !half_a && M > 0 && M <= MATMUL_FEW) {
         FewRows few = {M, N,          K,        lda, ldb, ldc, (float)alpha, (const float*)A, (const float*)bias,
                        B, accumulate, (float*)C};
-        gemm_few(&few, transB, 0);
-    } else if (sizeof(real) == sizeof(float)) {
-        gemm_packed(transA, transB, M, N, K, (float)alpha, A, 0, lda, B, 0, ldb, accumulate, (float*)C, ldc,
-                    (const float*)bias);
+        gemm_few(&few, transB, half_b);
     } else {
-        gemm_reference(transA, transB, M, N, K, alpha, A, lda, B, ldb, accumulate, C, ldc, bias);
+        gemm_packed(transA, transB, M, N, K, (float)alpha, A, half_a, lda, B, half_b, ldb, accumulate, (float*)C, ldc,
+                    (const float*)bias);
     }
+}
+static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
+                        const real* B, size_t ldb, int accumulate, real* C, size_t ldc, const real* bias) {
+    gemm_any(transA, transB, M, N, K, alpha, A, 0, lda, B, 0, ldb, accumulate, C, ldc, bias);
 }
 
 // x (n) = the numbers of a weight from `first` on, as products in bf16 read them: those that are not rounded are, here.
@@ -31,23 +38,22 @@ static inline void weight_read(real* x, Weight W, size_t first, size_t n) {
     for (size_t i = 0; i < n; i++) { x[i] = half ? (real)float_of_bf16(half[i]) : (real)round_bf16((float)w[i]); }
 }
 
-// C (M,N) = or += alpha * A (M,K) op(W) + bias (N) with all numbers of a weight W (K,N), or (N,K) if transW. Rounded to
-// bf16 it gives the same bits as floats of the same values: few rows read it as it is, for more rows (and in a double
-// build) a piece of it at a time is widened in memory.
-static inline void gemm_weight_real(int transW, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
-                                    Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
+// The products of layers, into what stays fp32: of two things that layers store, or of one and all numbers of a weight W
+// (K,N), or (N,K) if transW.
+static inline void gemm_kept(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const kept* A,
+                             size_t lda, const kept* B, size_t ldb, int accumulate, real* C, size_t ldc) {
+    gemm_any(transA, transB, M, N, K, alpha, A, KEPT_ROUNDS, lda, B, KEPT_ROUNDS, ldb, accumulate, C, ldc, NULL);
+}
+static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real alpha, const kept* A, size_t lda,
+                               Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
+    const void* w = W.half ? (const void*)W.half : (const void*)W.w;
     size_t line = transW ? K : N, lines = transW ? N : K;
-    if (!W.half && !KEPT_ROUNDS) {
-        gemm(0, transW, M, N, K, alpha, A, lda, W.w, line, accumulate, C, ldc, bias);
+    // Where a program that stores bf16 has weights in fp32, and in a double build, weights are read a piece at a time: whole
+    // K-blocks, so that sums are cut where they would be anyway.
+    if (W.half ? sizeof(real) == sizeof(float) : !KEPT_ROUNDS) {
+        gemm_any(0, transW, M, N, K, alpha, A, KEPT_ROUNDS, lda, w, W.half != NULL, line, accumulate, C, ldc, bias);
         return;
     }
-    if (W.half && sizeof(real) == sizeof(float) && M > 0 && M <= MATMUL_FEW) {
-        FewRows few = {M,      N,          K,        lda, line, ldc, (float)alpha, (const float*)A, (const float*)bias,
-                       W.half, accumulate, (float*)C};
-        gemm_few(&few, transW, 1);
-        return;
-    }
-    // Whole K-blocks, so that sums are cut where they would be anyway.
     size_t most = round_up(max_size(1, ((size_t)1 << 20) / max_size(line, 1)), MATMUL_KC);
     real* wide = (real*)xalloc(mul_size(min_size(most, lines), line, "a piece of the weights"), sizeof(real),
                                "a piece of the weights");
@@ -55,41 +61,14 @@ static inline void gemm_weight_real(int transW, size_t M, size_t N, size_t K, re
         size_t n = min_size(most, lines - first);
         weight_read(wide, W, first * line, n * line);
         if (transW) {
-            gemm(0, 1, M, n, K, alpha, A, lda, wide, K, accumulate, C + first, ldc, bias ? bias + first : NULL);
+            gemm_any(0, 1, M, n, K, alpha, A, KEPT_ROUNDS, lda, wide, 0, K, accumulate, C + first, ldc,
+                     bias ? bias + first : NULL);
         } else {
-            gemm(0, 0, M, N, n, alpha, A + first, lda, wide, N, accumulate || first, C, ldc, first ? NULL : bias);
+            gemm_any(0, 0, M, N, n, alpha, A + first, KEPT_ROUNDS, lda, wide, 0, N, accumulate || first, C, ldc,
+                     first ? NULL : bias);
         }
     }
     free(wide);
-}
-
-// x (rows, columns) as products in fp32 read it: itself, or where layers store bf16 its numbers in memory of their own,
-// which factor_done() gives back. *ld: from row to row.
-static inline const real* factor(const kept* x, size_t rows, size_t columns, size_t* ld) {
-    if (!KEPT_ROUNDS) { return (const real*)x; }
-    real* wide = (real*)xalloc(mul_size(rows, columns, "a factor"), sizeof(real), "a factor");
-    kept_read(wide, x, *ld, rows, columns);
-    *ld = columns;
-    return wide;
-}
-static inline void factor_done(const real* x) {
-    if (KEPT_ROUNDS) { free((void*)x); }
-}
-
-// The products of layers: of what they store, or of that and a weight, into what stays fp32.
-static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real alpha, const kept* A, size_t lda,
-                               Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
-    const real* a = factor(A, M, K, &lda);
-    gemm_weight_real(transW, M, N, K, alpha, a, lda, W, accumulate, C, ldc, bias);
-    factor_done(a);
-}
-static inline void gemm_kept(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const kept* A,
-                             size_t lda, const kept* B, size_t ldb, int accumulate, real* C, size_t ldc) {
-    const real *a = factor(A, transA ? K : M, transA ? M : K, &lda),
-               *b = factor(B, transB ? N : K, transB ? K : N, &ldb);
-    gemm(transA, transB, M, N, K, alpha, a, lda, b, ldb, accumulate, C, ldc, NULL);
-    factor_done(a);
-    factor_done(b);
 }
 
 // gemm_weight() into what a layer stores: C (M,N) =, rounded once.

@@ -14,8 +14,8 @@
 //     byte-level BPE cut by the patterns of GPT-2 (GPT-NeoX, Pythia), Llama-3, Qwen2 and SmolLM; NFC
 //     BPE of characters with U+2581 for spaces: SentencePiece's, and what Hugging Face makes of it (Llama-2, TinyLlama)
 // Tokens are those of the tokenizers library and, for tokenizer.model, of the sentencepiece library. What is no UTF-8,
-// which those do not take, is encoded byte by byte, if the vocabulary has the bytes: GPT-NeoX's has those of UTF-8 alone. Of other tokenizers (Unigram, WordPiece) the vocabulary is
-// read, so that samples can be shown, but a prompt is refused.
+// which those do not take, is encoded byte by byte, if the vocabulary has the bytes: GPT-NeoX's has those of UTF-8 alone. Of
+// other tokenizers (Unigram, WordPiece) the vocabulary is read, so that samples can be shown, but a prompt is refused.
 #ifndef PONDER_TOKENIZER_H
 #define PONDER_TOKENIZER_H
 

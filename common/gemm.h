@@ -80,28 +80,28 @@ static inline void gemm_reference(int transA, int transB, size_t M, size_t N, si
 #if VL == 16
 #define MATMUL_MR   14
 #define MATMUL_AP   16
-#define MATMUL_NAME "AVX-512 14x32"
+#define MATMUL_TILE_NAME "AVX-512 14x32"
 #define MATMUL_ROWS MATMUL_ROWS_14
 #elif VL == 8
 #define MATMUL_MR   6
 #define MATMUL_AP   8
-#define MATMUL_NAME "AVX2 6x16"
+#define MATMUL_TILE_NAME "AVX2 6x16"
 #define MATMUL_ROWS MATMUL_ROWS_6
 #elif defined(__aarch64__)
 #define MATMUL_MR   8
 #define MATMUL_AP   8
-#define MATMUL_NAME "NEON 8x8"
+#define MATMUL_TILE_NAME "NEON 8x8"
 #define MATMUL_ROWS MATMUL_ROWS_8
 #else
 #define MATMUL_MR   4
 #define MATMUL_AP   4
-#define MATMUL_NAME "portable 4x8, fused multiply-add emulated"
+#define MATMUL_TILE_NAME "portable 4x8, fused multiply-add emulated"
 #define MATMUL_ROWS MATMUL_ROWS_4
 #endif
 #define MATMUL_NR (2 * VL)
 // clang-format on
 
-static inline const char* matmul_name(void) { return MATMUL_NAME; }
+static inline const char* matmul_name(void) { return MATMUL_TILE_NAME; }
 
 // What happens to a block's sums.
 typedef struct {

@@ -306,10 +306,11 @@ define test
 $(B)/$(1): $(2) $(5) $(B)/include/modeling_ponder.h
 	$$(COMPILE) $$(ISA_$(4)) -g1 -DTESTING -DMAIN=main -DBUILD_DIR='"$(B)"' $(3) -o $$@ $$< $(if $(5),-x none $(5)) $$(LIBS)
 endef
-# What the tests of an architecture compare it with: the same trainer where layers store bf16.
+# What the tests of an architecture compare it with: the same trainer where layers store bf16. Sanitizers look at the first one:
+# the others have the same common/, and their layers under them in fp32.
 define kept
 $(B)/kept_$(1).o: dev/tests/kept.c $(B)/include/modeling_ponder.h
-	$$(COMPILE) $$(ISA_$$(NATIVE)) -g1 -DTESTING -DKEPT=Bf16 $$(LESS) $$(call of_trainer,$(1)) -c -o $$@ $$<
+	$$(COMPILE) $$(ISA_$$(NATIVE)) -g1 -DTESTING -DKEPT=Bf16 $$(LESS) $(if $(filter $(1),$(FIRST)),,-fno-sanitize=all) $$(call of_trainer,$(1)) -c -o $$@ $$<
 endef
 $(foreach a,$(ARCHITECTURES),$(eval $(call kept,$(a))))
 $(eval $(call test,test_arithmetic,test_common.c,-DARITHMETIC=1,$(NATIVE)))

@@ -261,12 +261,6 @@ static void matmul_pack_rows_bf16(float* dst, size_t step, const void* src, size
 }
 
 #if VL >= 8
-// Eight numbers in bf16.
-static inline __m256 wide_of_bf16(const Bf16* p) {
-    __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(const void*)p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
-}
-
 // Turns 8 x 8 numbers, r[i][k] to r[k][i]: pairs, then quadruples, then halves of registers change places.
 __attribute__((always_inline)) static inline void matmul_turn(__m256 r[8]) {
     __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]);
@@ -296,18 +290,18 @@ __attribute__((always_inline)) static inline void matmul_pack_columns(int bf16, 
     size_t whole = 0;
 #if VL >= 8
     static const float zeros[MATMUL_KC] = {0};  // stands in for lines that do not exist
+    const size_t cache_line = bf16 ? 32 : 16;
     whole = kc / 8 * 8;
     for (size_t j = 0; j < width; j += 8) {
         const void* line[8];
         for (size_t r = 0; r < 8; r++) { line[r] = j + r < lines ? matmul_at(src, (j + r) * ld, bf16) : zeros; }
         for (size_t k = 0; k < whole; k += 8) {
-            if (k % (bf16 ? 32 : 16) ==
-                0) {  // the next 8 lines: pieces of 1 KB are too short for the hardware to foresee
+            if (k % cache_line == 0) {  // the next 8 lines: pieces of 1 KB are too short for the hardware to foresee
                 for (size_t r = 0; r < 8; r++) { __builtin_prefetch(matmul_at(line[r], 8 * ld + k, bf16)); }
             }
             __m256 r[8];
             for (size_t i = 0; i < 8; i++) {
-                r[i] = bf16 ? wide_of_bf16((const Bf16*)line[i] + k) : _mm256_loadu_ps((const float*)line[i] + k);
+                r[i] = bf16 ? eight_of_bf16((const Bf16*)line[i] + k) : _mm256_loadu_ps((const float*)line[i] + k);
             }
             matmul_turn(r);
             for (size_t i = 0; i < 8; i++) { _mm256_store_ps(dst + (k + i) * width + j, r[i]); }
@@ -571,7 +565,8 @@ static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, s
     job.chunks = div_up(blocks_k, job.chunk);
     job.steps = blocks * job.chunks;
 
-    // Rectangles: a few for each thread, but each of its own lines, which are packed once for each of its parts; at least one.
+    // Four rectangles or more for each thread, by fewer lines of the other operand each. Where there are fewer groups of them
+    // than threads, by parts of the shared one too, and each part packs its group again.
     job.group = job.share_b ? 96 / MR * MR : 64, job.part = job.block;
     while (job.group > 2 * other->step && div_up(other->lines, job.group) < 4 * threads) {
         job.group = round_up(job.group / 2, other->step);

@@ -66,6 +66,12 @@ static inline Bf16 bf16_of_float(float x) {
     return (Bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+#if VL >= 8
+static inline __m256 eight_of_bf16(const Bf16* p) {
+    __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(const void*)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+}
+#endif
 // VL numbers in bf16, any alignment.
 #if VL == 16
 static inline vf vf_load_bf16(const Bf16* p) {
@@ -73,10 +79,7 @@ static inline vf vf_load_bf16(const Bf16* p) {
     return (vf)_mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
 #elif VL == 8
-static inline vf vf_load_bf16(const Bf16* p) {
-    __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(const void*)p));
-    return (vf)_mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
-}
+static inline vf vf_load_bf16(const Bf16* p) { return (vf)eight_of_bf16(p); }
 #else
 static inline vf vf_load_bf16(const Bf16* p) {
     vf v = {float_of_bf16(p[0]), float_of_bf16(p[1]), float_of_bf16(p[2]), float_of_bf16(p[3])};

@@ -6,6 +6,11 @@
 // added to C; each later one is added to C. This order depends on nothing but K, so the numbers
 // are the same for every instruction set, tile size, blocking and number of threads.
 //
+// Products in bf16 (gemm_reference_bf16) have another order, that of the instruction TDPBF16PS of Intel's AMX: within a
+// K-block, for each MATMUL_FOLD numbers, two chains of fused multiply-adds from 0, one over those with an even k and one over
+// the others; both are added, then that is added to the block's sum. Missing numbers are zeros, and a denormal number
+// counts as 0. What happens to a block's sum is as above.
+//
 // How: as in Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), with one change. The
 // innermost loop reads both operands one number after the other, so they are copied into panels: A in panels of MR rows,
 // stored k by k, B in panels of NR columns, stored k by k. The operand with fewer lines (the activations, as a rule) is
@@ -33,6 +38,8 @@
 #include "vec.h"
 
 #define MATMUL_KC 256  // part of the definition of the result: changing it changes bits
+
+#define MATMUL_FOLD 32  // and this one that of products in bf16
 
 // Up to this many multiply-adds, waking the other threads costs more than they bring.
 #define MATMUL_SERIAL (64 * 64 * 64)
@@ -63,6 +70,34 @@ static inline void gemm_reference(int transA, int transB, size_t M, size_t N, si
                     if (k0 == 0 && bias) { block = block + bias[j0 + j]; }
                     c[j] = k0 == 0 && !accumulate ? block : c[j] + block;
                 }
+            }
+        }
+    }
+}
+
+// The definition of a product in bf16. All numbers of A and B are such that bf16 holds them. A function of its own, so that no
+// operation of it leaves what denormals_off() is for.
+__attribute__((noinline)) static void gemm_reference_bf16(int transA, int transB, size_t M, size_t N, size_t K,
+                                                          float alpha, const float* A, size_t lda, const float* B,
+                                                          size_t ldb, int accumulate, float* C, size_t ldc,
+                                                          const float* bias) {
+    for (size_t i = 0; i < M; i++) {
+        for (size_t j = 0; j < N; j++) {
+            float* c = C + i * ldc + j;
+            for (size_t k0 = 0; k0 == 0 || k0 < K; k0 += MATMUL_KC) {
+                float sum = 0;
+                for (size_t first = k0; first < min_size(k0 + MATMUL_KC, K); first += MATMUL_FOLD) {
+                    float chain[2] = {0, 0};  // even k, odd k
+                    for (size_t k = first; k < first + MATMUL_FOLD; k++) {
+                        float a = k < K ? MATMUL_AT(A, transA, lda, i, k) : 0;
+                        float b = k < K ? MATMUL_AT(B, transB, ldb, k, j) : 0;
+                        chain[k % 2] = fma_f(a, b, chain[k % 2]);
+                    }
+                    sum = sum + (chain[0] + chain[1]);
+                }
+                float block = alpha * sum;
+                if (k0 == 0 && bias) { block = block + bias[j]; }
+                *c = k0 == 0 && !accumulate ? block : *c + block;
             }
         }
     }
@@ -130,19 +165,12 @@ __attribute__((noinline)) static void matmul_store_part(float* __restrict__ c, s
     }
 }
 
-// A tile of C: rows x (vectors * VL), of which the first `columns` columns exist. a is a panel of A
-// (kc, MATMUL_AP), b one of B (kc, MATMUL_NR). rows and vectors are constants where this is called,
-// so that all of `sum` lies in registers.
-__attribute__((always_inline)) static inline void matmul_tile(int rows, int vectors, size_t kc,
-                                                              const float* __restrict__ a, const float* __restrict__ b,
-                                                              float* __restrict__ c, size_t ldc, size_t columns,
-                                                              MatmulStore store) {
-    vf sum[MATMUL_MR][2];
+// sum (rows, vectors) = a chain over kc numbers, from 0; see matmul_tile().
+__attribute__((always_inline)) static inline void matmul_chain(int rows, int vectors, size_t kc,
+                                                               const float* __restrict__ a, const float* __restrict__ b,
+                                                               vf sum[MATMUL_MR][2]) {
     MATMUL_UNROLL
-    for (int i = 0; i < rows; i++) {
-        sum[i][0] = sum[i][1] = vf_zero();
-        __builtin_prefetch(c + (size_t)i * ldc, 1);  // wanted when the sums are ready
-    }
+    for (int i = 0; i < rows; i++) { sum[i][0] = sum[i][1] = vf_zero(); }
     for (size_t k = 0; k < kc; k++) {
         vf b0 = vf_load(b), b1 = vectors == 2 ? vf_load(b + VL) : b0;
         MATMUL_UNROLL
@@ -153,6 +181,46 @@ __attribute__((always_inline)) static inline void matmul_tile(int rows, int vect
         }
         a += MATMUL_AP;
         b += MATMUL_NR;
+    }
+}
+
+// A tile of C: rows x (vectors * VL), of which the first `columns` columns exist. a is a panel of A
+// (kc, MATMUL_AP), b one of B (kc, MATMUL_NR). rows, vectors and fold are constants where this is called,
+// so that all of `sum` lies in registers. fold: as products in bf16 are summed, see matmul_place().
+__attribute__((always_inline)) static inline void matmul_tile(int rows, int vectors, int fold, size_t kc,
+                                                              const float* __restrict__ a, const float* __restrict__ b,
+                                                              float* __restrict__ c, size_t ldc, size_t columns,
+                                                              MatmulStore store) {
+    vf sum[MATMUL_MR][2];
+    MATMUL_UNROLL
+    for (int i = 0; i < rows; i++) {
+        __builtin_prefetch(c + (size_t)i * ldc, 1);  // wanted when the sums are ready
+    }
+    if (!fold || kc == 0) {
+        matmul_chain(rows, vectors, kc, a, b, sum);
+    } else {
+        enum { HALF = MATMUL_FOLD / 2 };
+        vf even[MATMUL_MR][2], total[MATMUL_MR][2];
+        MATMUL_UNROLL
+        for (int i = 0; i < rows; i++) { total[i][0] = total[i][1] = vf_zero(); }
+        for (size_t k = 0; k < kc; k += MATMUL_FOLD) {
+            matmul_chain(rows, vectors, HALF, a + k * MATMUL_AP, b + k * MATMUL_NR, sum);
+            MATMUL_UNROLL
+            for (int i = 0; i < rows; i++) {
+                MATMUL_UNROLL
+                for (int v = 0; v < vectors; v++) { even[i][v] = sum[i][v]; }
+            }
+            __asm__ volatile("" ::: "memory");  // registers are for the other chain
+            matmul_chain(rows, vectors, HALF, a + (k + HALF) * MATMUL_AP, b + (k + HALF) * MATMUL_NR, sum);
+            MATMUL_UNROLL
+            for (int i = 0; i < rows; i++) {
+                MATMUL_UNROLL
+                for (int v = 0; v < vectors; v++) {
+                    sum[i][v] = total[i][v] + (even[i][v] + sum[i][v]);
+                    total[i][v] = sum[i][v];
+                }
+            }
+        }
     }
     if (columns == (size_t)(vectors * VL)) {
         MATMUL_UNROLL
@@ -179,34 +247,54 @@ __attribute__((always_inline)) static inline void matmul_tile(int rows, int vect
 // One function for each height of a tile and 1 or 2 vectors of width, and a table of them.
 typedef void MatmulTile(size_t kc, const float* a, const float* b, float* c, size_t ldc, size_t columns,
                         const MatmulStore* store);
-#define MATMUL_DEFINE_TILE(rows)                                                                        \
-    static void matmul_tile_##rows##_1(size_t kc, const float* a, const float* b, float* c, size_t ldc, \
-                                       size_t columns, const MatmulStore* store) {                      \
-        matmul_tile(rows, 1, kc, a, b, c, ldc, columns, *store);                                        \
-    }                                                                                                   \
-    static void matmul_tile_##rows##_2(size_t kc, const float* a, const float* b, float* c, size_t ldc, \
-                                       size_t columns, const MatmulStore* store) {                      \
-        matmul_tile(rows, 2, kc, a, b, c, ldc, columns, *store);                                        \
+#define MATMUL_DEFINE_TILE(rows, vectors, fold)                                                                 \
+    static void matmul_tile_##rows##_##vectors##_##fold(size_t kc, const float* a, const float* b, float* c,    \
+                                                        size_t ldc, size_t columns, const MatmulStore* store) { \
+        matmul_tile(rows, vectors, fold, kc, a, b, c, ldc, columns, *store);                                    \
     }
-MATMUL_ROWS(MATMUL_DEFINE_TILE)
-#define MATMUL_LIST_TILE(rows) {matmul_tile_##rows##_1, matmul_tile_##rows##_2},
+#define MATMUL_DEFINE_TILES(rows)  \
+    MATMUL_DEFINE_TILE(rows, 1, 0) \
+    MATMUL_DEFINE_TILE(rows, 2, 0) MATMUL_DEFINE_TILE(rows, 1, 1) MATMUL_DEFINE_TILE(rows, 2, 1)
+MATMUL_ROWS(MATMUL_DEFINE_TILES)
+#define MATMUL_LIST_TILE(rows) {matmul_tile_##rows##_1_0, matmul_tile_##rows##_2_0},
+#define MATMUL_LIST_FOLD(rows) {matmul_tile_##rows##_1_1, matmul_tile_##rows##_2_1},
 static MatmulTile* const matmul_tiles[MATMUL_MR][2] = {MATMUL_ROWS(MATMUL_LIST_TILE)};
+static MatmulTile* const matmul_tiles_fold[MATMUL_MR][2] = {MATMUL_ROWS(MATMUL_LIST_FOLD)};
+
+// Where number k of a K-block lies in a panel: in its place or, where sums are those of products in bf16, of each
+// MATMUL_FOLD first those with an even k.
+__attribute__((always_inline)) static inline size_t matmul_place(size_t k, int fold) {
+    size_t i = k % MATMUL_FOLD;
+    return fold ? k - i + i % 2 * (MATMUL_FOLD / 2) + i / 2 : k;
+}
+// Numbers of a panel that has kc of them.
+static inline size_t matmul_length(size_t kc, int fold) { return fold ? round_up(kc, MATMUL_FOLD) : kc; }
 
 // ---------------------------------------------------------------------------------------------
-// Operands are in fp32, or in bf16, whose numbers become floats as they are read, and all else is the same. Number `at` of X,
-// VL numbers from there, and where it is; bf16 is a constant where these are called.
-__attribute__((always_inline)) static inline float matmul_number(const void* X, size_t at, int bf16) {
-    return bf16 ? float_of_bf16(((const Bf16*)X)[at]) : ((const float*)X)[at];
+// Operands are in fp32, or in bf16, whose numbers become floats as they are read, or in fp32 but numbers of a product in
+// bf16, to which they are rounded as they are read; all else is the same.
+typedef enum { NUMBER_FP32, NUMBER_BF16, NUMBER_ROUNDED } Number;
+static inline size_t number_size(Number number) { return number == NUMBER_BF16 ? sizeof(Bf16) : sizeof(float); }
+// Number `at` of X, VL numbers from there, and where it is; `number` is a constant where these are called.
+__attribute__((always_inline)) static inline float matmul_number(const void* X, size_t at, Number number) {
+    if (number == NUMBER_BF16) { return float_of_bf16(((const Bf16*)X)[at]); }
+    float x = ((const float*)X)[at];
+    return number == NUMBER_ROUNDED ? round_bf16(x) : x;
 }
-__attribute__((always_inline)) static inline vf matmul_vector(const void* X, size_t at, int bf16) {
-    return bf16 ? vf_load_bf16((const Bf16*)X + at) : vf_load((const float*)X + at);
+__attribute__((always_inline)) static inline vf matmul_vector(const void* X, size_t at, Number number) {
+    if (number == NUMBER_BF16) { return vf_load_bf16((const Bf16*)X + at); }
+    vf x = vf_load((const float*)X + at);
+    return number == NUMBER_ROUNDED ? vf_round_bf16(x) : x;
 }
-static inline const void* matmul_at(const void* X, size_t at, int bf16) {
-    return (const char*)X + at * (bf16 ? sizeof(Bf16) : sizeof(float));
+static inline const void* matmul_at(const void* X, size_t at, Number number) {
+    return (const char*)X + at * number_size(number);
 }
 // The first n of VL numbers from there, where there are no more; the other lanes are 0.
-__attribute__((always_inline)) static inline vf matmul_part(const void* X, size_t at, size_t n, int bf16) {
-    if (!bf16) { return vf_load_part((const float*)X + at, n); }
+__attribute__((always_inline)) static inline vf matmul_part(const void* X, size_t at, size_t n, Number number) {
+    if (number != NUMBER_BF16) {
+        vf part = vf_load_part((const float*)X + at, n);
+        return number == NUMBER_ROUNDED ? vf_round_bf16(part) : part;
+    }
     if (n >= VL) { return vf_load_bf16((const Bf16*)X + at); }
     Bf16 x[VL] = {0};
     memcpy(x, (const Bf16*)X + at, n * sizeof(Bf16));
@@ -214,50 +302,43 @@ __attribute__((always_inline)) static inline vf matmul_part(const void* X, size_
 }
 
 // Packing. A panel is `step` lines (rows of op(A), columns of op(B)), kc numbers of each, stored as
-// (kc, width), width >= step, with room for MATMUL_KC. What is past the last line becomes zero.
+// (kc, width), width >= step, with room for MATMUL_KC, each number in its place. What is past the last line becomes zero,
+// and so do numbers that are missing in the end.
 
 // The numbers of one k lie together in memory: src (kc, lines), rows ld apart; they make `panels` panels, a constant where
 // this is called. Lanes from `step` to `width` get the next panel's lines or zero: nobody reads them.
-__attribute__((always_inline)) static inline void matmul_pack_few(int panels, int bf16, float* __restrict__ dst,
-                                                                  size_t step, size_t width,
+__attribute__((always_inline)) static inline void matmul_pack_few(int panels, Number number, int fold,
+                                                                  float* __restrict__ dst, size_t step, size_t width,
                                                                   const void* __restrict__ src, size_t ld, size_t lines,
                                                                   size_t kc) {
-    for (size_t k = 0; k < kc; k++, dst += width) {
+    for (size_t k = 0; k < kc; k++) {
         MATMUL_UNROLL
         for (int p = 0; p < panels; p++) {
-            float* d = dst + (size_t)p * width * MATMUL_KC;
+            float* d = dst + ((size_t)p * MATMUL_KC + matmul_place(k, fold)) * width;
             for (size_t v = 0; v < width; v += VL) {
                 size_t at = (size_t)p * step + v, from = k * ld + at;
                 // The lines may end in the last panel, and in those of its lines that the one before gets too.
                 int whole = p + 2 < panels;
-                vf_store(d + v, whole ? matmul_vector(src, from, bf16)
-                                      : matmul_part(src, from, lines - min_size(at, lines), bf16));
+                vf_store(d + v, whole ? matmul_vector(src, from, number)
+                                      : matmul_part(src, from, lines - min_size(at, lines), number));
             }
         }
     }
+    for (size_t k = kc; k < matmul_length(kc, fold); k++) {
+        for (size_t p = 0; p < (size_t)panels; p++) {
+            memset(dst + (p * MATMUL_KC + matmul_place(k, fold)) * width, 0, width * sizeof(float));
+        }
+    }
 }
-__attribute__((always_inline)) static inline void
-matmul_pack_some(int bf16, float* dst, size_t step, size_t width, const void* src, size_t ld, size_t lines, size_t kc) {
+__attribute__((always_inline)) static inline void matmul_pack_some(Number number, int fold, float* dst, size_t step,
+                                                                   size_t width, const void* src, size_t ld,
+                                                                   size_t lines, size_t kc) {
     switch (div_up(lines, step)) {
-        case 1: matmul_pack_few(1, bf16, dst, step, width, src, ld, lines, kc); break;
-        case 2: matmul_pack_few(2, bf16, dst, step, width, src, ld, lines, kc); break;
-        case 3: matmul_pack_few(3, bf16, dst, step, width, src, ld, lines, kc); break;
-        default: matmul_pack_few(4, bf16, dst, step, width, src, ld, lines, kc); break;
+        case 1: matmul_pack_few(1, number, fold, dst, step, width, src, ld, lines, kc); break;
+        case 2: matmul_pack_few(2, number, fold, dst, step, width, src, ld, lines, kc); break;
+        case 3: matmul_pack_few(3, number, fold, dst, step, width, src, ld, lines, kc); break;
+        default: matmul_pack_few(4, number, fold, dst, step, width, src, ld, lines, kc); break;
     }
-}
-__attribute__((always_inline)) static inline void matmul_pack_rows(int bf16, float* dst, size_t step, const void* src,
-                                                                   size_t ld, size_t lines, size_t kc) {
-    if (step == MATMUL_NR) {
-        matmul_pack_some(bf16, dst, MATMUL_NR, MATMUL_NR, src, ld, lines, kc);
-    } else {
-        matmul_pack_some(bf16, dst, MATMUL_MR, MATMUL_AP, src, ld, lines, kc);
-    }
-}
-static void matmul_pack_rows_fp32(float* dst, size_t step, const void* src, size_t ld, size_t lines, size_t kc) {
-    matmul_pack_rows(0, dst, step, src, ld, lines, kc);
-}
-static void matmul_pack_rows_bf16(float* dst, size_t step, const void* src, size_t ld, size_t lines, size_t kc) {
-    matmul_pack_rows(1, dst, step, src, ld, lines, kc);
 }
 
 #if VL >= 8
@@ -284,42 +365,58 @@ __attribute__((always_inline)) static inline void matmul_turn(__m256 r[8]) {
 #endif
 
 // A line's numbers lie together in memory: src (lines, kc), rows ld apart; one panel. Transposes.
-__attribute__((always_inline)) static inline void matmul_pack_columns(int bf16, float* __restrict__ dst, size_t width,
-                                                                      const void* __restrict__ src, size_t ld,
-                                                                      size_t lines, size_t kc) {
+__attribute__((always_inline)) static inline void matmul_pack_columns(Number number, int fold, float* __restrict__ dst,
+                                                                      size_t width, const void* __restrict__ src,
+                                                                      size_t ld, size_t lines, size_t kc) {
     size_t whole = 0;
 #if VL >= 8
     static const float zeros[MATMUL_KC] = {0};  // stands in for lines that do not exist
-    const size_t cache_line = bf16 ? 32 : 16;
+    const size_t cache_line = ALIGNMENT / number_size(number);
     whole = kc / 8 * 8;
     for (size_t j = 0; j < width; j += 8) {
         const void* line[8];
-        for (size_t r = 0; r < 8; r++) { line[r] = j + r < lines ? matmul_at(src, (j + r) * ld, bf16) : zeros; }
+        for (size_t r = 0; r < 8; r++) { line[r] = j + r < lines ? matmul_at(src, (j + r) * ld, number) : zeros; }
         for (size_t k = 0; k < whole; k += 8) {
             if (k % cache_line == 0) {  // the next 8 lines: pieces of 1 KB are too short for the hardware to foresee
-                for (size_t r = 0; r < 8; r++) { __builtin_prefetch(matmul_at(line[r], 8 * ld + k, bf16)); }
+                for (size_t r = 0; r < 8; r++) { __builtin_prefetch(matmul_at(line[r], 8 * ld + k, number)); }
             }
             __m256 r[8];
             for (size_t i = 0; i < 8; i++) {
-                r[i] = bf16 ? eight_of_bf16((const Bf16*)line[i] + k) : _mm256_loadu_ps((const float*)line[i] + k);
+                const float* from = (const float*)line[i] + k;
+                r[i] = number == NUMBER_BF16      ? eight_of_bf16((const Bf16*)line[i] + k)
+                       : number == NUMBER_ROUNDED ? eight_rounded(from)
+                                                  : _mm256_loadu_ps(from);
             }
             matmul_turn(r);
-            for (size_t i = 0; i < 8; i++) { _mm256_store_ps(dst + (k + i) * width + j, r[i]); }
+            for (size_t i = 0; i < 8; i++) { _mm256_store_ps(dst + matmul_place(k + i, fold) * width + j, r[i]); }
         }
     }
 #endif
-    for (size_t k = whole; k < kc; k++) {
+    for (size_t k = whole; k < matmul_length(kc, fold); k++) {
         for (size_t j = 0; j < width; j++) {
-            dst[k * width + j] = j < lines ? matmul_number(src, j * ld + k, bf16) : 0;
+            dst[matmul_place(k, fold) * width + j] = j < lines && k < kc ? matmul_number(src, j * ld + k, number) : 0;
         }
     }
 }
-static void matmul_pack_columns_fp32(float* dst, size_t width, const void* src, size_t ld, size_t lines, size_t kc) {
-    matmul_pack_columns(0, dst, width, src, ld, lines, kc);
-}
-static void matmul_pack_columns_bf16(float* dst, size_t width, const void* src, size_t ld, size_t lines, size_t kc) {
-    matmul_pack_columns(1, dst, width, src, ld, lines, kc);
-}
+
+// Both for each kind of number.
+typedef void MatmulPack(int along, int fold, float* dst, size_t step, size_t width, const void* src, size_t ld,
+                        size_t lines, size_t kc);
+#define MATMUL_DEFINE_PACK(name, number)                                                                     \
+    static void name(int along, int fold, float* dst, size_t step, size_t width, const void* src, size_t ld, \
+                     size_t lines, size_t kc) {                                                              \
+        if (!along) {                                                                                        \
+            matmul_pack_columns(number, fold, dst, width, src, ld, lines, kc);                               \
+        } else if (step == MATMUL_NR) {                                                                      \
+            matmul_pack_some(number, fold, dst, MATMUL_NR, MATMUL_NR, src, ld, lines, kc);                   \
+        } else {                                                                                             \
+            matmul_pack_some(number, fold, dst, MATMUL_MR, MATMUL_AP, src, ld, lines, kc);                   \
+        }                                                                                                    \
+    }
+MATMUL_DEFINE_PACK(matmul_pack_fp32, NUMBER_FP32)
+MATMUL_DEFINE_PACK(matmul_pack_bf16, NUMBER_BF16)
+MATMUL_DEFINE_PACK(matmul_pack_rounded, NUMBER_ROUNDED)
+static MatmulPack* const matmul_packs[] = {matmul_pack_fp32, matmul_pack_bf16, matmul_pack_rounded};
 
 // ---------------------------------------------------------------------------------------------
 
@@ -358,7 +455,7 @@ static inline void matmul_done(uint32_t* count) { __atomic_fetch_add(count, 1, _
 // An operand as it lies in memory.
 typedef struct {
     const void* X;
-    int bf16;  // 1: of Bf16, 0: of float
+    Number number;
     size_t ld;
     int along;     // 1: the numbers of one k lie together, 0: those of a line do
     size_t lines;  // rows of A, columns of B
@@ -379,6 +476,7 @@ typedef struct {
 typedef struct {
     MatmulOperand A, B;
     int share_b;  // 1: B is packed for all, 0: A is
+    int fold;     // 1: summed as products in bf16 are
     int accumulate;
     size_t K, ldc;
     float alpha;
@@ -423,18 +521,13 @@ static inline MatmulStep matmul_step(const MatmulJob* job, size_t step) {
 }
 
 // Packs lines [first, last) of x, kc numbers of each from k0 on.
-static inline void matmul_pack(float* p, const MatmulOperand* x, size_t first, size_t last, size_t k0, size_t kc) {
+static inline void matmul_pack(float* p, const MatmulOperand* x, int fold, size_t first, size_t last, size_t k0,
+                               size_t kc) {
     if (kc == 0) { return; }  // then there may be no operand at all
     size_t panels = x->along ? 4 : 1, lines = panels * x->step;
     for (size_t i = first; i < last; i += lines, p += panels * x->width * MATMUL_KC) {
-        size_t n = min_size(lines, last - i);
-        if (x->along) {
-            const void* from = matmul_at(x->X, k0 * x->ld + i, x->bf16);
-            (x->bf16 ? matmul_pack_rows_bf16 : matmul_pack_rows_fp32)(p, x->step, from, x->ld, n, kc);
-        } else {
-            const void* from = matmul_at(x->X, i * x->ld + k0, x->bf16);
-            (x->bf16 ? matmul_pack_columns_bf16 : matmul_pack_columns_fp32)(p, x->width, from, x->ld, n, kc);
-        }
+        const void* from = matmul_at(x->X, x->along ? k0 * x->ld + i : i * x->ld + k0, x->number);
+        matmul_packs[x->number](x->along, fold, p, x->step, x->width, from, x->ld, min_size(lines, last - i), kc);
     }
 }
 
@@ -443,7 +536,7 @@ static inline void matmul_pack_group(const MatmulJob* job, const MatmulStep* s, 
     size_t first = piece % s->groups * 4 * x->step, last = min_size(first + 4 * x->step, s->lines);
     size_t b = piece / s->groups, k0 = s->k0 + b * MATMUL_KC, kc = min_size(MATMUL_KC, s->k1 - k0);
     float* panels = s->panels + b * job->block_size + first / x->step * x->width * MATMUL_KC;
-    matmul_pack(panels, x, s->first + first, s->first + last, k0, kc);
+    matmul_pack(panels, x, job->fold, s->first + first, s->first + last, k0, kc);
 }
 
 // What a thread fetches while it computes: the numbers that it packs next, a few cache lines with every tile.
@@ -455,7 +548,7 @@ typedef struct {
 static inline MatmulAhead matmul_ahead(const MatmulOperand* x, size_t first, size_t lines, size_t k0, size_t kc) {
     MatmulAhead ahead = {NULL, 0, 0, 0, 0};
     if (first >= x->lines || kc == 0) { return ahead; }
-    size_t number = x->bf16 ? sizeof(Bf16) : sizeof(float);
+    size_t number = number_size(x->number);
     lines = min_size(lines, x->lines - first);
     ahead.row = (const char*)x->X + number * (x->along ? k0 * x->ld + first : first * x->ld + k0);
     ahead.rows = x->along ? kc : lines, ahead.bytes = number * (x->along ? lines : kc), ahead.next = number * x->ld;
@@ -474,14 +567,15 @@ static inline void matmul_compute_task(const MatmulJob* job, const MatmulStep* s
                                        size_t threads) {
     enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC, HEIGHT = 96 / MR * MR };
     const MatmulOperand* other = matmul_other(job);
+    MatmulTile* const(*tiles)[2] = job->fold ? matmul_tiles_fold : matmul_tiles;
     float* own = job->own + thread * job->group_size;
     size_t first = task / s->parts * job->group, lines = min_size(job->group, other->lines - first);
     size_t from = task % s->parts * job->part, length = min_size(job->part, s->lines - from);
     size_t i0 = job->share_b ? first : s->first + from, rows = job->share_b ? lines : length;
     size_t j0 = job->share_b ? s->first + from : first, columns = job->share_b ? length : lines;
     for (size_t k0 = s->k0, b = 0; b == 0 || k0 < s->k1; k0 += KC, b++) {
-        size_t kc = min_size(KC, s->k1 - k0), k = k0 + KC;
-        matmul_pack(own, other, first, first + lines, k0, kc);
+        size_t kc = min_size(KC, s->k1 - k0), length = matmul_length(kc, job->fold), k = k0 + KC;
+        matmul_pack(own, other, job->fold, first, first + lines, k0, kc);
         const float* shared = s->panels + b * job->block_size;
         const float* A = job->share_b ? own : shared + from / MR * AP * KC;
         const float* B = job->share_b ? shared + from * KC : own;
@@ -497,9 +591,9 @@ static inline void matmul_compute_task(const MatmulJob* job, const MatmulStep* s
                 if (job->bias && k0 == 0) { store.bias = job->bias + j0 + j; }
                 for (size_t i = top; i < min_size(rows, top + HEIGHT); i += MR) {
                     matmul_fetch(&ahead, fetch);
-                    matmul_tiles[min_size(MR, rows - i) - 1][width > VL](kc, A + i / MR * AP * KC, B + j * KC,
-                                                                         job->C + (i0 + i) * job->ldc + j0 + j,
-                                                                         job->ldc, width, &store);
+                    tiles[min_size(MR, rows - i) - 1][width > VL](length, A + i / MR * AP * KC, B + j * KC,
+                                                                  job->C + (i0 + i) * job->ldc + j0 + j, job->ldc,
+                                                                  width, &store);
                 }
             }
         }
@@ -543,13 +637,15 @@ static inline void matmul_work(const MatmulJob* job, size_t thread, size_t threa
 
 // Cuts a product, M and N above 0, into work for `threads` threads; its panels and counters lie in the workspace. `most`:
 // lines of the shared operand in a step, counted in each of its K-blocks.
-static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const void* A,
-                                   int half_a, size_t lda, const void* B, int half_b, size_t ldb, int accumulate,
-                                   float* C, size_t ldc, const float* bias, size_t threads, size_t most) {
+static inline MatmulJob matmul_job(int fold, int transA, int transB, size_t M, size_t N, size_t K, float alpha,
+                                   const void* A, Number number_a, size_t lda, const void* B, Number number_b,
+                                   size_t ldb, int accumulate, float* C, size_t ldc, const float* bias, size_t threads,
+                                   size_t most) {
     enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
-    MatmulJob job = {{A, half_a, lda, transA, M, MR, AP},
-                     {B, half_b, ldb, !transB, N, NR, NR},
+    MatmulJob job = {{A, number_a, lda, transA, M, MR, AP},
+                     {B, number_b, ldb, !transB, N, NR, NR},
                      N < M,
+                     fold,
                      accumulate,
                      K,
                      ldc,
@@ -591,18 +687,23 @@ static inline MatmulJob matmul_job(int transA, int transB, size_t M, size_t N, s
     return job;
 }
 
-// half_a, half_b: that operand is in bf16.
-static inline void gemm_packed(int transA, int transB, size_t M, size_t N, size_t K, float alpha, const void* A,
-                               int half_a, size_t lda, const void* B, int half_b, size_t ldb, int accumulate, float* C,
-                               size_t ldc, const float* bias) {
+// number_a, number_b: what the operands are made of. fold: it is a product in bf16; an operand that is not of bf16 has none but
+// numbers that bf16 holds, or is rounded.
+static inline void gemm_packed(int fold, int transA, int transB, size_t M, size_t N, size_t K, float alpha,
+                               const void* A, Number number_a, size_t lda, const void* B, Number number_b, size_t ldb,
+                               int accumulate, float* C, size_t ldc, const float* bias) {
     enum { MOST = 1024 };
     if (M == 0 || N == 0) { return; }
     int parallel = thread_count() > 1 && M * N * max_size(K, 1) > MATMUL_SERIAL;
     size_t threads = parallel ? (size_t)thread_count() : 1;
-    MatmulJob job = matmul_job(transA, transB, M, N, K, alpha, A, half_a, lda, B, half_b, ldb, accumulate, C, ldc, bias,
-                               threads, MOST);
+    MatmulJob job = matmul_job(fold, transA, transB, M, N, K, alpha, A, number_a, lda, B, number_b, ldb, accumulate, C,
+                               ldc, bias, threads, MOST);
 #pragma omp parallel if (parallel)
-    matmul_work(&job, (size_t)thread_index(), threads);
+    {
+        unsigned before = fold ? denormals_off() : 0;
+        matmul_work(&job, (size_t)thread_index(), threads);
+        if (fold) { denormals_restore(before); }
+    }
 }
 
 #endif

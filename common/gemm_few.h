@@ -8,7 +8,8 @@
 //                     their way
 //   B stored (K,N)    8 rows of B at a time, along a stripe of at most 512 columns; the next 8 are on their way
 //
-// B may be in bf16, half the bytes: its numbers become floats in registers, and all else is the same.
+// B may be in bf16, half the bytes: its numbers become floats in registers, and all else is the same. A product in bf16 sums
+// in its own order here too.
 #ifndef PONDER_GEMM_FEW_H
 #define PONDER_GEMM_FEW_H
 
@@ -23,8 +24,9 @@ enum {
     MATMUL_STRIPE = 512  // columns that a thread takes at a time where B's rows lie along them
 };
 
-// C (M,N) = or += alpha * A (M,K) op(B) + bias (N); B is in fp32 or, if `bf16`, in bf16.
+// C (M,N) = or += alpha * A (M,K) op(B) + bias (N). fold: a product in bf16, each number of A in its place (few_places).
 typedef struct {
+    int fold;
     size_t M, N, K, lda, ldb, ldc;
     float alpha;
     const float *A, *bias;
@@ -33,15 +35,46 @@ typedef struct {
     float* C;
 } FewRows;
 
-static inline void few_prefetch(const void* B, size_t at, int bf16) {
-    __builtin_prefetch(matmul_at(B, at, bf16), 0, 2);
+static inline void few_prefetch(const void* B, size_t at, Number number) {
+    __builtin_prefetch(matmul_at(B, at, number), 0, 2);
+}
+
+// A (M,K) of floats, or of bf16, as floats in their places for a product in bf16: (M, K rounded up to MATMUL_FOLD), what is
+// missing 0. In memory of this thread.
+static inline const float* few_places(const void* A, Number number, size_t M, size_t K, size_t lda) {
+    static __thread float* memory;
+    static __thread size_t room;
+    size_t length = matmul_length(K, 1);
+    if (M * length > room) {
+        free(memory);
+        memory = (float*)xalloc(M * length, sizeof(float), "few rows of a product");
+        room = M * length;
+    }
+    for (size_t i = 0; i < M; i++) {
+        for (size_t k = 0; k < length; k++) {
+            memory[i * length + matmul_place(k, 1)] = k < K ? matmul_number(A, i * lda + k, number) : 0;
+        }
+    }
+    return memory;
+}
+
+// sums (M, columns) += the sum of the two chains of a fold; all lds apart. `missing`: numbers of each chain that are zeros and
+// were left out, which make 0 of a chain that is -0.
+static inline void few_fold(size_t M, size_t columns, float* __restrict__ sums, const float* __restrict__ even,
+                            const float* __restrict__ odd, size_t lds, const int missing[2]) {
+    float more_even = missing[0] ? 0.0f : -0.0f, more_odd = missing[1] ? 0.0f : -0.0f;
+    for (size_t i = 0; i < M; i++) {
+        for (size_t j = i * lds; j < i * lds + columns; j++) {
+            sums[j] = sums[j] + ((even[j] + more_even) + (odd[j] + more_odd));
+        }
+    }
 }
 
 // sums (rows, 2 VL), lds apart, += A (rows, n) B (n, 2 VL): each number's chain goes on over these n. B is at `at`; `ahead`
-// rows of it further on are fetched. rows and bf16 are constants where this is called.
-__attribute__((always_inline)) static inline void few_tile(int rows, int bf16, size_t n, const float* A, size_t lda,
-                                                           const void* B, size_t at, size_t ldb, size_t ahead,
-                                                           float* sums, size_t lds) {
+// rows of it further on are fetched. rows and number are constants where this is called.
+__attribute__((always_inline)) static inline void few_tile(int rows, Number number, size_t n, const float* A,
+                                                           size_t lda, const void* B, size_t at, size_t ldb,
+                                                           size_t ahead, float* sums, size_t lds) {
     vf sum[MATMUL_GROUP][2];
     MATMUL_UNROLL
     for (int i = 0; i < rows; i++) {
@@ -49,9 +82,9 @@ __attribute__((always_inline)) static inline void few_tile(int rows, int bf16, s
         sum[i][1] = vf_load(sums + (size_t)i * lds + VL);
     }
     for (size_t k = 0; k < n; k++, at += ldb) {
-        if (ahead) { few_prefetch(B, at + ahead * ldb, bf16); }
-        if (ahead && VL == 16 && !bf16) { few_prefetch(B, at + ahead * ldb + VL, bf16); }
-        vf b0 = matmul_vector(B, at, bf16), b1 = matmul_vector(B, at + VL, bf16);
+        if (ahead) { few_prefetch(B, at + ahead * ldb, number); }
+        if (ahead && VL == 16 && number != NUMBER_BF16) { few_prefetch(B, at + ahead * ldb + VL, number); }
+        vf b0 = matmul_vector(B, at, number), b1 = matmul_vector(B, at + VL, number);
         MATMUL_UNROLL
         for (int i = 0; i < rows; i++) {
             vf a = vf_set1(A[(size_t)i * lda + k]);
@@ -67,17 +100,17 @@ __attribute__((always_inline)) static inline void few_tile(int rows, int bf16, s
 }
 
 // The same for all M rows and `columns` columns. M rows make groups of nearly the same height.
-__attribute__((always_inline)) static inline void few_step(int bf16, size_t M, size_t n, const float* A, size_t lda,
-                                                           const void* B, size_t at, size_t ldb, size_t ahead,
-                                                           size_t columns, float* sums, size_t lds) {
+__attribute__((always_inline)) static inline void few_step(Number number, size_t M, size_t n, const float* A,
+                                                           size_t lda, const void* B, size_t at, size_t ldb,
+                                                           size_t ahead, size_t columns, float* sums, size_t lds) {
     size_t groups = div_up(M, MATMUL_GROUP), whole = columns / (2 * VL) * (2 * VL);
     for (size_t g = 0, i = 0; g < groups; g++) {
         size_t rows = (M - i) / (groups - g), next = g == 0 ? ahead : 0;
-#define FEW_ROWS(x)                                                                                \
-    case x:                                                                                        \
-        for (size_t j = 0; j < whole; j += 2 * VL) {                                               \
-            few_tile(x, bf16, n, A + i * lda, lda, B, at + j, ldb, next, sums + i * lds + j, lds); \
-        }                                                                                          \
+#define FEW_ROWS(x)                                                                                  \
+    case x:                                                                                          \
+        for (size_t j = 0; j < whole; j += 2 * VL) {                                                 \
+            few_tile(x, number, n, A + i * lda, lda, B, at + j, ldb, next, sums + i * lds + j, lds); \
+        }                                                                                            \
         break;
         switch (rows) {
             FEW_ROWS(1)
@@ -101,7 +134,7 @@ __attribute__((always_inline)) static inline void few_step(int bf16, size_t M, s
         for (size_t j = whole; j < columns; j++) {
             float sum = sums[i * lds + j];
             for (size_t k = 0; k < n; k++) {
-                sum = fma_f(A[i * lda + k], matmul_number(B, at + k * ldb + j, bf16), sum);
+                sum = fma_f(A[i * lda + k], matmul_number(B, at + k * ldb + j, number), sum);
             }
             sums[i * lds + j] = sum;
         }
@@ -123,86 +156,120 @@ static inline void few_store(const FewRows* p, size_t k0, size_t j, size_t colum
     }
 }
 
-// d (n, NR) = n numbers of `lines` lines of B from `at` on, turned; what stands for lines that do not exist is 0.
-// `ahead` numbers further on are fetched.
-__attribute__((always_inline)) static inline void few_turn(int bf16, float* d, const void* B, size_t at, size_t ldb,
-                                                           size_t lines, size_t n, size_t ahead) {
+// d (n, NR) = n numbers of `lines` lines of B from `at` on, turned, each in its place; what stands for lines and numbers that do
+// not exist is 0. `ahead` numbers further on are fetched.
+__attribute__((always_inline)) static inline void few_turn(Number number, int fold, float* d, const void* B, size_t at,
+                                                           size_t ldb, size_t lines, size_t n, size_t ahead) {
     enum { NR = MATMUL_NR, LINE = 16 };  // a cache line has 16 floats
     for (size_t i = 0; i < lines; i++) {
-        few_prefetch(B, at + i * ldb + ahead, bf16);
-        if (!bf16) { few_prefetch(B, at + i * ldb + ahead + LINE, bf16); }
+        few_prefetch(B, at + i * ldb + ahead, number);
+        if (number != NUMBER_BF16) { few_prefetch(B, at + i * ldb + ahead + LINE, number); }
     }
     size_t whole = 0;
 #if VL >= 8
+    const int bf16 = number == NUMBER_BF16;
     size_t step = bf16 ? 16 : 8;
     whole = lines == NR ? n / step * step : 0;
     for (size_t i = 0; i < NR && whole; i += 8) {
         for (size_t k = 0; k < whole; k += step) {
             __m256 r[8];
             for (size_t x = 0; x < 8; x++) {
-                r[x] = _mm256_loadu_ps((const float*)matmul_at(B, at + (i + x) * ldb + k, bf16));
+                const float* from = (const float*)matmul_at(B, at + (i + x) * ldb + k, number);
+                r[x] = number == NUMBER_ROUNDED ? eight_rounded(from) : _mm256_loadu_ps(from);
             }
             matmul_turn(r);
-            float* to = d + k * NR + i;
-            for (size_t x = 0; x < 8 && !bf16; x++) { _mm256_store_ps(to + x * NR, r[x]); }
+            for (size_t x = 0; x < 8 && !bf16; x++) { _mm256_store_ps(d + matmul_place(k + x, fold) * NR + i, r[x]); }
             for (size_t x = 0; x < 8 && bf16;
                  x++) {  // two numbers of a line were turned as one, the first in the lower half
                 __m256i two = _mm256_castps_si256(r[x]), upper = _mm256_set1_epi32((int)0xffff0000u);
-                _mm256_store_ps(to + 2 * x * NR, _mm256_castsi256_ps(_mm256_slli_epi32(two, 16)));
-                _mm256_store_ps(to + (2 * x + 1) * NR, _mm256_castsi256_ps(_mm256_and_si256(two, upper)));
+                float *even = d + matmul_place(k + 2 * x, fold) * NR + i,
+                      *odd = d + matmul_place(k + 2 * x + 1, fold) * NR + i;
+                _mm256_store_ps(even, _mm256_castsi256_ps(_mm256_slli_epi32(two, 16)));
+                _mm256_store_ps(odd, _mm256_castsi256_ps(_mm256_and_si256(two, upper)));
             }
         }
     }
 #endif
-    for (size_t k = whole; k < n; k++) {
-        for (size_t i = 0; i < lines; i++) { d[k * NR + i] = matmul_number(B, at + i * ldb + k, bf16); }
-        for (size_t i = lines; i < NR; i++) { d[k * NR + i] = 0; }
+    for (size_t k = whole; k < matmul_length(n, fold); k++) {
+        float* to = d + matmul_place(k, fold) * NR;
+        for (size_t i = 0; i < NR; i++) { to[i] = i < lines && k < n ? matmul_number(B, at + i * ldb + k, number) : 0; }
     }
 }
 
 // NR columns of C, from j on, where B is stored (N,K).
-__attribute__((always_inline)) static inline void few_lines(const FewRows* p, int bf16, size_t j) {
-    enum { NR = MATMUL_NR, KC = MATMUL_KC, STEP = MATMUL_LINE_STEP };
+__attribute__((always_inline)) static inline void few_lines(const FewRows* p, Number number, size_t j) {
+    enum { NR = MATMUL_NR, KC = MATMUL_KC, STEP = MATMUL_LINE_STEP, HALF = MATMUL_FOLD / 2 };
     const size_t ahead = MATMUL_LINE_AHEAD,
                  next = NR * p->ldb - p->K + ahead;  // after the end of these lines come others
-    __attribute__((aligned(ALIGNMENT))) float turned[STEP * NR], sums[MATMUL_FEW * NR];
-    size_t columns = min_size(NR, p->N - j);
+    __attribute__((aligned(ALIGNMENT))) float turned[STEP * NR], sums[MATMUL_FEW * NR], chains[2][MATMUL_FEW * NR];
+    static const int missing[2] = {0, 0};  // zeros stand there
+    size_t columns = min_size(NR, p->N - j), parts = p->fold ? 2 : 1;
     for (size_t k0 = 0; k0 < max_size(p->K, 1); k0 += KC) {
         size_t end = min_size(p->K, k0 + KC);
         memset(sums, 0, p->M * NR * sizeof(float));
         for (size_t k = k0; k < end; k += STEP) {
             size_t n = min_size(STEP, end - k);
-            few_turn(bf16, turned, p->B, j * p->ldb + k, p->ldb, columns, n, k + ahead < p->K ? ahead : next);
-            few_step(0, p->M, n, p->A + k, p->lda, turned, 0, NR, 0, NR, sums, NR);
+            few_turn(number, p->fold, turned, p->B, j * p->ldb + k, p->ldb, columns, n,
+                     k + ahead < p->K ? ahead : next);
+            for (size_t part = 0; part < parts; part++) {
+                if (p->fold) { memset(chains[part], 0, p->M * NR * sizeof(float)); }
+                few_step(NUMBER_FP32, p->M, p->fold ? HALF : n, p->A + k + part * HALF, p->lda,
+                         turned + part * HALF * NR, 0, NR, 0, NR, p->fold ? chains[part] : sums, NR);
+            }
+            if (p->fold) { few_fold(p->M, NR, sums, chains[0], chains[1], NR, missing); }
         }
         few_store(p, k0, j, columns, sums, NR);
     }
 }
 
-// `columns` <= MATMUL_STRIPE columns of C, from j on, where B is stored (K,N).
-__attribute__((always_inline)) static inline void few_stripe(const FewRows* p, int bf16, size_t j, size_t columns) {
-    enum { KC = MATMUL_KC, STEP = MATMUL_ROW_STEP, WIDTH = MATMUL_STRIPE };
-    __attribute__((aligned(ALIGNMENT))) float sums[MATMUL_FEW * WIDTH];
+// `columns` <= MATMUL_STRIPE columns of C, from j on, where B is stored (K,N). Of a product in bf16, every other row of B for
+// each chain.
+__attribute__((always_inline)) static inline void few_stripe(const FewRows* p, Number number, size_t j,
+                                                             size_t columns) {
+    enum { KC = MATMUL_KC, STEP = MATMUL_ROW_STEP, WIDTH = MATMUL_STRIPE, HALF = MATMUL_FOLD / 2 };
+    __attribute__((aligned(ALIGNMENT))) float sums[MATMUL_FEW * WIDTH], chains[2][MATMUL_FEW * WIDTH];
+    size_t parts = p->fold ? 2 : 1, step = p->fold ? HALF : STEP;
     for (size_t k0 = 0; k0 < max_size(p->K, 1); k0 += KC) {
         size_t end = min_size(p->K, k0 + KC);
         for (size_t i = 0; i < p->M; i++) { memset(sums + i * WIDTH, 0, columns * sizeof(float)); }
-        for (size_t k = k0; k < end; k += STEP) {
-            size_t n = min_size(STEP, end - k);
-            few_step(bf16, p->M, n, p->A + k, p->lda, p->B, k * p->ldb + j, p->ldb, (1 + (size_t)bf16) * STEP, columns,
-                     sums, WIDTH);
+        for (size_t k = k0; k < end; k += parts * step) {
+            int missing[2] = {0, 0};
+            for (size_t part = 0; part < parts; part++) {
+                size_t n = min_size(step, k + part < end ? div_up(end - k - part, parts) : 0);
+                for (size_t i = 0; i < p->M && p->fold; i++) {
+                    memset(chains[part] + i * WIDTH, 0, columns * sizeof(float));
+                }
+                few_step(number, p->M, n, p->A + k + part * HALF, p->lda, p->B, (k + part) * p->ldb + j, parts * p->ldb,
+                         (number == NUMBER_BF16 ? 2 : 1) * step, columns, p->fold ? chains[part] : sums, WIDTH);
+                missing[part] = n < step;
+            }
+            if (p->fold) { few_fold(p->M, columns, sums, chains[0], chains[1], WIDTH, missing); }
         }
         few_store(p, k0, j, columns, sums, WIDTH);
     }
 }
 
-static void few_lines_fp32(const FewRows* p, size_t j) { few_lines(p, 0, j); }
-static void few_lines_bf16(const FewRows* p, size_t j) { few_lines(p, 1, j); }
-static void few_stripe_fp32(const FewRows* p, size_t j, size_t columns) { few_stripe(p, 0, j, columns); }
-static void few_stripe_bf16(const FewRows* p, size_t j, size_t columns) { few_stripe(p, 1, j, columns); }
+// Both for each kind of number of B: a stripe of `columns` columns or, if that is 0, the columns of a panel, from j on.
+typedef void FewPiece(const FewRows* p, size_t j, size_t columns);
+#define FEW_DEFINE(name, number)                                   \
+    static void name(const FewRows* p, size_t j, size_t columns) { \
+        unsigned before = p->fold ? denormals_off() : 0;           \
+        if (columns) {                                             \
+            few_stripe(p, number, j, columns);                     \
+        } else {                                                   \
+            few_lines(p, number, j);                               \
+        }                                                          \
+        if (p->fold) { denormals_restore(before); }                \
+    }
+FEW_DEFINE(few_fp32, NUMBER_FP32)
+FEW_DEFINE(few_bf16, NUMBER_BF16)
+FEW_DEFINE(few_rounded, NUMBER_ROUNDED)
+static FewPiece* const few_pieces[] = {few_fp32, few_bf16, few_rounded};
 
-// transB: B is stored (N,K). bf16: B's numbers are Bf16, else float.
-static inline void gemm_few(const FewRows* p, int transB, int bf16) {
+// transB: B is stored (N,K). number: what B is made of.
+static inline void gemm_few(const FewRows* p, int transB, Number number) {
     size_t threads = thread_count() > 1 && p->M * p->N * max_size(p->K, 1) > MATMUL_SERIAL ? (size_t)thread_count() : 1;
+    FewPiece* work = few_pieces[number];
     if (transB) {
         size_t panels = div_up(p->N, MATMUL_NR);
         // Panels side by side, as long as there is work for all: what a thread fetches ahead is what it takes next.
@@ -210,11 +277,7 @@ static inline void gemm_few(const FewRows* p, int transB, int bf16) {
 #pragma omp parallel for schedule(dynamic) if (threads > 1)
         for (size_t x = 0; x < pieces; x++) {
             for (size_t panel = x * piece; panel < min_size(panels, (x + 1) * piece); panel++) {
-                if (bf16) {
-                    few_lines_bf16(p, panel * MATMUL_NR);
-                } else {
-                    few_lines_fp32(p, panel * MATMUL_NR);
-                }
+                work(p, panel * MATMUL_NR, 0);
             }
         }
         return;
@@ -222,12 +285,7 @@ static inline void gemm_few(const FewRows* p, int transB, int bf16) {
     size_t width = min_size(MATMUL_STRIPE, round_up(div_up(p->N, threads), 2 * VL)), stripes = div_up(p->N, width);
 #pragma omp parallel for schedule(dynamic) if (threads > 1)
     for (size_t stripe = 0; stripe < stripes; stripe++) {
-        size_t j = stripe * width, columns = min_size(width, p->N - j);
-        if (bf16) {
-            few_stripe_bf16(p, j, columns);
-        } else {
-            few_stripe_fp32(p, j, columns);
-        }
+        work(p, stripe * width, min_size(width, p->N - stripe * width));
     }
 }
 

@@ -8,67 +8,67 @@
 
 // C (M,N) = or += alpha * op(A) (M,K) op(B) (K,N) + bias (N), row-major; bias may be NULL, and is
 // added to every row. transA: A is stored (K,M); transB: B is stored (N,K). lda, ldb, ldc: from one
-// row in memory to the next. C must not overlap A, B or bias. half_a, half_b: that operand is of Bf16, not of real, and
-// the result is that of the same values in fp32, to the bit. In a double build, where none is, it is the plain loop.
-static inline void gemm_any(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const void* A, int half_a,
-                            size_t lda, const void* B, int half_b, size_t ldb, int accumulate, real* C, size_t ldc,
-                            const real* bias) {
+// row in memory to the next. C must not overlap A, B or bias. number_a, number_b: what the operands are made of, where
+// NUMBER_FP32 means real. fold: it is a product in bf16, see gemm.h; else the result is that of the operands' values in
+// fp32, to the bit. In a double build, whose numbers are all real, it is the plain loop.
+static inline void gemm_any(int fold, int transA, int transB, size_t M, size_t N, size_t K, real alpha, const void* A,
+                            Number number_a, size_t lda, const void* B, Number number_b, size_t ldb, int accumulate,
+                            real* C, size_t ldc, const real* bias) {
     if (sizeof(real) != sizeof(float)) {
         gemm_reference(transA, transB, M, N, K, alpha, (const real*)A, lda, (const real*)B, ldb, accumulate, C, ldc,
                        bias);
-    } else if (!transA && !half_a && M > 0 && M <= MATMUL_FEW) {
-        FewRows few = {M, N,          K,        lda, ldb, ldc, (float)alpha, (const float*)A, (const float*)bias,
-                       B, accumulate, (float*)C};
-        gemm_few(&few, transB, half_b);
+    } else if (!transA && M > 0 && M <= MATMUL_FEW && (fold || number_a == NUMBER_FP32)) {
+        const float* a = fold ? few_places(A, number_a, M, K, lda) : (const float*)A;
+        FewRows few = {fold,
+                       M,
+                       N,
+                       K,
+                       fold ? matmul_length(K, 1) : lda,
+                       ldb,
+                       ldc,
+                       (float)alpha,
+                       a,
+                       (const float*)bias,
+                       B,
+                       accumulate,
+                       (float*)C};
+        gemm_few(&few, transB, number_b);
     } else {
-        gemm_packed(transA, transB, M, N, K, (float)alpha, A, half_a, lda, B, half_b, ldb, accumulate, (float*)C, ldc,
-                    (const float*)bias);
+        gemm_packed(fold, transA, transB, M, N, K, (float)alpha, A, number_a, lda, B, number_b, ldb, accumulate,
+                    (float*)C, ldc, (const float*)bias);
     }
 }
 static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
                         const real* B, size_t ldb, int accumulate, real* C, size_t ldc, const real* bias) {
-    gemm_any(transA, transB, M, N, K, alpha, A, 0, lda, B, 0, ldb, accumulate, C, ldc, bias);
+    gemm_any(0, transA, transB, M, N, K, alpha, A, NUMBER_FP32, lda, B, NUMBER_FP32, ldb, accumulate, C, ldc, bias);
 }
 
-// x (n) = the numbers of a weight from `first` on, as products in bf16 read them: those that are not rounded are, here.
-static inline void weight_read(real* x, Weight W, size_t first, size_t n) {
-    const Bf16* half = W.half ? W.half + first : NULL;
-    const real* w = W.half ? NULL : W.w + first;
-#pragma omp parallel for schedule(static) if (n > SERIAL)
-    for (size_t i = 0; i < n; i++) { x[i] = half ? (real)float_of_bf16(half[i]) : (real)round_bf16((float)w[i]); }
-}
+// 1: the products of layers are products in bf16.
+static inline int products_bf16(void) { return KEPT_ROUNDS || stored_as_bf16; }
+static const Number kept_number = KEPT_ROUNDS ? NUMBER_BF16 : NUMBER_FP32;
 
 // The products of layers, into what stays fp32: of two things that layers store, or of one and all numbers of a weight W
 // (K,N), or (N,K) if transW.
 static inline void gemm_kept(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const kept* A,
                              size_t lda, const kept* B, size_t ldb, int accumulate, real* C, size_t ldc) {
-    gemm_any(transA, transB, M, N, K, alpha, A, KEPT_ROUNDS, lda, B, KEPT_ROUNDS, ldb, accumulate, C, ldc, NULL);
+    gemm_any(products_bf16(), transA, transB, M, N, K, alpha, A, kept_number, lda, B, kept_number, ldb, accumulate, C,
+             ldc, NULL);
 }
 static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real alpha, const kept* A, size_t lda,
                                Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
-    const void* w = W.half ? (const void*)W.half : (const void*)W.w;
-    size_t line = transW ? K : N, lines = transW ? N : K;
-    // Where a program that stores bf16 has weights in fp32, and in a double build, weights are read a piece at a time: whole
-    // K-blocks, so that sums are cut where they would be anyway.
-    if (W.half ? sizeof(real) == sizeof(float) : !KEPT_ROUNDS) {
-        gemm_any(0, transW, M, N, K, alpha, A, KEPT_ROUNDS, lda, w, W.half != NULL, line, accumulate, C, ldc, bias);
-        return;
+    size_t line = transW ? K : N;
+    if (sizeof(real) == sizeof(float) && W.half) {
+        gemm_any(products_bf16(), 0, transW, M, N, K, alpha, A, kept_number, lda, W.half, NUMBER_BF16, line, accumulate,
+                 C, ldc, bias);
+    } else if (!W.half) {  // masters
+        gemm_any(products_bf16(), 0, transW, M, N, K, alpha, A, kept_number, lda, W.w,
+                 products_bf16() ? NUMBER_ROUNDED : NUMBER_FP32, line, accumulate, C, ldc, bias);
+    } else {
+        real* wide = (real*)xalloc(mul_size(N, K, "a weight"), sizeof(real), "a weight in double");
+        for (size_t i = 0; i < N * K; i++) { wide[i] = weight_number(W, i); }
+        gemm(0, transW, M, N, K, alpha, (const real*)A, lda, wide, line, accumulate, C, ldc, bias);
+        free(wide);
     }
-    size_t most = round_up(max_size(1, ((size_t)1 << 20) / max_size(line, 1)), MATMUL_KC);
-    real* wide = (real*)xalloc(mul_size(min_size(most, lines), line, "a piece of the weights"), sizeof(real),
-                               "a piece of the weights");
-    for (size_t first = 0; first < lines; first += most) {
-        size_t n = min_size(most, lines - first);
-        weight_read(wide, W, first * line, n * line);
-        if (transW) {
-            gemm_any(0, 1, M, n, K, alpha, A, KEPT_ROUNDS, lda, wide, 0, K, accumulate, C + first, ldc,
-                     bias ? bias + first : NULL);
-        } else {
-            gemm_any(0, 0, M, N, n, alpha, A + first, KEPT_ROUNDS, lda, wide, 0, N, accumulate || first, C, ldc,
-                     first ? NULL : bias);
-        }
-    }
-    free(wide);
 }
 
 // gemm_weight() into what a layer stores: C (M,N) =, rounded once.

@@ -144,8 +144,6 @@ static inline void row_add(real* out, const real* inp, size_t n) {
 // end. Its error is the measure for that of the bf16 kernels. A program that stores bf16 (KEPT) has rounded already.
 static int stored_as_bf16;
 
-static inline float round_bf16(float x) { return float_of_bf16(bf16_of_float(x)); }
-
 static inline void stored(kept* x, size_t n) {
     if (KEPT_ROUNDS || !stored_as_bf16) { return; }
     for (size_t i = 0; i < n; i++) { x[i] = (kept)round_bf16((float)x[i]); }

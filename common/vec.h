@@ -66,6 +66,8 @@ static inline Bf16 bf16_of_float(float x) {
     return (Bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+static inline float round_bf16(float x) { return float_of_bf16(bf16_of_float(x)); }
+
 #if VL >= 8
 static inline __m256 eight_of_bf16(const Bf16* p) {
     __m256i x = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(const void*)p));
@@ -99,6 +101,40 @@ static inline void vf_store_bf16(Bf16* p, vf v) {
     _mm_storeu_si128((__m128i*)(void*)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(two, 0x08)));
 #else
     for (int i = 0; i < VL; i++) { p[i] = (Bf16)half[i]; }
+#endif
+}
+
+// bf16_of_float() and back, in every lane; X is a vector of floats, U of as many uint32_t.
+#define ROUND_BF16(X, U, x)                                                 \
+    ((X)(((((U)(x) + 0x7fffu + (((U)(x) >> 16) & 1u)) & ~(U)((x) != (x))) | \
+          (((U)(x) | 0x400000u) & (U)((x) != (x)))) &                       \
+         0xffff0000u))
+static inline vf vf_round_bf16(vf v) { return ROUND_BF16(vf, vu, v); }
+#if VL >= 8
+static inline __m256 eight_rounded(const float* p) {
+    typedef float v8f __attribute__((vector_size(32)));
+    typedef uint32_t v8u __attribute__((vector_size(32)));
+    v8f x = (v8f)_mm256_loadu_ps(p);
+    return (__m256)ROUND_BF16(v8f, v8u, x);
+}
+#endif
+
+// From here on this thread's operations take denormal numbers for zeros and make zeros of them, as instructions on bf16
+// do; returns what denormals_restore() puts back. On processors other than x86 denormal numbers stay.
+static inline unsigned denormals_off(void) {
+#ifdef __SSE2__
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040);
+    return before;
+#else
+    return 0;
+#endif
+}
+static inline void denormals_restore(unsigned before) {
+#ifdef __SSE2__
+    _mm_setcsr(before);
+#else
+    (void)before;
 #endif
 }
 

@@ -198,8 +198,8 @@ __attribute__((always_inline)) static inline void few_turn(Number number, int fo
 
 // NR columns of C, from j on, where B is stored (N,K).
 __attribute__((always_inline)) static inline void few_lines(const FewRows* p, Number number, size_t j) {
-    enum { NR = MATMUL_NR, KC = MATMUL_KC, STEP = MATMUL_LINE_STEP, HALF = MATMUL_FOLD / 2 };
-    const size_t ahead = MATMUL_LINE_AHEAD,
+    enum { NR = MATMUL_NR, KC = MATMUL_KC, STEP = MATMUL_LINE_STEP };
+    const size_t half = MATMUL_FOLD / 2, ahead = MATMUL_LINE_AHEAD,
                  next = NR * p->ldb - p->K + ahead;  // after the end of these lines come others
     __attribute__((aligned(ALIGNMENT))) float turned[STEP * NR], sums[MATMUL_FEW * NR], chains[2][MATMUL_FEW * NR];
     static const int missing[2] = {0, 0};  // zeros stand there
@@ -213,8 +213,8 @@ __attribute__((always_inline)) static inline void few_lines(const FewRows* p, Nu
                      k + ahead < p->K ? ahead : next);
             for (size_t part = 0; part < parts; part++) {
                 if (p->fold) { memset(chains[part], 0, p->M * NR * sizeof(float)); }
-                few_step(NUMBER_FP32, p->M, p->fold ? HALF : n, p->A + k + part * HALF, p->lda,
-                         turned + part * HALF * NR, 0, NR, 0, NR, p->fold ? chains[part] : sums, NR);
+                few_step(NUMBER_FP32, p->M, p->fold ? half : n, p->A + k + part * half, p->lda,
+                         turned + part * half * NR, 0, NR, 0, NR, p->fold ? chains[part] : sums, NR);
             }
             if (p->fold) { few_fold(p->M, NR, sums, chains[0], chains[1], NR, missing); }
         }
@@ -226,9 +226,10 @@ __attribute__((always_inline)) static inline void few_lines(const FewRows* p, Nu
 // each chain.
 __attribute__((always_inline)) static inline void few_stripe(const FewRows* p, Number number, size_t j,
                                                              size_t columns) {
-    enum { KC = MATMUL_KC, STEP = MATMUL_ROW_STEP, WIDTH = MATMUL_STRIPE, HALF = MATMUL_FOLD / 2 };
+    enum { KC = MATMUL_KC, STEP = MATMUL_ROW_STEP, WIDTH = MATMUL_STRIPE };
+    const size_t half = MATMUL_FOLD / 2;
     __attribute__((aligned(ALIGNMENT))) float sums[MATMUL_FEW * WIDTH], chains[2][MATMUL_FEW * WIDTH];
-    size_t parts = p->fold ? 2 : 1, step = p->fold ? HALF : STEP;
+    const size_t parts = p->fold ? 2 : 1, step = p->fold ? half : (size_t)STEP;
     for (size_t k0 = 0; k0 < max_size(p->K, 1); k0 += KC) {
         size_t end = min_size(p->K, k0 + KC);
         for (size_t i = 0; i < p->M; i++) { memset(sums + i * WIDTH, 0, columns * sizeof(float)); }
@@ -239,7 +240,7 @@ __attribute__((always_inline)) static inline void few_stripe(const FewRows* p, N
                 for (size_t i = 0; i < p->M && p->fold; i++) {
                     memset(chains[part] + i * WIDTH, 0, columns * sizeof(float));
                 }
-                few_step(number, p->M, n, p->A + k + part * HALF, p->lda, p->B, (k + part) * p->ldb + j, parts * p->ldb,
+                few_step(number, p->M, n, p->A + k + part * half, p->lda, p->B, (k + part) * p->ldb + j, parts * p->ldb,
                          (number == NUMBER_BF16 ? 2 : 1) * step, columns, p->fold ? chains[part] : sums, WIDTH);
                 missing[part] = n < step;
             }

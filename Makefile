@@ -38,7 +38,12 @@ NO_OPENMP_NOTE = $(if $(OPENMP),,-Wno-unknown-pragmas)
 ISAS := portable $(if $(filter x86_64 amd64,$(shell uname -m)),avx2 avx512)
 ISA_portable =
 ISA_avx2 = -mavx2 -mfma
-ISA_avx512 = -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mavx2 -mprefer-vector-width=512
+ISA_avx512 = -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mavx2 -mprefer-vector-width=512 $(BF16_INSTRUCTIONS)
+# Two instructions on bf16 that not every compiler and assembler knows; asked once, where it matters.
+BF16_TEST = \#include <immintrin.h>\n__attribute__((target("avx512bf16"))) __m512 f(__m512 c, __m512bh a) { return _mm512_dpbf16_ps(c, a, a); }\n\
+    __attribute__((target("amx-tile,amx-bf16"))) void g(void) { _tile_zero(0); _tile_dpbf16ps(0, 1, 2); _tile_release(); }\n
+BF16_INSTRUCTIONS = $(eval BF16_INSTRUCTIONS := $(shell printf '$(BF16_TEST)' | $(CC) -mavx512f -x c -c -o /dev/null - 2>/dev/null && \
+    echo -DHAVE_BF16_INSTRUCTIONS))$(BF16_INSTRUCTIONS)
 
 COMPILE = $(CC) -x c $(RULES) $(CFLAGS) $(OPENMP) $(WARN) $(NO_OPENMP_NOTE) -I$(B)/include -MMD -MP
 LINK = $(CC) $(CFLAGS) $(OPENMP)

@@ -6,10 +6,7 @@
 // added to C; each later one is added to C. This order depends on nothing but K, so the numbers
 // are the same for every instruction set, tile size, blocking and number of threads.
 //
-// Products in bf16 (gemm_reference_bf16) have another order, that of the instruction TDPBF16PS of Intel's AMX: within a
-// K-block, for each MATMUL_FOLD numbers, two chains of fused multiply-adds from 0, one over those with an even k and one over
-// the others; both are added, then that is added to the block's sum. Missing numbers are zeros, and a denormal number
-// counts as 0. What happens to a block's sum is as above.
+// Products in bf16 have other orders of sums within a K-block: see gemm_bf16.h.
 //
 // How: as in Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), with one change. The
 // innermost loop reads both operands one number after the other, so they are copied into panels: A in panels of MR rows,
@@ -39,7 +36,17 @@
 
 #define MATMUL_KC 256  // part of the definition of the result: changing it changes bits
 
-#define MATMUL_FOLD 32  // and this one that of products in bf16
+// 1: this program has products in bf16 somewhere: one that stores bf16, a GPU's, which is compared with a naive one, and tests.
+// Elsewhere compilers drop all that they need, a fifth of the time of a build.
+#if GPU || defined(TESTING)
+enum { PRODUCTS_BF16 = 1 };
+#else
+enum { PRODUCTS_BF16 = KEPT_ROUNDS };
+#endif
+
+// In which order a K-block's numbers are summed: one chain (above), or, in bf16, as AMX or as VDPBF16PS does (gemm_bf16.h).
+typedef enum { SUMS_FP32, SUMS_AMX, SUMS_PAIRS } MatmulSums;
+#define MATMUL_FOLD 32  // AMX: numbers of which the even and the odd ones are chains of their own
 
 // Up to this many multiply-adds, waking the other threads costs more than they bring.
 #define MATMUL_SERIAL (64 * 64 * 64)
@@ -70,34 +77,6 @@ static inline void gemm_reference(int transA, int transB, size_t M, size_t N, si
                     if (k0 == 0 && bias) { block = block + bias[j0 + j]; }
                     c[j] = k0 == 0 && !accumulate ? block : c[j] + block;
                 }
-            }
-        }
-    }
-}
-
-// The definition of a product in bf16. All numbers of A and B are such that bf16 holds them. A function of its own, so that no
-// operation of it leaves what denormals_off() is for.
-__attribute__((noinline)) static void gemm_reference_bf16(int transA, int transB, size_t M, size_t N, size_t K,
-                                                          float alpha, const float* A, size_t lda, const float* B,
-                                                          size_t ldb, int accumulate, float* C, size_t ldc,
-                                                          const float* bias) {
-    for (size_t i = 0; i < M; i++) {
-        for (size_t j = 0; j < N; j++) {
-            float* c = C + i * ldc + j;
-            for (size_t k0 = 0; k0 == 0 || k0 < K; k0 += MATMUL_KC) {
-                float sum = 0;
-                for (size_t first = k0; first < min_size(k0 + MATMUL_KC, K); first += MATMUL_FOLD) {
-                    float chain[2] = {0, 0};  // even k, odd k
-                    for (size_t k = first; k < first + MATMUL_FOLD; k++) {
-                        float a = k < K ? MATMUL_AT(A, transA, lda, i, k) : 0;
-                        float b = k < K ? MATMUL_AT(B, transB, ldb, k, j) : 0;
-                        chain[k % 2] = fma_f(a, b, chain[k % 2]);
-                    }
-                    sum = sum + (chain[0] + chain[1]);
-                }
-                float block = alpha * sum;
-                if (k0 == 0 && bias) { block = block + bias[j]; }
-                *c = k0 == 0 && !accumulate ? block : *c + block;
             }
         }
     }
@@ -186,7 +165,7 @@ __attribute__((always_inline)) static inline void matmul_chain(int rows, int vec
 
 // A tile of C: rows x (vectors * VL), of which the first `columns` columns exist. a is a panel of A
 // (kc, MATMUL_AP), b one of B (kc, MATMUL_NR). rows, vectors and fold are constants where this is called,
-// so that all of `sum` lies in registers. fold: as products in bf16 are summed, see matmul_place().
+// so that all of `sum` lies in registers. fold: SUMS_AMX, where a panel has even numbers first, see matmul_place().
 __attribute__((always_inline)) static inline void matmul_tile(int rows, int vectors, int fold, size_t kc,
                                                               const float* __restrict__ a, const float* __restrict__ b,
                                                               float* __restrict__ c, size_t ldc, size_t columns,
@@ -261,14 +240,18 @@ MATMUL_ROWS(MATMUL_DEFINE_TILES)
 static MatmulTile* const matmul_tiles[MATMUL_MR][2] = {MATMUL_ROWS(MATMUL_LIST_TILE)};
 static MatmulTile* const matmul_tiles_fold[MATMUL_MR][2] = {MATMUL_ROWS(MATMUL_LIST_FOLD)};
 
-// Where number k of a K-block lies in a panel: in its place or, where sums are those of products in bf16, of each
-// MATMUL_FOLD first those with an even k.
-__attribute__((always_inline)) static inline size_t matmul_place(size_t k, int fold) {
+// Where number k of a K-block lies in a panel, so that sums are one chain over places or two: in its place; of each MATMUL_FOLD
+// first those with an even k; or the second of a pair first.
+__attribute__((always_inline)) static inline size_t matmul_place(size_t k, MatmulSums sums) {
     size_t i = k % MATMUL_FOLD;
-    return fold ? k - i + i % 2 * (MATMUL_FOLD / 2) + i / 2 : k;
+    if (!PRODUCTS_BF16) { return k; }
+    if (sums == SUMS_AMX) { return k - i + i % 2 * (MATMUL_FOLD / 2) + i / 2; }
+    return sums == SUMS_PAIRS ? k ^ 1 : k;
 }
 // Numbers of a panel that has kc of them.
-static inline size_t matmul_length(size_t kc, int fold) { return fold ? round_up(kc, MATMUL_FOLD) : kc; }
+static inline size_t matmul_length(size_t kc, MatmulSums sums) {
+    return sums == SUMS_AMX ? round_up(kc, MATMUL_FOLD) : sums == SUMS_PAIRS ? round_up(kc, 2) : kc;
+}
 
 // ---------------------------------------------------------------------------------------------
 // Operands are in fp32, or in bf16, whose numbers become floats as they are read, or in fp32 but numbers of a product in
@@ -307,14 +290,14 @@ __attribute__((always_inline)) static inline vf matmul_part(const void* X, size_
 
 // The numbers of one k lie together in memory: src (kc, lines), rows ld apart; they make `panels` panels, a constant where
 // this is called. Lanes from `step` to `width` get the next panel's lines or zero: nobody reads them.
-__attribute__((always_inline)) static inline void matmul_pack_few(int panels, Number number, int fold,
+__attribute__((always_inline)) static inline void matmul_pack_few(int panels, Number number, MatmulSums sums,
                                                                   float* __restrict__ dst, size_t step, size_t width,
                                                                   const void* __restrict__ src, size_t ld, size_t lines,
                                                                   size_t kc) {
     for (size_t k = 0; k < kc; k++) {
         MATMUL_UNROLL
         for (int p = 0; p < panels; p++) {
-            float* d = dst + ((size_t)p * MATMUL_KC + matmul_place(k, fold)) * width;
+            float* d = dst + ((size_t)p * MATMUL_KC + matmul_place(k, sums)) * width;
             for (size_t v = 0; v < width; v += VL) {
                 size_t at = (size_t)p * step + v, from = k * ld + at;
                 // The lines may end in the last panel, and in those of its lines that the one before gets too.
@@ -324,20 +307,20 @@ __attribute__((always_inline)) static inline void matmul_pack_few(int panels, Nu
             }
         }
     }
-    for (size_t k = kc; k < matmul_length(kc, fold); k++) {
+    for (size_t k = kc; k < matmul_length(kc, sums); k++) {
         for (size_t p = 0; p < (size_t)panels; p++) {
-            memset(dst + (p * MATMUL_KC + matmul_place(k, fold)) * width, 0, width * sizeof(float));
+            memset(dst + (p * MATMUL_KC + matmul_place(k, sums)) * width, 0, width * sizeof(float));
         }
     }
 }
-__attribute__((always_inline)) static inline void matmul_pack_some(Number number, int fold, float* dst, size_t step,
-                                                                   size_t width, const void* src, size_t ld,
-                                                                   size_t lines, size_t kc) {
+__attribute__((always_inline)) static inline void matmul_pack_some(Number number, MatmulSums sums, float* dst,
+                                                                   size_t step, size_t width, const void* src,
+                                                                   size_t ld, size_t lines, size_t kc) {
     switch (div_up(lines, step)) {
-        case 1: matmul_pack_few(1, number, fold, dst, step, width, src, ld, lines, kc); break;
-        case 2: matmul_pack_few(2, number, fold, dst, step, width, src, ld, lines, kc); break;
-        case 3: matmul_pack_few(3, number, fold, dst, step, width, src, ld, lines, kc); break;
-        default: matmul_pack_few(4, number, fold, dst, step, width, src, ld, lines, kc); break;
+        case 1: matmul_pack_few(1, number, sums, dst, step, width, src, ld, lines, kc); break;
+        case 2: matmul_pack_few(2, number, sums, dst, step, width, src, ld, lines, kc); break;
+        case 3: matmul_pack_few(3, number, sums, dst, step, width, src, ld, lines, kc); break;
+        default: matmul_pack_few(4, number, sums, dst, step, width, src, ld, lines, kc); break;
     }
 }
 
@@ -365,9 +348,10 @@ __attribute__((always_inline)) static inline void matmul_turn(__m256 r[8]) {
 #endif
 
 // A line's numbers lie together in memory: src (lines, kc), rows ld apart; one panel. Transposes.
-__attribute__((always_inline)) static inline void matmul_pack_columns(Number number, int fold, float* __restrict__ dst,
-                                                                      size_t width, const void* __restrict__ src,
-                                                                      size_t ld, size_t lines, size_t kc) {
+__attribute__((always_inline)) static inline void matmul_pack_columns(Number number, MatmulSums sums,
+                                                                      float* __restrict__ dst, size_t width,
+                                                                      const void* __restrict__ src, size_t ld,
+                                                                      size_t lines, size_t kc) {
     size_t whole = 0;
 #if VL >= 8
     static const float zeros[MATMUL_KC] = {0};  // stands in for lines that do not exist
@@ -388,35 +372,62 @@ __attribute__((always_inline)) static inline void matmul_pack_columns(Number num
                                                   : _mm256_loadu_ps(from);
             }
             matmul_turn(r);
-            for (size_t i = 0; i < 8; i++) { _mm256_store_ps(dst + matmul_place(k + i, fold) * width + j, r[i]); }
+            for (size_t i = 0; i < 8; i++) { _mm256_store_ps(dst + matmul_place(k + i, sums) * width + j, r[i]); }
         }
     }
 #endif
-    for (size_t k = whole; k < matmul_length(kc, fold); k++) {
+    for (size_t k = whole; k < matmul_length(kc, sums); k++) {
         for (size_t j = 0; j < width; j++) {
-            dst[matmul_place(k, fold) * width + j] = j < lines && k < kc ? matmul_number(src, j * ld + k, number) : 0;
+            dst[matmul_place(k, sums) * width + j] = j < lines && k < kc ? matmul_number(src, j * ld + k, number) : 0;
         }
     }
 }
 
-// Both for each kind of number.
-typedef void MatmulPack(int along, int fold, float* dst, size_t step, size_t width, const void* src, size_t ld,
+// Both for each kind of number. Panels of lines whose numbers of one k lie together (along) are packed four at a time, others
+// one by one.
+typedef void MatmulPack(int along, MatmulSums sums, float* dst, size_t step, size_t width, const void* src, size_t ld,
                         size_t lines, size_t kc);
-#define MATMUL_DEFINE_PACK(name, number)                                                                     \
-    static void name(int along, int fold, float* dst, size_t step, size_t width, const void* src, size_t ld, \
-                     size_t lines, size_t kc) {                                                              \
-        if (!along) {                                                                                        \
-            matmul_pack_columns(number, fold, dst, width, src, ld, lines, kc);                               \
-        } else if (step == MATMUL_NR) {                                                                      \
-            matmul_pack_some(number, fold, dst, MATMUL_NR, MATMUL_NR, src, ld, lines, kc);                   \
-        } else {                                                                                             \
-            matmul_pack_some(number, fold, dst, MATMUL_MR, MATMUL_AP, src, ld, lines, kc);                   \
-        }                                                                                                    \
+#define MATMUL_DEFINE_PACK(name, number)                                                                            \
+    static void name(int along, MatmulSums sums, float* dst, size_t step, size_t width, const void* src, size_t ld, \
+                     size_t lines, size_t kc) {                                                                     \
+        if (!along) {                                                                                               \
+            matmul_pack_columns(number, sums, dst, width, src, ld, lines, kc);                                      \
+        } else if (step == MATMUL_NR) {                                                                             \
+            matmul_pack_some(number, sums, dst, MATMUL_NR, MATMUL_NR, src, ld, lines, kc);                          \
+        } else {                                                                                                    \
+            matmul_pack_some(number, sums, dst, MATMUL_MR, MATMUL_AP, src, ld, lines, kc);                          \
+        }                                                                                                           \
     }
 MATMUL_DEFINE_PACK(matmul_pack_fp32, NUMBER_FP32)
 MATMUL_DEFINE_PACK(matmul_pack_bf16, NUMBER_BF16)
 MATMUL_DEFINE_PACK(matmul_pack_rounded, NUMBER_ROUNDED)
-static MatmulPack* const matmul_packs[] = {matmul_pack_fp32, matmul_pack_bf16, matmul_pack_rounded};
+
+// What computes: a tile of mr x nr; panels of A have ap numbers for each k, those of B nr.
+typedef struct {
+    const char* name;
+    MatmulSums sums;
+    size_t mr, ap, nr;
+    MatmulPack* packs[2][3];  // of A and of B, for each kind of number
+    // C (rows, columns), rows <= mr and columns <= nr, from panels of `length` numbers.
+    void (*tile)(size_t rows, size_t columns, size_t length, const float* a, const float* b, float* c, size_t ldc,
+                 const MatmulStore* store);
+    void (*begin)(void);  // what a thread does before it computes, and afterwards; or NULL
+    void (*end)(void);
+} MatmulKernel;
+
+static void matmul_run(size_t rows, size_t columns, size_t length, const float* a, const float* b, float* c, size_t ldc,
+                       const MatmulStore* store) {
+    matmul_tiles[rows - 1][columns > VL](length, a, b, c, ldc, columns, store);
+}
+static void matmul_run_fold(size_t rows, size_t columns, size_t length, const float* a, const float* b, float* c,
+                            size_t ldc, const MatmulStore* store) {
+    matmul_tiles_fold[rows - 1][columns > VL](length, a, b, c, ldc, columns, store);
+}
+#define MATMUL_PACKS \
+    { matmul_pack_fp32, matmul_pack_bf16, matmul_pack_rounded }
+#define MATMUL_PANELS \
+    MATMUL_MR, MATMUL_AP, MATMUL_NR, { MATMUL_PACKS, MATMUL_PACKS }
+static const MatmulKernel matmul_fp32 = {MATMUL_TILE_NAME, SUMS_FP32, MATMUL_PANELS, matmul_run, NULL, NULL};
 
 // ---------------------------------------------------------------------------------------------
 
@@ -461,6 +472,7 @@ typedef struct {
     size_t lines;  // rows of A, columns of B
     size_t step;   // lines of a panel: MR or NR
     size_t width;  // numbers of a panel for each k: AP or NR
+    MatmulPack* pack;
 } MatmulOperand;
 
 // A product cut into work that threads take, piece by piece, from one list. A step is a block of lines of the shared
@@ -476,7 +488,7 @@ typedef struct {
 typedef struct {
     MatmulOperand A, B;
     int share_b;  // 1: B is packed for all, 0: A is
-    int fold;     // 1: summed as products in bf16 are
+    const MatmulKernel* kernel;
     int accumulate;
     size_t K, ldc;
     float alpha;
@@ -521,13 +533,13 @@ static inline MatmulStep matmul_step(const MatmulJob* job, size_t step) {
 }
 
 // Packs lines [first, last) of x, kc numbers of each from k0 on.
-static inline void matmul_pack(float* p, const MatmulOperand* x, int fold, size_t first, size_t last, size_t k0,
-                               size_t kc) {
+static inline void matmul_pack(float* p, const MatmulOperand* x, const MatmulKernel* kernel, size_t first, size_t last,
+                               size_t k0, size_t kc) {
     if (kc == 0) { return; }  // then there may be no operand at all
     size_t panels = x->along ? 4 : 1, lines = panels * x->step;
     for (size_t i = first; i < last; i += lines, p += panels * x->width * MATMUL_KC) {
         const void* from = matmul_at(x->X, x->along ? k0 * x->ld + i : i * x->ld + k0, x->number);
-        matmul_packs[x->number](x->along, fold, p, x->step, x->width, from, x->ld, min_size(lines, last - i), kc);
+        x->pack(x->along, kernel->sums, p, x->step, x->width, from, x->ld, min_size(lines, last - i), kc);
     }
 }
 
@@ -536,7 +548,7 @@ static inline void matmul_pack_group(const MatmulJob* job, const MatmulStep* s, 
     size_t first = piece % s->groups * 4 * x->step, last = min_size(first + 4 * x->step, s->lines);
     size_t b = piece / s->groups, k0 = s->k0 + b * MATMUL_KC, kc = min_size(MATMUL_KC, s->k1 - k0);
     float* panels = s->panels + b * job->block_size + first / x->step * x->width * MATMUL_KC;
-    matmul_pack(panels, x, job->fold, s->first + first, s->first + last, k0, kc);
+    matmul_pack(panels, x, job->kernel, s->first + first, s->first + last, k0, kc);
 }
 
 // What a thread fetches while it computes: the numbers that it packs next, a few cache lines with every tile.
@@ -565,35 +577,36 @@ static inline void matmul_fetch(MatmulAhead* a, size_t count) {
 // A rectangle of C, all K-blocks of a step: `thread` of `threads`.
 static inline void matmul_compute_task(const MatmulJob* job, const MatmulStep* s, size_t task, size_t thread,
                                        size_t threads) {
-    enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC, HEIGHT = 96 / MR * MR };
+    enum { KC = MATMUL_KC };
+    const MatmulKernel* kernel = job->kernel;
+    const size_t mr = kernel->mr, nr = kernel->nr, panel = kernel->ap * KC, height = 96 / mr * mr;
     const MatmulOperand* other = matmul_other(job);
-    MatmulTile* const(*tiles)[2] = job->fold ? matmul_tiles_fold : matmul_tiles;
     float* own = job->own + thread * job->group_size;
     size_t first = task / s->parts * job->group, lines = min_size(job->group, other->lines - first);
     size_t from = task % s->parts * job->part, length = min_size(job->part, s->lines - from);
     size_t i0 = job->share_b ? first : s->first + from, rows = job->share_b ? lines : length;
     size_t j0 = job->share_b ? s->first + from : first, columns = job->share_b ? length : lines;
     for (size_t k0 = s->k0, b = 0; b == 0 || k0 < s->k1; k0 += KC, b++) {
-        size_t kc = min_size(KC, s->k1 - k0), length = matmul_length(kc, job->fold), k = k0 + KC;
-        matmul_pack(own, other, job->fold, first, first + lines, k0, kc);
+        size_t kc = min_size(KC, s->k1 - k0), length = matmul_length(kc, kernel->sums), k = k0 + KC;
+        matmul_pack(own, other, job->kernel, first, first + lines, k0, kc);
         const float* shared = s->panels + b * job->block_size;
-        const float* A = job->share_b ? own : shared + from / MR * AP * KC;
+        const float* A = job->share_b ? own : shared + from / mr * panel;
         const float* B = job->share_b ? shared + from * KC : own;
         // Next are the same lines of the next K-block; at the end others, if threads take turns.
         MatmulAhead ahead = k < s->k1 ? matmul_ahead(other, first, lines, k, min_size(KC, s->k1 - k))
                                       : matmul_ahead(other, first + threads * job->group, job->group, s->k0,
                                                      min_size(KC, s->k1 - s->k0));
-        size_t fetch = div_up(ahead.rows * div_up(ahead.bytes, ALIGNMENT), div_up(rows, MR) * div_up(columns, NR));
-        for (size_t top = 0; top < rows; top += HEIGHT) {
-            for (size_t j = 0; j < columns; j += NR) {
-                size_t width = min_size(NR, columns - j);
+        size_t fetch = div_up(ahead.rows * div_up(ahead.bytes, ALIGNMENT), div_up(rows, mr) * div_up(columns, nr));
+        for (size_t top = 0; top < rows; top += height) {
+            for (size_t j = 0; j < columns; j += nr) {
+                size_t width = min_size(nr, columns - j);
                 MatmulStore store = {job->alpha, job->accumulate || k0 > 0, NULL};
                 if (job->bias && k0 == 0) { store.bias = job->bias + j0 + j; }
-                for (size_t i = top; i < min_size(rows, top + HEIGHT); i += MR) {
+                const float* a = A + top / mr * panel;
+                for (size_t i = top; i < min_size(rows, top + height); i += mr, a += panel) {
                     matmul_fetch(&ahead, fetch);
-                    tiles[min_size(MR, rows - i) - 1][width > VL](length, A + i / MR * AP * KC, B + j * KC,
-                                                                  job->C + (i0 + i) * job->ldc + j0 + j, job->ldc,
-                                                                  width, &store);
+                    kernel->tile(min_size(mr, rows - i), width, length, a, B + j * KC,
+                                 job->C + (i0 + i) * job->ldc + j0 + j, job->ldc, &store);
                 }
             }
         }
@@ -637,15 +650,15 @@ static inline void matmul_work(const MatmulJob* job, size_t thread, size_t threa
 
 // Cuts a product, M and N above 0, into work for `threads` threads; its panels and counters lie in the workspace. `most`:
 // lines of the shared operand in a step, counted in each of its K-blocks.
-static inline MatmulJob matmul_job(int fold, int transA, int transB, size_t M, size_t N, size_t K, float alpha,
-                                   const void* A, Number number_a, size_t lda, const void* B, Number number_b,
-                                   size_t ldb, int accumulate, float* C, size_t ldc, const float* bias, size_t threads,
-                                   size_t most) {
-    enum { MR = MATMUL_MR, NR = MATMUL_NR, AP = MATMUL_AP, KC = MATMUL_KC };
-    MatmulJob job = {{A, number_a, lda, transA, M, MR, AP},
-                     {B, number_b, ldb, !transB, N, NR, NR},
+static inline MatmulJob matmul_job(const MatmulKernel* kernel, int transA, int transB, size_t M, size_t N, size_t K,
+                                   float alpha, const void* A, Number number_a, size_t lda, const void* B,
+                                   Number number_b, size_t ldb, int accumulate, float* C, size_t ldc, const float* bias,
+                                   size_t threads, size_t most) {
+    enum { KC = MATMUL_KC };
+    MatmulJob job = {{A, number_a, lda, transA, M, kernel->mr, kernel->ap, kernel->packs[0][number_a]},
+                     {B, number_b, ldb, !transB, N, kernel->nr, kernel->nr, kernel->packs[1][number_b]},
                      N < M,
-                     fold,
+                     kernel,
                      accumulate,
                      K,
                      ldc,
@@ -663,7 +676,7 @@ static inline MatmulJob matmul_job(int fold, int transA, int transB, size_t M, s
 
     // Four rectangles or more for each thread, by fewer lines of the other operand each. Where there are fewer groups of them
     // than threads, by parts of the shared one too, and each part packs its group again.
-    job.group = job.share_b ? 96 / MR * MR : 64, job.part = job.block;
+    job.group = job.share_b ? 96 / kernel->mr * kernel->mr : 64, job.part = job.block;
     while (job.group > 2 * other->step && div_up(other->lines, job.group) < 4 * threads) {
         job.group = round_up(job.group / 2, other->step);
     }
@@ -687,22 +700,24 @@ static inline MatmulJob matmul_job(int fold, int transA, int transB, size_t M, s
     return job;
 }
 
-// number_a, number_b: what the operands are made of. fold: it is a product in bf16; an operand that is not of bf16 has none but
-// numbers that bf16 holds, or is rounded.
-static inline void gemm_packed(int fold, int transA, int transB, size_t M, size_t N, size_t K, float alpha,
-                               const void* A, Number number_a, size_t lda, const void* B, Number number_b, size_t ldb,
-                               int accumulate, float* C, size_t ldc, const float* bias) {
+// kernel: what computes it, in which order of sums. number_a, number_b: what the operands are made of; in a product in bf16, one
+// that is not of bf16 has none but numbers that bf16 holds, or is rounded.
+static inline void gemm_packed(const MatmulKernel* kernel, int transA, int transB, size_t M, size_t N, size_t K,
+                               float alpha, const void* A, Number number_a, size_t lda, const void* B, Number number_b,
+                               size_t ldb, int accumulate, float* C, size_t ldc, const float* bias) {
     enum { MOST = 1024 };
     if (M == 0 || N == 0) { return; }
     int parallel = thread_count() > 1 && M * N * max_size(K, 1) > MATMUL_SERIAL;
     size_t threads = parallel ? (size_t)thread_count() : 1;
-    MatmulJob job = matmul_job(fold, transA, transB, M, N, K, alpha, A, number_a, lda, B, number_b, ldb, accumulate, C,
-                               ldc, bias, threads, MOST);
+    MatmulJob job = matmul_job(kernel, transA, transB, M, N, K, alpha, A, number_a, lda, B, number_b, ldb, accumulate,
+                               C, ldc, bias, threads, MOST);
 #pragma omp parallel if (parallel)
     {
-        unsigned before = fold ? denormals_off() : 0;
+        unsigned before = kernel->sums ? denormals_off() : 0;
+        if (kernel->begin) { kernel->begin(); }
         matmul_work(&job, (size_t)thread_index(), threads);
-        if (fold) { denormals_restore(before); }
+        if (kernel->end) { kernel->end(); }
+        if (kernel->sums) { denormals_restore(before); }
     }
 }
 

@@ -24,9 +24,9 @@ enum {
     MATMUL_STRIPE = 512  // columns that a thread takes at a time where B's rows lie along them
 };
 
-// C (M,N) = or += alpha * A (M,K) op(B) + bias (N). fold: a product in bf16, each number of A in its place (few_places).
+// C (M,N) = or += alpha * A (M,K) op(B) + bias (N). sums: its order; in bf16 each number of A is in its place (few_places).
 typedef struct {
-    int fold;
+    MatmulSums sums;
     size_t M, N, K, lda, ldb, ldc;
     float alpha;
     const float *A, *bias;
@@ -39,12 +39,12 @@ static inline void few_prefetch(const void* B, size_t at, Number number) {
     __builtin_prefetch(matmul_at(B, at, number), 0, 2);
 }
 
-// A (M,K) of floats, or of bf16, as floats in their places for a product in bf16: (M, K rounded up to MATMUL_FOLD), what is
-// missing 0. In memory of this thread.
-static inline const float* few_places(const void* A, Number number, size_t M, size_t K, size_t lda) {
+// A (M,K) of floats, or of bf16, as floats in their places for a product in bf16: (M, matmul_length(K)), what is missing 0.
+// In memory of this thread.
+static inline const float* few_places(MatmulSums sums, const void* A, Number number, size_t M, size_t K, size_t lda) {
     static __thread float* memory;
     static __thread size_t room;
-    size_t length = matmul_length(K, 1);
+    size_t length = matmul_length(K, sums);
     if (M * length > room) {
         free(memory);
         memory = (float*)xalloc(M * length, sizeof(float), "few rows of a product");
@@ -52,7 +52,7 @@ static inline const float* few_places(const void* A, Number number, size_t M, si
     }
     for (size_t i = 0; i < M; i++) {
         for (size_t k = 0; k < length; k++) {
-            memory[i * length + matmul_place(k, 1)] = k < K ? matmul_number(A, i * lda + k, number) : 0;
+            memory[i * length + matmul_place(k, sums)] = k < K ? matmul_number(A, i * lda + k, number) : 0;
         }
     }
     return memory;
@@ -71,17 +71,19 @@ static inline void few_fold(size_t M, size_t columns, float* __restrict__ sums, 
 }
 
 // sums (rows, 2 VL), lds apart, += A (rows, n) B (n, 2 VL): each number's chain goes on over these n. B is at `at`; `ahead`
-// rows of it further on are fetched. rows and number are constants where this is called.
+// rows of it further on are fetched. swap 1: of each pair of rows of B the second comes first, else 0. rows and number are
+// constants where this is called.
 __attribute__((always_inline)) static inline void few_tile(int rows, Number number, size_t n, const float* A,
-                                                           size_t lda, const void* B, size_t at, size_t ldb,
-                                                           size_t ahead, float* sums, size_t lds) {
+                                                           size_t lda, const void* B, size_t begin, size_t ldb,
+                                                           size_t swap, size_t ahead, float* sums, size_t lds) {
     vf sum[MATMUL_GROUP][2];
     MATMUL_UNROLL
     for (int i = 0; i < rows; i++) {
         sum[i][0] = vf_load(sums + (size_t)i * lds);
         sum[i][1] = vf_load(sums + (size_t)i * lds + VL);
     }
-    for (size_t k = 0; k < n; k++, at += ldb) {
+    for (size_t k = 0; k < n; k++) {
+        size_t at = begin + (k ^ swap) * ldb;
         if (ahead) { few_prefetch(B, at + ahead * ldb, number); }
         if (ahead && VL == 16 && number != NUMBER_BF16) { few_prefetch(B, at + ahead * ldb + VL, number); }
         vf b0 = matmul_vector(B, at, number), b1 = matmul_vector(B, at + VL, number);
@@ -102,15 +104,16 @@ __attribute__((always_inline)) static inline void few_tile(int rows, Number numb
 // The same for all M rows and `columns` columns. M rows make groups of nearly the same height.
 __attribute__((always_inline)) static inline void few_step(Number number, size_t M, size_t n, const float* A,
                                                            size_t lda, const void* B, size_t at, size_t ldb,
-                                                           size_t ahead, size_t columns, float* sums, size_t lds) {
+                                                           size_t swap, size_t ahead, size_t columns, float* sums,
+                                                           size_t lds) {
     size_t groups = div_up(M, MATMUL_GROUP), whole = columns / (2 * VL) * (2 * VL);
     for (size_t g = 0, i = 0; g < groups; g++) {
         size_t rows = (M - i) / (groups - g), next = g == 0 ? ahead : 0;
-#define FEW_ROWS(x)                                                                                  \
-    case x:                                                                                          \
-        for (size_t j = 0; j < whole; j += 2 * VL) {                                                 \
-            few_tile(x, number, n, A + i * lda, lda, B, at + j, ldb, next, sums + i * lds + j, lds); \
-        }                                                                                            \
+#define FEW_ROWS(x)                                                                                        \
+    case x:                                                                                                \
+        for (size_t j = 0; j < whole; j += 2 * VL) {                                                       \
+            few_tile(x, number, n, A + i * lda, lda, B, at + j, ldb, swap, next, sums + i * lds + j, lds); \
+        }                                                                                                  \
         break;
         switch (rows) {
             FEW_ROWS(1)
@@ -134,7 +137,7 @@ __attribute__((always_inline)) static inline void few_step(Number number, size_t
         for (size_t j = whole; j < columns; j++) {
             float sum = sums[i * lds + j];
             for (size_t k = 0; k < n; k++) {
-                sum = fma_f(A[i * lda + k], matmul_number(B, at + k * ldb + j, number), sum);
+                sum = fma_f(A[i * lda + k], matmul_number(B, at + (k ^ swap) * ldb + j, number), sum);
             }
             sums[i * lds + j] = sum;
         }
@@ -158,8 +161,9 @@ static inline void few_store(const FewRows* p, size_t k0, size_t j, size_t colum
 
 // d (n, NR) = n numbers of `lines` lines of B from `at` on, turned, each in its place; what stands for lines and numbers that do
 // not exist is 0. `ahead` numbers further on are fetched.
-__attribute__((always_inline)) static inline void few_turn(Number number, int fold, float* d, const void* B, size_t at,
-                                                           size_t ldb, size_t lines, size_t n, size_t ahead) {
+__attribute__((always_inline)) static inline void few_turn(Number number, MatmulSums sums, float* d, const void* B,
+                                                           size_t at, size_t ldb, size_t lines, size_t n,
+                                                           size_t ahead) {
     enum { NR = MATMUL_NR, LINE = 16 };  // a cache line has 16 floats
     for (size_t i = 0; i < lines; i++) {
         few_prefetch(B, at + i * ldb + ahead, number);
@@ -178,94 +182,104 @@ __attribute__((always_inline)) static inline void few_turn(Number number, int fo
                 r[x] = number == NUMBER_ROUNDED ? eight_rounded(from) : _mm256_loadu_ps(from);
             }
             matmul_turn(r);
-            for (size_t x = 0; x < 8 && !bf16; x++) { _mm256_store_ps(d + matmul_place(k + x, fold) * NR + i, r[x]); }
+            for (size_t x = 0; x < 8 && !bf16; x++) { _mm256_store_ps(d + matmul_place(k + x, sums) * NR + i, r[x]); }
             for (size_t x = 0; x < 8 && bf16;
                  x++) {  // two numbers of a line were turned as one, the first in the lower half
                 __m256i two = _mm256_castps_si256(r[x]), upper = _mm256_set1_epi32((int)0xffff0000u);
-                float *even = d + matmul_place(k + 2 * x, fold) * NR + i,
-                      *odd = d + matmul_place(k + 2 * x + 1, fold) * NR + i;
+                float *even = d + matmul_place(k + 2 * x, sums) * NR + i,
+                      *odd = d + matmul_place(k + 2 * x + 1, sums) * NR + i;
                 _mm256_store_ps(even, _mm256_castsi256_ps(_mm256_slli_epi32(two, 16)));
                 _mm256_store_ps(odd, _mm256_castsi256_ps(_mm256_and_si256(two, upper)));
             }
         }
     }
 #endif
-    for (size_t k = whole; k < matmul_length(n, fold); k++) {
-        float* to = d + matmul_place(k, fold) * NR;
+    for (size_t k = whole; k < matmul_length(n, sums); k++) {
+        float* to = d + matmul_place(k, sums) * NR;
         for (size_t i = 0; i < NR; i++) { to[i] = i < lines && k < n ? matmul_number(B, at + i * ldb + k, number) : 0; }
     }
 }
 
-// NR columns of C, from j on, where B is stored (N,K).
-__attribute__((always_inline)) static inline void few_lines(const FewRows* p, Number number, size_t j) {
+// NR columns of C, from j on, where B is stored (N,K). order: p->sums.
+__attribute__((always_inline)) static inline void few_lines(const FewRows* p, Number number, MatmulSums order,
+                                                            size_t j) {
     enum { NR = MATMUL_NR, KC = MATMUL_KC, STEP = MATMUL_LINE_STEP };
     const size_t half = MATMUL_FOLD / 2, ahead = MATMUL_LINE_AHEAD,
                  next = NR * p->ldb - p->K + ahead;  // after the end of these lines come others
     __attribute__((aligned(ALIGNMENT))) float turned[STEP * NR], sums[MATMUL_FEW * NR], chains[2][MATMUL_FEW * NR];
     static const int missing[2] = {0, 0};  // zeros stand there
-    size_t columns = min_size(NR, p->N - j), parts = p->fold ? 2 : 1;
+    const int fold = order == SUMS_AMX;
+    size_t columns = min_size(NR, p->N - j), parts = fold ? 2 : 1;
     for (size_t k0 = 0; k0 < max_size(p->K, 1); k0 += KC) {
         size_t end = min_size(p->K, k0 + KC);
         memset(sums, 0, p->M * NR * sizeof(float));
         for (size_t k = k0; k < end; k += STEP) {
             size_t n = min_size(STEP, end - k);
-            few_turn(number, p->fold, turned, p->B, j * p->ldb + k, p->ldb, columns, n,
-                     k + ahead < p->K ? ahead : next);
+            few_turn(number, order, turned, p->B, j * p->ldb + k, p->ldb, columns, n, k + ahead < p->K ? ahead : next);
             for (size_t part = 0; part < parts; part++) {
-                if (p->fold) { memset(chains[part], 0, p->M * NR * sizeof(float)); }
-                few_step(NUMBER_FP32, p->M, p->fold ? half : n, p->A + k + part * half, p->lda,
-                         turned + part * half * NR, 0, NR, 0, NR, p->fold ? chains[part] : sums, NR);
+                if (fold) { memset(chains[part], 0, p->M * NR * sizeof(float)); }
+                few_step(NUMBER_FP32, p->M, fold ? half : matmul_length(n, order), p->A + k + part * half, p->lda,
+                         turned + part * half * NR, 0, NR, 0, 0, NR, fold ? chains[part] : sums, NR);
             }
-            if (p->fold) { few_fold(p->M, NR, sums, chains[0], chains[1], NR, missing); }
+            if (fold) { few_fold(p->M, NR, sums, chains[0], chains[1], NR, missing); }
         }
         few_store(p, k0, j, columns, sums, NR);
     }
 }
 
-// `columns` <= MATMUL_STRIPE columns of C, from j on, where B is stored (K,N). Of a product in bf16, every other row of B for
-// each chain.
-__attribute__((always_inline)) static inline void few_stripe(const FewRows* p, Number number, size_t j,
-                                                             size_t columns) {
-    enum { KC = MATMUL_KC, STEP = MATMUL_ROW_STEP, WIDTH = MATMUL_STRIPE };
-    const size_t half = MATMUL_FOLD / 2;
+// `columns` <= MATMUL_STRIPE columns of C, from j on, where B is stored (K,N). A step has parts: as AMX sums, every other row of
+// B for each chain; by pairs, a last row whose second is missing, which is a zero that makes 0 of a sum that is -0.
+__attribute__((always_inline)) static inline void few_stripe(const FewRows* p, Number number, MatmulSums order,
+                                                             size_t j, size_t columns) {
+    enum { KC = MATMUL_KC, WIDTH = MATMUL_STRIPE };
     __attribute__((aligned(ALIGNMENT))) float sums[MATMUL_FEW * WIDTH], chains[2][MATMUL_FEW * WIDTH];
-    const size_t parts = p->fold ? 2 : 1, step = p->fold ? half : (size_t)STEP;
+    const int fold = order == SUMS_AMX, pairs = order == SUMS_PAIRS;
+    const size_t half = MATMUL_FOLD / 2, step = fold ? MATMUL_FOLD : MATMUL_ROW_STEP, stride = fold ? 2 : 1;
+    const size_t ahead = (number == NUMBER_BF16 ? 2 : 1) * (fold ? half : (size_t)MATMUL_ROW_STEP);
     for (size_t k0 = 0; k0 < max_size(p->K, 1); k0 += KC) {
         size_t end = min_size(p->K, k0 + KC);
         for (size_t i = 0; i < p->M; i++) { memset(sums + i * WIDTH, 0, columns * sizeof(float)); }
-        for (size_t k = k0; k < end; k += parts * step) {
+        for (size_t k = k0; k < end; k += step) {
+            size_t n = min_size(step, end - k), single = pairs ? n % 2 : 0;
             int missing[2] = {0, 0};
-            for (size_t part = 0; part < parts; part++) {
-                size_t n = min_size(step, k + part < end ? div_up(end - k - part, parts) : 0);
-                for (size_t i = 0; i < p->M && p->fold; i++) {
-                    memset(chains[part] + i * WIDTH, 0, columns * sizeof(float));
+            for (size_t part = 0; part < (fold || single ? 2u : 1u); part++) {
+                size_t count = fold ? (n + 1 - part) / 2 : part ? 1 : n - single;
+                size_t row = fold ? k + part : part ? k + n - 1 : k, place = fold ? k + part * half : part ? k + n : k;
+                float* to = fold ? chains[part] : sums;
+                for (size_t i = 0; i < p->M && fold; i++) { memset(to + i * WIDTH, 0, columns * sizeof(float)); }
+                for (size_t i = 0; i < p->M && part && single; i++) {
+                    for (size_t x = 0; x < columns; x++) { to[i * WIDTH + x] = to[i * WIDTH + x] + 0.0f; }
                 }
-                few_step(number, p->M, n, p->A + k + part * half, p->lda, p->B, (k + part) * p->ldb + j, parts * p->ldb,
-                         (number == NUMBER_BF16 ? 2 : 1) * step, columns, p->fold ? chains[part] : sums, WIDTH);
-                missing[part] = n < step;
+                few_step(number, p->M, count, p->A + place, p->lda, p->B, row * p->ldb + j, stride * p->ldb,
+                         pairs && count > 1, ahead, columns, to, WIDTH);
+                missing[part] = count < half;
             }
-            if (p->fold) { few_fold(p->M, columns, sums, chains[0], chains[1], WIDTH, missing); }
+            if (fold) { few_fold(p->M, columns, sums, chains[0], chains[1], WIDTH, missing); }
         }
         few_store(p, k0, j, columns, sums, WIDTH);
     }
 }
 
-// Both for each kind of number of B: a stripe of `columns` columns or, if that is 0, the columns of a panel, from j on.
+// Both for each kind of number of B: a stripe of `columns` columns or, if that is 0, the columns of a panel, from j on. Places in
+// fp32, where a number's is its own, are a constant: looking for them took a tenth of the time.
 typedef void FewPiece(const FewRows* p, size_t j, size_t columns);
-#define FEW_DEFINE(name, number)                                   \
-    static void name(const FewRows* p, size_t j, size_t columns) { \
-        unsigned before = p->fold ? denormals_off() : 0;           \
-        if (columns) {                                             \
-            few_stripe(p, number, j, columns);                     \
-        } else {                                                   \
-            few_lines(p, number, j);                               \
-        }                                                          \
-        if (p->fold) { denormals_restore(before); }                \
+#define FEW_DEFINE(name, number)                                      \
+    static void name(const FewRows* p, size_t j, size_t columns) {    \
+        const MatmulSums order = PRODUCTS_BF16 ? p->sums : SUMS_FP32; \
+        unsigned before = order ? denormals_off() : 0;                \
+        if (columns) {                                                \
+            few_stripe(p, number, order, j, columns);                 \
+        } else if (order || number == NUMBER_ROUNDED) {               \
+            few_lines(p, number, order, j);                           \
+        } else {                                                      \
+            few_lines(p, number, SUMS_FP32, j);                       \
+        }                                                             \
+        if (order) { denormals_restore(before); }                     \
     }
 FEW_DEFINE(few_fp32, NUMBER_FP32)
 FEW_DEFINE(few_bf16, NUMBER_BF16)
 FEW_DEFINE(few_rounded, NUMBER_ROUNDED)
-static FewPiece* const few_pieces[] = {few_fp32, few_bf16, few_rounded};
+static FewPiece* const few_pieces[] = {few_fp32, few_bf16, PRODUCTS_BF16 ? few_rounded : NULL};
 
 // transB: B is stored (N,K). number: what B is made of.
 static inline void gemm_few(const FewRows* p, int transB, Number number) {

@@ -2,28 +2,29 @@
 #ifndef PONDER_MATMUL_H
 #define PONDER_MATMUL_H
 
-#include "gemm.h"
+#include "gemm_bf16.h"
 #include "gemm_few.h"
 #include "tensors.h"
 
 // C (M,N) = or += alpha * op(A) (M,K) op(B) (K,N) + bias (N), row-major; bias may be NULL, and is
 // added to every row. transA: A is stored (K,M); transB: B is stored (N,K). lda, ldb, ldc: from one
 // row in memory to the next. C must not overlap A, B or bias. number_a, number_b: what the operands are made of, where
-// NUMBER_FP32 means real. fold: it is a product in bf16, see gemm.h; else the result is that of the operands' values in
-// fp32, to the bit. In a double build, whose numbers are all real, it is the plain loop.
-static inline void gemm_any(int fold, int transA, int transB, size_t M, size_t N, size_t K, real alpha, const void* A,
-                            Number number_a, size_t lda, const void* B, Number number_b, size_t ldb, int accumulate,
-                            real* C, size_t ldc, const real* bias) {
+// NUMBER_FP32 means real. kernel: what computes it, &matmul_fp32 or one for products in bf16 (gemm_bf16.h); with the first the
+// result is that of the operands' values in fp32, to the bit. In a double build, whose numbers are all real, it is the plain loop.
+static inline void gemm_any(const MatmulKernel* kernel, int transA, int transB, size_t M, size_t N, size_t K,
+                            real alpha, const void* A, Number number_a, size_t lda, const void* B, Number number_b,
+                            size_t ldb, int accumulate, real* C, size_t ldc, const real* bias) {
+    const MatmulSums order = PRODUCTS_BF16 ? kernel->sums : SUMS_FP32;
     if (sizeof(real) != sizeof(float)) {
         gemm_reference(transA, transB, M, N, K, alpha, (const real*)A, lda, (const real*)B, ldb, accumulate, C, ldc,
                        bias);
-    } else if (!transA && M > 0 && M <= MATMUL_FEW && (fold || number_a == NUMBER_FP32)) {
-        const float* a = fold ? few_places(A, number_a, M, K, lda) : (const float*)A;
-        FewRows few = {fold,
+    } else if (!transA && M > 0 && M <= MATMUL_FEW && (order || number_a == NUMBER_FP32)) {
+        const float* a = order ? few_places(order, A, number_a, M, K, lda) : (const float*)A;
+        FewRows few = {order,
                        M,
                        N,
                        K,
-                       fold ? matmul_length(K, 1) : lda,
+                       order ? matmul_length(K, order) : lda,
                        ldb,
                        ldc,
                        (float)alpha,
@@ -34,34 +35,36 @@ static inline void gemm_any(int fold, int transA, int transB, size_t M, size_t N
                        (float*)C};
         gemm_few(&few, transB, number_b);
     } else {
-        gemm_packed(fold, transA, transB, M, N, K, (float)alpha, A, number_a, lda, B, number_b, ldb, accumulate,
+        gemm_packed(kernel, transA, transB, M, N, K, (float)alpha, A, number_a, lda, B, number_b, ldb, accumulate,
                     (float*)C, ldc, (const float*)bias);
     }
 }
 static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const real* A, size_t lda,
                         const real* B, size_t ldb, int accumulate, real* C, size_t ldc, const real* bias) {
-    gemm_any(0, transA, transB, M, N, K, alpha, A, NUMBER_FP32, lda, B, NUMBER_FP32, ldb, accumulate, C, ldc, bias);
+    gemm_any(&matmul_fp32, transA, transB, M, N, K, alpha, A, NUMBER_FP32, lda, B, NUMBER_FP32, ldb, accumulate, C, ldc,
+             bias);
 }
 
-// 1: the products of layers are products in bf16.
-static inline int products_bf16(void) { return KEPT_ROUNDS || stored_as_bf16; }
+// The products of layers are in bf16 where a program stores bf16, and where it is a naive one that rounds.
+static inline int products_bf16(void) { return PRODUCTS_BF16 && (KEPT_ROUNDS || stored_as_bf16); }
+static inline const MatmulKernel* products_kernel(void) { return products_bf16() ? bf16_kernel() : &matmul_fp32; }
 static const Number kept_number = KEPT_ROUNDS ? NUMBER_BF16 : NUMBER_FP32;
 
 // The products of layers, into what stays fp32: of two things that layers store, or of one and all numbers of a weight W
 // (K,N), or (N,K) if transW.
 static inline void gemm_kept(int transA, int transB, size_t M, size_t N, size_t K, real alpha, const kept* A,
                              size_t lda, const kept* B, size_t ldb, int accumulate, real* C, size_t ldc) {
-    gemm_any(products_bf16(), transA, transB, M, N, K, alpha, A, kept_number, lda, B, kept_number, ldb, accumulate, C,
+    gemm_any(products_kernel(), transA, transB, M, N, K, alpha, A, kept_number, lda, B, kept_number, ldb, accumulate, C,
              ldc, NULL);
 }
 static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real alpha, const kept* A, size_t lda,
                                Weight W, int accumulate, real* C, size_t ldc, const real* bias) {
     size_t line = transW ? K : N;
     if (sizeof(real) == sizeof(float) && W.half) {
-        gemm_any(products_bf16(), 0, transW, M, N, K, alpha, A, kept_number, lda, W.half, NUMBER_BF16, line, accumulate,
-                 C, ldc, bias);
+        gemm_any(products_kernel(), 0, transW, M, N, K, alpha, A, kept_number, lda, W.half, NUMBER_BF16, line,
+                 accumulate, C, ldc, bias);
     } else if (!W.half) {  // masters
-        gemm_any(products_bf16(), 0, transW, M, N, K, alpha, A, kept_number, lda, W.w,
+        gemm_any(products_kernel(), 0, transW, M, N, K, alpha, A, kept_number, lda, W.w,
                  products_bf16() ? NUMBER_ROUNDED : NUMBER_FP32, line, accumulate, C, ldc, bias);
     } else {
         real* wide = (real*)xalloc(mul_size(N, K, "a weight"), sizeof(real), "a weight in double");

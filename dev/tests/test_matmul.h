@@ -217,12 +217,12 @@ static void mt_check_halves(int transA, int transB, size_t M, size_t N, size_t K
     if (!half_a || !half_b) { die("out of memory for a test's matrix"); }
     for (size_t i = 0; i < a; i++) { A[i] = (real)float_of_bf16(half_a[i] = bf16_of_float((float)A[i])); }
     for (size_t i = 0; i < b; i++) { B[i] = (real)float_of_bf16(half_b[i] = bf16_of_float((float)B[i])); }
-    gemm_packed(0, transA, transB, M, N, K, 0.5f, A, NUMBER_FP32, lda, B, NUMBER_FP32, ldb, 0, (float*)want, N,
-                (float*)bias);
+    gemm_packed(&matmul_fp32, transA, transB, M, N, K, 0.5f, A, NUMBER_FP32, lda, B, NUMBER_FP32, ldb, 0, (float*)want,
+                N, (float*)bias);
     for (int which = 1; which < 4; which++) {
         int of_a = which & 1, of_b = which >> 1;
         memset(got, 0xff, M * N * sizeof(real));
-        gemm_packed(0, transA, transB, M, N, K, 0.5f, of_a ? (void*)half_a : (void*)A, (Number)of_a, lda,
+        gemm_packed(&matmul_fp32, transA, transB, M, N, K, 0.5f, of_a ? (void*)half_a : (void*)A, (Number)of_a, lda,
                     of_b ? (void*)half_b : (void*)B, (Number)of_b, ldb, 0, (float*)got, N, (float*)bias);
         CHECK(memcmp(got, want, M * N * sizeof(real)) == 0, "A%s in bf16, B%s: (%d, %d) M=%zu, N=%zu, K=%zu",
               of_a ? "" : " not", of_b ? "" : " not", transA, transB, M, N, K);
@@ -295,9 +295,18 @@ static const void* mt_number_of(const MtHalves* x, int which) {
 }
 static void mt_halves_free(MtHalves* x) { free(x->exact), free(x->rough), free(x->half); }
 
-// A product in bf16 by gemm_any(), of each kind of number, against gemm_reference_bf16(), to the bit.
-static void mt_check_folded(int transA, int transB, size_t M, size_t N, size_t K, float alpha, int accumulate,
-                            int with_bias, size_t gap) {
+// Kernels for bf16: those that this processor can run, and the instructions that it may lack, emulated.
+static const MatmulKernel mt_emulated[] = {{"amx, emulated", AMX_PANELS, amx_run_emulated, NULL, NULL},
+                                           {"avx512bf16, emulated", PAIRS_PANELS, pairs_run_emulated, NULL, NULL}};
+enum { MT_KERNELS = BF16_KERNELS + 2 };
+static const MatmulKernel* mt_kernel(int i) {  // NULL: not here
+    if (i >= BF16_KERNELS) { return &mt_emulated[i - BF16_KERNELS]; }
+    return bf16_usable(&bf16_kernels[i]) ? &bf16_kernels[i].kernel : NULL;
+}
+
+// A product in bf16 by gemm_any(), of each kernel and kind of number, against gemm_reference_bf16(), to the bit.
+static void mt_check_halves_as(const MatmulKernel* kernel, int transA, int transB, size_t M, size_t N, size_t K,
+                               float alpha, int accumulate, int with_bias, size_t gap) {
     size_t lda = (transA ? M : K) + gap, ldb = (transB ? K : N) + 2 * gap, ldc = N + 3 * gap;
     MtHalves A = mt_halves(M * 3 + K, transA ? K : M, transA ? M : K, lda);
     MtHalves B = mt_halves(N * 5 + K, transB ? N : K, transB ? K : N, ldb);
@@ -309,98 +318,133 @@ static void mt_check_folded(int transA, int transB, size_t M, size_t N, size_t K
     real* begin = (real*)xalloc(count, sizeof(real), "a test");
     memcpy(begin, want, count * sizeof(real));
     unsigned before = denormals_off();
-    gemm_reference_bf16(transA, transB, M, N, K, alpha, A.exact, lda, B.exact, ldb, accumulate, (float*)want, ldc,
-                        with_bias ? (float*)bias : NULL);
+    gemm_reference_bf16(kernel->sums, transA, transB, M, N, K, alpha, A.exact, lda, B.exact, ldb, accumulate,
+                        (float*)want, ldc, with_bias ? (float*)bias : NULL);
     denormals_restore(before);
     for (int which = 0; which < 9; which++) {
         static const Number numbers[] = {NUMBER_FP32, NUMBER_BF16, NUMBER_ROUNDED};
         real* got = mt_matrix(9, M, N, ldc);
         memcpy(got, begin, count * sizeof(real));
-        gemm_any(1, transA, transB, M, N, K, (real)alpha, mt_number_of(&A, which % 3), numbers[which % 3], lda,
+        gemm_any(kernel, transA, transB, M, N, K, (real)alpha, mt_number_of(&A, which % 3), numbers[which % 3], lda,
                  mt_number_of(&B, which / 3), numbers[which / 3], ldb, accumulate, got, ldc, with_bias ? bias : NULL);
         size_t bad = 0, at = 0;
         for (size_t i = 0; i < count; i++) {
             int same = i % ldc < N ? memcmp(&got[i], &want[i], sizeof(real)) == 0 : got[i] != got[i];
             if (!same && bad++ == 0) { at = i; }
         }
-        CHECK(
-            bad == 0,
-            "a product in bf16 (%d, %d, M=%zu, N=%zu, K=%zu, alpha %g, accumulate %d, bias %d, gap %zu, numbers %d and "
-            "%d): %zu differ, first (%zu, %zu): %a, want %a",
-            transA, transB, M, N, K, (double)alpha, accumulate, with_bias, gap, which % 3, which / 3, bad, at / ldc,
-            at % ldc, (double)got[at], (double)want[at]);
+        CHECK(bad == 0,
+              "%s (%d, %d, M=%zu, N=%zu, K=%zu, alpha %g, accumulate %d, bias %d, gap %zu, numbers %d and "
+              "%d): %zu differ, first (%zu, %zu): %a, want %a",
+              kernel->name, transA, transB, M, N, K, (double)alpha, accumulate, with_bias, gap, which % 3, which / 3,
+              bad, at / ldc, at % ldc, (double)got[at], (double)want[at]);
         free(got);
     }
     free(bias), free(want), free(begin);
     mt_halves_free(&A), mt_halves_free(&B);
 }
 
-static void test_gemm_folded(void) {
+// By instructions that are emulated, which take a thousand times as long, some of the shapes.
+static void mt_check_kernel(const MatmulKernel* kernel, int emulated) {
+    static const size_t sizes[] = {1, 2, 5, 16, 17, 31, 33, 70};
+    size_t n = sizeof sizes / sizeof *sizes;
+    for (size_t i = 0; i < n * n * n; i += emulated ? 7 : 1) {
+        uint32_t r = mt_hash(12, i);
+        mt_check_halves_as(kernel, r & 1, r >> 1 & 1, sizes[i % n], sizes[i / n % n], sizes[i / n / n],
+                           (r >> 2 & 1) ? 0.3f : 1, r >> 3 & 1, r >> 4 & 1, (r >> 5 & 1) * 3);
+    }
+    for (int t = 0; t < 4; t++) {  // several K-blocks and steps of lines, every rest of a fold, all parts of a tile
+        int tA = t & 1, tB = t >> 1;
+        mt_check_halves_as(kernel, tA, tB, 21, 37, 257, 1, 0, 1, 1);
+        mt_check_halves_as(kernel, tA, tB, 135, 70, 35, 1, 1, 1, 2);
+        for (size_t rest = 0; rest < 32; rest++) {
+            mt_check_halves_as(kernel, tA, tB, 18 + rest % 3, 5, 32 + rest, 1, 0, 0, 1);
+        }
+        if (emulated) { continue; }
+        mt_check_halves_as(kernel, tA, tB, 30, 1100, 290, 1, 1, 0, 0);
+        mt_check_halves_as(kernel, tA, tB, 1041, 19, 520, -0.5f, 0, 1, 0);
+        for (size_t rows = 1; rows <= MATMUL_FEW + 1; rows++) {
+            mt_check_halves_as(kernel, 0, tA, rows, t & 2 ? 1037 : 2 * VL * 3 + rows, 256 + 3 * rows, 0.7f, rows % 2, 1,
+                               rows % 3);
+        }
+    }
+}
+
+#ifdef __SSE2__
+// A denormal number counts as 0 in any operand, in what there was, and as a result; and where zeros stand for what is missing.
+static void mt_check_denormal(const MatmulKernel* kernel, int rows) {
+    static const float cases[][4] = {// a, b, alpha, what there was
+                                     {0x1p-130f, 0x1p100f, 1, 0},
+                                     {1, 0x1p-130f, 1, 0},
+                                     {1, 1, 0, 0x1p-130f},
+                                     {1, 0x1p-70f, 0x1p-70f, 0}};
+    for (int i = 0; i < 4; i++) {
+        float many[MATMUL_FEW + 1], out[MATMUL_FEW + 1];
+        for (int row = 0; row < rows; row++) { many[row] = cases[i][0], out[row] = cases[i][3]; }
+        gemm_any(kernel, 0, 0, (size_t)rows, 1, 1, (real)cases[i][2], many, NUMBER_FP32, 1, &cases[i][1], NUMBER_FP32,
+                 1, cases[i][3] != 0, (real*)out, 1, NULL);
+        CHECK(out[rows - 1] == 0, "%s, %d rows: a denormal number, case %d, makes %a", kernel->name, rows, i,
+              (double)out[rows - 1]);
+    }
+    // The sum is -0 before the last numbers, and what they add is -0 until zeros for missing ones are added.
+    enum { K = 2 * MATMUL_FOLD + 2, N = 2 * VL + 1 };
+    for (size_t k = K - 1; k <= K; k++) {
+        float a[(MATMUL_FEW + 1) * K] = {0}, b[K * N], got[(MATMUL_FEW + 1) * N], want[(MATMUL_FEW + 1) * N];
+        for (size_t row = 0; row < (size_t)rows; row++) {
+            a[row * k] = 1.5f * 0x1p-63f, a[row * k + MATMUL_FOLD] = -1.75f * 0x1p-63f;
+            for (size_t x = 2 * MATMUL_FOLD; x < k; x++) { a[row * k + x] = k == K ? -0x1p-77f : -0.0f; }
+            // Zeros between them are negative, so that by pairs the sum is still -0 there.
+            for (size_t x = MATMUL_FOLD + 1; x < 2 * MATMUL_FOLD; x++) { a[row * k + x] = -0.0f; }
+        }
+        for (int i = 0; i < K * N; i++) { b[i] = 0x1p-63f; }
+        for (int transposed = 0; transposed < 2; transposed++) {
+            size_t ldb = transposed ? k : N;
+            unsigned before = denormals_off();
+            gemm_reference_bf16(kernel->sums, 0, transposed, (size_t)rows, N, k, 1, a, k, b, ldb, 0, want, N, NULL);
+            denormals_restore(before);
+            gemm_any(kernel, 0, transposed, (size_t)rows, N, k, 1, a, NUMBER_FP32, k, b, NUMBER_FP32, ldb, 0,
+                     (real*)got, N, NULL);
+            CHECK(memcmp(got, want, (size_t)rows * N * sizeof(float)) == 0, "%s, %d rows, K = %zu, %d: %a, want %a",
+                  kernel->name, rows, k, transposed, (double)got[0], (double)want[0]);
+        }
+    }
+    volatile float small = 0x1p-70f;
+    CHECK(small * small > 0, "%s: denormal numbers are still off after a product", kernel->name);
+}
+#endif
+
+static void test_gemm_bf16_kernels(void) {
     if (sizeof(real) != sizeof(float)) {
         test_skip("the double build has no products in bf16");
         return;
     }
-    static const size_t sizes[] = {1, 2, 5, 16, 17, 31, 33, 70};
-    size_t n = sizeof sizes / sizeof *sizes;
-    for (size_t i = 0; i < n * n * n; i++) {
-        uint32_t r = mt_hash(12, i);
-        mt_check_folded(r & 1, r >> 1 & 1, sizes[i % n], sizes[i / n % n], sizes[i / n / n], (r >> 2 & 1) ? 0.3f : 1,
-                        r >> 3 & 1, r >> 4 & 1, (r >> 5 & 1) * 3);
-    }
-    for (int t = 0; t < 4; t++) {  // several K-blocks and steps of lines, every rest of a fold
-        mt_check_folded(t & 1, t >> 1, 21, 37, 257, 1, 0, 1, 1);
-        mt_check_folded(t & 1, t >> 1, 30, 1100, 290, 1, 1, 0, 0);
-        mt_check_folded(t & 1, t >> 1, 1041, 19, 520, -0.5f, 0, 1, 0);
-        for (size_t rest = 0; rest < 32; rest++) {
-            mt_check_folded(t & 1, t >> 1, 18 + rest % 3, 5, 32 + rest, 1, 0, 0, 1);
+    for (int i = 0; i < MT_KERNELS; i++) {
+        const MatmulKernel* kernel = mt_kernel(i);
+        if (!kernel) {
+            printf("     %s: not here, emulated\n", bf16_kernels[i].kernel.name);
+            continue;
         }
-        for (size_t rows = 1; rows <= MATMUL_FEW + 1; rows++) {
-            mt_check_folded(0, t & 1, rows, t & 2 ? 1037 : 2 * VL * 3 + rows, 256 + 3 * rows, 0.7f, rows % 2, 1,
-                            rows % 3);
-        }
-    }
-    // It is another sum than that of fp32, and a denormal number counts as 0, in any operand and in what there was.
-    float a[64], b[64], c[2] = {0, 0};
-    for (int i = 0; i < 64; i++) { a[i] = (float)(1 + i % 5), b[i] = 1.0f / 3 * (float)(i + 1); }
-    gemm_any(1, 0, 1, 1, 1, 64, 1, a, NUMBER_ROUNDED, 64, b, NUMBER_ROUNDED, 64, 0, (real*)&c[0], 1, NULL);
-    gemm_any(0, 0, 1, 1, 1, 64, 1, a, NUMBER_FP32, 64, b, NUMBER_FP32, 64, 0, (real*)&c[1], 1, NULL);
-    CHECK(c[0] != c[1] && fabsf(c[0] - c[1]) < 0.01f * c[1], "%a in bf16, %a in fp32", (double)c[0], (double)c[1]);
+        mt_check_kernel(kernel, i >= BF16_KERNELS);
 #ifdef __SSE2__
-    for (int rows = 1; rows <= MATMUL_FEW + 1; rows += MATMUL_FEW) {
-        static const float cases[][4] = {// a, b, alpha, what there was
-                                         {0x1p-130f, 0x1p100f, 1, 0},
-                                         {1, 0x1p-130f, 1, 0},
-                                         {1, 1, 0, 0x1p-130f},
-                                         {1, 0x1p-70f, 0x1p-70f, 0}};
-        for (int i = 0; i < 4; i++) {
-            float many[MATMUL_FEW + 1], out[MATMUL_FEW + 1];
-            for (int row = 0; row < rows; row++) { many[row] = cases[i][0], out[row] = cases[i][3]; }
-            gemm_any(1, 0, 0, (size_t)rows, 1, 1, (real)cases[i][2], many, NUMBER_FP32, 1, &cases[i][1], NUMBER_FP32, 1,
-                     cases[i][3] != 0, (real*)out, 1, NULL);
-            CHECK(out[rows - 1] == 0, "%d rows: a denormal number, case %d, makes %a", rows, i, (double)out[rows - 1]);
-        }
-        // The sum is -0 after two folds; the chains of the third are -0 until zeros that stand for missing numbers are added.
-        enum { K = 2 * MATMUL_FOLD + 2, N = 2 * VL + 1 };
-        float a[(MATMUL_FEW + 1) * K] = {0}, b[K * N], got[(MATMUL_FEW + 1) * N], want[(MATMUL_FEW + 1) * N];
-        for (int row = 0; row < rows; row++) {
-            a[row * K] = 1.5f * 0x1p-63f, a[row * K + MATMUL_FOLD] = -1.75f * 0x1p-63f;
-            a[row * K + K - 2] = a[row * K + K - 1] = -0x1p-77f;
-        }
-        for (int k = 0; k < K * N; k++) { b[k] = 0x1p-63f; }
-        for (int transposed = 0; transposed < 2; transposed++) {
-            size_t ldb = transposed ? K : N;
-            unsigned before = denormals_off();
-            gemm_reference_bf16(0, transposed, (size_t)rows, N, K, 1, a, K, b, ldb, 0, want, N, NULL);
-            denormals_restore(before);
-            gemm_any(1, 0, transposed, (size_t)rows, N, K, 1, a, NUMBER_FP32, K, b, NUMBER_FP32, ldb, 0, (real*)got, N,
-                     NULL);
-            CHECK(memcmp(got, want, (size_t)rows * N * sizeof(float)) == 0, "%d rows, %d: %a, want %a", rows,
-                  transposed, (double)got[0], (double)want[0]);
+        mt_check_denormal(kernel, 1);
+        mt_check_denormal(kernel, MATMUL_FEW + 1);
+#endif
+    }
+    // Three orders, three sums.
+    enum { K = 200, N = 20 };
+    float a[K], b[N * K], c[3][N];
+    const MatmulKernel* kernels[] = {&matmul_fp32, mt_kernel(BF16_KERNELS), mt_kernel(BF16_KERNELS + 1)};
+    for (uint64_t i = 0; i < K; i++) { a[i] = round_bf16(mt_number(1, i)); }
+    for (uint64_t i = 0; i < N * K; i++) { b[i] = round_bf16(mt_number(2, i)); }
+    for (int i = 0; i < 3; i++) {
+        gemm_any(kernels[i], 0, 1, 1, N, K, 1, a, NUMBER_FP32, K, b, NUMBER_FP32, K, 0, (real*)c[i], N, NULL);
+        for (int j = 0; j < i; j++) {
+            CHECK(memcmp(c[i], c[j], sizeof c[i]) != 0, "orders %d and %d make the same sums", i, j);
+            for (int n = 0; n < N; n++) {  // measured: 9.5e-7
+                CHECK(fabsf(c[i][n] - c[j][n]) < 1e-5f, "orders %d and %d: %g and %g", i, j, (double)c[i][n],
+                      (double)c[j][n]);
+            }
         }
     }
-    volatile float small = 0x1p-70f;
-    CHECK(small * small > 0, "denormal numbers are still off after a product");
-#endif
 }
 
 // Rounding is that of the processor's conversion: to the nearest, ties to even; NaN and infinity stay what they are.
@@ -827,8 +871,8 @@ static void test_gemm_worst_order(void) {
         for (size_t order = 0; order < 2 + steps; order++) {
             memset(matmul_workspace(room), 0xff, room);
             memset(got, 0xff, M * N * sizeof(real));
-            MatmulJob job = matmul_job(0, 0, 0, M, N, K, 1, A, NUMBER_FP32, K, B, NUMBER_FP32, N, 0, (float*)got, N,
-                                       NULL, shapes[i].threads, shapes[i].most);
+            MatmulJob job = matmul_job(&matmul_fp32, 0, 0, M, N, K, 1, A, NUMBER_FP32, K, B, NUMBER_FP32, N, 0,
+                                       (float*)got, N, NULL, shapes[i].threads, shapes[i].most);
             // Orders: the latest first; by chance; the latest first and the last panels of a step last.
             uint64_t pieces = 0, last = UINT64_MAX;
             steps = job.steps;
@@ -912,7 +956,7 @@ static void matmul_tests(void) {
     RUN(test_gemm_few);
     RUN(test_bf16);
     RUN(test_gemm_bf16);
-    RUN(test_gemm_folded);
+    RUN(test_gemm_bf16_kernels);
     RUN(test_gemm_nothing);
     RUN(test_gemm_nan);
     RUN(test_matmul_layer);

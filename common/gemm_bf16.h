@@ -226,11 +226,11 @@ PAIRS_TARGET __attribute__((always_inline)) static inline void pairs_dot(Words* 
     }
 }
 
-// A tile of `rows` x (vectors * 16), both constants where it matters.
+// The first `exist` rows and `columns` columns of a tile of `rows` x (vectors * 16), which are constants where this is called.
 PAIRS_TARGET __attribute__((always_inline)) static inline void pairs_tile(int emulated, int rows, int vectors,
-                                                                          size_t columns, size_t length, const float* a,
-                                                                          const float* b, float* c, size_t ldc,
-                                                                          const MatmulStore* store) {
+                                                                          size_t exist, size_t columns, size_t length,
+                                                                          const float* a, const float* b, float* c,
+                                                                          size_t ldc, const MatmulStore* store) {
     Words sum[PAIRS_MR][2];
     float sums[PAIRS_MR * PAIRS_NR];
     MATMUL_UNROLL
@@ -250,12 +250,12 @@ PAIRS_TARGET __attribute__((always_inline)) static inline void pairs_tile(int em
         *(Words*)(void*)(sums + i * PAIRS_NR) = sum[i][0];
         *(Words*)(void*)(sums + i * PAIRS_NR + PAIRS_VECTOR) = sum[i][1];
     }
-    words_store(sums, PAIRS_NR, (size_t)rows, columns, c, ldc, *store);
+    words_store(sums, PAIRS_NR, exist, columns, c, ldc, *store);
 }
 
-static void pairs_run_emulated(size_t rows, size_t columns, size_t length, const float* a, const float* b, float* c,
-                               size_t ldc, const MatmulStore* store) {
-    pairs_tile(1, (int)rows, columns > PAIRS_VECTOR ? 2 : 1, columns, length, a, b, c, ldc, store);
+PAIRS_TARGET static void pairs_run_emulated(size_t rows, size_t columns, size_t length, const float* a, const float* b,
+                                            float* c, size_t ldc, const MatmulStore* store) {
+    pairs_tile(1, PAIRS_MR, 2, rows, columns, length, a, b, c, ldc, store);
 }
 #define PAIRS_PACKS \
     { pairs_pack_rounded, pairs_pack_bf16, pairs_pack_rounded }
@@ -267,7 +267,7 @@ static void pairs_run_emulated(size_t rows, size_t columns, size_t length, const
     PAIRS_TARGET static void pairs_tile_##rows##_##vectors(size_t columns, size_t length, const float* a, \
                                                            const float* b, float* c, size_t ldc,          \
                                                            const MatmulStore* store) {                    \
-        pairs_tile(0, rows, vectors, columns, length, a, b, c, ldc, store);                               \
+        pairs_tile(0, rows, vectors, rows, columns, length, a, b, c, ldc, store);                         \
     }
 #define PAIRS_DEFINE_TILES(rows) PAIRS_DEFINE_TILE(rows, 1) PAIRS_DEFINE_TILE(rows, 2)
 MATMUL_ROWS_14(PAIRS_DEFINE_TILES)

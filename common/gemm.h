@@ -31,6 +31,7 @@
 #include <sched.h>
 
 #include "base.h"
+#include "machine.h"
 #include "rows.h"
 #include "vec.h"
 
@@ -413,6 +414,7 @@ typedef struct {
                  const MatmulStore* store);
     void (*begin)(void);  // what a thread does before it computes, and afterwards; or NULL
     void (*end)(void);
+    MachinePeak* peak;  // of its instruction
 } MatmulKernel;
 
 static void matmul_run(size_t rows, size_t columns, size_t length, const float* a, const float* b, float* c, size_t ldc,
@@ -427,7 +429,8 @@ static void matmul_run_fold(size_t rows, size_t columns, size_t length, const fl
     { matmul_pack_fp32, matmul_pack_bf16, matmul_pack_rounded }
 #define MATMUL_PANELS \
     MATMUL_MR, MATMUL_AP, MATMUL_NR, { MATMUL_PACKS, MATMUL_PACKS }
-static const MatmulKernel matmul_fp32 = {MATMUL_TILE_NAME, SUMS_FP32, MATMUL_PANELS, matmul_run, NULL, NULL};
+static const MatmulKernel matmul_fp32 = {MATMUL_TILE_NAME, SUMS_FP32, MATMUL_PANELS, matmul_run, NULL, NULL,
+                                         &machine_fma};
 
 // ---------------------------------------------------------------------------------------------
 

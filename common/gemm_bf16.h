@@ -278,6 +278,20 @@ static void pairs_run(size_t rows, size_t columns, size_t length, const float* a
                                             const MatmulStore*) = {MATMUL_ROWS_14(PAIRS_LIST_TILE)};
     tiles[rows - 1][columns > PAIRS_VECTOR](columns, length, a, b, c, ldc, store);
 }
+
+// As machine_fma_rounds(): 14 chains, which hide the latency of an instruction.
+PAIRS_TARGET __attribute__((noinline)) static void pairs_rounds(size_t rounds, volatile float* x) {
+    __m512 sum[14], all = _mm512_setzero_ps();
+    __m512bh a = (__m512bh)_mm512_set1_ps(x[0]);
+    for (int i = 0; i < 14; i++) { sum[i] = _mm512_set1_ps(x[0] + (float)i); }
+    for (size_t r = 0; r < rounds; r++) {
+        MATMUL_UNROLL
+        for (int i = 0; i < 14; i++) { sum[i] = _mm512_dpbf16_ps(sum[i], a, a); }
+    }
+    for (int i = 0; i < 14; i++) { all = _mm512_add_ps(all, sum[i]); }
+    x[0] = _mm512_cvtss_f32(all);
+}
+static MachinePeak pairs_peak = {pairs_rounds, 14 * PAIRS_VECTOR * 4};
 #endif
 
 // ---------------------------------------------------------------------------------------------
@@ -408,6 +422,32 @@ AMX_TARGET static void amx_begin(void) {
     _tile_loadconfig(&shapes);
 }
 AMX_TARGET static void amx_end(void) { _tile_release(); }
+
+// Four sums, as in a tile.
+AMX_TARGET __attribute__((noinline)) static void amx_rounds(size_t rounds, volatile float* x) {
+    float sums[BLOCK];
+    for (int i = 0; i < BLOCK; i++) { sums[i] = x[0]; }
+    amx_begin();
+    __asm__ volatile("" ::: "memory");
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(4, sums, 4 * WORDS);
+    _tile_loadd(5, sums, 4 * WORDS);
+    _tile_loadd(6, sums, 4 * WORDS);
+    _tile_loadd(7, sums, 4 * WORDS);
+    for (size_t r = 0; r < rounds; r++) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums, 4 * WORDS);
+    amx_end();
+    x[0] = sums[0];
+}
+static MachinePeak amx_peak = {amx_rounds, 4.0 * 2 * BLOCK* MATMUL_FOLD};
 #endif
 
 // ---------------------------------------------------------------------------------------------
@@ -423,11 +463,11 @@ typedef struct {
 
 static const Bf16Kernel bf16_kernels[] = {
 #if BF16_INSTRUCTIONS
-    {{"amx", AMX_PANELS, amx_run, amx_begin, amx_end}, BF16_AMX},
-    {{"avx512bf16", PAIRS_PANELS, pairs_run, NULL, NULL}, BF16_PAIRS},
+    {{"amx", AMX_PANELS, amx_run, amx_begin, amx_end, &amx_peak}, BF16_AMX},
+    {{"avx512bf16", PAIRS_PANELS, pairs_run, NULL, NULL, &pairs_peak}, BF16_PAIRS},
 #endif
-    {{"fp32", SUMS_AMX, MATMUL_PANELS, matmul_run_fold, NULL, NULL}, BF16_ANYWHERE},
-    {{"fp32-pairs", SUMS_PAIRS, MATMUL_PANELS, matmul_run, NULL, NULL}, BF16_ANYWHERE},
+    {{"fp32", SUMS_AMX, MATMUL_PANELS, matmul_run_fold, NULL, NULL, &machine_fma}, BF16_ANYWHERE},
+    {{"fp32-pairs", SUMS_PAIRS, MATMUL_PANELS, matmul_run, NULL, NULL, &machine_fma}, BF16_ANYWHERE},
 };
 enum { BF16_KERNELS = sizeof bf16_kernels / sizeof *bf16_kernels };
 

@@ -79,25 +79,33 @@ static inline double machine_known(const MachineLimit* limit) {
     return limit->best[MACHINE_READINGS - 1] >= 0.95 * limit->best[0] ? limit->best[0] : 0;
 }
 
+// What an instruction can do at most: rounds of it on registers alone, with the FLOPs of one, on one thread; and FLOP/s of all
+// threads.
+typedef struct {
+    void (*run)(size_t rounds, volatile float* x);
+    double flops;
+    MachineLimit limit;
+    size_t rounds;  // of a reading; 0: not known yet
+} MachinePeak;
+static MachinePeak machine_fma = {machine_fma_rounds, 2 * VL * 14};
+
 // Seconds of rounds on this thread.
-static inline double machine_time_fma(size_t rounds) {
+static inline double machine_time(const MachinePeak* peak, size_t rounds) {
     volatile float x[1] = {0.25f};
     double start = now_seconds();
-    machine_fma_rounds(rounds, x);
+    peak->run(rounds, x);
     return now_seconds() - start;
 }
 
-static MachineLimit machine_peak;  // FLOP/s of all threads
-
-// Reads the peak (again). All threads compute side by side, for 10 ms and until each one's best readings agree, at most
+// Reads a peak (again). All threads compute side by side, for 10 ms and until each one's best readings agree, at most
 // for `most` seconds. A reading is one thread's, and takes a quarter of a millisecond: so some lie between the turns of
 // other programs, which nobody gives all threads at the same time. The peak is the sum over the threads. Returns the best
 // that was read this time.
-static inline double machine_measure_peak(double most) {
-    static size_t rounds;
-    if (rounds == 0) {
-        for (rounds = 1000; machine_time_fma(rounds) < 1.25e-4;) { rounds *= 2; }
+static inline double machine_measure_peak(MachinePeak* peak, double most) {
+    if (peak->rounds == 0) {
+        for (peak->rounds = 1000; machine_time(peak, peak->rounds) < 1.25e-4;) { peak->rounds *= 2; }
     }
+    const double work = peak->flops * (double)peak->rounds;
     double share = 1;  // of a processor for each thread
 #ifdef _OPENMP
     share = fmin(1, (double)omp_get_num_procs() / thread_count());
@@ -113,7 +121,7 @@ static inline double machine_measure_peak(double most) {
 #endif
         double begin = now_seconds(), spent = 0;
         while (spent < most && __atomic_load_n(&agreed, __ATOMIC_RELAXED) < all) {
-            machine_reading(&mine, share * 2 * VL * 14 * (double)rounds / machine_time_fma(rounds));
+            machine_reading(&mine, share * work / machine_time(peak, peak->rounds));
             spent = now_seconds() - begin;
             if (!agrees && spent >= 0.01 && machine_known(&mine) > 0) {
                 agrees = 1;
@@ -123,7 +131,7 @@ static inline double machine_measure_peak(double most) {
 #pragma omp critical
         for (int i = 0; i < MACHINE_READINGS; i++) { sum.best[i] += mine.best[i]; }
     }
-    for (int i = 0; i < MACHINE_READINGS; i++) { machine_reading(&machine_peak, sum.best[i]); }
+    for (int i = 0; i < MACHINE_READINGS; i++) { machine_reading(&peak->limit, sum.best[i]); }
     return sum.best[0];
 }
 
@@ -133,11 +141,11 @@ static inline int machine_steady(double before, double after) {
     return fmin(before, after) >= 0.9 * fmax(before, after);
 }
 
-// Peak of single-precision fused multiply-adds with all threads, in FLOP/s (two for each): the best of the readings so
-// far, the first of which are taken here; 0 while they do not agree, because other programs disturb them.
-static inline double machine_peak_flops(void) {
-    if (machine_peak.best[0] == 0) { machine_measure_peak(0.3); }
-    return machine_known(&machine_peak);
+// That peak in FLOP/s (two for each multiply-add): the best of the readings so far, the first of which are taken here; 0 while
+// they do not agree, because other programs disturb them.
+static inline double machine_peak_flops(MachinePeak* peak) {
+    if (peak->limit.best[0] == 0) { machine_measure_peak(peak, 0.3); }
+    return machine_known(&peak->limit);
 }
 
 static double machine_copy;  // bytes per second

@@ -1,11 +1,14 @@
 // bench_cpu.c - how fast the CPU parts are, beside what this machine can do.
 //
-//   build/bench_cpu [matmul] [attention] [adamw]     (no argument: all sections)
+//   build/bench_cpu [matmul] [bf16] [attention] [adamw]     (no argument: all sections)
 //
 // Every line gives a rate and its share of a limit measured in the same run: P, the peak of
 // single-precision fused multiply-adds on all threads, or C, the bandwidth of copying memory
-// (bytes read plus bytes written). Each figure is the best of several runs, since other programs
+// (bytes read plus bytes written). Products in bf16, of each kernel that this processor has (common/gemm_bf16.h), are given
+// beside the peak of that kernel's instruction or, where that is less, beside what C allows: each operand read once, the
+// result written. Each figure is the best of several runs, since other programs
 // can only make them slower. OMP_NUM_THREADS sets the threads.
+#define TESTING  // products in bf16 too
 #include "../common/adamw.h"
 #include "../common/attention.h"
 #include "../common/machine.h"
@@ -39,7 +42,7 @@ static double best_seconds(void (*f)(void*), void* argument) {
 }
 
 static void print_rate(double flops) {
-    double peak = machine_peak_flops();
+    double peak = machine_peak_flops(&machine_fma);
     printf("  %7.1f  ", flops * 1e-9);
     if (peak > 0) {
         printf("%4.2f P", flops / peak);
@@ -107,6 +110,97 @@ static void bench_matmul(void) {
     bench_layer("tiny mix (scores, mix, dW)", 1024, 128, 257, 1);
     bench_layer("one row", 1, 768, 768, 0);
     printf("\n");
+}
+
+// ---------------------------------------------------------------------------------------------
+
+typedef struct {
+    const MatmulKernel* kernel;
+    size_t N, IC, OC;
+    Bf16 *inp, *weight, *dout;
+    float* out;
+} HalfLayer;
+
+static void run_half_forward(void* argument) {
+    HalfLayer* l = (HalfLayer*)argument;
+    gemm_any(l->kernel, 0, 1, l->N, l->OC, l->IC, 1, l->inp, NUMBER_BF16, l->IC, l->weight, NUMBER_BF16, l->IC, 0,
+             l->out, l->OC, NULL);
+}
+static void run_half_backward_input(void* argument) {
+    HalfLayer* l = (HalfLayer*)argument;
+    gemm_any(l->kernel, 0, 0, l->N, l->IC, l->OC, 1, l->dout, NUMBER_BF16, l->OC, l->weight, NUMBER_BF16, l->IC, 0,
+             l->out, l->IC, NULL);
+}
+static void run_half_backward_weight(void* argument) {
+    HalfLayer* l = (HalfLayer*)argument;
+    gemm_any(l->kernel, 1, 0, l->OC, l->IC, l->N, 1, l->dout, NUMBER_BF16, l->OC, l->inp, NUMBER_BF16, l->IC, 1, l->out,
+             l->IC, NULL);
+}
+
+static Bf16* random_halves(size_t count) {
+    float* x = random_numbers(count);
+    Bf16* half = (Bf16*)xalloc(count, sizeof(Bf16), "a benchmark");
+    for (size_t i = 0; i < count; i++) { half[i] = bf16_of_float(x[i]); }
+    free(x);
+    return half;
+}
+
+// A product of two operands of a and b numbers into c, which is read too if `reads`.
+static void print_half_rate(const HalfLayer* l, double seconds, double a, double b, double c, int reads) {
+    double flops = 2.0 * (double)l->N * (double)l->IC * (double)l->OC;
+    double peak = machine_peak_flops(l->kernel->peak), bytes = 2 * a + 2 * b + (reads ? 8 : 4) * c;
+    double roof = flops * machine_copy_bandwidth() / bytes;
+    printf("  %7.1f  ", flops / seconds * 1e-9);
+    if (peak > 0) {
+        printf("%4.2f %s", flops / seconds / fmin(peak, roof), peak < roof ? "peak" : "C   ");
+    } else {
+        printf("   - peak");
+    }
+}
+
+static void bench_half_layer(const MatmulKernel* kernel, const char* what, size_t N, size_t IC, size_t OC) {
+    size_t a = N * IC, b = OC * IC, c = N * OC;
+    HalfLayer l = {kernel,
+                   N,
+                   IC,
+                   OC,
+                   random_halves(a),
+                   random_halves(b),
+                   random_halves(c),
+                   random_numbers(max_size(max_size(a, b), c))};
+    printf("%-28s %5zu %5zu %6zu", what, N, IC, OC);
+    print_half_rate(&l, best_seconds(run_half_forward, &l), (double)a, (double)b, (double)c, 0);
+    print_half_rate(&l, best_seconds(run_half_backward_input, &l), (double)c, (double)b, (double)a, 0);
+    print_half_rate(&l, best_seconds(run_half_backward_weight, &l), (double)c, (double)a, (double)b, 1);
+    printf("\n");
+    fflush(stdout);
+    free(l.inp), free(l.weight), free(l.dout), free(l.out);
+}
+
+static void bench_bf16(void) {
+    for (int i = 0; i < BF16_KERNELS; i++) {
+        const MatmulKernel* kernel = &bf16_kernels[i].kernel;
+        if (!bf16_usable(&bf16_kernels[i])) { continue; }
+        machine_measure_peak(kernel->peak, 2);
+        printf("bf16, kernel %s, GFLOP/s; peak of its instruction ", kernel->name);
+        if (machine_peak_flops(kernel->peak) > 0) {
+            printf("%.1f\n", machine_peak_flops(kernel->peak) * 1e-9);
+        } else {
+            printf("not known: other programs disturb its readings\n");
+        }
+        printf("%-28s %5s %5s %6s  %18s  %18s  %18s\n", "layer", "rows", "IC", "OC", "forward", "backward input",
+               "backward weight");
+        bench_half_layer(kernel, "160m qkv", 256, 768, 2304);
+        bench_half_layer(kernel, "160m attention out", 256, 768, 768);
+        bench_half_layer(kernel, "160m ff up", 256, 768, 3072);
+        bench_half_layer(kernel, "160m ff down", 256, 3072, 768);
+        bench_half_layer(kernel, "70m qkv", 512, 512, 1536);
+        bench_half_layer(kernel, "70m ff up", 512, 512, 2048);
+        bench_half_layer(kernel, "70m ff down", 512, 2048, 512);
+        bench_half_layer(kernel, "70m mix (scores, mix, dW)", 256, 512, 50304);
+        bench_half_layer(kernel, "tiny ff up", 1024, 128, 512);
+        printf("\n");
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -200,6 +294,7 @@ typedef struct {
 
 static const Section sections[] = {
     {"matmul", bench_matmul},
+    {"bf16", bench_bf16},
     {"attention", bench_attention},
     {"adamw", bench_adamw},
 };
@@ -210,13 +305,14 @@ int MAIN(int argc, char** argv) {
         int known = 0;
         for (int s = 0; s < SECTIONS; s++) { known |= strcmp(argv[i], sections[s].name) == 0; }
         if (!known) {
-            die("unknown section '%s': expected some of matmul, attention, adamw, or nothing for all of them", argv[i]);
+            die("unknown section '%s': expected some of matmul, bf16, attention, adamw, or nothing for all of them",
+                argv[i]);
         }
     }
     printf("%s, %s, %d thread%s\n", machine_name(), machine_isa(), thread_count(), thread_count() == 1 ? "" : "s");
-    double before = machine_measure_peak(5);
-    if (machine_peak_flops() > 0) {
-        printf("P = %.1f GFLOP/s (fused multiply-add peak), ", machine_peak_flops() * 1e-9);
+    double before = machine_measure_peak(&machine_fma, 5);
+    if (machine_peak_flops(&machine_fma) > 0) {
+        printf("P = %.1f GFLOP/s (fused multiply-add peak), ", machine_peak_flops(&machine_fma) * 1e-9);
     } else {
         printf("P not known (fused multiply-add peak: other programs disturb its readings), ");
     }
@@ -225,11 +321,11 @@ int MAIN(int argc, char** argv) {
         int wanted = argc == 1;
         for (int i = 1; i < argc; i++) { wanted |= strcmp(argv[i], sections[s].name) == 0; }
         if (wanted) { sections[s].run(); }
-        double after = machine_measure_peak(0.3);
-        if (wanted && !machine_steady(fmin(before, after), machine_peak.best[0])) {
+        double after = machine_measure_peak(&machine_fma, 0.3);
+        if (wanted && !machine_steady(fmin(before, after), machine_fma.limit.best[0])) {
             printf(
                 "P was %.1f GFLOP/s before this section, %.1f after it, %.1f at best: its shares of P mean nothing\n\n",
-                before * 1e-9, after * 1e-9, machine_peak.best[0] * 1e-9);
+                before * 1e-9, after * 1e-9, machine_fma.limit.best[0] * 1e-9);
         }
         before = after;
     }

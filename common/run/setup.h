@@ -96,7 +96,7 @@ enum { USUAL_ROWS = 8 };
 
 // The share of the peak that is printed at every step refers to this; 0: not known.
 static inline double trainer_peak_flops(const Trainer* t) {
-    return t->model->prepare ? t->model->peak_flops : machine_peak_flops();
+    return t->model->prepare ? t->model->peak_flops : machine_peak_flops(products_kernel()->peak);
 }
 
 // ---- options ----

@@ -436,8 +436,9 @@ static inline int trainer_step(Trainer* t) {
     double rate = (double)s->total_batch / seconds;
     double peak = trainer_peak_flops(t), flops = rate * t->flops_per_token;
     if (!model->prepare && peak > 0 && flops > peak) {  // then it is no peak
-        machine_measure_peak(0.3);
-        if (flops > trainer_peak_flops(t)) { machine_reading(&machine_peak, flops); }
+        MachinePeak* limit = products_kernel()->peak;
+        machine_measure_peak(limit, 0.3);
+        if (flops > trainer_peak_flops(t)) { machine_reading(&limit->limit, flops); }
         peak = trainer_peak_flops(t);
     }
     double utilisation = peak > 0 && (model->prepare || flops <= peak) ? flops / peak : 0;
@@ -580,7 +581,9 @@ static inline int trainer_run(Trainer* t) {
             printf("validation after step %lld: loss %.4f (best %.4f)\n", (long long)s->step, s->val_loss,
                    s->best_val_loss);
             trainer_printed(t);
-            if (!t->model->prepare) { machine_measure_peak(0.05); }  // the first readings may have been disturbed
+            if (!t->model->prepare) {
+                machine_measure_peak(products_kernel()->peak, 0.05);
+            }  // the first readings may have been disturbed
         }
         if (last || (save_every > 0 && s->step > 0 && s->step % save_every == 0)) { trainer_save(t, !last); }
         if (ranks_talks() && (last || (sample_every > 0 && s->step > 0 && s->step % sample_every == 0))) {

@@ -296,8 +296,9 @@ static const void* mt_number_of(const MtHalves* x, int which) {
 static void mt_halves_free(MtHalves* x) { free(x->exact), free(x->rough), free(x->half); }
 
 // Kernels for bf16: those that this processor can run, and the instructions that it may lack, emulated.
-static const MatmulKernel mt_emulated[] = {{"amx, emulated", AMX_PANELS, amx_run_emulated, NULL, NULL},
-                                           {"avx512bf16, emulated", PAIRS_PANELS, pairs_run_emulated, NULL, NULL}};
+static const MatmulKernel mt_emulated[] = {
+    {"amx, emulated", AMX_PANELS, amx_run_emulated, NULL, NULL, NULL},
+    {"avx512bf16, emulated", PAIRS_PANELS, pairs_run_emulated, NULL, NULL, NULL}};
 enum { MT_KERNELS = BF16_KERNELS + 2 };
 static const MatmulKernel* mt_kernel(int i) {  // NULL: not here
     if (i >= BF16_KERNELS) { return &mt_emulated[i - BF16_KERNELS]; }
@@ -923,17 +924,18 @@ static void test_column_sums(void) {
 }
 
 static void test_machine(void) {
-    double peak = machine_peak_flops(), bandwidth = machine_copy_bandwidth();
+    double peak = machine_peak_flops(&machine_fma), bandwidth = machine_copy_bandwidth();
     CHECK(peak == 0 || (peak > 1e7 && peak < 1e16), "peak %g FLOP/s", peak);
-    CHECK(machine_peak.best[0] > 1e7 && peak <= machine_peak.best[0], "best reading %g", machine_peak.best[0]);
+    CHECK(machine_fma.limit.best[0] > 1e7 && peak <= machine_fma.limit.best[0], "best reading %g",
+          machine_fma.limit.best[0]);
     CHECK(bandwidth > 1e7 && bandwidth < 1e14, "bandwidth %g bytes/s", bandwidth);
-    CHECK(machine_peak_flops() == peak && machine_copy_bandwidth() == bandwidth, "measured again");
-    double best = machine_peak.best[0];
-    double now = machine_measure_peak(0.02);
-    CHECK(now > 0 && now <= machine_peak.best[0], "read now: %g, best %g", now, machine_peak.best[0]);
+    CHECK(machine_peak_flops(&machine_fma) == peak && machine_copy_bandwidth() == bandwidth, "measured again");
+    double best = machine_fma.limit.best[0];
+    double now = machine_measure_peak(&machine_fma, 0.02);
+    CHECK(now > 0 && now <= machine_fma.limit.best[0], "read now: %g, best %g", now, machine_fma.limit.best[0]);
     CHECK(machine_steady(167, 180) && machine_steady(180, 167), "readings that differ by less than a tenth");
     CHECK(!machine_steady(167, 420) && !machine_steady(420, 167), "readings that differ by more than half");
-    CHECK(machine_peak.best[0] >= best, "the best reading fell from %g to %g", best, machine_peak.best[0]);
+    CHECK(machine_fma.limit.best[0] >= best, "the best reading fell from %g to %g", best, machine_fma.limit.best[0]);
     // One undisturbed reading among others is no limit; four that agree are, whatever else was read.
     MachineLimit limit = {{0}};
     const double readings[] = {50, 100, 51, 49, 99, 50, 98, 30, 97};

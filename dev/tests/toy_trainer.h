@@ -179,7 +179,7 @@ static Model* toy_create(const ModelClass* kind, const OptionTable* options, con
     model->memory_rows = 2;
     model->peak_flops = options_number(options, "peak");
     if (model->peak_flops > 0) { model->prepare = toy_prepare; }
-    for (int i = 0; i < MACHINE_READINGS; i++) { machine_peak.best[i] = options_number(options, "false-peak"); }
+    for (int i = 0; i < MACHINE_READINGS; i++) { machine_fma.limit.best[i] = options_number(options, "false-peak"); }
     if (options_given(options, "list-calls")) { file_calls_watch(options_text(options, "out")); }
     model->flops[0].what = "softmax";
     model->flops[0].amount = 6.0 * TOY_V;

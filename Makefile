@@ -54,15 +54,19 @@ help: ## list the targets
 	@echo "MODEL is one of: $(ARCHITECTURES)"
 .PHONY: help
 
-# $(call program,name,source,flags): build/name from source, for every instruction set.
+# And once more where layers store bf16 (--precision), but not for x86 without AVX2.
+BF16_ISAS := $(or $(filter-out portable,$(ISAS)),$(ISAS))
+
+# $(call program,name,source,flags,bf16): build/name from source, for every instruction set, also in bf16.
 define program
-$(B)/$(1): $(foreach i,$(ISAS),$(B)/$(1).$(i).o) $(B)/dispatch.o
+$(B)/$(1): $(foreach i,$(ISAS),$(B)/$(1).$(i).o) $(foreach i,$(if $(4),$(BF16_ISAS)),$(B)/$(1).$(i)_bf16.o) $(B)/dispatch$(if $(4),_bf16).o
 	$$(LINK) -o $$@ $$^ $$(LIBS)
 $(foreach i,$(ISAS),$(eval $(call object,$(1),$(2),$(3),$(i))))
+$(foreach i,$(if $(4),$(BF16_ISAS)),$(eval $(call object,$(1),$(2),$(3),$(i),_bf16,-DKEPT=Bf16)))
 endef
 define object
-$(B)/$(1).$(4).o: $(2) $(B)/include/modeling_ponder.h
-	$$(COMPILE) $$(ISA_$(4)) $(3) -DMAIN=main_$(4) -c -o $$@ $$<
+$(B)/$(1).$(4)$(5).o: $(2) $(B)/include/modeling_ponder.h
+	$$(COMPILE) $$(ISA_$(4)) $(3) $(6) -DMAIN=main_$(4)$(5) -c -o $$@ $$<
 endef
 # $(call tool,name,source): a program that computes nothing heavy, compiled once.
 define tool
@@ -72,8 +76,11 @@ endef
 
 $(B):
 	mkdir -p $(B)
+DISPATCH = $(COMPILE) $(addprefix -DHAVE_,$(ISAS))
 $(B)/dispatch.o: common/run/dispatch.c | $(B)
-	$(COMPILE) $(addprefix -DHAVE_,$(ISAS)) -c -o $@ $<
+	$(DISPATCH) -c -o $@ $<
+$(B)/dispatch_bf16.o: common/run/dispatch.c | $(B)
+	$(DISPATCH) $(BF16_ISAS:%=-DHAVE_%_bf16) -c -o $@ $<
 # The Python class that a checkpoint carries, as a C string: a binary writes it wherever it runs.
 $(B)/include/modeling_ponder.h: modeling_ponder.py
 	@mkdir -p $(@D)
@@ -81,7 +88,7 @@ $(B)/include/modeling_ponder.h: modeling_ponder.py
 
 # The trainer that a benchmark is built for (dev/architecture.h).
 of_trainer = -I. -DARCHITECTURE=$(1) -DTRAINER='"train_$(1).cu"'
-$(foreach a,$(ARCHITECTURES),$(eval $(call program,train_$(a),train_$(a).cu,)))
+$(foreach a,$(ARCHITECTURES),$(eval $(call program,train_$(a),train_$(a).cu,,bf16)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call program,bench_step_$(a),dev/bench_step.c,$(call of_trainer,$(a)))))
 $(eval $(call program,bench_cpu,dev/bench_cpu.c,))
 $(eval $(call tool,bytes,data/bytes.c))

@@ -192,9 +192,16 @@ static inline char* model_first_nonfinite(Model* model, int B, int T) {
     return name;
 }
 
+// What this program computes in, as --precision has it.
+#if GPU
+static inline const char* program_precision(void) { return PRECISION; }
+#else
+static inline const char* program_precision(void) { return KEPT_ROUNDS ? "bf16" : "fp32"; }
+#endif
+
 // What a run's numbers come from, to be told from others when it goes on elsewhere.
 static inline const char* model_arithmetic(const Model* model) {
-    return model->arithmetic ? model->arithmetic : "fp32 on a CPU";
+    return model->arithmetic ? model->arithmetic : KEPT_ROUNDS ? "bf16 on a CPU" : "fp32 on a CPU";
 }
 
 // A micro-batch of a step, and the end of its last: the sum of both is that of the losses, wherever they are added.

@@ -144,10 +144,11 @@ static inline void card_origin(const Trainer* t, StringBuilder* sb) {
 static inline void card_results(const Trainer* t, StringBuilder* sb) {
     const TrainerState* s = &t->state;
     char tokens[32], flops[32], seconds[32];
-    sb_printf(sb, "\n## State\n\nStep %lld of %lld: %lld tokens (%s), %s FLOPs, %s in training steps.\n",
+    sb_printf(sb,
+              "\n## State\n\nStep %lld of %lld: %lld tokens (%s), %s FLOPs, %s in training steps, computed in %s.\n",
               (long long)s->step, (long long)s->total_steps, (long long)s->tokens,
               format_count(tokens, (double)s->tokens), format_count(flops, s->flops_per_token * (double)s->tokens),
-              format_time(seconds, s->seconds));
+              format_time(seconds, s->seconds), model_arithmetic(t->model));
     if (s->val_step < 0) {
         sb_printf(sb, "It has not been validated.\n");
         return;

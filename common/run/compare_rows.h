@@ -174,8 +174,8 @@ static const CompareSetting compare_of_state[SETTINGS_OF_STATE] = {
 
 // 1 if an option is a setting that the state does not say already.
 static int compare_is_setting(const char* name) {
-    static const char* const said[] = {"steps", "epochs", "flops", "total-batch",
-                                       "train", "seq",    "seed",  "val-batches"};
+    static const char* const said[] = {"steps", "epochs", "flops",       "total-batch", "train",
+                                       "seq",   "seed",   "val-batches", "precision"};
     for (size_t i = 0; i < sizeof said / sizeof said[0]; i++) {
         if (strcmp(name, said[i]) == 0) { return 0; }
     }

@@ -13,6 +13,7 @@
 #include "../model.h"
 #include "../scaling.h"
 #include "log.h"
+#include "precision.h"
 #include "ranks.h"
 #include "resume.h"
 #include "sample.h"
@@ -192,10 +193,14 @@ static inline void trainer_find_checkpoint(Trainer* t) {
     if (t->state.step != checkpoint_step(t->checkpoint)) {
         die("%s: expected \"step\" to be that of the directory, found %lld", t->stored_path, (long long)t->state.step);
     }
-    if (options_prompts(&t->options)) { return; }  // its seed and lengths are none of the run's
+    if (options_prompts(&t->options)) {  // its seed and lengths are none of the run's
+        precision_settle(&t->options, NULL);
+        return;
+    }
     const char* how = options_text(&t->options, "resume");
     if (how && how[0]) { state_check_same(t->stored, t->stored_path, t->out, &t->options, ranks_of_step()); }
     state_restore_options(t->stored, t->stored_path, &t->options, &t->changed, &t->state.altered);
+    precision_settle(&t->options, &t->state.altered);
 }
 
 // An option of the model that is given when a run is resumed may repeat what the model is, not change it.
@@ -577,6 +582,7 @@ static inline void trainer_banner(const Trainer* t) {
         }
         log_item(&line, "instructions %s", machine_isa());
         log_item(&line, "matmul %s", matmul_name());
+        log_item(&line, "%s", program_precision());
     }
     if (ranks.count > 1) {
         char* all = ranks_banner(NULL);

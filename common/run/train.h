@@ -683,6 +683,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
         die("%s was built for double precision, which is for tests; build it without -DREAL", kind->program);
     }
     trainer_parse(t, argc, argv);
+    precision_enter(&t->options, kind->program, t->out, argc, argv);
     t->command = command_line(argc, argv);
     trainer_plan_ranks(t);
     if (!options_given(&t->options, "plan")) { trainer_begin_ranks(t); }

@@ -4,6 +4,7 @@
 #define PONDER_TRAIN_OPTIONS_H
 
 #include "../ledger.h"
+#include "../model.h"
 #include "options.h"
 #include "ranks.h"
 
@@ -119,6 +120,10 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
         {"run", "flops", OPTION_NUMBER, NULL, "X", 1, 1e30, RESUME_FREE,
          "floating-point operations of the whole run, forward and backward, rounded down to whole steps; instead of "
          "--steps and --epochs"},
+        {"run", "precision", OPTION_CHOICE, GPU ? program_precision() : "fp32", "fp32|bf16", 0, 0, RESUME_FREE,
+         GPU ? "what the run is computed in: what this program is built for; the other value names the program for that"
+             : "bf16: layers store their activations, and read weights, in 16 bits, as on a GPU; sums, the residual "
+               "stream, the optimiser and checkpoints stay in fp32; --resume goes on in what the run is in"},
         {"run", "max-minutes", OPTION_NUMBER, NULL, "X", 0, 1e9, RESUME_RUN,
          "stop after this time, with a checkpoint that --resume goes on from"},
         {"run", "resume", OPTION_FLAG, NULL, "same", 0, 0, RESUME_RUN,

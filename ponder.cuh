@@ -626,6 +626,23 @@ static inline void ponder_lay_out(Ponder* m, Arena area[AREAS], int training) {
     ponder_blocks(m, &area[AREA_BLOCKS], training);
 }
 
+// Bytes of what is in fp32 beside it in a training step, where layers store bf16: attention's numbers, the sums of the
+// largest product, rows of logits that threads work on.
+static inline double ponder_beside(const Ponder* m) {
+    const Sizes* size = &m->pass->size;
+    const TensorTable* table = &m->model.tensors;
+    if (!KEPT_ROUNDS) { return 0; }
+    size_t N = m->pass->N, V = (size_t)size->V, HS = (size_t)size->HS, Q = (size_t)size->NH * HS;
+    size_t sums = mul_size(min_size(N, MIX_ROWS), V, "logits");
+    for (int i = 0; i < table->count; i++) {
+        TensorGroup group = tensor_group(table, i);
+        size_t widest = table->list[i].product ? max_size(group.rows, group.columns) : 0;
+        sums = max_size(sums, mul_size(N, widest, "a product"));
+    }
+    size_t rows = (size_t)thread_count() * V * (m->config.steps > 0 ? 2 : 1);
+    return sizeof(real) * (double)(attention_needs(N, Q, Q + 2 * (size_t)size->NKV * HS, 1) + sums + rows);
+}
+
 static inline void ponder_allocate(Model* model, int training) {
     Ponder* m = ponder_of(model);
     Arena measured[AREAS], area[AREAS];
@@ -673,6 +690,7 @@ static inline Model* ponder_model(const Architecture* architecture, Pass* pass, 
     model_add_memory(model, "parameters", family);
     model_add_memory(model, "gradients", family);
     for (int i = 0; i < AREAS; i++) { model_add_memory(model, ponder_areas[i], (double)area[i].used); }
+    if (KEPT_ROUNDS) { model_add_memory(model, "sums and attention in fp32", ponder_beside(m)); }
 
     double VC = (double)size->V * (double)size->C, S = config.steps;
     const ModelRow flops[] = {

@@ -574,8 +574,12 @@ static inline void attention_backward_tiled(const AttentionBackward* p, int B) {
 // ---------------------------------------------------------------------------------------------
 // What the trainers call; arguments as in the plain version. NH must be a multiple of NKV.
 
-// Where layers store bf16, all this reads and writes numbers of its own, heads side by side in a row of them: memory for
-// `numbers`. It grows when more are asked for, else it stays.
+// Where layers store bf16, all this reads and writes numbers of its own, heads side by side in a row of them: so many for N
+// positions, of Q numbers in queries and H in queries, keys and values; the memory for them, which grows when more are
+// asked for, else it stays.
+static inline size_t attention_needs(size_t N, size_t Q, size_t H, int backward) {
+    return KEPT_ROUNDS ? mul_size(N, (H + Q) * (backward ? 2 : 1), "attention's numbers") : 0;
+}
 static inline real* attention_numbers(size_t numbers) {
     static real* memory = NULL;
     static size_t room = 0;
@@ -664,7 +668,7 @@ static inline void attention_forward(kept* out, real* lse, const kept* q, const 
         stored(out, N * Q);
         return;
     }
-    real *x = attention_numbers(N * (H + Q)), *y = x + N * H;  // (N,H) q, k, v; (N,Q)
+    real *x = attention_numbers(attention_needs(N, Q, H, 0)), *y = x + N * H;  // (N,H) q, k, v; (N,Q)
     heads_read(x, H, q, N, NH, HS, row, q_head);
     heads_read(x + Q, H, k, N, NKV, HS, row, kv_head);
     heads_read(x + Q + K, H, v, N, NKV, HS, row, kv_head);
@@ -684,7 +688,7 @@ static inline void attention_backward(kept* dq, kept* dk, kept* dv, const kept* 
         stored_heads(dv, N, NKV, HS, row, kv_head);
         return;
     }
-    real *x = attention_numbers(N * (2 * H + 2 * Q)), *dx = x + N * H, *y = dx + N * H, *dy = y + N * Q;
+    real *x = attention_numbers(attention_needs(N, Q, H, 1)), *dx = x + N * H, *y = dx + N * H, *dy = y + N * Q;
     heads_read(x, H, q, N, NH, HS, row, q_head);
     heads_read(x + Q, H, k, N, NKV, HS, row, kv_head);
     heads_read(x + Q + K, H, v, N, NKV, HS, row, kv_head);

@@ -1,6 +1,6 @@
 // bench_step.c - whole training steps on the CPU: forward, backward, gradient norm, AdamW.
 //
-//     bench_step [--busy | --decode] [--layers 4 ...] PRESET S B T [PRESET S B T]...
+//     bench_step [--busy | --decode] [--precision bf16] [--layers 4 ...] PRESET S B T [PRESET S B T]...
 //
 // Rates count model FLOPs (forward and backward, causal attention as half the square) and are given
 // beside P, the peak of fused multiply-adds measured right before and after: the larger of both, none where they differ by
@@ -84,8 +84,8 @@ static void bench_case(Bench* b) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     double memory = (double)usage.ru_maxrss * 1024;
-    printf("%s, S = %s, B = %d, T = %d: %.3f s a step (%.3f s of it norm and AdamW), %.1f tokens/s\n", b->preset,
-           b->ponder, b->B, b->T, best, best - best_passes, n / best);
+    printf("%s, S = %s, B = %d, T = %d, %s: %.3f s a step (%.3f s of it norm and AdamW), %.1f tokens/s\n", b->preset,
+           b->ponder, b->B, b->T, program_precision(), best, best - best_passes, n / best);
     printf("    %.1f GFLOP a step: %.1f GFLOP/s, ", flops / 1e9, flops / best / 1e9);
     if (peak > 0) {
         printf("%.3f of P = %.1f GFLOP/s", share, peak / 1e9);
@@ -95,10 +95,11 @@ static void bench_case(Bench* b) {
         printf("P not known (other programs disturb it)");
     }
     printf("; peak memory %.2f GB; loss %.4f\n", memory / 1e9, b->loss);
-    printf("{\"program\": \"ponder.c\", \"model\": \"%s\", \"ponder\": %s, \"batch\": %d, \"seq\": %d, "
+    printf("{\"program\": \"ponder.c\", \"precision\": \"%s\", \"model\": \"%s\", \"ponder\": %s, \"batch\": %d, "
+           "\"seq\": %d, "
            "\"tokens_per_s\": %.2f, "
            "\"share_of_peak\": %.4f, \"peak_memory\": %.0f}\n",
-           b->preset, b->ponder, b->B, b->T, n / best, share, memory);
+           program_precision(), b->preset, b->ponder, b->B, b->T, n / best, share, memory);
     fflush(stdout);
 }
 
@@ -250,6 +251,7 @@ int MAIN(int argc, char** argv) {
     OptionTable options;
     memset(&options, 0, sizeof options);
     architecture_options(&options);
+    precision_options(&options);
     char** cases = (char**)xalloc((size_t)argc, sizeof(char*), "arguments");
     int words = 0, busy = 0, decode = 0;
     for (int i = 1; i < argc; i++) {
@@ -266,8 +268,9 @@ int MAIN(int argc, char** argv) {
         }
     }
     if (words == 0 || words % 4 != 0) {
-        die("usage: bench_step [--busy | --decode] [--layers N ...] PRESET S B T [PRESET S B T]...");
+        die("usage: bench_step [--busy | --decode] [--precision bf16] [--layers N ...] PRESET S B T [PRESET S B T]...");
     }
+    precision_enter(&options, "bench_step", NULL, argc, argv);
     for (int i = 0; i < words; i += 4) {
         if (decode) {
             bench_decode(&options, cases[i], cases[i + 1], atoi(cases[i + 2]), atoi(cases[i + 3]));

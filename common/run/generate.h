@@ -330,7 +330,7 @@ static inline void generate_report(const Generation* g, const Sampler* s, double
         fprintf(stderr, "; caches %s (%d pass%s)", format_megabytes(size, bytes), g->t->model->passes,
                 g->t->model->passes == 1 ? "" : "es");
     }
-    fprintf(stderr, "\n");
+    fprintf(stderr, "; computed in %s\n", model_arithmetic(g->t->model));
 }
 
 // ---- the whole ----

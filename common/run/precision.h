@@ -14,6 +14,16 @@
 // The main() of this program in bf16; NULL: there is none. Weak, as dispatch.c, which sets it, is not in every program.
 __attribute__((weak)) int (*program_bf16)(int argc, char** argv);
 
+static inline void precision_options(OptionTable* table) {
+    const Option row[] = {
+        {"run", "precision", OPTION_CHOICE, GPU ? program_precision() : "fp32", "fp32|bf16", 0, 0, RESUME_FREE,
+         GPU ? "what the run is computed in: what this program is built for; the other value names the program for that"
+             : "bf16: layers store their activations, and read weights, in 16 bits, as on a GPU; sums, the residual "
+               "stream, the optimiser and checkpoints stay in fp32; --resume goes on in what the run is in"},
+    };
+    options_add(table, row, 1);
+}
+
 // What the run in `out` is in by its newest checkpoint, as --resume will find it; NULL: it does not say. Only looks.
 static inline const char* precision_of_run(const char* out) {
     char* checkpoint = checkpoint_look(out);
@@ -24,12 +34,13 @@ static inline const char* precision_of_run(const char* out) {
     return state->type == JSON_OBJECT ? state_option(state, "precision", path) : NULL;
 }
 
-// With the options of the command line: goes on in the program that computes in what the run is in, and does not return.
+// With the options of the command line: goes on in the program that computes in what the run is in, and does not return. out:
+// where --resume finds the run; NULL: the program has none.
 static inline void precision_enter(const OptionTable* options, const char* program, const char* out, int argc,
                                    char** argv) {
     const char *here = program_precision(), *given = NULL, *wanted = NULL;
     if (options_given(options, "precision")) { wanted = given = options_text(options, "precision"); }
-    if (!GPU && !given && options_given(options, "resume")) { wanted = precision_of_run(out); }
+    if (!GPU && !given && out && options_given(options, "resume")) { wanted = precision_of_run(out); }
     if (!wanted || strcmp(wanted, here) == 0) { return; }
     if (GPU) {
         const char* end = strcmp(wanted, "fp32") == 0 ? "_fp32" : "";

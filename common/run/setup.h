@@ -13,7 +13,6 @@
 #include "../model.h"
 #include "../scaling.h"
 #include "log.h"
-#include "precision.h"
 #include "ranks.h"
 #include "resume.h"
 #include "sample.h"

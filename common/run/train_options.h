@@ -4,8 +4,8 @@
 #define PONDER_TRAIN_OPTIONS_H
 
 #include "../ledger.h"
-#include "../model.h"
 #include "options.h"
+#include "precision.h"
 #include "ranks.h"
 
 // Options of every model that computes on a GPU: its add_options() calls this. The CPU program knows their names.
@@ -120,10 +120,6 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
         {"run", "flops", OPTION_NUMBER, NULL, "X", 1, 1e30, RESUME_FREE,
          "floating-point operations of the whole run, forward and backward, rounded down to whole steps; instead of "
          "--steps and --epochs"},
-        {"run", "precision", OPTION_CHOICE, GPU ? program_precision() : "fp32", "fp32|bf16", 0, 0, RESUME_FREE,
-         GPU ? "what the run is computed in: what this program is built for; the other value names the program for that"
-             : "bf16: layers store their activations, and read weights, in 16 bits, as on a GPU; sums, the residual "
-               "stream, the optimiser and checkpoints stay in fp32; --resume goes on in what the run is in"},
         {"run", "max-minutes", OPTION_NUMBER, NULL, "X", 0, 1e9, RESUME_RUN,
          "stop after this time, with a checkpoint that --resume goes on from"},
         {"run", "resume", OPTION_FLAG, NULL, "same", 0, 0, RESUME_RUN,
@@ -181,6 +177,7 @@ static inline void trainer_options(OptionTable* table, char* model_values, char*
              : "print memory and FLOPs of the run, and exit"},
     };
     options_add(table, rows, (int)(sizeof rows / sizeof rows[0]));
+    precision_options(table);
     generate_options(table);
     explain_options(table);
 }

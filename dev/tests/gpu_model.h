@@ -1004,6 +1004,15 @@ static void test_program(void) {
         free(command);
     }
     check_same_run("whole", "parts", "step_00000003");
+    // A run of a program with the other precision: that this one goes on is remembered.
+    command =
+        format_string("cd %s/parts/step_00000003 && sed -i 's/\"precision\": \".*\"/\"precision\": \"%s\"/' "
+                      "trainer_state.json && cd - && " GPU_PROGRAM " --out %s/parts --resume --steps 4 && grep -q "
+                      "'\"altered\": \".*--precision\"' %s/parts/step_00000004/trainer_state.json && grep -q "
+                      "'\"precision\": \"" PRECISION "\"' %s/parts/step_00000004/trainer_state.json",
+                      program_folder, fp32 ? "bf16" : "fp32", program_folder, program_folder, program_folder);
+    must(command);
+    free(command);
     command = format_string(
         GPU_PROGRAM " --model %s/whole/step_00000003 --val %s/val.bin --seq 48 --batch 3 --val-batches 2 --eval-only",
         program_folder, program_folder);
@@ -1071,16 +1080,20 @@ static void test_no_gpu(void) {
         test_skip("no " GPU_PROGRAM " (make emu)");
         return;
     }
-    const char* const wanted[][2] = {
-        {"EMULATE_DEVICES=0", "no GPU found|The CPU program needs none"},
-        {"EMULATE_SM=75", "compute capability 7.5|at least 8.0"},
-        {"EMULATE_DRIVER=11040", "driver|11.4|update"},
-        {"EMULATE_MEMORY=330000000", "GPU memory|missing|not even --batch 1 fits"},
-        {"", "heads of 304 numbers|at most 256|the CPU program"},
+#define OTHER_PROGRAM(precision, end) \
+    "this program computes in " PRECISION "; build/train_" TEST_NAME "_cuda" end " computes in " precision
+    const char* const wanted[][3] = {
+        {"EMULATE_DEVICES=0", "no GPU found|The CPU program needs none", ""},
+        {"EMULATE_SM=75", "compute capability 7.5|at least 8.0", ""},
+        {"EMULATE_DRIVER=11040", "driver|11.4|update", ""},
+        {"EMULATE_MEMORY=330000000", "GPU memory|missing|not even --batch 1 fits", ""},
+        {"", "heads of 304 numbers|at most 256|the CPU program", "--width 608 --heads 2"},
+        {"", fp32 ? OTHER_PROGRAM("bf16", "") : OTHER_PROGRAM("fp32", "_fp32"),
+         fp32 ? "--precision bf16" : "--precision=fp32"},
     };
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         char* command = format_string("%s " GPU_PROGRAM " %s --ponder 2 --steps 1 --out %s/none %s", wanted[i][0],
-                                      arguments, program_folder, i == 4 ? "--width 608 --heads 2" : "");
+                                      arguments, program_folder, wanted[i][2]);
         expect_exit(1, wanted[i][1], command);
         free(command);
     }

@@ -167,6 +167,30 @@ static void test_resume_says(void) {
     toy_run(0, "finished|!changed", "--out sy --resume");
 }
 
+// The precision of a run that is resumed is known before anything is: here in a program that has no bf16 at all.
+static void test_resume_precision(void) {
+    toy_run(1, "--precision bf16: this program has no bf16|expected --precision fp32|!program  ",
+            "--out pr --steps 3 --precision bf16");
+    CHECK(!toy_exists("pr"), "a run was begun");
+    toy_run(0, "stopped", "--out pr --steps 3 --max-minutes 0");
+    toy_change_line("pr/step_00000001/trainer_state.json", "    \"precision\": ", "    \"precision\": \"bf16\",");
+    toy_shell("ls -lAR --full-time pr > before");
+    static const char* const ways[] = {"", " --eval-only", " --plan", " --generate --prompt a"};
+    for (int i = 0; i < 4; i++) {
+        char* line = format_string("--out pr --resume%s", ways[i]);
+        toy_bare(1, "--precision bf16, as the run in --out pr: this program has no bf16|!changed|!resumed", line);
+        free(line);
+    }
+    toy_shell("ls -lAR --full-time pr | cmp - before");
+    toy_run(0, "--precision fp32 (was bf16)|stopped", "--out pr --resume --precision fp32 --max-minutes 0");
+    toy_run(0, "!--precision|val_loss", "--out pr --resume");
+    toy_run(1, "changed when it was resumed: --precision", "--out pr --steps 3 --resume=same");
+    // Of a program that had no such option, nothing is said.
+    toy_run(0, "stopped", "--out po --steps 2 --max-minutes 0");
+    toy_change_line("po/step_00000001/trainer_state.json", "    \"precision\": ", "    \"was_precision\": \"x\",");
+    toy_run(0, "!changed|val_loss", "--out po --resume");
+}
+
 // Paths and prompts are bytes. Those that are no UTF-8 come back as they were.
 static void test_resume_bytes(void) {
     static const char* const texts[] = {"caf\xe9/train.bin", "\xff\xfe", "a\xc3", "\xed\xa0\x80",
@@ -510,6 +534,7 @@ static void loop_tests(void) {
     RUN(test_resume_finished);
     RUN(test_resume_older_state);
     RUN(test_resume_says);
+    RUN(test_resume_precision);
     RUN(test_resume_altered);
     RUN(test_resume_bytes);
     RUN(test_resume_elsewhere);

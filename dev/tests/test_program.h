@@ -291,6 +291,152 @@ static void test_a_nan_stops_the_run(void) {
     free(command);
 }
 
+// ---- --precision ----
+
+// A short run in bf16: it says what it is in, and what it leaves is not what fp32 leaves.
+static void test_precision_of_a_run(void) {
+    const char* base = program_setup();
+    train("", "fp32", "--ponder 1 --steps 3");
+    char* command =
+        format_string(TRAIN " %s --ponder 1 --steps 3 --precision bf16 --out %s/bf16", base, program_folder);
+    expect_exit(0, ", bf16,|sums and attention in fp32|val_loss_pass 1 ", command);
+    free(command);
+    command = format_string("cd %s && cmp -s fp32/step_00000003/model.safetensors bf16/step_00000003/model.safetensors "
+                            "&& exit 1; grep -q '\"precision\": \"fp32\"' fp32/step_00000003/trainer_state.json && "
+                            "cd bf16/step_00000003 && grep -q '\"precision\": \"bf16\"' trainer_state.json && grep -q "
+                            "'\"arithmetic\": \"bf16 on a CPU\"' trainer_state.json && grep -q 'computed in bf16 on a "
+                            "CPU' README.md && grep -q -e '--precision bf16' README.md",
+                            program_folder);
+    must(command);
+    free(command);
+}
+
+// The same bits for other threads and instruction sets, and for a run that is stopped and goes on in what it is in.
+static void test_precision_same_bits(void) {
+    const char* base = program_setup();
+    train("OMP_NUM_THREADS=2", "bits16", "--ponder 1 --steps 6 --save-every 3 --precision bf16");
+    train("OMP_NUM_THREADS=1", "parts16", "--ponder 1 --steps 6 --save-every 3 --precision bf16 --max-minutes 1e-7");
+    char* command = format_string("OMP_NUM_THREADS=1 " TRAIN " --resume --out %s/parts16", program_folder);
+    expect_exit(0, "resumed from|, bf16,", command);
+    free(command);
+    check_same_run("bits16", "parts16", "step_00000006");
+    static const char* const isas[] = {"portable", "avx2", "avx512"};
+    int ran = 0;
+    for (int i = 0; i < 3; i++) {
+        char *environment = format_string("PONDER_ISA=%s", isas[i]), *out = format_string("bits16_%s", isas[i]);
+        if (program_runs_with(environment)) {
+            command = format_string("%s " TRAIN " %s --precision bf16 --steps 1 --out %s/%s", environment, base,
+                                    program_folder, out);
+            char* said;
+            int code = shell(&said, "%s --plan", command);
+            if (code == 0) {
+                train(environment, out, "--ponder 1 --steps 6 --save-every 3 --precision bf16");
+                check_same_run("bits16", out, "step_00000006");
+                ran++;
+            } else {  // nothing is begun, and a run that is there is not taken for one in fp32
+                expect_exit(1, "--precision bf16: |no bf16 for|instructions|expected --precision fp32", command);
+                char* resume =
+                    format_string("%s " TRAIN " --resume --eval-only --out %s/bits16", environment, program_folder);
+                expect_exit(1, "--precision bf16, as the run in --out |no bf16 for", resume);
+                free(resume);
+                CHECK(shell(NULL, "test ! -e %s/%s", program_folder, out) == 0, "%s was begun", out);
+            }
+            free(said);
+            free(command);
+        }
+        free(environment);
+        free(out);
+    }
+    CHECK(ran >= 1, "bf16 in no instruction set");
+}
+
+// What a run in bf16 is asked when it is there: the precision is its own, a change of it is said and remembered.
+static void test_precision_belongs_to_the_run(void) {
+    program_setup();
+    train("", "own16", "--ponder 1 --steps 2 --precision bf16");
+    char* metrics = untimed_metrics("own16");
+    const char* last = strstr(metrics, "\"step\": 2, \"val_loss\": ");
+    CHECK(last != NULL, "%s", metrics);
+    char* loss = format_string("val_loss %.6f", last ? strtod(last + 23, NULL) : 0);
+    const struct {
+        int code;
+        const char *words, *options;
+    } lines[] = {
+        {0, loss, "--resume --eval-only --out OWN"},
+        {0, loss, "--model OWN/step_00000002 --precision bf16 --eval-only --ponder 1"},
+        {0, "computed in bf16 on a CPU", "--resume --out OWN --generate --prompt a --sample-tokens 9 --context 48"},
+        {0, "computed in fp32 on a CPU",
+         "--resume --out OWN --generate --prompt a --sample-tokens 9 --context 48 --precision fp32"},
+        {0, "computed in fp32 on a CPU", "--model OWN/step_00000002 --generate --prompt a --sample-tokens 9"},
+        {0, "computed in bf16 on a CPU",
+         "--model OWN/step_00000002 --generate --prompt a --sample-tokens 9 --precision bf16 --weights bf16"},
+        {0, "mean loss", "--resume --out OWN --explain --prompt ab --page OWN/page.html"},
+        {0, "wrote |grads.safetensors", "--model OWN/step_00000002 --precision bf16 --dump OWN/dump"},
+        {1, "other options|--precision bf16 (now fp32)", "--ponder 1 --steps 2 --resume=same --out OWN"},
+        {0, "finished: step 2 of 2", "--ponder 1 --steps 2 --resume=same --precision bf16 --out OWN"},
+        {0, "--precision fp32 (was bf16)|computed in fp32 on a CPU (was bf16 on a CPU)|step 3 of 3",
+         "--resume --steps 3 --precision fp32 --out OWN"},
+        {0, ", fp32,|val_loss", "--resume --eval-only --out OWN"},
+        {1, "changed when it was resumed: --steps, --precision|--precision fp32 (now bf16)",
+         "--ponder 1 --steps 3 --resume=same --precision bf16 --out OWN"},
+        {1, "--precision 'half': expected one of fp32, bf16", "--precision half"},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        StringBuilder sb = {0};
+        if (!strstr(lines[i].options, "--generate") && !strstr(lines[i].options, "--explain")) {
+            sb_printf(&sb, "%s ", strstr(lines[i].options, "--resume --") ? "" : program_setup());
+        }
+        for (const char* p = lines[i].options; *p; p++) {
+            int own = strncmp(p, "OWN", 3) == 0;
+            if (own) { sb_printf(&sb, "%s/own16", program_folder), p += 2; }
+            if (!own) { sb_append(&sb, p, 1); }
+        }
+        char* command = format_string(TRAIN " %s", sb.data);
+        expect_exit(lines[i].code, lines[i].words, command);
+        free(command);
+        free(sb.data);
+    }
+    free(loss);
+    free(metrics);
+}
+
+// A hundred steps stay beside those of fp32; what is not finite is named; activations take less memory.
+static void test_precision_hundred_steps(void) {
+    const char* base = program_setup();
+    double losses[2][100], worst = 0;
+    for (int half = 0; half < 2; half++) {
+        const char* out = half ? "hundred16" : "hundred32";
+        train("", out,
+              half ? "--ponder 1 --steps 100 --val-every 0 --precision bf16" : "--ponder 1 --steps 100 --val-every 0");
+        char* metrics = untimed_metrics(out);
+        const char* at = metrics;
+        for (int i = 0; i < 100; i++) {
+            at = at ? strstr(at, "\"loss\": ") : NULL;
+            losses[half][i] = at ? strtod(at += 8, NULL) : (double)NAN;
+        }
+        free(metrics);
+    }
+    for (int i = 0; i < 100; i++) { worst = fmax(worst, fabs(losses[1][i] / losses[0][i] - 1)); }
+    printf("  losses of 100 steps in bf16: within %.2g of fp32's\n", worst);
+    // (Measured: 0.0004.)
+    CHECK(worst > 0 && worst < 0.01 && losses[0][99] < 0.8 * losses[0][0], "%g, from %g to %g", worst, losses[0][0],
+          losses[0][99]);
+    char* command = format_string(
+        TRAIN " %s --ponder 1 --steps 40 --lr 1e6 --clip 0 --warmup-steps 3 --precision bf16 --out %s/nan16", base,
+        program_folder);
+    expect_exit(1, "step |first tensor that is not finite: ", command);
+    free(command);
+    double kept[2] = {0, 0};
+    for (int half = 0; half < 2; half++) {
+        char* said;
+        shell(&said, TRAIN " %s --ponder 1 --plan --precision %s | grep 'activations kept' | awk '{ print $5 }'", base,
+              half ? "bf16" : "fp32");
+        kept[half] = strtod(said, NULL);
+        free(said);
+    }
+    CHECK(kept[1] > 0 && kept[1] < 0.7 * kept[0], "activations kept: %g MB in bf16, %g in fp32", kept[1], kept[0]);
+}
+
 #define OF_GPU(name) "--" name " is an option of the GPU programs, build/train_" TEST_NAME "_cuda"
 static void test_command_lines(void) {
     const struct {
@@ -453,6 +599,10 @@ static void program_tests(void) {
     RUN_WHOLE(test_threads_of_a_run);
     RUN(test_same_bits_everywhere);
     RUN_WHOLE(test_resume_is_exact);
+    RUN(test_precision_of_a_run);
+    RUN_WHOLE(test_precision_same_bits);
+    RUN_WHOLE(test_precision_belongs_to_the_run);
+    RUN_WHOLE(test_precision_hundred_steps);
     RUN(test_start_from_a_directory);
     RUN(test_options_beside_weights);
     RUN_WHOLE(test_a_nan_stops_the_run);

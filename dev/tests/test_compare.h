@@ -360,7 +360,8 @@ static void test_compare_settings(void) {
         {43, 0, ", \"clip\": \"0.5\"", "", "differ in more than the seed: --clip - and 0.5"},
         {43, 0, "", ", \"shards\": \"f00\"", "differ in more than the seed: training data - and f00"},
         {43, 30, "", "", "differ in more than the seed: steps 20 and 30"},
-        {43, 0, ", \"prompt\": \"x\", \"flops\": \"9\"", "", NULL},
+        {43, 0, "", ", \"arithmetic\": \"bf16\"", "differ in more than the seed: arithmetic - and bf16"},
+        {43, 0, ", \"prompt\": \"x\", \"flops\": \"9\", \"precision\": \"fp32\"", "", NULL},
     };
     for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++) {
         compare_made.seed = seeds[i].seed, compare_made.total_steps = seeds[i].total_steps;

@@ -630,17 +630,10 @@ static inline void ponder_lay_out(Ponder* m, Arena area[AREAS], int training) {
 // largest product, rows of logits that threads work on.
 static inline double ponder_beside(const Ponder* m) {
     const Sizes* size = &m->pass->size;
-    const TensorTable* table = &m->model.tensors;
-    if (!KEPT_ROUNDS) { return 0; }
-    size_t N = m->pass->N, V = (size_t)size->V, HS = (size_t)size->HS, Q = (size_t)size->NH * HS;
-    size_t sums = mul_size(min_size(N, MIX_ROWS), V, "logits");
-    for (int i = 0; i < table->count; i++) {
-        TensorGroup group = tensor_group(table, i);
-        size_t widest = table->list[i].product ? max_size(group.rows, group.columns) : 0;
-        sums = max_size(sums, mul_size(N, widest, "a product"));
-    }
+    size_t N = m->pass->N, V = (size_t)size->V, Q = (size_t)(size->NH * size->HS), K = (size_t)(size->NKV * size->HS);
+    size_t sums = max_size(mul_size(min_size(N, MIX_ROWS), V, "logits"), N * tensors_widest(&m->model.tensors));
     size_t rows = (size_t)thread_count() * V * (m->config.steps > 0 ? 2 : 1);
-    return sizeof(real) * (double)(attention_needs(N, Q, Q + 2 * (size_t)size->NKV * HS, 1) + sums + rows);
+    return sizeof(real) * (double)(attention_needs(N, Q, Q + 2 * K, 1) + sums + rows);
 }
 
 static inline void ponder_allocate(Model* model, int training) {

@@ -235,6 +235,16 @@ static inline TensorRounding tensors_round(const TensorTable* table, real** para
     return r;
 }
 
+// The most numbers that a position has before or after one of the products.
+static inline size_t tensors_widest(const TensorTable* table) {
+    size_t widest = 0;
+    for (int i = 0; i < table->count; i++) {
+        TensorGroup group = tensor_group(table, i);
+        if (table->list[i].product) { widest = max_size(widest, max_size(group.rows, group.columns)); }
+    }
+    return widest;
+}
+
 // FLOPs of one token in all products with weights of the table, forward and backward.
 static inline double tensors_flops(const TensorTable* table) {
     double flops = 0;

@@ -441,14 +441,14 @@ kernels-table: gpu $(B)/gpu_attention ## registers, spills, shared memory and oc
 
 # How the emulator is built finds different things (dev/emulate/README.md): plain; race: data races between
 # CUDA threads, by race.cpp; asan: accesses out of bounds, misaligned vectors, overflow; msan: values that nobody wrote
-# (clang only; its checks are calls but in attention: as lines of their own they take long to compile). ubsan, a part of asan, stands
+# (clang only; its checks are calls but in attention and in the emulator: as lines of their own they take long to compile). ubsan, a part of asan, stands
 # alone for the emulator's own test.
 CLANGXX ?= clang++
 EMU_plain = $(CXX) -O1 $(OPENMP)
 EMU_race = $(EMU_plain) -fsanitize=thread
 EMU_asan = $(EMU_plain) -fsanitize=address,undefined -fno-sanitize-recover=all
 EMU_ubsan = $(EMU_plain) -fsanitize=undefined -fno-sanitize-recover=all
-EMU_msan = $(CLANGXX) -O1 $(if $(findstring attention,$@),,-mllvm -msan-instrumentation-with-call-threshold=0) -fsanitize=memory -fno-omit-frame-pointer
+EMU_msan = $(CLANGXX) -O1 $(if $(findstring attention,$@)$(findstring emulate_msan,$@),,-mllvm -msan-instrumentation-with-call-threshold=0) -fsanitize=memory -fno-omit-frame-pointer
 # race.cpp answers the calls that -fsanitize=thread puts into kernels: its library must not.
 EMU_LINK_race = $(EMU_plain) -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
 EMU_FLAGS = -x c++ -std=c++17 -DGPU=1 -DHAVE_SM90A -Idev/emulate -I$(B)/include -g1 -ffp-contract=off $(WARN) -Wno-unknown-pragmas -MMD -MP

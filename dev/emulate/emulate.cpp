@@ -315,7 +315,7 @@ void emulate_syncthreads(const char* file, int line) {
 }
 
 const unsigned char* emulate_meet(const char* what, const char* file, int line, unsigned mask, const void* mine,
-                                  size_t bytes) {
+                                  size_t bytes, void (*last)(unsigned char* all)) {
     Own own;
     Worker* w = worker;
     Fibre* f = w->now;
@@ -335,10 +335,15 @@ const unsigned char* emulate_meet(const char* what, const char* file, int line, 
     warp->what = what, warp->file = file, warp->line = line;
     unsigned generation = warp->generation;
     unsigned char* data = &warp->data[generation % 2][0][0];
-    if (bytes) { memcpy(data + MEET_BYTES * lane, mine, bytes); }
+    if (bytes == 4) {  // as most often, and then no call
+        memcpy(data + MEET_BYTES * lane, mine, 4);
+    } else if (bytes) {
+        memcpy(data + MEET_BYTES * lane, mine, bytes);
+    }
     if (++warp->arrived == 32) {
         warp->arrived = 0;
         warp->generation++;
+        if (last) { last(data); }
         // Lanes wait for each other in a shuffle too, but only __syncwarp orders their accesses to memory.
         unsigned first = f->thread.linear - lane, orders = strcmp(what, "__syncwarp") == 0;
         for (unsigned i = first; i < first + 32; i++) {
@@ -402,10 +407,54 @@ void emulate_touch(const char* what, const void* p, size_t bytes, size_t aligned
     if (emulate_race_at) { emulate_race_at(p, bytes, kind, code); }
 }
 
+// ---- matrices of a warp ----
+
+// The product of all lanes' fragments, by the lane that comes last: once for the warp, and with vectors. If each lane finds its own
+// four sums, that is a third of a model's test in bf16. The sums come behind the fragments. Laid out as the PTX manual has it.
+enum { MMA_FRAGMENTS = 6 * sizeof(uint32_t) };
+typedef float EightFloats __attribute__((vector_size(32)));
+static void mma_of_warp(unsigned char* all) {
+    static_assert(MMA_FRAGMENTS + 4 * sizeof(float) <= MEET_BYTES, "a lane's fragments and sums");
+    float a[16][16], b[16][8], d[16][8];
+    for (size_t lane = 0; lane < 32; lane++) {
+        // Rows, or b's columns, g and g + 8; numbers t and t + 1 along k, and those 8 further on.
+        const size_t g = lane / 4, t = lane % 4 * 2;
+        uint32_t word[6];
+        memcpy(word, all + MEET_BYTES * lane, sizeof word);
+        for (int half = 0; half < 2; half++) {
+            for (size_t r = 0; r < 4; r++) {
+                a[g + r % 2 * 8][t + r / 2 * 8 + (size_t)half] = emulate_half(word[r], half);
+            }
+            for (size_t r = 0; r < 2; r++) { b[t + r * 8 + (size_t)half][g] = emulate_half(word[4 + r], half); }
+        }
+    }
+    for (size_t row = 0; row < 16; row++) {
+        EightFloats sum = {0};
+        for (size_t k = 0; k < 16; k++) {
+            EightFloats of_k;
+            memcpy(&of_k, b[k], sizeof of_k);
+            sum += a[row][k] * of_k;
+        }
+        memcpy(d[row], &sum, sizeof sum);
+    }
+    for (size_t lane = 0; lane < 32; lane++) {
+        unsigned char* own = all + MEET_BYTES * lane + MMA_FRAGMENTS;
+        memcpy(own, &d[lane / 4][lane % 4 * 2], 8);
+        memcpy(own + 8, &d[lane / 4 + 8][lane % 4 * 2], 8);
+    }
+}
+void emulate_mma_bf16(const char* file, int line, float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const unsigned char* all = emulate_meet("mma_bf16", file, line, 0xffffffffu, mine, sizeof mine, mma_of_warp);
+    float sum[4];
+    memcpy(sum, all + MEET_BYTES * EMULATE_LANE + MMA_FRAGMENTS, sizeof sum);
+    for (int i = 0; i < 4; i++) { d[i] += sum[i]; }
+}
+
 // An ldmatrix reads its matrices one after the other, the 8 rows of one at once: 128 bytes from 32 banks of 4 bytes, if
 // no two rows lie in the same banks. Two that do, at different addresses, cost as much as another read. That
-// changes no result, so it can be allowed: EMULATE_BANKS=any.
-void emulate_banks(const char* what, const char* file, int line, const unsigned char* all, size_t at) {
+// changes no result, so it can be allowed: EMULATE_BANKS=any. Lane l's address stands at all[64 l + at].
+static void check_banks(const char* what, const char* file, int line, const unsigned char* all, size_t at) {
     static const int allowed = [] {
         const char* text = getenv("EMULATE_BANKS");
         return text && strcmp(text, "any") == 0;
@@ -420,6 +469,26 @@ void emulate_banks(const char* what, const char* file, int line, const unsigned 
                       k % 8, i % 8, i / 8, (long long)(row[i] - row[k]));
             }
         }
+    }
+}
+
+void emulate_ldmatrix(const char* file, int line, uint32_t r[4], const void* row, int transposed) {
+    emulate_touch("ldmatrix", row, 16, 16, EMULATE_READS, __builtin_return_address(0));
+    const char* what = transposed ? "ldmatrix_x4_trans" : "ldmatrix_x4";
+    unsigned char mine[16 + sizeof row];
+    memcpy(mine, row, 16);
+    memcpy(mine + 16, &row, sizeof row);
+    const unsigned char* all = emulate_meet(what, file, line, 0xffffffffu, mine, sizeof mine);
+    check_banks(what, file, line, all, 16);
+    const int g = EMULATE_LANE / 4, t = EMULATE_LANE % 4 * 2;
+    for (int i = 0; i < 4; i++) {
+        const unsigned char* matrix = all + MEET_BYTES * 8 * i;
+        uint16_t half[2];
+        for (int k = 0; k < 2; k++) {
+            memcpy(&half[k], transposed ? matrix + MEET_BYTES * (t + k) + 2 * g : matrix + MEET_BYTES * g + 2 * (t + k),
+                   2);
+        }
+        r[i] = (uint32_t)half[0] | (uint32_t)half[1] << 16;
     }
 }
 
@@ -470,59 +539,80 @@ void emulate_cp_async_wait(int pending) {
 
 // ---- warpgroup products ----
 
-// A matrix as its descriptor says, see wgmma_matrix: byte `at` of the first row it would have without swizzle, row by row.
-static const unsigned char* product_byte(uint64_t matrix, size_t at) {
+// A matrix as its descriptor says, see wgmma_matrix: byte `at` of the first row it would have without swizzle, row by row. 16 bytes
+// from a multiple of 16 on stay together.
+static const unsigned char* product_byte(const void* shared, uint64_t matrix, size_t at) {
     at += (size_t)(matrix & 0x3fff) << 4;
-    return (const unsigned char*)emulate_shared_dynamic() + (at ^ (at >> 7 & 7) << 4);
+    return (const unsigned char*)shared + (at ^ (at >> 7 & 7) << 4);
 }
 static size_t product_panel(uint64_t matrix) { return (size_t)(matrix >> 16 & 0x3fff) << 4; }
 static size_t product_eight(uint64_t matrix) { return (size_t)(matrix >> 32 & 0x3fff) << 4; }
 // Number k of row r of a matrix that is summed along its rows; number n of row k of one that is summed over its rows.
-static const unsigned char* product_along(uint64_t m, size_t r, size_t k) {
-    return product_byte(m, r / 8 * product_eight(m) + r % 8 * 128 + 2 * k);
+static const unsigned char* product_along(const void* shared, uint64_t m, size_t r, size_t k) {
+    return product_byte(shared, m, r / 8 * product_eight(m) + r % 8 * 128 + 2 * k);
 }
-static const unsigned char* product_over(uint64_t m, size_t k, size_t n) {
-    return product_byte(m, n / 64 * product_panel(m) + k / 8 * product_eight(m) + k % 8 * 128 + n % 64 * 2);
+static const unsigned char* product_over(const void* shared, uint64_t m, size_t k, size_t n) {
+    return product_byte(shared, m, n / 64 * product_panel(m) + k / 8 * product_eight(m) + k % 8 * 128 + n % 64 * 2);
 }
 
 // A lane's share of what the warp reads, 16 bytes at a time.
 static void product_touch(const EmulateProduct& p) {
+    const void* shared = emulate_shared_dynamic();
     const size_t lane = (size_t)EMULATE_LANE, first = (size_t)p.row / 16 * 16;
     for (size_t i = lane; i < (p.from_registers ? 0 : 32); i += 32) {
-        emulate_touch("wgmma", product_along(p.a, first + i / 2, i % 2 * 8), 16, 16, EMULATE_READS, p.code);
+        emulate_touch("wgmma", product_along(shared, p.a, first + i / 2, i % 2 * 8), 16, 16, EMULATE_READS, p.code);
     }
     for (size_t i = lane; i < 2 * (size_t)p.columns; i += 32) {
-        const unsigned char* at =
-            p.from_registers ? product_over(p.b, i % 16, i / 16 * 8) : product_along(p.b, i / 2, i % 2 * 8);
+        const unsigned char* at = p.from_registers ? product_over(shared, p.b, i % 16, i / 16 * 8)
+                                                   : product_along(shared, p.b, i / 2, i % 2 * 8);
         emulate_touch("wgmma", at, 16, 16, EMULATE_READS, p.code);
     }
 }
+enum { PRODUCT_COLUMNS = 256 };  // at most
+// Eight numbers, 16 bytes.
+static void product_eight_numbers(float to[8], const unsigned char* from) {
+    uint16_t half[8];
+    memcpy(half, from, sizeof half);
+    for (int i = 0; i < 8; i++) { to[i] = __uint_as_float((uint32_t)half[i] << 16); }
+}
 static void product_now(const EmulateProduct& p) {
-    float a[2][16], b[16];
-    for (size_t k = 0; k < 16; k++) {
-        for (size_t i = 0; i < 2; i++) {
-            uint16_t half = p.left[i][k];
-            if (!p.from_registers) { memcpy(&half, product_along(p.a, (size_t)p.row + 8 * i, k), 2); }
-            a[i][k] = __uint_as_float((uint32_t)half << 16);
+    enum { MOST = PRODUCT_COLUMNS / 4 };  // columns of a lane: 2 place and 2 place + 1 of every 8
+    const void* shared = emulate_shared_dynamic();
+    const size_t columns = (size_t)p.columns / 4, place = 2 * (size_t)p.place;
+    float a[2][16], b[16][MOST], number[16];
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t k = 0; k < 16; k++) { a[i][k] = __uint_as_float((uint32_t)p.left[i][k] << 16); }
+        for (size_t k = 0; k < 16 && !p.from_registers; k += 8) {
+            product_eight_numbers(a[i] + k, product_along(shared, p.a, (size_t)p.row + 8 * i, k));
         }
     }
-    for (int x = 0; x < p.columns / 4; x++) {  // columns 2 place and 2 place + 1 of every 8
-        const size_t column = (size_t)(x / 2 * 8 + 2 * p.place + x % 2);
-        for (size_t k = 0; k < 16; k++) {
-            uint16_t half;
-            memcpy(&half, p.from_registers ? product_over(p.b, k, column) : product_along(p.b, column, k), 2);
-            b[k] = __uint_as_float((uint32_t)half << 16);
+    for (size_t x = 0; x < columns && !p.from_registers; x++) {
+        for (size_t k = 0; k < 16; k += 8) {
+            product_eight_numbers(number + k, product_along(shared, p.b, x / 2 * 8 + place + x % 2, k));
         }
-        for (int i = 0; i < 2; i++) {
-            float sum = 0, *d = p.d + x / 2 * 4 + 2 * i + x % 2;
-            for (int k = 0; k < 16; k++) { sum += a[i][k] * b[k]; }
-            *d = p.add ? *d + sum : sum;
+        for (size_t k = 0; k < 16; k++) { b[k][x] = number[k]; }
+    }
+    for (size_t x = 0; x < columns && p.from_registers; x += 2) {
+        for (size_t k = 0; k < 16; k++) {
+            product_eight_numbers(number, product_over(shared, p.b, k, x / 2 * 8));
+            b[k][x] = number[place], b[k][x + 1] = number[place + 1];
+        }
+    }
+    for (size_t i = 0; i < 2; i++) {
+        float sum[MOST] = {0};
+        for (size_t k = 0; k < 16; k++) {
+            for (size_t x = 0; x < columns; x++) { sum[x] += a[i][k] * b[k][x]; }
+        }
+        for (size_t x = 0; x < columns; x++) {
+            float* d = p.d + x / 2 * 4 + 2 * i + x % 2;
+            *d = p.add ? *d + sum[x] : sum[x];
         }
     }
 }
 void emulate_product(const EmulateProduct& product) {
     Worker* w = worker;
     Fibre* f = w->now;
+    if (product.columns > PRODUCT_COLUMNS) { fault("wgmma of %d columns", product.columns); }
     if (w->threads % 128 != 0) { fault("wgmma by a block of %u threads, no whole warpgroups", w->threads); }
     if (f->touched) { fault("wgmma without wgmma_fence since the last wait"); }
     if (f->copied) { fault("wgmma without wgmma_fence_shared since the last wait for copies"); }
@@ -686,13 +776,13 @@ static void run_block(const char* name, dim3 grid, dim3 block, size_t shared, co
 }
 
 // Whether this thread's fibres stayed within their stacks.
-static void check_stacks(const char* name) {
-    for (const Fibre& f : worker ? worker->fibre : std::vector<Fibre>()) {
-        for (int k = 0; k < STACK_END; k++) {
-            if (f.stack[k] != 0x5a) {
-                fault("kernel %s needs more than %d bytes of stack a thread", name, STACK_BYTES - STACK_SPREAD);
-            }
-        }
+static void check_stacks(const char* name, uint64_t threads) {
+    if (!worker) { return; }
+    for (size_t i = 0; i < worker->fibre.size() && i < threads; i++) {
+        const Fibre& f = worker->fibre[i];
+        int whole = 1;
+        for (int k = 0; k < STACK_END; k++) { whole &= f.stack[k] == 0x5a; }
+        if (!whole) { fault("kernel %s needs more than %d bytes of stack a thread", name, STACK_BYTES - STACK_SPREAD); }
     }
 }
 
@@ -716,7 +806,7 @@ void emulate_run(const char* name, dim3 grid, dim3 block, size_t shared, const s
     {
 #pragma omp for schedule(dynamic)
         for (uint64_t i = 0; i < blocks; i++) { run_block(name, grid, block, shared, kernel, order[i], launch); }
-        check_stacks(name);
+        check_stacks(name, threads);
     }
 }
 

@@ -101,9 +101,10 @@ enum { warpSize = 32 };
 
 void emulate_syncthreads(const char* file, int line);
 // All 32 lanes of the warp meet at one place; each brings `bytes` (at most 64). Returns what they
-// brought, 64 bytes a lane, valid until the warp meets again after the next time.
+// brought, 64 bytes a lane, valid until the warp meets again after the next time. `last`, if given, is called with all of it by
+// the lane that comes last, before any goes on.
 const unsigned char* emulate_meet(const char* what, const char* file, int line, unsigned mask, const void* mine,
-                                  size_t bytes);
+                                  size_t bytes, void (*last)(unsigned char* all) = NULL);
 #define __syncthreads() emulate_syncthreads(__FILE__, __LINE__)
 #define __syncwarp(...) ((void)emulate_meet("__syncwarp", __FILE__, __LINE__, 0xffffffffu, NULL, 0))
 

@@ -61,7 +61,7 @@ static inline EMULATE_UNSEEN void emulate_wgmma_registers(const char* file, int 
     EmulateProduct p = emulate_lane_product(d, 2 * count, b);
     p.add = p.from_registers = 1, p.code = __builtin_return_address(0);
     for (int i = 0; i < 2; i++) {
-        for (int k = 0; k < 16; k++) {  // as in emulate_mma_bf16
+        for (int k = 0; k < 16; k++) {  // as in mma_of_warp
             memcpy(&p.left[i][k], all + 64 * (EMULATE_LANE / 4 * 4 + k % 8 / 2) + 4 * (i + 2 * (k / 8)) + 2 * (k % 2),
                    2);
         }

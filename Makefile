@@ -338,7 +338,9 @@ $(eval $(call test,test_ponder_double,test_ponder.c,-DMIX_ROWS=8 -DREAL=double $
 is_whole = -DTEST_WHOLE=$(if $(filter $(1),$(WHOLE)),1,0)
 $(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a),test_$(a).c,$(LESS) $(call is_whole,$(a)),$(NATIVE),$(B)/kept_$(a).o)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call test,test_$(a)_double,test_$(a).c,-DMIX_ROWS=8 -DREAL=double $(LESS),portable,$(B)/kept_$(a).o)))
-TESTS = $(addprefix $(B)/,test_common $(ARCHITECTURES:%=test_%) $(ARCHITECTURES:%=test_%_double) test_portable \
+# Which of them are tested with real = double.
+DOUBLES = $(ARCHITECTURES)
+TESTS = $(addprefix $(B)/,test_common $(ARCHITECTURES:%=test_%) $(DOUBLES:%=test_%_double) test_portable \
     test_arithmetic test_ponder test_ponder_double test_common_double)
 TRAINERS = $(ARCHITECTURES:%=$(B)/train_%)
 trainers: $(TRAINERS) ## build the CPU trainers of all architectures
@@ -351,7 +353,7 @@ test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/tokens $(B)/compare ## every test tha
 	$(RUN)echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
 test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory B=$(B)/sanitize ISAS="$(NATIVE)" \
+	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory B=$(B)/sanitize ISAS="$(NATIVE)" DOUBLES="$(FIRST)" \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" test
 .PHONY: test test-sanitize
 

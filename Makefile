@@ -488,8 +488,9 @@ $(foreach v,race asan msan,$(foreach t,$(GPU_TESTS), \
 $(foreach v,race asan ubsan msan,$(eval $(call emu,$(B)/emu/test_emulate_$(v),dev/emulate/test_emulate.cpp,$(v),-DTESTING)))
 $(foreach v,plain asan ubsan,$(eval $(call emu,$(B)/emu/test_nccl_$(v),dev/emulate/test_nccl.cpp,$(v),-DTESTING)))
 $(eval $(call emu,$(B)/emu/test_nccl_api,dev/emulate/test_nccl_api.cpp,plain,))
-$(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,$(call of_trainer,$(FIRST)) $(HOST_ISA)))
-$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_step_$(a),dev/bench_step.cu,plain,$(call of_trainer,$(a)) $(HOST_ISA))))
+# Benchmarks run for seconds here, to see that they run: not optimised they are built in half the time.
+$(eval $(call emu,$(B)/emu/bench_gpu,dev/bench_gpu.cu,plain,-O0 $(call of_trainer,$(FIRST)) $(HOST_ISA)))
+$(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/emu/bench_step_$(a),dev/bench_step.cu,plain,-O0 $(call of_trainer,$(a)) $(HOST_ISA))))
 emu-check: emu $(foreach t,$(GPU_TESTS),$(B)/emu/$(t) $(B)/emu/$(t)_fp32) $(B)/emu/bench_gpu $(ARCHITECTURES:%=$(B)/emu/bench_step_%) ## build what dev/gpu_check.sh --emulator takes
 .PHONY: emu-check
 

@@ -352,6 +352,8 @@ test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/tokens $(B)/compare ## every test tha
 	$(RUN)JOBS=$(or $(JOBS),$(PROCESSORS)) OMP_NUM_THREADS=2 dev/run_tests.sh $(TESTS) "dev/test_make.sh $(B) $(MODEL)"
 	$(RUN)echo "not run here: make test-emu (the CUDA half, under the emulator), make test-sanitize (ASan, UBSan)," \
 	    "make test-all (also checkpoints in transformers; needs Python and a network)" >&2
+# With real = double a layer reaches for the same numbers, each twice as long: the first architecture's layers stand for all, the
+# others' are under sanitizers with real = float.
 test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory B=$(B)/sanitize ISAS="$(NATIVE)" DOUBLES="$(FIRST)" \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" test
@@ -367,7 +369,7 @@ test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSan
 GPU_ARCH ?= $(if $(GPU_SM),$(shell "$(NVCC)" --list-gpu-code 2>/dev/null | grep -qx sm_$(GPU_SM) && echo $(GPU_SM)))
 GPU_ARCHS = $(or $(GPU_ARCH),80 90)
 # For compute capability 9.0 code that has Hopper's own instructions too (sm_90a); HAVE_SM90A says so to attention.cuh.
-GENCODE = $(foreach a,$(GPU_ARCHS:90=90a),-gencode arch=compute_$(a),code=$(if $(filter all,$(CHECK)),compute,sm)_$(a)) \
+GENCODE = $(foreach a,$(GPU_ARCHS:90=90a),-gencode arch=compute_$(a),code=$(if $(filter all syntax,$(CHECK)),compute,sm)_$(a)) \
     $(if $(GPU_ARCH),,-gencode arch=compute_80$(comma)code=compute_80)
 SM90A = $(if $(findstring compute_90a,$(GENCODE)),-DHAVE_SM90A)
 comma := ,
@@ -376,8 +378,10 @@ space := $(subst ,, )
 HOST_ISA = $(if $(filter avx2 avx512,$(NATIVE)),$(ISA_avx2))
 HOST_FLAGS = $(OPENMP) $(HOST_ISA) -ffp-contract=off -fno-math-errno $(WARN) -Wno-unknown-pragmas
 # CHECK=host: programs that are looked at and not run; their C half is not optimised. CHECK=all: only to see that they compile;
-# their kernels, which are those of the trainers, end as PTX, and are not optimised where nvcc can do that (12.9).
-NVCC_SPEED = $(if $(CHECK),-O0,-O3) $(if $(filter all,$(CHECK)),$(shell "$(NVCC)" --help 2>/dev/null | grep -q Ofast-compile && echo -Ofc max))
+# their kernels, which are those of the trainers, end as PTX, and are not optimised where nvcc can do that (12.9). CHECK=syntax: the
+# same, and of the C half, which is half the time, gcc reads what nvcc has made of it and makes nothing: an empty file stands for the
+# program.
+NVCC_SPEED = $(if $(CHECK),-O0,-O3) $(if $(filter all syntax,$(CHECK)),$(shell "$(NVCC)" --help 2>/dev/null | grep -q Ofast-compile && echo -Ofc max))
 NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 $(NVCC_SPEED) -diag-suppress 1675 $(if $(WERROR),-Werror all-warnings) \
     -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B)/include $(GENCODE) $(SM90A)
 
@@ -390,7 +394,7 @@ RPATH = $(foreach d,$(CUDA_LIBRARIES),-Xlinker -rpath -Xlinker "$(d)")
 # $(call cuda,name,source,flags)
 define cuda
 $(B)/$(1): $(2) $(B)/include/modeling_ponder.h | need_nvcc
-	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< -lcublasLt -lnccl $$(RPATH)
+	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< $$(if $$(filter syntax,$$(CHECK)),-c -Xcompiler -fsyntax-only && touch $$@,-lcublasLt -lnccl $$(RPATH))
 endef
 need_nvcc:
 	@[ -x "$(NVCC)" ] || { echo "error: no nvcc found (CUDA Toolkit 12.4 or later); give its path as NVCC=..., or build" \
@@ -416,8 +420,11 @@ $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,bench_step_$(a)_cuda,dev/bench_s
 
 GPU_TRAINERS = $(foreach t,$(TRAINERS),$(t)_cuda $(t)_cuda_fp32)
 gpu: $(GPU_TRAINERS) ## build the GPU trainers: bf16 and fp32 (CUDA Toolkit)
-gpu-tests: $(foreach t,$(GPU_TESTS),$(B)/$(t) $(B)/$(t)_fp32) $(B)/gpu_attention_ptx ## build the tests of the GPU half
-gpu-bench: $(B)/bench_gpu $(foreach a,$(ARCHITECTURES),$(B)/bench_step_$(a)_cuda) ## build its benchmarks
+# That a benchmark, and a model's test in fp32, compile is seen with the first architecture: the others' are the same source around
+# trainers that are compiled by themselves, and g++ compiles them for the emulator.
+NOT_SEEN = $(if $(filter syntax,$(CHECK)),$(filter-out $(FIRST),$(ARCHITECTURES)))
+gpu-tests: $(GPU_TESTS:%=$(B)/%) $(patsubst %,$(B)/%_fp32,$(filter-out $(NOT_SEEN:%=gpu_%),$(GPU_TESTS))) $(B)/gpu_attention_ptx ## build the tests of the GPU half
+gpu-bench: $(B)/bench_gpu $(patsubst %,$(B)/bench_step_%_cuda,$(filter-out $(NOT_SEEN),$(ARCHITECTURES))) ## build its benchmarks
 gpu-check: gpu gpu-tests gpu-bench $(B)/bytes ## everything that a machine with a GPU can check, in ten minutes
 	dev/gpu_check.sh
 # Whole steps that gpu_check.sh times, each PRESET:S:SHARE, the share of P that is wanted; of 8 rows of 2,048 tokens, or

@@ -166,7 +166,7 @@ static void test_own_fixtures(void) {
         return;
     }
     set_threads(1);
-    int count = check_fixtures("dev/fixtures", TEST_NAME "-", "", fixture_fp32);
+    int count = check_fixtures("dev/fixtures", TEST_NAME "-", "", NULL, fixture_fp32);
     set_threads(0);
     CHECK(count >= 4, "%d fixtures in dev/fixtures, expected at least 4", count);
 }
@@ -178,7 +178,7 @@ static void test_reference_fixtures(void) {
     }
     char* folder = fixtures_shared();
     set_threads(1);
-    int count = check_fixtures(folder, TEST_NAME "-", "", fixture_fp32);
+    int count = check_fixtures(folder, TEST_NAME "-", "", NULL, fixture_fp32);
     set_threads(0);
     if (count == 0) {
         test_skip("no fixtures of the reference implementation (set PONDER_SHARED)");

@@ -224,18 +224,22 @@ static void check_fixture(const char* dir, FixtureBounds most) {
     validate(model, dir, "after training", need(expected, "val_after"), val, batch, batches, T, most.loss);
 }
 
-// Every folder whose name begins and ends so; returns how many.
-static int check_fixtures(const char* folder, const char* begin, const char* end, FixtureBounds most) {
+static int ends_so(const char* name, const char* end) {
+    const size_t n = strlen(name), k = strlen(end);
+    return n >= k && strcmp(name + n - k, end) == 0;
+}
+// Every folder whose name begins and ends so, but not as `but` (NULL: all); returns how many.
+static int check_fixtures(const char* folder, const char* begin, const char* end, const char* but, FixtureBounds most) {
     DIR* directory = opendir(folder);
     int count = 0;
     if (!directory) { return 0; }
     memset(&fixture_worst, 0, sizeof fixture_worst);
     for (struct dirent* entry; (entry = readdir(directory)) != NULL;) {
-        size_t n = strlen(entry->d_name), k = strlen(end);
-        if (strncmp(entry->d_name, begin, strlen(begin)) != 0 || n < k || strcmp(entry->d_name + n - k, end) != 0) {
+        const char* name = entry->d_name;
+        if (strncmp(name, begin, strlen(begin)) != 0 || !ends_so(name, end) || (but && ends_so(name, but))) {
             continue;
         }
-        check_fixture(format_string("%s/%s", folder, entry->d_name), most);
+        check_fixture(format_string("%s/%s", folder, name), most);
         count++;
     }
     closedir(directory);

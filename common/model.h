@@ -8,6 +8,7 @@
 #include "adamw.h"
 #include "arena.h"
 #include "base.h"
+#include "matmul.h"
 #include "rows.h"
 #include "tensors.h"
 
@@ -201,7 +202,9 @@ static inline const char* program_precision(void) { return KEPT_ROUNDS ? "bf16" 
 
 // What a run's numbers come from, to be told from others when it goes on elsewhere.
 static inline const char* model_arithmetic(const Model* model) {
-    return model->arithmetic ? model->arithmetic : KEPT_ROUNDS ? "bf16 on a CPU" : "fp32 on a CPU";
+    if (model->arithmetic || !KEPT_ROUNDS) { return model->arithmetic ? model->arithmetic : "fp32 on a CPU"; }
+    return products_kernel()->sums == SUMS_AMX ? "bf16 on a CPU, sums as by TDPBF16PS"
+                                               : "bf16 on a CPU, sums as by VDPBF16PS";
 }
 
 // A micro-batch of a step, and the end of its last: the sum of both is that of the losses, wherever they are added.

@@ -581,6 +581,7 @@ static inline void trainer_banner(const Trainer* t) {
         }
         log_item(&line, "instructions %s", machine_isa());
         log_item(&line, "matmul %s", matmul_name());
+        if (KEPT_ROUNDS) { log_item(&line, "products by %s", products_kernel()->name); }
         log_item(&line, "%s", program_precision());
     }
     if (ranks.count > 1) {

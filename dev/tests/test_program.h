@@ -304,26 +304,46 @@ static void test_precision_of_a_run(void) {
     command = format_string("cd %s && cmp -s fp32/step_00000003/model.safetensors bf16/step_00000003/model.safetensors "
                             "&& exit 1; grep -q '\"precision\": \"fp32\"' fp32/step_00000003/trainer_state.json && "
                             "cd bf16/step_00000003 && grep -q '\"precision\": \"bf16\"' trainer_state.json && grep -q "
-                            "'\"arithmetic\": \"bf16 on a CPU\"' trainer_state.json && grep -q 'computed in bf16 on a "
+                            "'\"arithmetic\": \"bf16 on a CPU, sums as by .DPBF16PS\"' trainer_state.json && grep -q "
+                            "'computed in bf16 on a "
                             "CPU' README.md && grep -q -e '--precision bf16' README.md",
                             program_folder);
     must(command);
     free(command);
 }
 
-// The same bits for other threads and instruction sets, and for a run that is stopped and goes on in what it is in.
+// The same bits for other threads and instruction sets, and for a run that is stopped and goes on in what it is in. There are
+// two orders of sums, by the instructions that the processor has; fp32 instructions make both.
 static void test_precision_same_bits(void) {
     const char* base = program_setup();
-    train("OMP_NUM_THREADS=2", "bits16", "--ponder 1 --steps 6 --save-every 3 --precision bf16");
-    train("OMP_NUM_THREADS=1", "parts16", "--ponder 1 --steps 6 --save-every 3 --precision bf16 --max-minutes 1e-7");
-    char* command = format_string("OMP_NUM_THREADS=1 " TRAIN " --resume --out %s/parts16", program_folder);
-    expect_exit(0, "resumed from|, bf16,", command);
+    train("OMP_NUM_THREADS=2 PONDER_BF16=fp32", "bits16", "--ponder 1 --steps 6 --save-every 3 --precision bf16");
+    train("OMP_NUM_THREADS=1 PONDER_BF16=fp32", "parts16",
+          "--ponder 1 --steps 6 --save-every 3 --precision bf16 --max-minutes 1e-7");
+    char* command =
+        format_string("OMP_NUM_THREADS=1 PONDER_BF16=fp32 " TRAIN " --resume --out %s/parts16", program_folder);
+    expect_exit(0, "resumed from|products by fp32, bf16,", command);
     free(command);
     check_same_run("bits16", "parts16", "step_00000006");
+    train("PONDER_BF16=fp32-pairs", "pairs16", "--ponder 1 --steps 6 --save-every 3 --precision bf16");
+    CHECK(shell(NULL, "cd %s && cmp -s bits16/step_00000006/model.safetensors pairs16/step_00000006/model.safetensors",
+                program_folder) != 0,
+          "both orders of sums end with the same bits");
+    train("", "usual16", "--ponder 1 --steps 6 --save-every 3 --precision bf16");
+    char* state =
+        format_string("grep -q 'as by TDPBF16PS' %s/usual16/step_00000006/trainer_state.json", program_folder);
+    check_same_run(shell(NULL, "%s", state) == 0 ? "bits16" : "pairs16", "usual16", "step_00000006");
+    free(state);
+    command = format_string("PONDER_BF16=fp32 " TRAIN " --resume --steps 7 --out %s/pairs16", program_folder);
+    expect_exit(0, "computed in bf16 on a CPU, sums as by TDPBF16PS (was bf16 on a CPU, sums as by VDPBF16PS)",
+                command);
+    free(command);
+    expect_exit(1, "PONDER_BF16 is 'half'; this processor and this build have:|fp32 fp32-pairs",
+                "PONDER_BF16=half " TRAIN " --precision bf16 --plan");
     static const char* const isas[] = {"portable", "avx2", "avx512"};
     int ran = 0;
     for (int i = 0; i < 3; i++) {
-        char *environment = format_string("PONDER_ISA=%s", isas[i]), *out = format_string("bits16_%s", isas[i]);
+        char *environment = format_string("PONDER_BF16=fp32 PONDER_ISA=%s", isas[i]),
+             *out = format_string("bits16_%s", isas[i]);
         if (program_runs_with(environment)) {
             command = format_string("%s " TRAIN " %s --precision bf16 --steps 1 --out %s/%s", environment, base,
                                     program_folder, out);
@@ -374,7 +394,7 @@ static void test_precision_belongs_to_the_run(void) {
         {0, "wrote |grads.safetensors", "--model OWN/step_00000002 --precision bf16 --dump OWN/dump"},
         {1, "other options|--precision bf16 (now fp32)", "--ponder 1 --steps 2 --resume=same --out OWN"},
         {0, "finished: step 2 of 2", "--ponder 1 --steps 2 --resume=same --precision bf16 --out OWN"},
-        {0, "--precision fp32 (was bf16)|computed in fp32 on a CPU (was bf16 on a CPU)|step 3 of 3",
+        {0, "--precision fp32 (was bf16)|computed in fp32 on a CPU (was bf16 on a CPU, sums as by |step 3 of 3",
          "--resume --steps 3 --precision fp32 --out OWN"},
         {0, ", fp32,|val_loss", "--resume --eval-only --out OWN"},
         {1, "changed when it was resumed: --steps, --precision|--precision fp32 (now bf16)",

@@ -74,15 +74,24 @@ static inline void gemm_weight(int transW, size_t M, size_t N, size_t K, real al
     }
 }
 
+// Where a product is rounded when it is done: memory for its (M,N) sums, which grows when more are asked for, else it stays.
+static inline real* product_sums(size_t M, size_t N) {
+    static real* memory;
+    static size_t room;
+    if (mul_size(M, N, "a product") > room) {
+        free(memory);
+        memory = (real*)xalloc(M * N, sizeof(real), "a product");
+        room = M * N;
+    }
+    return memory;
+}
+
 // gemm_weight() into what a layer stores: C (M,N) =, rounded once.
 static inline void gemm_stored(int transW, size_t M, size_t N, size_t K, real alpha, const kept* A, size_t lda,
                                Weight W, kept* C, const real* bias) {
-    real* sums = KEPT_ROUNDS ? (real*)xalloc(mul_size(M, N, "a product"), sizeof(real), "a product") : (real*)C;
+    real* sums = KEPT_ROUNDS ? product_sums(M, N) : (real*)C;
     gemm_weight(transW, M, N, K, alpha, A, lda, W, 0, sums, N, bias);
-    if (KEPT_ROUNDS) {
-        kept_write(C, N, sums, M, N);
-        free(sums);
-    }
+    if (KEPT_ROUNDS) { kept_write(C, N, sums, M, N); }
     stored(C, M * N);
 }
 
@@ -99,13 +108,14 @@ static inline void matmul_add(real* out, const kept* inp, int transposed, Weight
         gemm_weight(transposed, N, OC, IC, 1, inp, IC, weight, 1, out, OC, bias);
         return;
     }
-    kept* product = (kept*)xalloc(mul_size(N, OC, "a product"), sizeof(kept), "a product");
-    gemm_stored(transposed, N, OC, IC, 1, inp, IC, weight, product, NULL);
+    real* sums = product_sums(N, OC);
+    gemm_weight(transposed, N, OC, IC, 1, inp, IC, weight, 0, sums, OC, NULL);
 #pragma omp parallel for schedule(static) if (N * OC > SERIAL)
     for (size_t n = 0; n < N; n++) {
-        for (size_t i = 0; i < OC; i++) { out[n * OC + i] += real_of_kept(product[n * OC + i]) + (bias ? bias[i] : 0); }
+        for (size_t i = 0; i < OC; i++) {
+            out[n * OC + i] += (real)round_bf16((float)sums[n * OC + i]) + (bias ? bias[i] : 0);
+        }
     }
-    free(product);
 }
 
 // out (N,OC) += inp (N,IC) weight (OC,IC)^T + bias (OC): a branch that ends in the residual stream, which is never

@@ -379,8 +379,9 @@ HOST_ISA = $(if $(filter avx2 avx512,$(NATIVE)),$(ISA_avx2))
 HOST_FLAGS = $(OPENMP) $(HOST_ISA) -ffp-contract=off -fno-math-errno $(WARN) -Wno-unknown-pragmas
 # CHECK=host: programs that are looked at and not run; their C half is not optimised. CHECK=all: only to see that they compile;
 # their kernels, which are those of the trainers, end as PTX, and are not optimised where nvcc can do that (12.9). CHECK=syntax: the
-# same, and of the C half, which is half the time, gcc reads what nvcc has made of it and makes nothing: an empty file stands for the
-# program.
+# same, and of the C half, which is half the time, gcc reads what nvcc has made of it and makes nothing: a file that
+# says so stands for the program.
+ONLY_READ = printf '\#!/bin/sh\necho "only read by the compiler (CHECK=syntax): remove this file and build it" >&2\nexit 1\n' > $@ && chmod +x $@
 NVCC_SPEED = $(if $(CHECK),-O0,-O3) $(if $(filter all syntax,$(CHECK)),$(shell "$(NVCC)" --help 2>/dev/null | grep -q Ofast-compile && echo -Ofc max))
 NVCC_FLAGS = -x cu -std=c++17 -DGPU=1 $(NVCC_SPEED) -diag-suppress 1675 $(if $(WERROR),-Werror all-warnings) \
     -Xcompiler "$(subst $(space),$(comma),$(strip $(HOST_FLAGS)))" -I$(B)/include $(GENCODE) $(SM90A)
@@ -394,7 +395,7 @@ RPATH = $(foreach d,$(CUDA_LIBRARIES),-Xlinker -rpath -Xlinker "$(d)")
 # $(call cuda,name,source,flags)
 define cuda
 $(B)/$(1): $(2) $(B)/include/modeling_ponder.h | need_nvcc
-	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< $$(if $$(filter syntax,$$(CHECK)),-c -Xcompiler -fsyntax-only && touch $$@,-lcublasLt -lnccl $$(RPATH))
+	$$(NVCC) $$(NVCC_FLAGS) $(3) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< $$(if $$(filter syntax,$$(CHECK)),-c -Xcompiler -fsyntax-only && $$(ONLY_READ),-lcublasLt -lnccl $$(RPATH))
 endef
 need_nvcc:
 	@[ -x "$(NVCC)" ] || { echo "error: no nvcc found (CUDA Toolkit 12.4 or later); give its path as NVCC=..., or build" \
@@ -567,8 +568,8 @@ ifneq ($(filter test-fuzz,$(MAKECMDGOALS)),)
 FUZZER := $(shell echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | $(CLANG) -fsanitize=fuzzer -x c -o /dev/null - 2>/dev/null && echo fuzz_guided || echo fuzz)
 endif
 FUZZ_FLAGS = -x c -std=gnu11 -g -O1 -fno-sanitize-recover=all -Wno-unknown-pragmas -I$(B)/include -MMD -MP
-# $(call fuzz,architecture). The first reads all that is read; the others, whose config.json is their own, that alone, and not
-# optimised: nine files are read for every ten, and it is built in a tenth of the time.
+# $(call fuzz,architecture). The first reads all that is read; the others, whose config.json is their own, that alone and, by
+# clang, not optimised: nine files are read for every ten, and it is built in a tenth of the time.
 define fuzz
 $(B)/fuzz_$(1): dev/fuzz.c $(B)/include/modeling_ponder.h
 	$$(CC) $$(FUZZ_FLAGS) -fsanitize=address,undefined -DFUZZ_MAIN $$(call of_trainer,$(1)) -o $$@ $$< $$(LIBS)

@@ -37,8 +37,8 @@
 
 #define MATMUL_KC 256  // part of the definition of the result: changing it changes bits
 
-// 1: this program has products in bf16 somewhere: one that stores bf16, a GPU's, which is compared with a naive one, and tests.
-// Elsewhere compilers drop all that they need, a fifth of the time of a build.
+// 1 in programs that compute products in bf16: those that store bf16, those of a GPU (for the naive model that they are
+// compared with), tests and bench_cpu. In all others compilers drop the code for it, a fifth of the time of a build.
 #if GPU || defined(TESTING)
 enum { PRODUCTS_BF16 = 1 };
 #else

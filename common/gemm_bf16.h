@@ -11,8 +11,8 @@
 // operands, sums and C (on processors other than x86 it does not). Sources: Intel's Software Developer's Manual, volume 2,
 // TDPBF16PS and VDPBF16PS.
 //
-// Both orders can also be computed by fp32 instructions on any processor (gemm.h's tiles, with numbers in other places of a
-// panel), so that a run that began on one can go on, with the same bits, on another.
+// Both orders can also be computed by fp32 instructions (gemm.h's tiles, with numbers in other places of a panel), so that a
+// run that began on one x86 processor can go on, with the same bits, on any other.
 //
 // Panels of the kernels here hold words, two numbers of bf16 each: pair w of a line has its numbers 2 w and 2 w + 1, the first
 // in the lower half.

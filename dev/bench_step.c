@@ -3,8 +3,8 @@
 //     bench_step [--busy | --decode] [--precision bf16] [--layers 4 ...] PRESET S B T [PRESET S B T]...
 //
 // Rates count model FLOPs (forward and backward, causal attention as half the square) and are given
-// beside P, the peak of fused multiply-adds measured right before and after: the larger of both, none where they differ by
-// more than a tenth. One JSON line a case at the end. Run
+// beside P, the peak of fused multiply-adds, or in bf16 of the instruction that computes (common/gemm_bf16.h), measured right
+// before and after: the larger of both, none where they differ by more than a tenth. One JSON line a case at the end. Run
 // one case per process to see its peak memory. Options change the presets.
 //
 // --busy: how long the same step takes on an idle machine and with a busy process of our own beside it on every
@@ -84,8 +84,9 @@ static void bench_case(Bench* b) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     double memory = (double)usage.ru_maxrss * 1024;
-    printf("%s, S = %s, B = %d, T = %d, %s: %.3f s a step (%.3f s of it norm and AdamW), %.1f tokens/s\n", b->preset,
-           b->ponder, b->B, b->T, program_precision(), best, best - best_passes, n / best);
+    printf("%s, S = %s, B = %d, T = %d, %s by %s: %.3f s a step (%.3f s of it norm and AdamW), %.1f tokens/s\n",
+           b->preset, b->ponder, b->B, b->T, program_precision(), products_kernel()->name, best, best - best_passes,
+           n / best);
     printf("    %.1f GFLOP a step: %.1f GFLOP/s, ", flops / 1e9, flops / best / 1e9);
     if (peak > 0) {
         printf("%.3f of P = %.1f GFLOP/s", share, peak / 1e9);
@@ -95,11 +96,12 @@ static void bench_case(Bench* b) {
         printf("P not known (other programs disturb it)");
     }
     printf("; peak memory %.2f GB; loss %.4f\n", memory / 1e9, b->loss);
-    printf("{\"program\": \"ponder.c\", \"precision\": \"%s\", \"model\": \"%s\", \"ponder\": %s, \"batch\": %d, "
+    printf("{\"program\": \"ponder.c\", \"precision\": \"%s\", \"products\": \"%s\", \"model\": \"%s\", \"ponder\": "
+           "%s, \"batch\": %d, "
            "\"seq\": %d, "
            "\"tokens_per_s\": %.2f, "
            "\"share_of_peak\": %.4f, \"peak_memory\": %.0f}\n",
-           program_precision(), b->preset, b->ponder, b->B, b->T, n / best, share, memory);
+           program_precision(), products_kernel()->name, b->preset, b->ponder, b->B, b->T, n / best, share, memory);
     fflush(stdout);
 }
 

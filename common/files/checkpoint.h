@@ -15,7 +15,8 @@
 //     .old_step_N     the former step_N while a new one takes its place; goes back if the crash came
 //                     before the new one was there
 //
-// All functions but checkpoint_look expect that no second process writes into OUT (the training loop holds a lock).
+// All functions but checkpoint_look and checkpoint_expected expect that no second process writes into OUT (the training
+// loop holds a lock).
 #ifndef PONDER_CHECKPOINT_H
 #define PONDER_CHECKPOINT_H
 
@@ -77,19 +78,27 @@ static inline int checkpoint_is_whole(const char* path) {
     return 1;
 }
 
-// After a crash between the two renames of a replacement: the former step_N gets its name back.
+// After a crash between the two renames of a replacement: the path that OUT/name, the former step_N, has to get back (the
+// caller frees it); NULL: it is no such checkpoint.
+static inline char* checkpoint_former(const char* out, const char* name) {
+    if (strncmp(name, ".old_step_", 10) != 0) { return NULL; }
+    char *old = format_string("%s/%s", out, name), *path = format_string("%s/%s", out, name + 5);
+    struct stat info;
+    int former = checkpoint_step(path) >= 0 && lstat(path, &info) != 0 && errno == ENOENT && checkpoint_is_whole(old);
+    free(old);
+    if (former) { return path; }
+    free(path);
+    return NULL;
+}
 static inline void checkpoint_recover(const char* out) {
     int count = 0;
     char** names = directory_names(out, &count);
     for (int i = 0; i < count; i++) {
-        if (strncmp(names[i], ".old_step_", 10) != 0) { continue; }
+        char* path = checkpoint_former(out, names[i]);
+        if (!path) { continue; }
         char* old = format_string("%s/%s", out, names[i]);
-        char* path = format_string("%s/%s", out, names[i] + 5);
-        struct stat info;
-        if (checkpoint_step(path) >= 0 && lstat(path, &info) != 0 && errno == ENOENT && checkpoint_is_whole(old)) {
-            // On a file system that is read-only this fails, and an older checkpoint is taken.
-            if (rename(old, path) != 0) { warn("%s: could not be renamed to %s: %s", old, path, strerror(errno)); }
-        }
+        // On a file system that is read-only this fails, and an older checkpoint is taken.
+        if (rename(old, path) != 0) { warn("%s: could not be renamed to %s: %s", old, path, strerror(errno)); }
         free(path);
         free(old);
     }
@@ -145,6 +154,25 @@ static inline char* checkpoint_look(const char* out) {
     char* path = count ? format_string("%s/step_%08lld", out, (long long)steps[count - 1]) : NULL;
     free(steps);
     return path;
+}
+
+// Where the checkpoint lies now that checkpoint_newest() will find; nothing is changed.
+static inline char* checkpoint_expected(const char* out) {
+    char* newest = checkpoint_look(out);
+    int count = 0;
+    char** names = directory_names(out, &count);
+    int64_t step = newest ? checkpoint_step(newest) : -1;
+    for (int i = 0; i < count; i++) {
+        char* path = checkpoint_former(out, names[i]);
+        if (path && checkpoint_step(path) > step) {
+            step = checkpoint_step(path);
+            free(newest);
+            newest = format_string("%s/%s", out, names[i]);
+        }
+        free(path);
+    }
+    directory_free_names(names);
+    return newest;
 }
 
 // The same in a directory of our own, after what a crash has left there is mended.

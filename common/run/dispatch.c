@@ -2,7 +2,8 @@
 //
 // Every program is compiled once per instruction set, its main renamed to main_portable,
 // main_avx2, main_avx512. This file is the real main: it calls the best one that the processor
-// has. PONDER_ISA=portable|avx2|avx512 in the environment forces one. All compute the same bits.
+// has. PONDER_ISA=portable|avx2|avx512 in the environment forces one. All compute the same bits
+// (in bf16, those of the same order of sums: common/gemm_bf16.h).
 // Before that it sees to how threads wait (threads.h).
 //
 // A trainer is compiled once more for some of them with layers that store bf16, main_avx2_bf16 and so on: which one goes

@@ -26,7 +26,7 @@ static inline void precision_options(OptionTable* table) {
 
 // What the run in `out` is in by its newest checkpoint, as --resume will find it; NULL: it does not say. Only looks.
 static inline const char* precision_of_run(const char* out) {
-    char* checkpoint = checkpoint_look(out);
+    char* checkpoint = checkpoint_expected(out);
     if (!checkpoint) { return NULL; }
     char* path = format_string("%s/trainer_state.json", checkpoint);
     const Json* state = json_read(path);

@@ -269,10 +269,16 @@ static inline int state_matters(const char* name) {
     return 1;
 }
 
-// The text of an option as it was given, NULL where it had none; it lives as long as `json`, or for ever.
+// The text of an option as it was given, NULL where it had none; it lives as long as `json`, or for ever. Of a run from before
+// there was --precision its arithmetic begins with it.
 static inline const char* state_option(const Json* json, const char* name, const char* path) {
     const char* hex = json_get_string(json_get(json, "options_hex"), name, NULL, path);
-    if (!hex) { return json_get_string(json_get(json, "options"), name, NULL, path); }
+    if (!hex) {
+        const char* text = json_get_string(json_get(json, "options"), name, NULL, path);
+        if (text || strcmp(name, "precision") != 0) { return text; }
+        const char* arithmetic = json_get_string(json, "arithmetic", "", path);
+        return strncmp(arithmetic, "bf16 ", 5) == 0 ? "bf16" : strncmp(arithmetic, "fp32 ", 5) == 0 ? "fp32" : NULL;
+    }
     size_t n = strlen(hex);
     char* text = (char*)xalloc(n / 2 + 1, 1, "an option");
     for (size_t i = 0; i < n / 2 * 2; i += 2) {
@@ -286,15 +292,20 @@ static inline const char* state_option(const Json* json, const char* name, const
     return text;
 }
 
+// 1 if the program that the run was computed by had the option.
+static inline int state_knows(const Json* json, const char* name, const char* path) {
+    return json_get(json_get(json, "options"), name) ||
+           (strcmp(name, "precision") == 0 && state_option(json, name, path));
+}
+
 // --resume=same: dies unless the run was begun with the options of this command line, all that matter, given and not.
 // count: ranks, each of which has a batch of a step where no --total-batch is given.
 static inline void state_check_same(const Json* json, const char* path, const char* out, const OptionTable* options,
                                     int count) {
-    const Json* stored = json_get(json, "options");
     StringBuilder differ = {0};
     for (int i = 0; i < options->count; i++) {
         const Option* o = &options->rows[i];
-        if (o->resume == RESUME_RUN || !state_matters(o->name) || !json_get(stored, o->name)) { continue; }
+        if (o->resume == RESUME_RUN || !state_matters(o->name) || !state_knows(json, o->name, path)) { continue; }
         const char *then = state_option(json, o->name, path), *now = o->set ? o->text : NULL;
         int total = strcmp(o->name, "total-batch") == 0;
         if (!now && state_was_chosen(json, o->name) && !(total && options_set(options, "batch"))) {

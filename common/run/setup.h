@@ -581,8 +581,11 @@ static inline void trainer_banner(const Trainer* t) {
         }
         log_item(&line, "instructions %s", machine_isa());
         log_item(&line, "matmul %s", matmul_name());
-        if (KEPT_ROUNDS) { log_item(&line, "products by %s", products_kernel()->name); }
-        log_item(&line, "%s", program_precision());
+        if (KEPT_ROUNDS) {
+            log_item(&line, "computes in bf16 by %s", products_kernel()->name);
+        } else {
+            log_item(&line, "computes in fp32");
+        }
     }
     if (ranks.count > 1) {
         char* all = ranks_banner(NULL);

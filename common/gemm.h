@@ -38,8 +38,9 @@
 #define MATMUL_KC 256  // part of the definition of the result: changing it changes bits
 
 // 1 in programs that compute products in bf16: those that store bf16, those of a GPU (for the naive model that they are
-// compared with), tests and bench_cpu. In all others compilers drop the code for it, a fifth of the time of a build.
-#if GPU || defined(TESTING)
+// compared with), tests and bench_cpu. In all others compilers drop the code for it, a fifth of the time of a build, and much
+// more of one by clang with sanitizers (fuzz.c).
+#if GPU || (defined(TESTING) && !defined(FUZZING))
 enum { PRODUCTS_BF16 = 1 };
 #else
 enum { PRODUCTS_BF16 = KEPT_ROUNDS };
@@ -150,11 +151,11 @@ __attribute__((always_inline)) static inline void matmul_chain(int rows, int vec
                                                                const float* __restrict__ a, const float* __restrict__ b,
                                                                vf sum[MATMUL_MR][2]) {
     MATMUL_UNROLL
-    for (int i = 0; i < rows; i++) { sum[i][0] = sum[i][1] = vf_zero(); }
+    for (size_t i = 0; i < (size_t)rows; i++) { sum[i][0] = sum[i][1] = vf_zero(); }
     for (size_t k = 0; k < kc; k++) {
         vf b0 = vf_load(b), b1 = vectors == 2 ? vf_load(b + VL) : b0;
         MATMUL_UNROLL
-        for (int i = 0; i < rows; i++) {
+        for (size_t i = 0; i < (size_t)rows; i++) {
             vf ai = vf_set1(a[i]);
             sum[i][0] = vf_fma(ai, b0, sum[i][0]);
             if (vectors == 2) { sum[i][1] = vf_fma(ai, b1, sum[i][1]); }
@@ -180,22 +181,24 @@ __attribute__((always_inline)) static inline void matmul_tile(int rows, int vect
         matmul_chain(rows, vectors, kc, a, b, sum);
     } else {
         enum { HALF = MATMUL_FOLD / 2 };
+        // Counted in size_t: with checks for the overflow of int, clang takes minutes over the loops below.
+        const size_t height = (size_t)rows, width = (size_t)vectors;
         vf even[MATMUL_MR][2], total[MATMUL_MR][2];
         MATMUL_UNROLL
-        for (int i = 0; i < rows; i++) { total[i][0] = total[i][1] = vf_zero(); }
+        for (size_t i = 0; i < height; i++) { total[i][0] = total[i][1] = vf_zero(); }
         for (size_t k = 0; k < kc; k += MATMUL_FOLD) {
             matmul_chain(rows, vectors, HALF, a + k * MATMUL_AP, b + k * MATMUL_NR, sum);
             MATMUL_UNROLL
-            for (int i = 0; i < rows; i++) {
+            for (size_t i = 0; i < height; i++) {
                 MATMUL_UNROLL
-                for (int v = 0; v < vectors; v++) { even[i][v] = sum[i][v]; }
+                for (size_t v = 0; v < width; v++) { even[i][v] = sum[i][v]; }
             }
             __asm__ volatile("" ::: "memory");  // registers are for the other chain
             matmul_chain(rows, vectors, HALF, a + (k + HALF) * MATMUL_AP, b + (k + HALF) * MATMUL_NR, sum);
             MATMUL_UNROLL
-            for (int i = 0; i < rows; i++) {
+            for (size_t i = 0; i < height; i++) {
                 MATMUL_UNROLL
-                for (int v = 0; v < vectors; v++) {
+                for (size_t v = 0; v < width; v++) {
                     sum[i][v] = total[i][v] + (even[i][v] + sum[i][v]);
                     total[i][v] = sum[i][v];
                 }

@@ -47,7 +47,9 @@ static inline void gemm(int transA, int transB, size_t M, size_t N, size_t K, re
 
 // The products of layers are in bf16 where a program stores bf16, and where it is a naive one that rounds.
 static inline int products_bf16(void) { return PRODUCTS_BF16 && (KEPT_ROUNDS || stored_as_bf16); }
-static inline const MatmulKernel* products_kernel(void) { return products_bf16() ? bf16_kernel() : &matmul_fp32; }
+static inline const MatmulKernel* products_kernel(void) {
+    return PRODUCTS_BF16 && products_bf16() ? bf16_kernel() : &matmul_fp32;
+}
 static const Number kept_number = KEPT_ROUNDS ? NUMBER_BF16 : NUMBER_FP32;
 
 // The products of layers, into what stays fp32: of two things that layers store, or of one and all numbers of a weight W

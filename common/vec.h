@@ -89,21 +89,6 @@ static inline vf vf_load_bf16(const Bf16* p) {
 }
 #endif
 
-// The same stored, as bf16_of_float() rounds them.
-static inline void vf_store_bf16(Bf16* p, vf v) {
-    vu bits = (vu)v, upper = bits >> 16, nan = (vu)(v != v);
-    vu half = (((bits + 0x7fffu + (upper & 1u)) >> 16) & ~nan) | ((upper | 0x40u) & nan);
-#if VL == 16
-    _mm256_storeu_si256((__m256i*)(void*)p, _mm512_cvtepi32_epi16((__m512i)half));
-#elif VL == 8
-    __m256i two =
-        _mm256_packus_epi32((__m256i)half, (__m256i)half);  // each lane of 128 bits has its four numbers twice
-    _mm_storeu_si128((__m128i*)(void*)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(two, 0x08)));
-#else
-    for (int i = 0; i < VL; i++) { p[i] = (Bf16)half[i]; }
-#endif
-}
-
 // bf16_of_float() and back, in every lane; X is a vector of floats, U of as many uint32_t.
 #define ROUND_BF16(X, U, x)                                                 \
     ((X)(((((U)(x) + 0x7fffu + (((U)(x) >> 16) & 1u)) & ~(U)((x) != (x))) | \
@@ -118,6 +103,20 @@ static inline __m256 eight_rounded(const float* p) {
     return (__m256)ROUND_BF16(v8f, v8u, x);
 }
 #endif
+
+// VL numbers stored so.
+static inline void vf_store_bf16(Bf16* p, vf v) {
+    vu half = (vu)vf_round_bf16(v) >> 16;
+#if VL == 16
+    _mm256_storeu_si256((__m256i*)(void*)p, _mm512_cvtepi32_epi16((__m512i)half));
+#elif VL == 8
+    __m256i two =
+        _mm256_packus_epi32((__m256i)half, (__m256i)half);  // each lane of 128 bits has its four numbers twice
+    _mm_storeu_si128((__m128i*)(void*)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(two, 0x08)));
+#else
+    for (int i = 0; i < VL; i++) { p[i] = (Bf16)half[i]; }
+#endif
+}
 
 // From here on this thread's operations take denormal numbers for zeros and make zeros of them, as instructions on bf16
 // do; returns what denormals_restore() puts back. On processors other than x86 denormal numbers stay.

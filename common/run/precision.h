@@ -51,8 +51,7 @@ static inline void precision_enter(const OptionTable* options, const char* progr
     if (KEPT_ROUNDS) { return; }  // by a checkpoint that came between two looks: precision_settle() says so
     if (!program_bf16) {
         die("--precision %s%s%s: this program has no bf16 for %s instructions (on x86 it takes a processor with AVX2 "
-            "and "
-            "FMA); expected --precision fp32",
+            "and FMA); expected --precision fp32",
             wanted, given ? "" : ", as the run in --out ", given ? "" : out, machine_isa());
     }
     exit(program_bf16(argc, argv));

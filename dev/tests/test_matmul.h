@@ -356,6 +356,7 @@ static void mt_check_kernel(const MatmulKernel* kernel, int emulated) {
     for (int t = 0; t < 4; t++) {  // several K-blocks and steps of lines, every rest of a fold, all parts of a tile
         int tA = t & 1, tB = t >> 1;
         mt_check_halves_as(kernel, tA, tB, 21, 37, 257, 1, 0, 1, 1);
+        mt_check_halves_as(kernel, tA, tB, 1 + 20 * (size_t)tB, 37, 0, 1, tA, 1, 0);
         mt_check_halves_as(kernel, tA, tB, 135, 70, 35, 1, 1, 1, 2);
         for (size_t rest = 0; rest < 32; rest++) {
             mt_check_halves_as(kernel, tA, tB, 18 + rest % 3, 5, 32 + rest, 1, 0, 0, 1);

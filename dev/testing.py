@@ -1,5 +1,6 @@
 """What the tests in Python share: how one fails or is left out, and how all of them are run and counted."""
 
+import os
 import sys
 import time
 
@@ -17,12 +18,17 @@ def require(good, message):
         raise Failed(message)
 
 
+def processor_seconds():
+    """What this process, and those that it has waited for, took of processors: beside other work only this can be compared."""
+    return sum(os.times()[:4])
+
+
 def run_tests(tests):
     """Runs tests, pairs of a name and a function, which returns a line about what it measured, or None if there is nothing to test.
     A line each, then the one that dev/run_tests.sh adds up. Exits: 1 if one failed or if there were none."""
     counts = {"ok": 0, "FAIL": 0, "skip": 0}
     for name, test in tests:
-        begun = time.monotonic()
+        begun, used = time.monotonic(), processor_seconds()
         try:
             said = test()
             verdict, said = ("ok", said) if said is not None else ("skip", "nothing to compare with")
@@ -34,6 +40,6 @@ def run_tests(tests):
             verdict, said = "FAIL", repr(reason)
             sys.excepthook(*sys.exc_info())
         counts[verdict] += 1
-        print(f"{verdict:4} {name}: {said} ({time.monotonic() - begun:.1f} s)", flush=True)
+        print(f"{verdict:4} {name}: {said} ({time.monotonic() - begun:.1f} s, {processor_seconds() - used:.1f} of processors)", flush=True)
     print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
     sys.exit(counts["FAIL"] > 0 or not tests)

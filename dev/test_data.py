@@ -683,9 +683,13 @@ def test_long(scratch, tokenizer):
     write(scratch + "/long.jsonl", lines_of(["a short one"] * 3 + [long] + ["another"] * 3))
     measure = "import resource, subprocess, sys; status = subprocess.call(sys.argv[1:]); print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     peaks = {}
+    # With packages that are found compiled the same lines of JSON take 163 MB instead of 136, which is still what README says: malloc's
+    # heap lies otherwise. The limit below is for a process that compiles them, so that all three begin alike.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
     for name, share in ("short.txt", "0.1"), ("long.txt", "0.1"), ("long.jsonl", "0"):      # from a small process: a child begins with its memory
         done = subprocess.run([sys.executable, "-c", measure, sys.executable, DATA + "/text.py", f"{scratch}/{name}", "--out", f"{scratch}/out-{name}",
-                               "--val-share", share, "--tokenizer", tokenizer, "--program", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                               "--val-share", share, "--tokenizer", tokenizer, "--program", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env=environment)
         status, peak = done.stdout.split()[-2:]
         require(status == "0", f"{name}: {done.stdout!r}")
         peaks[name] = int(peak) / 1024

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.." || exit 1
 build=$1
 shift
 venv=${VENV:-build/venv}
-python="env PYTHONDONTWRITEBYTECODE=1 $venv/bin/python"
+python=$venv/bin/python
 binaries=
 for model in "$@"; do binaries="$binaries --binary $build/train_$model"; done
 tests=(
@@ -27,4 +27,25 @@ if [ $status = 69 ] && [ -z "${PYTHON_REQUIRED-}" ]; then
     exit 0
 fi
 [ $status = 0 ] || { echo "FAIL dev/setup_venv.sh: exit status $status"; echo "0 passed, 1 failed, 0 skipped"; exit 1; }
+
+# The packages come as text (dev/setup_venv.sh), and every process would compile anew what it imports of them: three seconds of a
+# processor for PyTorch, ten with transformers, and tests start many. So it is done once, into BUILD/compiled. Tests read there and write
+# nothing: some of their processes are killed, or have a limit on the size of a file, at which Python would leave half of one.
+case $build in /*) ;; *) build=$PWD/$build ;; esac
+export PYTHONPYCACHEPREFIX=$build/compiled
+compile() { # with these packages before those of the environment
+    env -u PYTHONDONTWRITEBYTECODE PYTHONPATH="$1" "$venv/bin/python" -c '
+import sys
+sys.path[:0] = ["dev", "dev/ref", "data"]
+import datasets, torch._dynamo
+import check_transformers
+from transformers.models.gpt2 import modeling_gpt2
+from transformers.models.gpt_neox import modeling_gpt_neox
+from transformers.models.llama import modeling_llama'
+}
+if ! cmp -s "$venv/stamp" "$build/compiled/stamp"; then
+    rm -rf "$build/compiled"
+    compile "" && compile "$venv/transformers-old" && cp "$venv/stamp" "$build/compiled/stamp"
+fi
+export PYTHONDONTWRITEBYTECODE=1
 exec dev/run_tests.sh "${tests[@]}"

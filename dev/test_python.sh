@@ -28,7 +28,7 @@ if [ $status = 69 ] && [ -z "${PYTHON_REQUIRED-}" ]; then
 fi
 [ $status = 0 ] || { echo "FAIL dev/setup_venv.sh: exit status $status"; echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 
-# The packages come as text (dev/setup_venv.sh), and every process would compile anew what it imports of them: three seconds of a
+# The packages come as text (dev/setup_venv.sh), and every process would compile anew what it imports of them: two seconds of a
 # processor for PyTorch, ten with transformers, and tests start many. So it is done once, into BUILD/compiled. Tests read there and write
 # nothing: some of their processes are killed, or have a limit on the size of a file, at which Python would leave half of one.
 case $build in /*) ;; *) build=$PWD/$build ;; esac

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 import tempfile
 
@@ -108,6 +109,23 @@ def files_hash(files):
 
 # ---- build/tokens ----
 
+@contextlib.contextmanager
+def signals_later():
+    """Signals for which a function waits come when this ends. In the main thread, which alone gets them."""
+    came = []
+    functions = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    functions = {number: function for number, function in functions.items() if callable(function)}
+    for number in functions:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, function in functions.items():
+            signal.signal(number, function)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def clear(path):
     """Removes what a process that was ended has left of a shard that it was to write."""
     stem = glob.escape(path.removesuffix(".bin"))
@@ -151,10 +169,12 @@ class Program:
         part = f"{directory}/.{base.removesuffix('.bin')}.{os.getpid()}.{secrets.token_hex(4)}.part.bin"
         sent = 0
         with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as printed:
-            # A session of its own: an interrupt from the keyboard comes here, and is passed on in order.
-            process = subprocess.Popen(self.command + ["--out", part, "-"], stdin=subprocess.PIPE, stdout=printed, stderr=said, bufsize=1 << 20,
-                                       start_new_session=True)
+            process = None
             try:
+                with signals_later():       # until there is a process to end
+                    # A session of its own: an interrupt from the keyboard comes here, and is passed on in order.
+                    process = subprocess.Popen(self.command + ["--out", part, "-"], stdin=subprocess.PIPE, stdout=printed, stderr=said,
+                                               bufsize=1 << 20, start_new_session=True)
                 with contextlib.suppress(BrokenPipeError):      # it has ended, and says why
                     for text in texts:
                         process.stdin.write(len(text).to_bytes(8, "little"))
@@ -170,10 +190,11 @@ class Program:
                 tokens = len(shards.read_shard(part))
                 os.replace(part, path)
             except BaseException:
-                process.kill()
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
-                process.wait()
+                if process:
+                    process.kill()
+                    with contextlib.suppress(OSError):
+                        process.stdin.close()
+                    process.wait()
                 clear(part)
                 raise
         shards.sync_directory(path)

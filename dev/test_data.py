@@ -657,6 +657,42 @@ def test_again(scratch, tokenizer):
     return f"{len(cases)} other runs refused"
 
 
+def test_beginning(scratch, tokenizer):
+    """A signal that comes while build/tokens is begun, when nobody can end it yet: it does not go on alone, and nothing is left"""
+    import encoders
+
+    class Interrupted(BaseException):
+        pass
+
+    class Begun(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            processes.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    def interrupt(*_):
+        raise Interrupted
+
+    processes, out = [], scratch + "/out"
+    os.mkdir(out)
+    before, popen = signal.signal(signal.SIGTERM, interrupt), subprocess.Popen
+    subprocess.Popen = Begun
+    try:
+        encoders.Program(PROGRAM, tokenizer, 1).write(out + "/train_000000.bin", iter([b"a text"]), str)
+        require(False, "expected the signal to come through")
+    except Interrupted:
+        pass
+    finally:
+        subprocess.Popen = popen
+        require(signal.signal(signal.SIGTERM, before) is interrupt, "another handler is left")
+    ended = processes[0].poll() is not None
+    processes[0].kill()
+    processes[0].communicate()
+    require(ended, "build/tokens went on")
+    require(os.listdir(out) == [], f"left {os.listdir(out)}")
+    return "it is ended"
+
+
 def test_full(scratch, tokenizer):
     """A disk that is full, here a limit on the size of a file: one line, finished shards stay, the next run goes on"""
     texts = documents_of(6, 1500, 400)      # a megabyte is measured first, then comes one that is too long
@@ -870,7 +906,7 @@ def main():
     wanted = sys.argv[2:]
     tests = {"Parquet": test_parquet, "any text": test_text, "bytes": test_bytes, "bytes without a token": test_no_token, "tiny Shakespeare": test_shakespeare,
              "tokenizers that build/tokens refuses": test_library, "no packages": test_packages, "bad input": test_bad, "killed": test_killed, "again": test_again,
-             "a full disk": test_full, "a long document": test_long, "the hub": test_hub, "answers that break": test_cut}
+             "a signal in the beginning": test_beginning, "a full disk": test_full, "a long document": test_long, "the hub": test_hub, "answers that break": test_cut}
 
     def in_scratch(test):
         with tempfile.TemporaryDirectory() as scratch:

@@ -265,6 +265,15 @@ static inline int thread_count(void) {
 #endif
 }
 
+// Gives parallel regions n threads from now on; 0: one for each processor.
+static inline void set_threads(int n) {
+#ifdef _OPENMP
+    omp_set_num_threads(n > 0 ? n : omp_get_num_procs());
+#else
+    (void)n;
+#endif
+}
+
 // This thread's number inside a parallel region, 0 outside.
 static inline int thread_index(void) {
 #ifdef _OPENMP

@@ -1,6 +1,6 @@
 // bench_cpu.c - how fast the CPU parts are, beside what this machine can do.
 //
-//   build/bench_cpu [matmul] [bf16] [attention] [adamw]     (no argument: all sections)
+//   build/bench_cpu [ladder] [matmul] [bf16] [attention] [adamw]     (no argument: all sections)
 //
 // Every line gives a rate and its share of a limit measured in the same run: P, the peak of
 // single-precision fused multiply-adds on all threads, or C, the bandwidth of copying memory
@@ -8,6 +8,9 @@
 // beside the peak of that kernel's instruction or, where that is less, beside what C allows: each operand read once, the
 // result written. Each figure is the best of several runs, since other programs
 // can only make them slower. OMP_NUM_THREADS sets the threads.
+//
+// The ladder goes from P to a whole product, one thing added at a time: the step where a rate falls says what holds
+// products back on a machine, its clock under lasting work, its caches, memory or other threads.
 #define TESTING  // products in bf16 too
 #include "../common/adamw.h"
 #include "../common/attention.h"
@@ -110,6 +113,86 @@ static void bench_matmul(void) {
     bench_layer("tiny mix (scores, mix, dW)", 1024, 128, 257, 1);
     bench_layer("one row", 1, 768, 768, 0);
     printf("\n");
+}
+
+// ---------------------------------------------------------------------------------------------
+
+// Tiles on one thread: `down` panels of A by `across` of B, `length` numbers each, `turns` times; C has lines of ldc numbers,
+// and each turn its own place there, of `places` one after the other.
+typedef struct {
+    size_t down, across, length, turns, ldc, places;
+    float *a, *b, *c;
+} Tiles;
+
+static void run_tiles(void* argument) {
+    const Tiles* t = (Tiles*)argument;
+    const MatmulKernel* kernel = &matmul_fp32;
+    const MatmulStore store = {1, 0, NULL};
+    const size_t height = t->down * kernel->mr, width = t->across * kernel->nr, beside = t->ldc / width;
+    for (size_t turn = 0; turn < t->turns; turn++) {
+        size_t place = turn % t->places;
+        float* c = t->c + place / beside * height * t->ldc + place % beside * width;
+        for (size_t j = 0; j < t->across; j++) {
+            for (size_t i = 0; i < t->down; i++) {
+                kernel->tile(kernel->mr, kernel->nr, t->length, t->a + i * kernel->ap * MATMUL_KC,
+                             t->b + j * kernel->nr * MATMUL_KC, c + i * kernel->mr * t->ldc + j * kernel->nr, t->ldc,
+                             &store);
+            }
+        }
+    }
+}
+
+static void run_peak_for_long(void* rounds) {
+    volatile float x[1] = {0.25f};
+    machine_fma_rounds(*(size_t*)rounds, x);
+}
+
+static void print_step(const char* what, double flops, double limit) {
+    printf("%-60s %7.1f  %4.2f\n", what, flops * 1e-9, flops / limit);
+    fflush(stdout);
+}
+
+static void bench_ladder(void) {
+    enum { ROWS = 512, COLUMNS = 2048, INNER = 512 };
+    const MatmulKernel* kernel = &matmul_fp32;
+    const size_t down = 96 / kernel->mr, across = 64 / kernel->nr, area = down * kernel->mr * across * kernel->nr;
+    const int threads = thread_count();
+    const double peak = machine_peak_flops(&machine_fma);
+    Layer l = {ROWS, INNER, COLUMNS};
+    l.inp = random_numbers(l.N * l.IC), l.weight = random_numbers(l.OC * l.IC), l.out = random_numbers(l.N * l.OC);
+    Tiles t = {1, 1, 64, 0, 64, 1};
+    t.a = random_numbers(down * kernel->ap * MATMUL_KC), t.b = random_numbers(across * kernel->nr * MATMUL_KC);
+    t.c = random_numbers(ROWS * COLUMNS);
+    const double product = 2.0 * ROWS * COLUMNS * INNER;
+
+    set_threads(1);
+    MachinePeak one = {machine_fma.run, machine_fma.flops};
+    machine_measure_peak(&one, 1);
+    const double limit = one.limit.best[0];
+    printf("ladder: %s, GFLOP/s, and of the first line; the last one beside P\n", matmul_name());
+    print_step("one thread: multiply-adds on registers, 0.25 ms at a time", limit, limit);
+    size_t rounds = (size_t)(0.05 * limit / one.flops);
+    print_step("  50 ms at a time", one.flops * (double)rounds / best_seconds(run_peak_for_long, &rounds), limit);
+    t.turns = 10000;
+    double work = 2.0 * (double)(kernel->mr * kernel->nr * t.turns);
+    print_step("  tile, panels of 64 numbers", work * 64 / best_seconds(run_tiles, &t), limit);
+    t.length = MATMUL_KC, t.turns = 3000;
+    work = 2.0 * (double)(kernel->mr * kernel->nr * t.turns);
+    print_step("  tile, panels of 256", work * MATMUL_KC / best_seconds(run_tiles, &t), limit);
+    t.down = down, t.across = across, t.turns = 100;
+    work = 2.0 * (double)(area * t.turns) * MATMUL_KC;
+    print_step("  tiles of 96 rows and 64 columns", work / best_seconds(run_tiles, &t), limit);
+    t.ldc = COLUMNS, t.places = ROWS / 96 * (COLUMNS / 64);
+    t.turns = t.places;
+    work = 2.0 * (double)(area * t.turns) * MATMUL_KC;
+    print_step("  C in lines of 2,048, no line written twice", work / best_seconds(run_tiles, &t), limit);
+    print_step("  a product, 512 x 512 x 2048, packing included", product / best_seconds(run_forward, &l), limit);
+    set_threads(threads);
+    if (peak > 0) {
+        print_step("all threads: a product, 512 x 512 x 2048", product / best_seconds(run_forward, &l), peak);
+    }
+    printf("\n");
+    free(l.inp), free(l.weight), free(l.out), free(t.a), free(t.b), free(t.c);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -293,10 +376,8 @@ typedef struct {
 } Section;
 
 static const Section sections[] = {
-    {"matmul", bench_matmul},
-    {"bf16", bench_bf16},
-    {"attention", bench_attention},
-    {"adamw", bench_adamw},
+    {"ladder", bench_ladder},       {"matmul", bench_matmul}, {"bf16", bench_bf16},
+    {"attention", bench_attention}, {"adamw", bench_adamw},
 };
 enum { SECTIONS = sizeof sections / sizeof *sections };
 
@@ -305,7 +386,8 @@ int MAIN(int argc, char** argv) {
         int known = 0;
         for (int s = 0; s < SECTIONS; s++) { known |= strcmp(argv[i], sections[s].name) == 0; }
         if (!known) {
-            die("unknown section '%s': expected some of matmul, bf16, attention, adamw, or nothing for all of them",
+            die("unknown section '%s': expected some of ladder, matmul, bf16, attention, adamw, or nothing for all of "
+                "them",
                 argv[i]);
         }
     }

@@ -137,14 +137,6 @@ static double median(double* x, size_t n) {
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-static void set_threads(int n) {
-#ifdef _OPENMP
-    omp_set_num_threads(n);
-#else
-    (void)n;
-#endif
-}
-
 static void bench_busy(Bench* b) {
     static double seconds[2][2][BUSY_TURNS * BUSY_STEPS];  // [busy][one thread]
     static pid_t busy[BUSY_MOST];

@@ -15,15 +15,6 @@
 
 static int is_double(void) { return sizeof(real) == 8; }
 
-// n threads from here on; 0: as many as there are processors.
-static void set_threads(int n) {
-#ifdef _OPENMP
-    omp_set_num_threads(n > 0 ? n : omp_get_num_procs());
-#else
-    (void)n;
-#endif
-}
-
 static void random_reals(real* x, size_t n, uint64_t stream) {
     for (size_t i = 0; i < n; i++) { x[i] = (real)random_normal(21, stream, i); }
 }

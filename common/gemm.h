@@ -115,6 +115,7 @@ static inline void gemm_reference(int transA, int transB, size_t M, size_t N, si
 #define MATMUL_ROWS MATMUL_ROWS_4
 #endif
 #define MATMUL_NR (2 * VL)
+#define MATMUL_LINE (ALIGNMENT / (int)sizeof(float) / VL)  // vectors of a cache line
 // clang-format on
 
 static inline const char* matmul_name(void) { return MATMUL_TILE_NAME; }
@@ -175,7 +176,9 @@ __attribute__((always_inline)) static inline void matmul_tile(int rows, int vect
     vf sum[MATMUL_MR][2];
     MATMUL_UNROLL
     for (int i = 0; i < rows; i++) {
-        __builtin_prefetch(c + (size_t)i * ldc, 1);  // wanted when the sums are ready
+        for (int v = 0; v < vectors; v += MATMUL_LINE) {
+            __builtin_prefetch(c + (size_t)i * ldc + v * VL, 1);  // wanted when the sums are ready
+        }
     }
     if (!fold || kc == 0) {
         matmul_chain(rows, vectors, kc, a, b, sum);

@@ -673,7 +673,7 @@ static inline void attention_forward(kept* out, real* lse, const kept* q, const 
     heads_read(x + Q, H, k, N, NKV, HS, row, kv_head);
     heads_read(x + Q + K, H, v, N, NKV, HS, row, kv_head);
     attention_forward_real(y, lse, x, x + Q, x + Q + K, B, T, NH, NKV, HS, H, (size_t)HS, (size_t)HS);
-    kept_write(out, Q, y, N, Q);
+    kept_write(out, Q, y, Q, N, Q);
 }
 
 static inline void attention_backward(kept* dq, kept* dk, kept* dv, const kept* dout, const kept* q, const kept* k,

@@ -375,7 +375,7 @@ __attribute__((always_inline)) static inline void matmul_pack_columns(Number num
             for (size_t i = 0; i < 8; i++) {
                 const float* from = (const float*)line[i] + k;
                 r[i] = number == NUMBER_BF16      ? eight_of_bf16((const Bf16*)line[i] + k)
-                       : number == NUMBER_ROUNDED ? eight_rounded(from)
+                       : number == NUMBER_ROUNDED ? eight_rounded(_mm256_loadu_ps(from))
                                                   : _mm256_loadu_ps(from);
             }
             matmul_turn(r);

@@ -75,69 +75,108 @@ __attribute__((noinline)) static void gemm_reference_bf16(MatmulSums sums, int t
 
 enum { WORDS = MATMUL_FOLD / 2, BLOCK = WORDS * WORDS };  // of a fold; of a fold of 16 lines
 
-// n numbers from X[at] on, rounded to bf16 where they are not; what is missing of WORDS (or, `whole`, of a fold) is 0.
-__attribute__((always_inline)) static inline void words_read(Bf16* to, const void* X, size_t at, size_t n, size_t whole,
-                                                             Number number) {
-    if (n >= whole && number == NUMBER_BF16) {
-        memcpy(to, (const Bf16*)X + at, whole * sizeof(Bf16));
-    } else if (n >= whole) {
-        for (size_t i = 0; i < whole; i += VL) { vf_store_bf16(to + i, vf_load((const float*)X + at + i)); }
-    } else {
-        for (size_t i = 0; i < whole; i++) {
-            to[i] = i >= n                  ? (Bf16)0
-                    : number == NUMBER_BF16 ? ((const Bf16*)X)[at + i]
-                                            : bf16_of_float(((const float*)X)[at + i]);
-        }
-    }
-}
-
-// Turns a block, x[i][k] to x[k][i].
-static inline void words_turn(uint32_t* x) {
+// Eight words are what a row of an 8 x 8 piece of a block has: of eight pairs of a line, whose numbers lie together, or of a pair
+// in eight lines, if those do (along). `exist` numbers do, the others are 0; so do `second` of a pair's two numbers.
 #if VL >= 8
-    for (size_t i = 0; i < WORDS; i += 8) {
-        for (size_t k = i; k < WORDS; k += 8) {
-            __m256 r[8], other[8];
-            float *here = (float*)x + i * WORDS + k, *there = (float*)x + k * WORDS + i;
-            for (size_t n = 0; n < 8; n++) {
-                r[n] = _mm256_loadu_ps(here + n * WORDS), other[n] = _mm256_loadu_ps(there + n * WORDS);
-            }
-            matmul_turn(r), matmul_turn(other);
-            for (size_t n = 0; n < 8; n++) {
-                _mm256_storeu_ps(here + n * WORDS, other[n]), _mm256_storeu_ps(there + n * WORDS, r[n]);
-            }
-        }
-    }
-#else
-    for (size_t i = 0; i < WORDS; i++) {
-        for (size_t k = i + 1; k < WORDS; k++) {
-            uint32_t word = x[i * WORDS + k];
-            x[i * WORDS + k] = x[k * WORDS + i], x[k * WORDS + i] = word;
-        }
-    }
-#endif
-}
+typedef __m256 Eight;
+typedef uint32_t EightWords __attribute__((vector_size(32)));
 
-// A block: 16 lines of src, of which `lines` exist, and n <= MATMUL_FOLD numbers of each, from src[at] on. by_line: a line's
-// words lie together in it, else those of one pair do.
-__attribute__((always_inline)) static inline void words_block(Number number, int along, int by_line,
-                                                              uint32_t* __restrict__ block, const void* src, size_t at,
-                                                              size_t ld, size_t lines, size_t n) {
-    if (along) {
-        for (size_t w = 0; w < WORDS; w++, block += WORDS) {
-            Bf16 first[WORDS], second[WORDS];
-            words_read(first, src, at + 2 * w * ld, 2 * w < n ? lines : 0, WORDS, number);
-            words_read(second, src, at + (2 * w + 1) * ld, 2 * w + 1 < n ? lines : 0, WORDS, number);
-            for (size_t i = 0; i < WORDS; i++) { block[i] = first[i] | (uint32_t)second[i] << 16; }
-        }
-        block -= BLOCK;
-    } else {
-        for (size_t i = 0; i < WORDS; i++) {
-            Bf16 line[MATMUL_FOLD];
-            words_read(line, src, at + i * ld, i < lines ? n : 0, MATMUL_FOLD, number);
-            memcpy(block + i * WORDS, line, sizeof line);  // words have their lower half first, as x86 stores them
+// The first `exist` numbers from X[at] on, each in the upper half of a word.
+__attribute__((always_inline)) static inline EightWords words_upper(const void* X, size_t at, size_t exist,
+                                                                    Number number) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const Bf16* half = (const Bf16*)X + at;
+    const float* whole = (const float*)X + at;
+    if (exist >= 8) {
+        return (EightWords)(number == NUMBER_BF16 ? eight_of_bf16(half) : eight_rounded(_mm256_loadu_ps(whole)));
+    }
+    if (number == NUMBER_BF16) {
+        Bf16 some[8] = {0};
+        for (size_t i = 0; i < exist; i++) { some[i] = half[i]; }
+        return (EightWords)eight_of_bf16(some);
+    }
+    __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)exist), lane);
+    return (EightWords)eight_rounded(_mm256_maskload_ps(whole, mask));
+}
+__attribute__((always_inline)) static inline Eight words_of_line(const void* X, size_t at, size_t exist,
+                                                                 Number number) {
+    if (number == NUMBER_BF16 && exist >= 16) {
+        return _mm256_loadu_ps((const float*)(const void*)((const Bf16*)X + at));
+    }
+    EightWords low = words_upper(X, at, exist, number),
+               high = words_upper(X, at + 8, exist - min_size(exist, 8), number);
+    __m256i words = _mm256_packus_epi32((__m256i)(low >> 16), (__m256i)(high >> 16));
+    return _mm256_castsi256_ps(_mm256_permute4x64_epi64(words, 0xD8));  // it packs each half of a register for itself
+}
+__attribute__((always_inline)) static inline Eight words_of_pair(const void* X, size_t at, size_t ld, size_t exist,
+                                                                 int second, Number number) {
+    EightWords words = words_upper(X, at, exist, number) >> 16;
+    if (second) { words |= words_upper(X, at + ld, exist, number); }
+    return (Eight)words;
+}
+static inline void words_turn(Eight* x) { matmul_turn(x); }
+static inline void words_write(uint32_t* to, Eight x) { _mm256_storeu_ps((float*)(void*)to, x); }
+#else
+typedef struct {
+    uint32_t word[8];
+} Eight;
+
+static inline uint32_t words_number(const void* X, size_t at, int exists, Number number) {
+    if (!exists) { return 0; }
+    return number == NUMBER_BF16 ? ((const Bf16*)X)[at] : bf16_of_float(((const float*)X)[at]);
+}
+static inline Eight words_of_line(const void* X, size_t at, size_t exist, Number number) {
+    Eight x;
+    for (size_t i = 0; i < 8; i++) {
+        x.word[i] = words_number(X, at + 2 * i, 2 * i < exist, number) |
+                    words_number(X, at + 2 * i + 1, 2 * i + 1 < exist, number) << 16;
+    }
+    return x;
+}
+static inline Eight words_of_pair(const void* X, size_t at, size_t ld, size_t exist, int second, Number number) {
+    Eight x;
+    for (size_t i = 0; i < 8; i++) {
+        x.word[i] = words_number(X, at + i, i < exist, number) |
+                    words_number(X, at + ld + i, second && i < exist, number) << 16;
+    }
+    return x;
+}
+static inline void words_turn(Eight* x) {
+    for (size_t i = 0; i < 8; i++) {
+        for (size_t k = i + 1; k < 8; k++) {
+            uint32_t word = x[i].word[k];
+            x[i].word[k] = x[k].word[i], x[k].word[i] = word;
         }
     }
-    if (along == by_line) { words_turn(block); }
+}
+static inline void words_write(uint32_t* to, Eight x) { memcpy(to, x.word, sizeof x.word); }
+#endif
+
+// A block: 16 lines of src, of which `lines` exist, and n <= MATMUL_FOLD numbers of each, from src[at] on. Its rows lie
+// `stride` apart in memory: of a line's words each (by_line), else of those of a pair.
+__attribute__((always_inline)) static inline void words_block(Number number, int along, int by_line, uint32_t* to,
+                                                              size_t stride, const void* src, size_t at, size_t ld,
+                                                              size_t lines, size_t n) {
+    for (size_t line = 0; line < WORDS; line += 8) {
+        for (size_t pair = 0; pair < WORDS; pair += 8) {
+            size_t numbers = n - min_size(n, 2 * pair), below = lines - min_size(lines, line);
+            Eight x[8];
+            MATMUL_UNROLL
+            for (size_t i = 0; i < 8; i++) {
+                if (along) {
+                    x[i] = words_of_pair(src, at + 2 * (pair + i) * ld + line, ld, 2 * i < numbers ? below : 0,
+                                         2 * i + 1 < numbers, number);
+                } else {
+                    x[i] = words_of_line(src, at + (line + i) * ld + 2 * pair, i < below ? numbers : 0, number);
+                }
+            }
+            if (along == by_line) { words_turn(x); }
+            MATMUL_UNROLL
+            for (size_t i = 0; i < 8; i++) {
+                words_write(by_line ? to + (line + i) * stride + pair : to + (pair + i) * stride + line, x[i]);
+            }
+        }
+    }
 }
 
 // Panels of words: `step` lines of src each, as for gemm.h's, in blocks. by_line: blocks of 16 lines lie one behind the other,
@@ -145,19 +184,19 @@ __attribute__((always_inline)) static inline void words_block(Number number, int
 __attribute__((always_inline)) static inline void words_pack(Number number, int along, int blocks, int by_line,
                                                              float* dst, size_t step, size_t width, const void* src,
                                                              size_t ld, size_t lines, size_t kc) {
-    __attribute__((aligned(ALIGNMENT))) uint32_t block[BLOCK];
     for (size_t first = 0; first < lines; first += step, dst += width * MATMUL_KC) {
+        uint32_t* panel = (uint32_t*)(void*)dst;
         for (size_t from = 0; from < width; from += WORDS) {
-            size_t line = first + from, exist = min_size(lines - min_size(line, lines), step - min_size(from, step));
+            // Past `step` there may be lines of the next panel: nobody reads them.
+            size_t line = first + from, exist = min_size(lines - min_size(line, lines), WORDS);
             for (size_t k = 0; k < kc; k += MATMUL_FOLD) {
-                size_t at = along ? k * ld + line : line * ld + k;
-                words_block(number, along, by_line, block, src, at, ld, exist, min_size(MATMUL_FOLD, kc - k));
-                if (blocks) {
-                    memcpy(dst + from * (MATMUL_KC / 2) + k * (WORDS / 2), block, sizeof block);
-                    continue;
-                }
-                for (size_t w = 0; w < WORDS; w++) {
-                    memcpy(dst + (k / 2 + w) * width + from, block + w * WORDS, WORDS * sizeof(uint32_t));
+                size_t at = along ? k * ld + line : line * ld + k, n = min_size(MATMUL_FOLD, kc - k);
+                uint32_t* to = panel + (blocks ? from * (MATMUL_KC / 2) + k * (WORDS / 2) : k / 2 * width + from);
+                size_t stride = blocks ? (size_t)WORDS : width;
+                if (exist == WORDS && n == MATMUL_FOLD) {  // constants, for the compiler's sake
+                    words_block(number, along, by_line, to, stride, src, at, ld, WORDS, MATMUL_FOLD);
+                } else {
+                    words_block(number, along, by_line, to, stride, src, at, ld, exist, n);
                 }
             }
         }
@@ -236,7 +275,7 @@ PAIRS_TARGET __attribute__((always_inline)) static inline void pairs_tile(int em
     MATMUL_UNROLL
     for (int i = 0; i < rows; i++) {
         sum[i][0] = sum[i][1] = (Words){0};
-        __builtin_prefetch(c + (size_t)i * ldc, 1);
+        for (int v = 0; v < vectors; v++) { __builtin_prefetch(c + (size_t)i * ldc + v * PAIRS_VECTOR, 1); }
     }
     for (size_t w = 0; w < length / 2; w++, a += PAIRS_AP, b += PAIRS_NR) {
         MATMUL_UNROLL

@@ -179,7 +179,7 @@ __attribute__((always_inline)) static inline void few_turn(Number number, Matmul
             __m256 r[8];
             for (size_t x = 0; x < 8; x++) {
                 const float* from = (const float*)matmul_at(B, at + (i + x) * ldb + k, number);
-                r[x] = number == NUMBER_ROUNDED ? eight_rounded(from) : _mm256_loadu_ps(from);
+                r[x] = number == NUMBER_ROUNDED ? eight_rounded(_mm256_loadu_ps(from)) : _mm256_loadu_ps(from);
             }
             matmul_turn(r);
             for (size_t x = 0; x < 8 && !bf16; x++) { _mm256_store_ps(d + matmul_place(k + x, sums) * NR + i, r[x]); }

@@ -156,10 +156,10 @@ static inline void kept_read(real* x, const kept* from, size_t ld, size_t rows, 
         for (size_t i = 0; i < columns; i++) { x[r * columns + i] = real_of_kept(from[r * ld + i]); }
     }
 }
-static inline void kept_write(kept* to, size_t ld, const real* x, size_t rows, size_t columns) {
+static inline void kept_write(kept* to, size_t ld, const real* x, size_t ldx, size_t rows, size_t columns) {
 #pragma omp parallel for schedule(static) if (rows * columns > SERIAL)
     for (size_t r = 0; r < rows; r++) {
-        for (size_t i = 0; i < columns; i++) { to[r * ld + i] = kept_of_real(x[r * columns + i]); }
+        for (size_t i = 0; i < columns; i++) { to[r * ld + i] = kept_of_real(x[r * ldx + i]); }
     }
 }
 

@@ -96,10 +96,10 @@ static inline vf vf_load_bf16(const Bf16* p) {
          0xffff0000u))
 static inline vf vf_round_bf16(vf v) { return ROUND_BF16(vf, vu, v); }
 #if VL >= 8
-static inline __m256 eight_rounded(const float* p) {
+static inline __m256 eight_rounded(__m256 v) {
     typedef float v8f __attribute__((vector_size(32)));
     typedef uint32_t v8u __attribute__((vector_size(32)));
-    v8f x = (v8f)_mm256_loadu_ps(p);
+    v8f x = (v8f)v;
     return (__m256)ROUND_BF16(v8f, v8u, x);
 }
 #endif

@@ -181,7 +181,9 @@ static void bench_ladder(void) {
     print_step("  tile, panels of 256", work * MATMUL_KC / best_seconds(run_tiles, &t), limit);
     t.down = down, t.across = across, t.turns = 100;
     work = 2.0 * (double)(area * t.turns) * MATMUL_KC;
-    print_step("  tiles of 96 rows and 64 columns", work / best_seconds(run_tiles, &t), limit);
+    char what[64];
+    snprintf(what, sizeof what, "  tiles of %zu rows and %zu columns", down * kernel->mr, across * kernel->nr);
+    print_step(what, work / best_seconds(run_tiles, &t), limit);
     t.ldc = COLUMNS, t.places = ROWS / 96 * (COLUMNS / 64);
     t.turns = t.places;
     work = 2.0 * (double)(area * t.turns) * MATMUL_KC;

@@ -119,6 +119,8 @@ static void test_shards_patterns(void) {
     shards_write("a_1.bin", 2, 10, 0);
     shards_write("a_2.bin", 2, 10, 0);
     shards_write("b,[1].bin", 2, 10, 0);
+    char* inside = format_string("%s/inside", shards_dir);
+    if (mkdir(inside, 0777) != 0) { die("%s: %s", inside, strerror(errno)); }
     static const struct {
         const char* pattern;
         int files;
@@ -126,7 +128,7 @@ static void test_shards_patterns(void) {
         {"%s/a_*.bin", 2},           {"%s/a_1.bin,%s/a_2.bin", 2},
         {"%s/a_2.bin,%s/*.bin,", 3},  // found twice, read once
         {"%s/b,[1].bin", 1},          // a file of that very name
-        {"%s/../*/a_[2-9].bin", 1},
+        {"%s/*/../a_[2-9].bin", 1},
 #ifdef GLOB_BRACE
         {"%s/{a_1,a_2}.bin", 2},
 #endif

@@ -342,7 +342,10 @@ static inline void state_check_same(const Json* json, const char* path, const ch
 
 // Adds to the list of what was changed; returns it.
 static inline char* state_note_altered(char* altered, const char* what) {
-    if (altered && strstr(altered, what)) { return altered; }
+    for (const char* at = altered; at && (at = strstr(at, what)) != NULL; at += strlen(what)) {
+        const char next = at[strlen(what)];  // --val is not in the list where --val-every is
+        if (next == 0 || next == ',') { return altered; }
+    }
     char* longer = format_string("%s%s%s", altered ? altered : "", altered ? ", " : "", what);
     free(altered);
     return longer;

@@ -48,6 +48,8 @@ static void test_state_round_trip(void) {
     s.val_loss_pass = of_pass, s.passes = 3, s.best_step = 28, s.best_val_loss = 1.0 / 11;
     s.val_shards = 1, s.tokenizer = 0x8000000000000000u, s.arithmetic = "fp64 on paper";
     s.val_bytes = 13.0 / 3;
+    s.val_since = 23;
+    char altered[] = "--lr, the \"validation\"";
     char first[] = "train 'a\\b' \"c\"", second[] = "train --resume";
     char* commands[2] = {first, second};
     s.commands = commands, s.command_count = 2;
@@ -56,6 +58,8 @@ static void test_state_round_trip(void) {
     for (int validated = 1; validated >= 0; validated--) {
         if (!validated) { s.val_step = -1, s.command_count = 1; }
         s.val_known = s.tokenizer_known = validated;
+        s.altered = validated ? altered : NULL;
+        if (!validated) { s.val_since = 0; }
         char* text = state_text(&s, &options);
         Json* json = json_parse(text, strlen(text), "FILE");
         TrainerState r = state_read(json, "FILE");
@@ -70,6 +74,9 @@ static void test_state_round_trip(void) {
         CHECK(r.flops_per_token == s.flops_per_token && r.seconds == s.seconds, "%.17g FLOPs, %.17g s of %s",
               r.flops_per_token, r.seconds, text);
         CHECK(json_get_number(json, "flops", 0, "FILE") == s.flops_per_token * 13, "all FLOPs of %s", text);
+        CHECK(r.val_since == s.val_since &&
+                  (validated ? r.altered && strcmp(r.altered, altered) == 0 : r.altered == NULL),
+              "what was changed of %s", text);
         if (validated) {
             CHECK(r.val_bytes == s.val_bytes, "bytes of a token, %s", text);
             CHECK(r.val_step == 24 && r.val_loss == s.val_loss && r.best_step == 28 &&
@@ -84,6 +91,7 @@ static void test_state_round_trip(void) {
               "commands of %s", text);
         for (int i = 0; i < r.command_count; i++) { free(r.commands[i]); }
         free(r.commands);
+        free(r.altered);
         free(r.val_loss_pass);
         json_free(json);
         free(text);
@@ -193,21 +201,23 @@ static void test_resume_flops(void) {
 // --resume=same: every option that a curve depends on must be as it was, given or not; those of samples need not.
 typedef struct {
     const char *stored, *now;
+    int ranks;  // now; the run was begun on one
 } ResumeSame;
 
 static void resume_same(void* argument) {
     const ResumeSame* both = (const ResumeSame*)argument;
     OptionTable tables[2] = {resume_options(format_string("%s", both->stored)),
                              resume_options(format_string("%s", both->now))};
-    // As the trainer fills them in: 8 rows of 2048.
+    // As the trainer fills them in: 8 rows of 2048, where nothing else is said.
     Option *seq = options_row(&tables[0], "seq"), *total = options_row(&tables[0], "total-batch");
+    const Option* batch = options_row(&tables[0], "batch");
     if (!seq->set) { option_choose(seq, 2048, ""); }
-    if (!total->set) { option_choose(total, 8 * seq->integer, ""); }
+    if (!total->set) { option_choose(total, (batch->set ? batch->integer : 8) * seq->integer, ""); }
     TrainerState s;
     memset(&s, 0, sizeof s);
     char* text = state_text(&s, &tables[0]);
     Json* json = json_parse(text, strlen(text), "FILE");
-    state_check_same(json, "FILE", "OUT", &tables[1], 1);
+    state_check_same(json, "FILE", "OUT", &tables[1], both->ranks);
 }
 
 static void test_resume_same(void) {
@@ -221,6 +231,9 @@ static void test_resume_same(void) {
         {{"--prompt a --keep 3 --top-k 5 --save-every 4 --sample-every 2", "--temperature 2"}, NULL},
         {{"--max-minutes 4 --out x", "--out y"}, NULL},
         {{"", "--seq 2048"}, NULL},
+        {{"--batch 4", "--batch 4"}, NULL},
+        {{"--batch 4", "--batch 4", 2}, "--total-batch 8192 (now 16384)"},  // a step of twice as many tokens
+        {{"--batch 4 --total-batch 8192", "--batch 4 --total-batch 8192", 2}, NULL},
         {{"--seq 512", ""}, "--seq 512 (now not set)"},
         {{"", "--seq 512"}, "--seq 2048 (now 512)"},
         {{"--steps 9", "--steps 10"}, "OUT holds a run with other options|--steps 9 (now 10)|another --out"},
@@ -232,6 +245,7 @@ static void test_resume_same(void) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ResumeSame both = cases[i].both;
+        if (both.ranks == 0) { both.ranks = 1; }
         if (cases[i].words) {
             expect_death(both.stored, resume_same, &both, cases[i].words);
             continue;
@@ -246,20 +260,36 @@ static void test_resume_same(void) {
 // What is stored wins over defaults, what is given over both; null is no value, and what is not there at all
 // (an option that the program did not have then) stays. Two ways to write a number are no change.
 static void test_resume_restores(void) {
-    char line[] = "--val-every 007 --beta1 0.90 --lr 2";
+    char line[] = "--val-every 007 --beta1 0.90 --lr 2 --batch 4 --total-batch 32 --warmup-steps 5";
     OptionTable o = resume_options(line);
-    const char* text = "{\"options\": {\"keep\": null, \"beta2\": \"0.5\", \"val-every\": \"7\", \"beta1\": \".9\", "
-                       "\"lr\": \"2.5\", \"out\": \"elsewhere\"}}";
+    const char* text =
+        "{\"options\": {\"keep\": null, \"beta2\": \"0.5\", \"val-every\": \"7\", \"beta1\": \".9\", "
+        "\"lr\": \"2.5\", \"out\": \"elsewhere\", \"seq\": \"8\", \"batch\": \"8\", \"total-batch\": "
+        "\"32\", \"steps\": \"9\", \"warmup-steps\": null}, \"chosen\": [\"seq\", \"batch\", \"total-batch\"]}";
     Json* json = json_parse(text, strlen(text), "FILE");
     StringBuilder said = {0};
-    state_restore_options(json, "FILE", &o, &said, NULL);
+    char* altered = format_string("--lr");  // before
+    state_restore_options(json, "FILE", &o, &said, &altered);
     CHECK(!options_set(&o, "keep") && options_text(&o, "keep") == NULL, "null is no value");
     CHECK(options_number(&o, "beta2") == 0.5 && !options_given(&o, "beta2"), "stored");
     CHECK(options_int(&o, "val-every") == 7 && options_number(&o, "beta1") == 0.9 && options_number(&o, "lr") == 2,
           "given");
     CHECK(options_number(&o, "eps") == 1e-8, "not there");
     CHECK(strcmp(options_text(&o, "out"), "out") == 0, "of one invocation only");
-    CHECK(said.data && strcmp(said.data, "  --lr 2 (was 2.5)\n") == 0, "%s", said.data ? said.data : "nothing said");
+    CHECK(said.data &&
+              strcmp(said.data, "  --batch 4 (was 8)\n  --lr 2 (was 2.5)\n  --warmup-steps 5 (was not set)\n") == 0,
+          "%s", said.data ? said.data : "nothing said");
+    CHECK(strcmp(altered, "--lr, --batch, --warmup-steps") == 0, "changed: %s", altered);
+    altered = state_note_altered(state_note_altered(altered, "--warmup"), "--warmup");
+    CHECK(strcmp(altered, "--lr, --batch, --warmup-steps, --warmup") == 0, "one that is the beginning of another: %s",
+          altered);
+    free(altered);
+    // A value that the program has chosen stays one, also where it is given again; another is somebody's.
+    static const char* const names[] = {"seq", "total-batch", "batch", "steps"};
+    for (int i = 0; i < 4; i++) {
+        CHECK(options_row(&o, names[i])->chosen == (i < 2), "--%s was chosen: %d", names[i],
+              options_row(&o, names[i])->chosen);
+    }
     free(said.data);
     json_free(json);
     free(o.rows);

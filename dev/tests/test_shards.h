@@ -190,6 +190,8 @@ static void test_shards_many(void) {
         snprintf(name, sizeof name, "s%03d.bin", i);
         shards_write(name, 2 + 2 * (i % 2), 3, (unsigned)(10 * i));
     }
+    int lowest = dup(0), after;
+    if (lowest >= 0) { close(lowest); }
     Shards* shards = shards_open(shards_path("s*.bin"), 2, 10 * FILES);
     CHECK(shards->files == FILES && shards->rows == FILES, "%d files", shards->files);
     for (uint64_t position = 0; position < 3 * FILES; position++) {
@@ -201,6 +203,9 @@ static void test_shards_many(void) {
     for (int i = 0; i < FILES; i++) { open_files += shards->list[i].fd >= 0; }
     CHECK(open_files == SHARDS_MAX_OPEN, "%d files open", open_files);
     shards_close(shards);
+    if ((after = dup(0)) >= 0) { close(after); }
+    CHECK(after == lowest, "files are open that nobody knows: descriptor %d is the first that is free, before %d",
+          after, lowest);
     shards_dir_remove();
 }
 
@@ -322,6 +327,9 @@ static void test_shards_bad(void) {
     if (unlink(shards_path("bad.bin")) != 0) { die("unlink: %s", strerror(errno)); }
 
     shards_expect_death("no whole row", "good.bin", 40, 50, -1, "good.bin|rows of 40 need 41 tokens|has 40|--seq");
+    shards_write("hood.bin", 2, 45, 0);  // of several the one that comes nearest is named
+    shards_expect_death("no whole row in two", "?ood.bin", 50, 50, -1, "the largest of 2, |hood.bin, has 45");
+    if (unlink(shards_path("hood.bin")) != 0) { die("unlink: %s", strerror(errno)); }
     ShardsCase fits = {shards_path("good.bin"), 39, 40, 0};
     shards_case_run(&fits);
     shards_expect_death("token outside", "good.bin", 3, 39, 12, "good.bin|token 39|position 39|vocabulary of 39");

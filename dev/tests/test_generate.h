@@ -119,6 +119,8 @@ static void test_generate_first(void) {
         }
         int first = generate_first(&tokenizer);
         CHECK(first == cases[i].first, "case %zu: begins with %d, expected %d", i, first, cases[i].first);
+        tokenizer.V = 0;
+        CHECK(generate_first(&tokenizer) == -1, "case %zu: a token that the model does not have", i);
     }
     free(json_alone);
     free(json_second);
@@ -230,6 +232,13 @@ static void test_generate_same(void) {
     generate_must("sort -r @/prompts.jsonl >@/back.jsonl && for b in 1 2 3 4; do ^ --prompt-file @/back.jsonl "
                   "--context 36 --seed 3 "
                   "--batch $b >@/b$b 2>@/e && cmp @/b1 @/b$b || exit 1; done");
+    // A prompt that is longer than the first has as much room as behind one of its own length.
+    generate_must(
+        "L='tail -n 1'; { head -n 1 @/prompts.jsonl; $L @/prompts.jsonl; } >@/short.jsonl && "
+        "{ $L @/prompts.jsonl; $L @/prompts.jsonl; } >@/long.jsonl && for f in short long; do ^ --prompt-file "
+        "@/$f.jsonl --batch 2 --sample-tokens 90 --context 200 2>@/e | $L >@/$f || exit 1; "
+        "grep -o 'caches [0-9.]* MB' @/e >>@/$f || exit 1; done; "
+        "cmp @/short @/long && ! grep -q 'ended where the context' @/e");
     // More texts at a time than any of them has tokens.
     generate_must("for i in $(seq 300); do echo '{\"text\": \"int\"}'; done >@/many.jsonl; "
                   "O='--prompt-file @/many.jsonl --sample-tokens 1 --seed 3'; % $O >@/b1 2>@/e && "
@@ -431,17 +440,17 @@ static void test_generate_steps(void) {
 
 static void test_generate_errors(void) {
     generate_setup();
-    generate_must(
-        "printf '{\"text\": \"a\"}\\n{\"text\": 7}\\n' >@/bad1.jsonl; printf '{\"text\": \"a\"}\\n{\"te' "
-        ">@/bad2.jsonl; "
-        "printf '[]\\n' >@/bad3.jsonl; printf '\\n' >@/bad4.jsonl; printf '{\"text\": \"\\377\"}' >@/bad5.jsonl; "
-        "printf '{\"text\": \"\"}' >@/bad6.jsonl; printf '' >@/empty");
+    generate_must("printf '{\"text\": \"a\"}\\n{\"text\": 7}\\n' >@/bad1.jsonl; printf '{\"text\": \"a\"}\\n{\"te' "
+                  ">@/bad2.jsonl; "
+                  "printf '\\n \\n[]\\n' >@/bad3.jsonl; printf '\\n' >@/bad4.jsonl; printf '{\"text\": \"\\377\"}' "
+                  ">@/bad5.jsonl; "
+                  "printf '{\"text\": \"\"}' >@/bad6.jsonl; printf '' >@/empty");
     static const struct {
         const char *words, *line;
     } cases[] = {
         {"bad1.jsonl, line 2: expected an object with a prompt|found 7", "% --prompt-file @/bad1.jsonl"},
         {"bad2.jsonl, line 2, column 2: |found the end of the line", "% --prompt-file @/bad2.jsonl"},
-        {"bad3.jsonl, line 1: expected an object with a prompt", "% --prompt-file @/bad3.jsonl"},
+        {"bad3.jsonl, line 3: expected an object with a prompt", "% --prompt-file @/bad3.jsonl"},
         {"bad4.jsonl: expected lines with prompts|found none", "% --prompt-file @/bad4.jsonl"},
         {"bad5.jsonl, line 1, column 11: |UTF-8", "% --prompt-file @/bad5.jsonl"},
         {"bad6.jsonl, line 1: expected a prompt, found an empty one", "% --prompt-file @/bad6.jsonl"},
@@ -472,10 +481,12 @@ static void test_generate_errors(void) {
     // Whoever reads has gone: an error, not a silent end. A signal: what there is, and its exit status.
     generate_must("^ --prompt a --sample-tokens 3000 --context 4000 2>@/e | head -c 1 >@/a; [ ${PIPESTATUS:-1} != 0 ]; "
                   "grep -q 'standard output could not be written: Broken pipe' @/e");
-    generate_fails(143, "\"stop\": \"signal\"|\"index\": 0",
-                   "^ --prompt-file @/prompts.jsonl --batch 3 --sample-tokens 90000 --context 99999 --temperature 0 & "
-                   "used=0; while [ ${used:-0} -lt 60 ]; do sleep 0.05; kill -0 $! || exit 1; "
-                   "used=$(cut -d' ' -f14 /proc/$!/stat); done; kill -TERM $!; wait $!");  // ticks of its own work
+    generate_fails(
+        143, "\"stop\": \"signal\"|\"index\": 0",
+        "^ --prompt-file @/prompts.jsonl --batch 3 --sample-tokens 90000 --context 99999 --temperature 0 >@/a & "
+        "used=0; while [ ${used:-0} -lt 60 ]; do sleep 0.05; kill -0 $! || exit 1; "
+        "used=$(cut -d' ' -f14 /proc/$!/stat); done; kill -TERM $!; wait $!; "
+        "code=$?; cat @/a; [ $(wc -l <@/a) = 3 ] && exit $code");  // ticks of its own work
     generate_must(
         "^ --prompt a --sample-tokens 90000 --context 99999 --temperature 0 >@/a 2>@/e & while [ ! -s @/a ]; do "
         "sleep 0.02; kill -0 $! || exit 1; done; kill -TERM $!; wait $!; [ $? = 143 ]");

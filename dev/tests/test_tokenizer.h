@@ -364,6 +364,33 @@ static void tokenizer_case_run(void* argument) {
     free(tokenizer_encode(tokenizer, c->text, strlen(c->text), &count));
 }
 
+// Where something ends: a piece that is longer than what is shown of one, a special token beyond the model's vocabulary,
+// a text behind the ending of a word.
+static void test_tokenizer_ends(void) {
+    char text[TOKENIZER_PIECE + 9], piece[TOKENIZER_PIECE];
+    memset(text, 'x', sizeof text);
+    TokenizerPiece pieces[3];
+    memset(pieces, 0, sizeof pieces);
+    for (int i = 0; i < 3; i++) { pieces[i].text = text, pieces[i].size = 3; }
+    pieces[0].size = sizeof text;
+    Tokenizer tokenizer;
+    memset(&tokenizer, 0, sizeof tokenizer);
+    tokenizer.kind = TOKENIZER_BPE, tokenizer.pieces = pieces, tokenizer.count = 3, tokenizer.V = 2;
+    tokenizer.bos = 2, tokenizer.eot = 1, tokenizer.pad = -1;
+    CHECK(tokenizer_decode(&tokenizer, 0, piece) == TOKENIZER_PIECE && piece[TOKENIZER_PIECE - 1] == 'x',
+          "a long piece");
+    pieces[0].begins = 1;
+    CHECK(tokenizer_decode(&tokenizer, 0, piece) == TOKENIZER_PIECE && piece[0] == ' ', "behind a space");
+    tokenizer_complete(&tokenizer, 8);
+    const char* config = tokenizer.files[0].text;
+    CHECK(strstr(config, "\"eos_token\": \"xxx\"") && !strstr(config, "bos_token"), "%s", config);
+    free((void*)config);
+    unicode_begin();
+    CHECK(word_length(WORDS_LLAMA3, "'\xc5\xbf", 3) == 3 && word_length(WORDS_LLAMA3, "'\xc5\xbfx", 4) == 3 &&
+              word_length(WORDS_GPT2, "'\xc5\xbf", 3) == 1,
+          "the long s");
+}
+
 static void test_tokenizer_bad(void) {
     tokenizer_dir_make();
     const char* words = tokenizer_gpt2_words;
@@ -566,6 +593,7 @@ static void tokenizer_tests(void) {
     RUN(test_tokenizer_kept_files);
     RUN(test_tokenizer_words);
     RUN(test_tokenizer_bpe);
+    RUN(test_tokenizer_ends);
     RUN(test_tokenizer_bad);
     RUN(test_tokenizer_nul);
     RUN(test_tokenizer_wordpiece);

@@ -114,6 +114,8 @@ static Tokenizer* tokens_open_small(const TokensSmall* small) {
 #define TOKENS_PREPEND                                                                                                \
     "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", \"prepend\": \"\xe2\x96\x81\"}," TOKENS_MARKS \
     "]}"
+#define TOKENS_METASPACE(when) \
+    "{\"type\": \"Metaspace\", \"replacement\": \"\xe2\x96\x81\", \"prepend_scheme\": \"" when "\", \"split\": true}"
 #define TOKENS_FUSED "\"unk_token\": \"<unk>\", \"fuse_unk\": true,"
 
 // Where a cut would change tokens there is none; each of these kinds once lacked a reason not to cut.
@@ -140,6 +142,16 @@ static void test_tokens_cuts(void) {
          "{\"id\": 9, \"content\": \"<e>\", \"normalized\": false}", "", marked, marks, "a<e> b"},
         {"a token that is a line feed", TOKENS_PREPEND, "null",
          "{\"id\": 9, \"content\": \"\\n\", \"normalized\": false}", "", marked, marks, "a\nb"},
+        {"a mark before what follows a line feed", "null", TOKENS_METASPACE("always"),
+         "{\"id\": 9, \"content\": \"\\n\", \"normalized\": false}", "", marked, marks, "a\nb"},
+        {"white space of others behind a line feed", "null", level, "", "",
+         "\"\xc4\x8a\": 4, \"\xc3\xa2\": 5, \"\xc4\xa2\": 6, \"\xc2\xa8\": 7, \"\xc4\x8a\xc3\xa2\": 8",
+         "[\"\xc4\x8a\", \"\xc3\xa2\"]",
+         "a\n\xe2\x80\xa8\xe2\x80\xa8"
+         "b"},
+        {"a token that takes the space behind it", "null", level,
+         "{\"id\": 9, \"content\": \"<e>\", \"normalized\": false, \"rstrip\": true}", "", "\"\xc4\xa0\": 4", "",
+         "a<e> b"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Tokenizer* tokenizer = tokens_open_small(&cases[i]);
@@ -162,20 +174,72 @@ static void test_tokens_cuts(void) {
     tokenizer_close(tokenizer);
 }
 
-// A word that follows an unknown token, with which its first was fused, is not remembered as it was there.
+// Where a mark comes before a text alone, none comes behind an added token.
+static void test_tokens_first_mark(void) {
+    static const struct {
+        TokensSmall small;
+        int count, tokens[6];
+    } cases[] = {
+        {{"always", "null", TOKENS_METASPACE("always"), "{\"id\": 5, \"content\": \"<e>\", \"normalized\": false}", "",
+          "\"\xe2\x96\x81\": 4", "", ""},
+         6,
+         {4, 1, 5, 4, 2, 5}},
+        {{"first", "null", TOKENS_METASPACE("first"), "{\"id\": 5, \"content\": \"<e>\", \"normalized\": false}", "",
+          "\"\xe2\x96\x81\": 4", "", ""},
+         5,
+         {4, 1, 5, 2, 5}},
+    };
+    for (int i = 0; i < 2; i++) {
+        Tokenizer* tokenizer = tokens_open_small(&cases[i].small);
+        int* got = NULL;
+        size_t count = tokens_of(tokenizer, "a<e>b<e>", 8, 1, 0, &got);
+        tokens_compare(cases[i].small.what, got, count, cases[i].tokens, (size_t)cases[i].count);
+        free(got);
+        tokenizer_close(tokenizer);
+    }
+}
+
+// SentencePiece takes all spaces off the end of a text, those too that are written as marks; and of equal scores the rank
+// is the same.
+static void test_tokens_sentence_ends(void) {
+    Tokenizer* tokenizer = tokens_open("sentencepiece_trim.model");
+    static const char* const texts[] = {"a", "a  ", "a\xe2\x96\x81", "a \xe2\x96\x81\xe2\x96\x81 "};
+    int* want = NULL;
+    size_t count = tokens_of(tokenizer, texts[0], 1, 1, 0, &want);
+    for (int i = 1; i < 4; i++) {
+        int* got = NULL;
+        size_t n = tokens_of(tokenizer, texts[i], strlen(texts[i]), 1, 0, &got);
+        tokens_compare(texts[i], got, n, want, count);
+        free(got);
+    }
+    free(want);
+    tokenizer_close(tokenizer);
+    CHECK(sentence_rank(0.0f) == sentence_rank(-0.0f) && sentence_rank(0.0f) < sentence_rank(-1e-45f) &&
+              sentence_rank(1e-45f) < sentence_rank(0.0f),
+          "the ranks of scores beside 0");
+}
+
+// A word that follows an unknown token, with which its first was fused, is not remembered as it was there; nor is one
+// that begins with such a token, as it was where nothing came before.
 static void test_tokens_fused_words(void) {
     static const TokensSmall small = {"fused", TOKENS_MARKS, "null", "", TOKENS_FUSED, "\"d\": 4", "", ""};
     enum { LONG = WORD_CACHE_AFTER + 100 };
     char text[LONG + 9];
     memset(text, 'b', LONG);
-    memcpy(text + LONG, " z a b a", 9);
-    static const int tail[] = {0, 1, 0, 2, 0, 1};
-    Tokenizer* tokenizer = tokens_open_small(&small);
-    int* got = NULL;
-    size_t count = tokens_of(tokenizer, text, strlen(text), 1, 0, &got);
-    tokens_compare("fused", got + LONG, count - LONG, tail, 6);
-    free(got);
-    tokenizer_close(tokenizer);
+    static const struct {
+        const char* text;
+        size_t count;
+        int tokens[6];
+    } tails[] = {{" z a b a", 6, {0, 1, 0, 2, 0, 1}}, {" a z a", 4, {0, 1, 0, 1}}};
+    for (int i = 0; i < 2; i++) {
+        memcpy(text + LONG, tails[i].text, strlen(tails[i].text) + 1);
+        Tokenizer* tokenizer = tokens_open_small(&small);
+        int* got = NULL;
+        size_t count = tokens_of(tokenizer, text, strlen(text), 1, 0, &got);
+        tokens_compare("fused", got + LONG, count - LONG, tails[i].tokens, tails[i].count);
+        free(got);
+        tokenizer_close(tokenizer);
+    }
 }
 
 // A prompt has as many tokens as its normalizer makes of it.
@@ -933,6 +997,8 @@ static void test_tokens_lock(void) {
 static void tokens_tests(void) {
     RUN(test_tokens_fixtures);
     RUN(test_tokens_cuts);
+    RUN(test_tokens_first_mark);
+    RUN(test_tokens_sentence_ends);
     RUN(test_tokens_fused_words);
     RUN(test_tokens_long_normalizer);
     RUN(test_tokens_round_trip);

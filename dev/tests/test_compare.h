@@ -286,6 +286,15 @@ static void test_compare_middle(void) {
                    "plain     40  4.000e+09           2.0000     -1.0000                             at its end\n");
     compare_expect(output, "is not what a run of that length reaches");
     free(output);
+    // Two of one cost are no company for each other at equal FLOPs: both are read on their way.
+    compare_made.steps = 160;
+    compare_put_run("long", 6, 4, 2, 1e6, 1);
+    compare_put_run("fair", 6, 5, 2.5, 1e6, 1);
+    CompareCall alike = {3, {"wide=@wide", "long=@long", "fair=@fair"}};
+    output = compare_output(alike);
+    compare_expect(output, "long     80  8.000e+09           4.0000     +3.0000  step 80 of 160, lr at 0.50");
+    compare_expect(output, "fair     80  8.000e+09           5.0000     +4.0000  step 80 of 160, lr at 0.50");
+    free(output);
     // A run that was stopped has not ended, wherever its last validation is.
     compare_made.steps = 20, compare_made.total_steps = 50;
     compare_put_run("stopped", 6, 4, 2, 1e6, 1);
@@ -295,12 +304,12 @@ static void test_compare_middle(void) {
     compare_expect(output, "step 20 of 50, lr at 0.50 of its peak");
     free(output);
     // Nor is it company for another that did end there: that one is still read on its way.
-    compare_made.steps = 40, compare_made.total_steps = 80;
+    compare_made.steps = 40, compare_made.total_steps = 41;
     compare_put_run("halted", 6, 4, 2, 1e6, 1);
     CompareCall halted = {3, {"wide=@wide", "plain=@plain", "halted=@halted"}};
     output = compare_output(halted);
     compare_expect(output, "plain      20   2,000           4.0000     +3.0000  step 20 of 40, lr at 0.50");
-    compare_expect(output, "halted     20   2,000           4.0000     +3.0000  step 20 of 80, lr at 0.50");
+    compare_expect(output, "halted     20   2,000           4.0000     +3.0000  step 20 of 41, lr at 0.50");
     free(output);
     // Equal are FLOPs that differ by no more than a hundredth.
     compare_made_plainly();
@@ -310,6 +319,8 @@ static void test_compare_middle(void) {
     CompareCall near = {2, {"one=@one", "near=@near"}}, far = {2, {"one=@one", "far=@far"}};
     output = compare_output(near);
     compare_expect_not(output, "no validation within");
+    compare_expect(output, "At equal steps");  // which says it all
+    compare_expect_not(output, "At equal FLOPs");
     free(output);
     output = compare_output(far);
     compare_expect(output, "far has no validation within 1 % of these FLOPs (between step 10 and step 20)");
@@ -501,6 +512,12 @@ static void test_compare_uneven(void) {
     output = compare_output(cut);
     compare_expect(output, "both: its runs end at different steps; they are compared at step 10");
     compare_expect(output, "4.5000 (4.0000..5.0000)");
+    free(output);
+    // Also where it is not the last seed that goes on.
+    compare_put_metrics("whole2", "{\"step\": 0, \"val_loss\": 6, \"val_loss_pass\": [6]}\n"
+                                  "{\"step\": 10, \"val_loss\": 5, \"val_loss_pass\": [5]}\n");
+    output = compare_output(cut);
+    compare_expect(output, "both: its runs end at different steps; they are compared at step 10");
     free(output);
     // Thinned: 700 tokens at step 7, each step 0.1 seconds, then 100 tokens a step, at a learning rate that is not known.
     compare_put_checkpoint("thin", 20, "1234567", "1e6", 257);
@@ -772,6 +789,9 @@ static void test_compare_numbers(void) {
     for (int i = 0; i < 5; i++) { compare_whole(&sb, numbers[i]); }
     CHECK(strcmp(sb.data, "\t0\t999\t1,000\t-123,456\t1,234,567") == 0, "%s", sb.data);
     free(sb.data);
+    CHECK(compare_near(99.005, 100) && compare_near(100.995, 100) && !compare_near(98.995, 100) &&
+              !compare_near(101.005, 100),
+          "a hundredth of what is compared with");
     static const struct {
         const char *a, *b;
         int same;

@@ -152,6 +152,12 @@ static void test_presets(void) {
     CHECK(m->rope.base == 500000 && m->rope.factor == 32 && m->rope.low == 1 && m->rope.high == 4 &&
               m->rope.positions == 8192 && m->pass.size.tie == 1 && m->pass.size.eps == 1e-5,
           "rotary positions and eps of llama-3.2-1b");
+    // Its published positions, however short the rows; and settings that are no whole numbers where they are read.
+    char* config = ponder_config_json(make_model("", "llama-3.2-1b", NULL, NULL, 1, 8));
+    CHECK(strstr(config, "\"max_position_embeddings\": 131072,") && strstr(config, "\"factor\": 32.0,") &&
+              strstr(config, "\"high_freq_factor\": 4.0,") && strstr(config, "\"low_freq_factor\": 1.0,"),
+          "%s", config);
+    free(config);
     const LlamaRope* rope = &llama_of(make_model("", "llama-405m", NULL, NULL, 1, 8))->rope;
     CHECK(rope->base == 10000 && rope->factor == 0, "the paper's have plain ones");
 }
@@ -159,6 +165,8 @@ static void test_presets(void) {
 // Joined tensors lie side by side in the order of the fused products, and each is what its name says.
 static void test_joined_tensors(void) {
     Model* model = read_config(config_text("num_key_value_heads", "2", "head_dim", "6"), "");
+    // Attention's work goes with what its heads have, not with the width: 4 heads of 6, 2 layers.
+    CHECK(model->flops[1].amount == 6.0 * model->T * 4 * 6 * 2, "%g FLOPs of attention", model->flops[1].amount);
     const TensorTable* t = &model->tensors;
     const struct {
         const char* name;

@@ -471,6 +471,8 @@ static void test_configuration(void) {
           "all keys");
     p = configured("", "{\"ponderinglm\": false, \"pondering_steps\": 1}");
     CHECK(p.steps == 0, "the reference's vanilla run: ponderinglm false, pondering_steps 1");
+    p = configured("", "{\"ponderinglm\": false, \"mutiply_pondering_steps\": true}");
+    CHECK(p.steps == 0 && p.multiply_steps == 0, "which multiplies by nothing");
     p = configured("", "{\"recurrent_model\": true, \"pondering_steps\": 3}");
     CHECK(p.steps == 3, "recurrent_model turns pondering on as well");
     p = configured("--ponder 1 --ponder-temperature 2",

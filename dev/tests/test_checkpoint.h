@@ -637,6 +637,10 @@ static void test_weights_rejects(void) {
     safetensors_write(path, rows, n, NULL);
     expect_death("vocabulary", reading_child, &reading,
                  "tensor net.embed.weight has shape (12,5), the model needs (11,5)");
+    n = run_rows(&run, rows);
+    rows[0].shape[1] = 6, rows[0].data = wide;
+    safetensors_write(path, rows, n, NULL);
+    expect_death("width", reading_child, &reading, "tensor net.embed.weight has shape (11,6), the model needs (11,5)");
 
     run_rows(&run, rows);
     safetensors_write(path, rows, 4, NULL);

@@ -80,8 +80,16 @@ static void test_resume_validation_data(void) {
     }
     // The new data are the run's from then on.
     toy_bare(0, "finished: step 4 of 4|!changed", "--out vd --resume");
+    save_expect("vd/step_00000004/trainer_state.json", 1, "\"val_since\": 1,");
+    // And back, where the loss may be the higher one: the best is none of other data.
+    toy_shell("cp val.bin data/val.bin");
+    words = format_string("starts anew|best validation loss %.6f after step 4", first);
+    toy_bare(0, words, "--out vd --resume --val data/val.bin");
+    free(words);
+    save_expect("vd/step_00000004/trainer_state.json", 1, "\"val_since\": 4,");
     toy_shell("mv data/val.bin data/val.gone");
     toy_bare(0, "finished: step 4 of 4|not here any more: it was not compared", "--out vd --resume");
+    toy_bare(1, "matches no file here", "--out vd --resume --val-batches 7");
     toy_bare(1, "matches no file here|--val as the run was started with|give --val anew",
              "--out vd --resume --steps 5 --train data/train.bin");
     toy_shell("mv data/val.gone data/val.bin");
@@ -107,6 +115,16 @@ static void test_resume_finished(void) {
     // A micro-batch of another size is no change of the rows.
     toy_run(0, "stopped", "--out fb --steps 2 --val-batches 2 --max-minutes 0 --total-batch 64");
     toy_run(0, "--batch 3 (was 4)|!starts anew|8 rows", "--out fb --resume --val-batches 2 --batch 3");
+    toy_bare(0, "the validated rows: 12 (was 8)",
+             "--out fb --resume --val-batches 4");  // of as many as --batch says now
+    toy_run(0, "the validated rows: 5 (was 12)", "--out fb --resume --val-batches 1 --batch 5");
+    // Beyond the steps of the command, too.
+    toy_run(0, "!finished|the validated rows: 8 (was 5)|validation after step 2",
+            "--out fb --resume --steps 1 --val-batches 2");
+    // A run that was killed between a validation, whose line is there, and the checkpoint that knows of it.
+    toy_change_line("fb/step_00000002/trainer_state.json", "  \"val_step\"", "  \"val_step\": 1,");
+    toy_run(0, "!finished|validation after step 2", "--out fb --resume");
+    CHECK(toy_lines("fb", 2, "val_loss") == 1, "%d lines of one validation", toy_lines("fb", 2, "val_loss"));
     // A run without validation that gets one.
     toy_bare(0, "fn: 1 steps", "--train train.bin --seq 16 --batch 4 --sample-tokens 0 --out fn --steps 1");
     toy_bare(0, "--val val.bin (was not set)|validation after step 1|!starts anew", "--out fn --resume --val val.bin");
@@ -126,7 +144,6 @@ static void test_resume_older_state(void) {
     toy_run(1, "\"val_shards\" to be 16 hexadecimal digits", "--out od --resume");
 }
 
-// What else a curve depends on: the tokenizer's files, and what computes.
 // What was changed on the way is remembered: --resume=same does not take such a run for one of these options, also when
 // they are those that hold now. A value that the program would choose is no change.
 static void test_resume_altered(void) {
@@ -157,6 +174,31 @@ static void test_resume_altered(void) {
     CHECK(toy_lines("sw", 2, "val_loss") == 1, "the line of the last validation is gone");
 }
 
+// What samples and bits per byte depend on is each of the tokenizer's files that say what tokens are, and its end of text.
+static void test_tokenizer_is_noted(void) {
+    static const char* const names[] = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model",
+                                        "chat_template.jinja"};
+    uint64_t hashes[7];
+    for (int i = 0; i < 7; i++) {
+        Tokenizer tokenizer;
+        Trainer t;
+        memset(&tokenizer, 0, sizeof tokenizer);
+        memset(&t, 0, sizeof t);
+        tokenizer.V = 10, tokenizer.eot = i == 6 ? 7 : 8;
+        t.tokenizer = &tokenizer;
+        if (i < 5) { tokenizer_keep_file(&tokenizer, names[i], format_string("the same text"), 13); }
+        trainer_note_tokenizer(&t);
+        hashes[i] = t.state.tokenizer;
+        for (int k = 0; k < i; k++) {
+            CHECK((hashes[i] == hashes[k]) == (k == 4 && i == 5), "%s and %s: hashes %016llx, %016llx",
+                  k < 5 ? names[k] : "none", i < 5 ? names[i] : "none", (unsigned long long)hashes[k],
+                  (unsigned long long)hashes[i]);
+        }
+        for (int k = 0; k < tokenizer.file_count; k++) { free((void*)tokenizer.files[k].text); }
+    }
+}
+
+// What else a curve depends on: the tokenizer's files, and what computes.
 static void test_resume_says(void) {
     toy_run(0, "stopped", "--out sy --steps 3 --max-minutes 0");
     toy_run(0, "!changed since|stopped", "--out sy --resume --max-minutes 0");
@@ -372,6 +414,12 @@ static void test_output_lost(void) {
     }
 }
 
+static void toy_two_lines(void* metrics) {
+    for (int step = 1; step <= 2; step++) {
+        metrics_step((Metrics*)metrics, step, 8 * step, 1, 1, 1, 1, 1, 1, 1, NULL);
+    }
+}
+
 // A disk that is full for a while: metrics wait and a checkpoint is left out, nothing is lost.
 static void test_disk_full_for_a_while(void) {
     toy_run(0, "val_loss", "--out room --steps 12 --save-every 3");
@@ -391,8 +439,12 @@ static void test_disk_full_for_a_while(void) {
     metrics_open(&m, dir, -1, 0);
     close(m.fd);
     m.fd = open("/dev/full", O_WRONLY);
-    metrics_step(&m, 1, 8, 1, 1, 1, 1, 1, 1, 1, NULL);
-    metrics_step(&m, 2, 16, 1, 1, 1, 1, 1, 1, 1, NULL);
+    char* output = NULL;
+    run_child(toy_two_lines, &m, &output);
+    const char* once = strstr(output, "could not be written");
+    CHECK(once && !strstr(once + 1, "could not be written"), "it is said once: %s", output);
+    free(output);
+    toy_two_lines(&m);
     CHECK(m.failing == ENOSPC && m.waiting.size > 100, "two lines wait");
     expect_death("lines that cannot be written", (void (*)(void*))metrics_end, &m,
                  "stuck/metrics.jsonl: could not be written: No space left|its last 2 lines are lost");
@@ -441,6 +493,13 @@ static void test_log_every(void) {
         CHECK(stamp && stamp < strchr(at, '\n') && toy_is_time(stamp + 9), "no time in %s", at);
     }
     free(text);
+    char* path = toy_path("le/step_00000008/trainer_state.json");
+    Json* state = json_read(path);
+    double all = 3 * toy_metric("le", 3, "ms") + 3 * toy_metric("le", 6, "ms") + 2 * toy_metric("le", 8, "ms"),
+           seconds = json_get_number(state, "seconds", 0, path);
+    CHECK(fabs(all - 1000 * seconds) <= 1e-6 * all, "lines have %.9g ms of %.9g s", all, seconds);
+    json_free(state);
+    free(path);
     toy_shell("rm -r le/step_0000000[5-8]");
     toy_run(0, "!step 5 of|step 6 of 8|!step 7|step 8 of 8", "--out le --resume");
     toy_same_file("le1/step_00000008/model.safetensors", "le/step_00000008/model.safetensors");
@@ -501,6 +560,46 @@ static void test_largest_token(void) {
     }
 }
 
+typedef struct {
+    int V;
+    uint32_t largest;
+    const char* words;  // NULL: nothing is said
+} LargestToken;
+
+static void warn_of_largest(void* argument) {
+    const LargestToken* of = (const LargestToken*)argument;
+    char line[] = "--train a.bin";
+    Model model;
+    Shard shard;
+    Shards shards;
+    Trainer t;
+    memset(&model, 0, sizeof model);
+    memset(&shard, 0, sizeof shard);
+    memset(&shards, 0, sizeof shards);
+    memset(&t, 0, sizeof t);
+    model.V = of->V, shard.largest = of->largest, shard.looked = 10;
+    shards.list = &shard, shards.files = 1;
+    t.model = &model, t.train = &shards, t.options = resume_options(line);
+    trainer_warn_of_data(&t);
+}
+
+// Tokens that leave most of a vocabulary alone: from where on, and what may be the cause.
+static void test_warnings_of_tokens(void) {
+    static const LargestToken cases[] = {{1000, 250, NULL},
+                                         {1000, 249, "far below the vocabulary of 1000; bytes, as build/bytes"},
+                                         {4000, 256, "far below the vocabulary of 4000; bytes, as build/bytes"},
+                                         {4000, 257, "far below the vocabulary of 4000: was it made with another"},
+                                         {1000, 999, NULL},
+                                         {1000, 1000, "outside the vocabulary of 1000: the program ends where"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char* output = NULL;
+        int code = run_child(warn_of_largest, (void*)&cases[i], &output);
+        CHECK(code == 0 && (cases[i].words ? strstr(output, cases[i].words) != NULL : output[0] == 0),
+              "%u of %d: code %d, '%s'", cases[i].largest, cases[i].V, code, output);
+        free(output);
+    }
+}
+
 // What is hardly meant gets a warning, and only that.
 static void test_warnings(void) {
     toy_run(0, "!warning", "--out wa --steps 1 --warmup-steps 0");
@@ -533,6 +632,7 @@ static void loop_tests(void) {
     RUN(test_resume_validation_data);
     RUN(test_resume_finished);
     RUN(test_resume_older_state);
+    RUN(test_tokenizer_is_noted);
     RUN(test_resume_says);
     RUN(test_resume_precision);
     RUN(test_resume_altered);
@@ -547,6 +647,7 @@ static void loop_tests(void) {
     RUN(test_own_length);
     RUN(test_preset_or_directory);
     RUN(test_largest_token);
+    RUN(test_warnings_of_tokens);
     RUN(test_warnings);
     toy_end();
 }

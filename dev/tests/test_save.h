@@ -121,6 +121,7 @@ static void test_shell_quote(void) {
          "0\xc3",
          "$'\\3770\\303'"},
         {"\xc2\x9b", "$'\\302\\233'"},  // a control character of Unicode
+        {"\xc2\x9f", "$'\\302\\237'"},  // the last of them
         {"a\xc2\xa0", "'a\xc2\xa0'"},
     };
     int has_bash = system("bash -c true >/dev/null 2>&1") == 0;
@@ -149,6 +150,36 @@ static void test_shell_quote(void) {
         waitpid(pid, NULL, 0);
         CHECK(n == strlen(cases[i][0]) && strcmp(got, cases[i][0]) == 0, "case %zu: bash reads '%s'", i, got);
         free(script);
+        free(sb.data);
+    }
+}
+
+// Words of a card that hold what ends code in Markdown, and commands of a program whose path has to be quoted.
+static void test_card_words(void) {
+    static const char* const words[][2] = {{"out", "`out`"}, {"a`b", "`` 'a`b' ``"}, {"``", "``` '``' ```"}};
+    for (int i = 0; i < 3; i++) {
+        StringBuilder sb = {0};
+        card_word(&sb, words[i][0]);
+        CHECK(strcmp(sb.data, words[i][1]) == 0, "%s, expected %s", sb.data, words[i][1]);
+        free(sb.data);
+    }
+    static char* commands[] = {(char*)"build/train --out x", (char*)"'my build/train' --out x"};
+    static const char* const used[] = {"\nbuild/train --resume --out ", "\ntrainer --resume --out "};
+    for (int i = 0; i < 2; i++) {
+        ModelClass kind;
+        Model model;
+        Tokenizer tokenizer;
+        Trainer t;
+        memset(&kind, 0, sizeof kind);
+        memset(&model, 0, sizeof model);
+        memset(&tokenizer, 0, sizeof tokenizer);
+        memset(&t, 0, sizeof t);
+        kind.program = "trainer";
+        tokenizer.kind = TOKENIZER_NUMBERS;
+        t.kind = &kind, t.model = &model, t.tokenizer = &tokenizer, t.out = "x", t.command = commands[i];
+        StringBuilder sb = {0};
+        card_use(&t, &sb);
+        CHECK(strstr(sb.data, used[i]) != NULL, "no '%s' in: %s", used[i], sb.data);
         free(sb.data);
     }
 }
@@ -370,12 +401,21 @@ static void test_save_tokenizer(void) {
     toy_run(0, "checkpoint", "--out own2 --steps 1");
     toy_run(1, "--resume with --tokenizer own.json: its tokenizer.json is not that of own2/step_00000001",
             "--out own2 --steps 2 --resume --tokenizer own.json");
+    save_tokenizer_write("near.json");  // as long as own.json
+    toy_change_line("near.json", "  \"version\"", "  \"version\": \"1.1\",");
+    toy_run(1, "--resume with --tokenizer near.json: its tokenizer.json is not that of own1/step_00000004",
+            "--out own1 --steps 5 --resume --tokenizer near.json");
     // In the place of the one beside the weights, whose special tokens then mean nothing.
-    toy_run(0, "byte-level BPE, own/tokenizer.json", "--model own2/step_00000001 --tokenizer own --out own3 --steps 1");
+    toy_run(0, "byte-level BPE, own/tokenizer.json|!eos_token_id is",
+            "--model own2/step_00000001 --tokenizer own --out own3 --steps 1");
     toy_same_file("own/tokenizer_config.json", "own3/step_00000001/tokenizer_config.json");
     save_expect("own3/step_00000001/config.json", 1, "\"bos_token_id\": null\1\"eos_token_id\": 97");
     save_expect("own3/step_00000001/config.json", 0, "pad_token_id");
     save_expect("own3/step_00000001/generation_config.json", 1, "{\n  \"eos_token_id\": 97\n}\n");
+    // Where a token of the validation has no text, its bytes are not known.
+    save_tokenizer_write("gap.json");
+    toy_change_line("gap.json", "      \"t\": 116", "");
+    toy_run(0, "val_loss|!bits_per_byte", "--val-batches 0 --out gap --steps 0 --tokenizer gap.json");
     // Fewer tokens than the vocabulary are fine; more are not, nor is no tokenizer.
     toy_write("own.json", "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 256}}}", 40);
     toy_run(0, "257 tokens of a vocabulary of 257", "--out own4 --steps 0 --tokenizer own.json");
@@ -410,6 +450,7 @@ static void save_tests(void) {
     toy_begin();
     RUN(test_save_configs);
     RUN(test_shell_quote);
+    RUN(test_card_words);
     RUN(test_save_carries);
     RUN(test_save_refuses);
     RUN(test_save_card);

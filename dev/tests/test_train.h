@@ -275,7 +275,8 @@ static void test_log_formats(void) {
         double n;
         const char* text;
     } counts[] = {{0, "0"},          {999, "999"},         {999.6, "1.00 k"}, {12345, "12.3 k"},
-                  {123456, "123 k"}, {70426624, "70.4 M"}, {1e12, "1.00 T"},  {1e30, "1000000000000 E"}};
+                  {123456, "123 k"}, {70426624, "70.4 M"}, {1e12, "1.00 T"},  {1e30, "1000000000000 E"},
+                  {9996, "10.0 k"},  {99960, "100 k"}};
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
         CHECK(strcmp(format_count(s, counts[i].n), counts[i].text) == 0, "%g -> %s, expected %s", counts[i].n, s,
               counts[i].text);
@@ -283,13 +284,28 @@ static void test_log_formats(void) {
     static const struct {
         double seconds;
         const char* text;
-    } times[] = {{0, "0.0 s"}, {99.9, "99.9 s"}, {100, "1m40s"}, {3599.4, "59m59s"}, {3600, "1h00m"}, {90061, "1d01h"}};
+    } times[] = {{0, "0.0 s"},       {99.9, "99.9 s"}, {99.97, "1m40s"}, {100, "1m40s"},
+                 {3599.4, "59m59s"}, {3600, "1h00m"},  {90061, "1d01h"}};
     for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
         CHECK(strcmp(format_time(s, times[i].seconds), times[i].text) == 0, "%g s -> %s, expected %s", times[i].seconds,
               s, times[i].text);
     }
     CHECK(strcmp(format_time(s, (double)NAN), "?") == 0 && strcmp(format_time(s, (double)INFINITY), "?") == 0,
           "a time that is not known");
+    // A line has 100 columns, all of them used.
+    FILE* file = tmpfile();
+    char text[256] = {0};
+    LogLine line = log_begin(file, "title", 12);
+    log_item(&line, "%040d", 1);
+    log_item(&line, "%046d", 2);
+    log_item(&line, "%d", 3);
+    log_item(&line, "%086d", 4);
+    log_end(&line);
+    rewind(file);
+    size_t n = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    CHECK(n == 216 && strcspn(text, "\n") == 101 && strncmp(text + 102, "            3,\n            0", 28) == 0,
+          "%zu bytes: %s", n, text);
 }
 
 // 1 if a text begins with a time like 2031-12-24T18:00:00Z that is now, within a minute.
@@ -365,6 +381,16 @@ static void test_metrics_cut(void) {
         free(m.path);
         free(got);
     }
+    static const char late[] = "{\"step\": 12345678901234, \"tokens\": 8}\n";
+    toy_write("cut/metrics.jsonl", late, sizeof late - 1);
+    Metrics m;
+    metrics_open(&m, dir, 12345678901234, 0);
+    close(m.fd);
+    free(m.path);
+    size_t size = 0;
+    char* got = toy_read("cut/metrics.jsonl", &size);
+    CHECK(size == sizeof late - 1, "a step of many digits: %s", got);
+    free(got);
     static const char* const foreign[] = {"hello\n", "{\"step\": x}\n", "{\"step\": 1, \"a\": 2\n",
                                           "{\"step\": 123456789012345678901, \"a\": 1}\n"};
     for (int i = 0; i < 4; i++) {
@@ -1216,6 +1242,9 @@ static void test_train_samples(void) {
     for (int i = 0; i < 3; i++) { free(outputs[i]); }
     toy_run(0, "---- continued", "--out sa4 --steps 0 --sample-tokens 5");  // from the validation data
     toy_run(0, "<|endoftext|>", "--out sa5 --steps 0 --sample-tokens 5 --prompt=");
+    // A context that has room for just what was asked for, and for one less.
+    toy_run(0, "---- continued|!context of", "--out sa6 --steps 0 --sample-tokens 4 --prompt twelve_bytes");
+    toy_run(0, "the context of 16 tokens is full", "--out sa7 --steps 0 --sample-tokens 5 --prompt twelve_bytes");
 }
 
 // The output of a run from its n-th sample on, to the end of that sample; the caller frees it.

@@ -162,9 +162,12 @@ ok "--resume=same, but with three ranks" says "^  --total-batch 64 \(now 96\)"
 
 # ---- the optimiser's state divided (--zero 1): no bit changes ----
 
-alike() { # OUT OUT STEP: weights, moments and norms
-    same_weights "$@" && same "$1" "$2" grad_norm &&
-        cmp -s "$tmp/$1/step_0000000$3/optimizer.safetensors" "$tmp/$2/step_0000000$3/optimizer.safetensors"
+alike() { # OUT OUT STEP: weights, moments and norms; says which are not
+    local bad=0
+    same_weights "$@" || { bad=1; echo "     weights"; }
+    same "$1" "$2" grad_norm || { bad=1; echo "     norms:" $(numbers "$1" grad_norm) "and" $(numbers "$2" grad_norm); }
+    cmp "$tmp/$1/step_0000000$3/optimizer.safetensors" "$tmp/$2/step_0000000$3/optimizer.safetensors" || bad=1
+    return $bad
 }
 megabytes() { sed -n 's/^ *weights, gradients, moments *\([0-9.]*\) MB.*/\1/p' "$tmp/$1.log"; } # OUT
 less_memory() { awk "BEGIN { exit !($(megabytes "$1") > 0 && $(megabytes "$1") < $(megabytes "$2")) }"; } # OUT OUT
@@ -177,6 +180,7 @@ divided() { # PRECISION RANKS...: _fp32, or nothing for bf16
             rm -rf "$tmp/$name-$zero"
             train "$name-$zero" $graded --steps 2 --gpus "$ranks" --zero $zero
             cp "$tmp/log" "$tmp/$name-$zero.log"
+            ok "$architecture${precision:-_bf16}, $ranks ranks, --zero $zero: exit status $status" [ $status = 0 ]
             [ -z "$precision" ] || ok "$architecture, $ranks ranks, --zero $zero: the gradients" same_gradient graded "$name-$zero"
         done
         ok "$architecture${precision:-_bf16}, $ranks ranks, --zero 1: the same bits" alike "$name-0" "$name-1" 2

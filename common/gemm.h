@@ -28,8 +28,6 @@
 #ifndef PONDER_GEMM_H
 #define PONDER_GEMM_H
 
-#include <sched.h>
-
 #include "base.h"
 #include "machine.h"
 #include "rows.h"
@@ -455,19 +453,28 @@ static inline char* matmul_workspace(size_t bytes) {
 // Where a thread stands still: while it waits, and when it has a piece of work and all that the piece needs,
 // just before it does it. Tests put a scheduler in these two places that tries the worst order.
 #ifndef MATMUL_YIELD
-#define MATMUL_YIELD() sched_yield()
+#define MATMUL_YIELD() matmul_sleep()
 #define MATMUL_READY(piece) ((void)0)
+#define MATMUL_PATIENCE 50e-6  // seconds
 #endif
 
-// Waits until another thread has counted *count up to `value`. The thread that is waited for may
-// have lost its processor to another program, so after a while this one lends it its own.
+// The shortest sleep, with what Linux adds 70 us. After sched_yield() another program would have the processor for what
+// is left of its time slice, milliseconds.
+static inline void matmul_sleep(void) {
+    const struct timespec moment = {0, 20000};
+    nanosleep(&moment, NULL);
+}
+
+// Waits until another thread has counted *count up to `value`. That one may have lost its processor to another program,
+// so after a while this one gives up its own; not sooner, since whoever sleeps may not be let in again at once, and nearly
+// all waits are over by then (dev/LOG.md).
 static inline void matmul_wait(const uint32_t* count, uint32_t value) {
-    for (int spins = 0; __atomic_load_n(count, __ATOMIC_ACQUIRE) != value;) {
-        if (spins < 200) {
-            spins++;
-        } else {
-            MATMUL_YIELD();
-        }
+    double since = 0;
+    for (size_t looks = 1; __atomic_load_n(count, __ATOMIC_ACQUIRE) != value; looks++) {
+        if (looks % 1024 != 0) { continue; }
+        double now = now_seconds();
+        if (since == 0) { since = now; }
+        if (now - since >= MATMUL_PATIENCE) { MATMUL_YIELD(); }
     }
 }
 static inline void matmul_done(uint32_t* count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }

@@ -116,6 +116,7 @@ static pid_t busy_begin(int number) {
     if (child < 0) { die("--busy: no process could be made: %s", strerror(errno)); }
     if (child > 0) { return child; }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    threads_slice(0);  // as a program of somebody else
     cpu_set_t may, one;
     CPU_ZERO(&one);
     if (sched_getaffinity(0, sizeof may, &may) == 0) {
@@ -124,7 +125,7 @@ static pid_t busy_begin(int number) {
         }
         if (CPU_COUNT(&one)) { sched_setaffinity(0, sizeof one, &one); }
     }
-    for (volatile uint64_t i = 0; getppid() == parent || i % 1024 != 0; i++) {}
+    for (volatile uint64_t i = 1; i % (1 << 20) != 0 || getppid() == parent; i++) {}
     _exit(0);
 }
 

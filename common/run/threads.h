@@ -1,4 +1,5 @@
-// threads.h - how threads wait for one another: they look for a moment, then sleep.
+// threads.h - how threads wait for one another: they look for a moment, then sleep, and run again soon after they are
+// woken.
 //
 // At the end of every parallel loop the threads that are done wait for the others. gcc's OpenMP lets them look again
 // and again for milliseconds, clang's for 200: on an idle machine that is a little faster than sleeping, on one that
@@ -9,10 +10,53 @@
 //
 // What the user has set wins: with any of OMP_WAIT_POLICY, GOMP_SPINCOUNT, KMP_BLOCKTIME or KMP_LIBRARY in the
 // environment nothing is done (OMP_WAIT_POLICY=passive is also what keeps a debugger in the first process image).
+//
+// A thread that is woken on a processor where another program computes may wait until that one's time slice is over, some
+// milliseconds, hundreds of times a step. Linux (since 6.12) lets it run at once if its own slice is the shorter one
+// and it has not had its share yet. So main() asks for the shortest slice there is. That changes when a program runs, not
+// how much of a processor it gets. Who runs a program with another policy (`chrt --batch 0 ...`; nice is none) keeps that.
 #ifndef PONDER_THREADS_H
 #define PONDER_THREADS_H
 
 #include "../base.h"
+
+#include <sched.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
+
+enum { THREADS_SLICE = 100000 };  // ns; Linux grants no less
+
+// How Linux schedules a thread: struct sched_attr, as it was first.
+typedef struct {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t slice, deadline, period;  // slice, in ns: 0 where this Linux has none that can be asked for
+} ThreadsSchedule;
+
+// That of this thread; 0: not known.
+static inline int threads_schedule(ThreadsSchedule* s) {
+    memset(s, 0, sizeof *s);
+#if defined(SYS_sched_getattr)
+    if (syscall(SYS_sched_getattr, 0, s, sizeof *s, 0) == 0) { return 1; }
+#endif
+    return 0;
+}
+
+// Gives this thread, and those that it begins, a time slice in ns; 0: that which others have. Where that cannot be, or the
+// policy is not the usual one, nothing happens.
+static inline void threads_slice(uint64_t slice) {
+#if defined(SYS_sched_setattr)
+    ThreadsSchedule s;
+    if (!threads_schedule(&s) || s.policy != SCHED_OTHER || s.slice == 0) { return; }
+    s.size = sizeof s, s.slice = slice;
+    syscall(SYS_sched_setattr, 0, &s, 0);
+#else
+    (void)slice;
+#endif
+}
 
 // Whose value is the number of the process, once that has executed itself anew, and " brief" behind it when OpenMP has
 // been told. Children have other numbers, and arrange it for themselves.
@@ -22,7 +66,7 @@
 typedef struct {
     const char *name, *value;
 } ThreadsSetting;
-static const ThreadsSetting threads_settings[] = {{"GOMP_SPINCOUNT", "2000"}, {"KMP_BLOCKTIME", "0"}};
+static const ThreadsSetting threads_settings[] = {{"GOMP_SPINCOUNT", "8000"}, {"KMP_BLOCKTIME", "0"}};
 enum { THREADS_SETTINGS = sizeof threads_settings / sizeof *threads_settings };
 
 // 1 if the guard is this process's, and ends so.
@@ -71,6 +115,7 @@ static inline char* threads_program(const void* code) {
 // The first thing in main(). Returns in a process whose threads wait briefly, or, where that is not wanted or cannot be
 // arranged, as they would have.
 static inline void threads_wait_briefly(char** argv) {
+    threads_slice(THREADS_SLICE);
 #ifdef _OPENMP
     static const char here = 0;  // a place in this program
     if (threads_guard_is("")) {  // executed anew

@@ -8,6 +8,7 @@
 static void mt_pause(int ready, uint64_t piece);
 #define MATMUL_YIELD() mt_pause(0, 0)
 #define MATMUL_READY(piece) mt_pause(1, piece)
+#define MATMUL_PATIENCE 0
 
 #include "../../common/machine.h"
 #include "../../common/matmul.h"
@@ -795,7 +796,7 @@ static struct {
 
 static void mt_pause(int ready, uint64_t piece) {
     if (!mt.active) {
-        if (!ready) { sched_yield(); }
+        if (!ready) { matmul_sleep(); }
         return;
     }
 #ifdef __GLIBC__

@@ -9,6 +9,10 @@
 static int threads_report_main(int argc, char** argv) {
     threads_wait_briefly(argv);
     threads_wait_briefly(argv);  // again: nothing
+    ThreadsSchedule s;
+    if (threads_schedule(&s)) {
+        printf("policy %u, nice %d, slice %llu. ", s.policy, s.nice, (unsigned long long)s.slice);
+    }
     printf("%s process, %s.", argc > 2 && atol(argv[2]) == (long)getpid() ? "same" : "another", threads_waiting());
     for (int i = 0; i < argc; i++) { printf(" [%s]", argv[i]); }
     // What the process was started with, as OpenMP read it.
@@ -94,6 +98,28 @@ static void test_threads_wait_briefly(void) {
     check_threads("PONDER_THREADS=$$ exec @", "waiting busily|child: 0", "begun");
 }
 
+// A short time slice and, but for that, what the user said.
+static void test_threads_slice(void) {
+    ThreadsSchedule s, again;
+    threads_slice(0);
+    if (!threads_schedule(&s) || s.policy != SCHED_OTHER || s.slice <= THREADS_SLICE) {
+        test_skip("no Linux that knows of time slices");
+        return;
+    }
+    unsigned long long usual = (unsigned long long)s.slice;
+    char* words =
+        format_string("policy %d, nice %d, slice %d", SCHED_OTHER, s.nice < 16 ? s.nice + 3 : 19, THREADS_SLICE);
+    check_threads("nice -n 3 @", words, NULL);
+    check_threads("OMP_WAIT_POLICY=passive nice -n 3 @", words, NULL);
+    free(words);
+    words = format_string("policy 3, nice %d, slice %llu", s.nice, usual);  // 3: SCHED_BATCH, which is no part of C
+    if (system("command -v chrt >/dev/null") == 0) { check_threads("chrt --batch 0 @", words, NULL); }
+    free(words);
+    threads_slice(THREADS_SLICE);
+    CHECK(threads_schedule(&again) && again.slice == THREADS_SLICE && again.nice == s.nice, "slice %llu, nice %d",
+          (unsigned long long)again.slice, again.nice);
+}
+
 // The program is run by another, as /proc/self/exe says: executing that with our arguments would be wrong.
 static void test_threads_under_a_loader(void) {
     char loader[4096] = "", line[4096];
@@ -119,6 +145,7 @@ static void test_threads_under_a_loader(void) {
 
 static void threads_tests(void) {
     RUN(test_threads_wait_briefly);
+    RUN(test_threads_slice);
     RUN(test_threads_under_a_loader);
 }
 

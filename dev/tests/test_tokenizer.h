@@ -116,6 +116,26 @@ static void test_tokenizer_byte_files(void) {
     }
 }
 
+// A 257th token that ends no text is none of the byte vocabulary's.
+static void test_tokenizer_nearly_bytes(void) {
+    tokenizer_dir_make();
+    Tokenizer* bytes = tokenizer_open(NULL, 257);
+    StringBuilder sb = {0};
+    for (const char* at = bytes->files[0].text; *at;) {
+        const int end = strncmp(at, "<|endoftext|>", 13) == 0;
+        sb_append(&sb, end ? "<|otherwise|>" : at, end ? 13 : 1);
+        at += end ? 13 : 1;
+    }
+    tokenizer_put("tokenizer.json", sb.data, sb.size);
+    Tokenizer* tokenizer = tokenizer_open(tokenizer_dir, 257);
+    CHECK(tokenizer->count == 257 && tokenizer_eot(tokenizer) == -1 && !tokenizer_is_bytes(tokenizer),
+          "%d tokens, end of text %d, read as bytes", tokenizer->count, tokenizer_eot(tokenizer));
+    tokenizer_close(tokenizer);
+    tokenizer_close(bytes);
+    free(sb.data);
+    directory_remove_tree(tokenizer_dir);
+}
+
 // What earlier versions wrote beside the byte vocabulary is written anew, what somebody has changed is not.
 static void test_tokenizer_old_config(void) {
     tokenizer_dir_make();
@@ -244,6 +264,7 @@ static void test_tokenizer_words(void) {
         "a|\xc2\xa0|b",
         "a|\xc2\xa0| b",
         "a| \xe3\x80\x80|\xe3\x80\x80|\xf0\x9f\x8e\x89",
+        "a|\xe1\x9a\x80\xe2\x80\x80|\xe2\x80\x8a|\xe2\x80\x8b",  // white space up to U+200A
         "\xff\xfe|a",
         "   ",
         "a|\v\f|\r|b",
@@ -588,6 +609,7 @@ static void test_tokenizer_wordpiece(void) {
 static void tokenizer_tests(void) {
     RUN(test_tokenizer_bytes);
     RUN(test_tokenizer_byte_files);
+    RUN(test_tokenizer_nearly_bytes);
     RUN(test_tokenizer_old_config);
     RUN(test_tokenizer_special);
     RUN(test_tokenizer_kept_files);

@@ -14,7 +14,7 @@ static size_t tokens_of(const Tokenizer* tokenizer, const char* text, size_t n, 
     Encoder e;
     encoder_begin(&e, tokenizer, special);
     size_t from = 0;
-    for (size_t at = step; step && at < n; at += step) {
+    for (size_t at = step; step && at <= n; at += step) {
         size_t cut = at > from ? encoder_cut(&e, text + from, at - from) : 0;
         if (!cut) { continue; }
         encoder_run(&e, text + from, cut, from == 0);
@@ -217,6 +217,28 @@ static void test_tokens_sentence_ends(void) {
     CHECK(sentence_rank(0.0f) == sentence_rank(-0.0f) && sentence_rank(0.0f) < sentence_rank(-1e-45f) &&
               sentence_rank(1e-45f) < sentence_rank(0.0f),
           "the ranks of scores beside 0");
+}
+
+// A special token that is text here hides the tokens that begin within it.
+static void test_tokens_special_text(void) {
+    static const TokensSmall small = {"a special token that is text",
+                                      "null",
+                                      "null",
+                                      "{\"id\": 5, \"content\": \"<b>\", \"special\": true, \"normalized\": false}, "
+                                      "{\"id\": 6, \"content\": \"b>\", \"normalized\": false}",
+                                      TOKENS_FUSED,
+                                      "\"d\": 4",
+                                      "",
+                                      "a<b>b>"};
+    static const int as_text[] = {1, 0, 2, 0, 6}, parsed[] = {1, 5, 6};
+    Tokenizer* tokenizer = tokens_open_small(&small);
+    for (int special = 0; special < 2; special++) {
+        int* got = NULL;
+        size_t count = tokens_of(tokenizer, small.text, strlen(small.text), special, 0, &got);
+        tokens_compare(small.what, got, count, special ? parsed : as_text, special ? 3 : 5);
+        free(got);
+    }
+    tokenizer_close(tokenizer);
 }
 
 // A word that follows an unknown token, with which its first was fused, is not remembered as it was there; nor is one
@@ -434,6 +456,8 @@ static void test_tokens_nfc(void) {
         {"\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81"},  // Hangul
         {"\xe2\x84\xab", "\xc3\x85"},                              // a singleton
         {"\xc3\xa9\xcc\x81x\xff\xcc\x81", "\xc3\xa9\xcc\x81x\xff\xcc\x81"},
+        {"a\xcc\x8b\xcc\x81", "a\xcc\x8b\xcc\x81"},                                 // no mark passes one of its class
+        {"e\xcc\x81\xea\xb0\x80\xe1\x86\xa7", "\xc3\xa9\xea\xb0\x80\xe1\x86\xa7"},  // before the first Hangul T
         {"\xcc\x81"
          "e\xcc\xa3\xcc\x81\n",
          "\xcc\x81\xe1\xba\xb9\xcc\x81\n"},
@@ -479,6 +503,15 @@ static void test_tokens_bad_models(void) {
         CHECK(code == 1 || strstr(output, "error") == NULL, "cut to %zu bytes: code %d: %s", n, code, output);
         free(output);
     }
+    // An end of text beyond the pieces, as a trainer's message behind the others says it, is none.
+    StringBuilder beyond = {0};
+    sb_append(&beyond, whole, size);
+    sb_append(&beyond, "\x12\x04\xd0\x02\x88\x27", 6);  // eos_id 5000
+    write_bytes(path, beyond.data, beyond.size);
+    Tokenizer* tokenizer = tokenizer_open(path, TOKENIZER_MAX);
+    CHECK(tokenizer_eot(tokenizer) == -1, "end of text %d", tokenizer_eot(tokenizer));
+    tokenizer_close(tokenizer);
+    free(beyond.data);
     static const TokensFile bad[] = {
         {"a Unigram model",
          "\x0a\x05\x0a\x03"
@@ -999,6 +1032,7 @@ static void tokens_tests(void) {
     RUN(test_tokens_cuts);
     RUN(test_tokens_first_mark);
     RUN(test_tokens_sentence_ends);
+    RUN(test_tokens_special_text);
     RUN(test_tokens_fused_words);
     RUN(test_tokens_long_normalizer);
     RUN(test_tokens_round_trip);

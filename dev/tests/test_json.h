@@ -191,6 +191,7 @@ static void test_json_rejects(void) {
         {"\"\xc0\x80\"", "expected UTF-8 text"},          // overlong NUL
         {"\"\xe0\x80\xaf\"", "expected UTF-8 text"},      // overlong
         {"\"\xf0\x80\x80\xaf\"", "expected UTF-8 text"},  // overlong
+        {"\"\xf0\x8f\xbf\xbf\"", "expected UTF-8 text"},  // overlong U+FFFF
         {"\"\xed\xa0\x80\"", "expected UTF-8 text"},      // surrogate
         {"\"\xf4\x90\x80\x80\"", "expected UTF-8 text"},  // above U+10FFFF
         {"\"\xe2\x82\"", "expected UTF-8 text"},          // cut off
@@ -305,7 +306,8 @@ static void test_json_large_object(void) {
 
 static const char* const json_types =
     "{\"i\":12,\"n\":-3,\"big\":9223372036854775807,\"low\":-9223372036854775808,\"over\":9223372036854775808,"
-    "\"e\":1e3,\"f\":12.0,\"half\":0.5,\"e20\":1e20,\"s\":\"text\",\"t\":true,\"z\":null,\"a\":[1],\"o\":{},\"nul\":"
+    "\"e\":1e3,\"f\":12.0,\"e53\":9007199254740992.0,\"half\":0.5,\"e20\":1e20,\"s\":\"text\",\"t\":true,\"z\":null,"
+    "\"a\":[1],\"o\":{},\"nul\":"
     "\"a\\u0000b\"}";
 
 typedef struct {
@@ -329,6 +331,7 @@ static void test_json_get(void) {
     CHECK(json_get_int(j, "i", 0, "FILE") == 12 && json_get_int(j, "n", 0, "FILE") == -3, "ints");
     CHECK(json_get_int(j, "big", 0, "FILE") == INT64_MAX && json_get_int(j, "low", 0, "FILE") == INT64_MIN, "64 bits");
     CHECK(json_get_int(j, "e", 0, "FILE") == 1000 && json_get_int(j, "f", 0, "FILE") == 12, "whole floats");
+    CHECK(json_get_int(j, "e53", 0, "FILE") == (int64_t)1 << 53, "2^53");
     CHECK(json_get_int(j, "absent", 7, "FILE") == 7 && json_get_int(j, "z", 8, "FILE") == 8, "fallbacks");
     CHECK(json_get_number(j, "half", 0, "FILE") == 0.5 && json_get_number(j, "absent", 7.5, "FILE") == 7.5, "numbers");
     CHECK(json_get_bool(j, "t", 0, "FILE") == 1 && json_get_bool(j, "z", 3, "FILE") == 3, "booleans");
@@ -374,6 +377,9 @@ static void test_json_sized(void) {
     static const char letters[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\xc3\xa9";
     shown = json_shown(letters, 41);
     CHECK(strlen(shown) == 39 + 5 && strstr(shown, "a\"...") != NULL, "shown as %s", shown);
+    free(shown);
+    shown = json_shown("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 40);
+    CHECK(strlen(shown) == 40 + 2, "shown as %s", shown);
     free(shown);
     shown = json_shown("a\n\x7f\xff", 4);
     CHECK(strcmp(shown, "\"a\\n\\u007f\xef\xbf\xbd\"") == 0, "shown as %s", shown);

@@ -252,6 +252,12 @@ static void test_safetensors_rejects(void) {
         expect_death(cases[i].header, safetensors_read_child, path, words);
         free(words);
     }
+    // As many dimensions as are read.
+    static const char eight[] = "{\"a\":" ST_ENTRY("[1,1,2,1,1,1,1,1]", "0", "8") "}";
+    files_craft(path, sizeof eight - 1, eight, data, 8);
+    SafeFile* file = safetensors_open(path);
+    CHECK(file->tensors[0].ndim == 8 && file->tensors[0].count == 2, "%d dimensions", file->tensors[0].ndim);
+    safetensors_close(file);
     unlink(path);
     CHECK(rmdir(directory) == 0, "left behind in %s", directory);
     free(path);

@@ -119,6 +119,7 @@ static void test_shards_patterns(void) {
     shards_write("a_1.bin", 2, 10, 0);
     shards_write("a_2.bin", 2, 10, 0);
     shards_write("b,[1].bin", 2, 10, 0);
+    shards_write("c}.bin", 2, 10, 0);
     char* inside = format_string("%s/inside", shards_dir);
     if (mkdir(inside, 0777) != 0) { die("%s: %s", inside, strerror(errno)); }
     static const struct {
@@ -126,11 +127,11 @@ static void test_shards_patterns(void) {
         int files;
     } cases[] = {
         {"%s/a_*.bin", 2},           {"%s/a_1.bin,%s/a_2.bin", 2},
-        {"%s/a_2.bin,%s/*.bin,", 3},  // found twice, read once
+        {"%s/a_2.bin,%s/*.bin,", 4},  // found twice, read once
         {"%s/b,[1].bin", 1},          // a file of that very name
         {"%s/*/../a_[2-9].bin", 1},
 #ifdef GLOB_BRACE
-        {"%s/{a_1,a_2}.bin", 2},
+        {"%s/{a_1,a_2}.bin", 2},     {"%s/c}.bin,%s/{a_1,a_2}.bin", 3},  // a brace that closes none
 #endif
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

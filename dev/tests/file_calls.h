@@ -21,6 +21,7 @@ typedef struct {
     int fail_at;                  // the number of the one that fails, from 1; 0: none
     int fail_code;                // with this; 0: with EIO
     int flock_error;              // what flock() fails with, seen or not; 0: it works
+    int close_error;              // what the next close() fails with, seen or not; 0: it works
     const char* flock_removes;    // the next flock() comes when whoever had the lock has just removed this file
     void (*look)(void* context);  // called before each; NULL: nobody looks
     void* context;
@@ -88,6 +89,13 @@ int fsync(int fd) {
     file_calls_path(fd, path);
     if (file_calls_begin("sync", path, NULL)) { return -1; }
     return fcntl(fd, F_GETFD) < 0 ? -1 : 0;
+}
+// The file is closed all the same, as where a file system says only then what it could not write.
+int close(int fd) {
+    const int error = file_calls.close_error, code = (int)syscall(SYS_close, fd);
+    file_calls.close_error = 0;
+    if (error) { errno = error; }
+    return error ? -1 : code;
 }
 int rename(const char* from, const char* to) {
     if (file_calls_begin("rename", from, to)) { return -1; }

@@ -551,6 +551,13 @@ static void test_compare_single_point(void) {
     output = compare_output(both);
     compare_expect(output, "long      0       0           6.0000    -4.8000     step 0 of 20\n");
     free(output);
+    // A run of one step that wrote no line of it has the tokens of a step by its checkpoint.
+    compare_put_checkpoint("first", 1, "10", "1e6", 257);
+    compare_put_metrics("first", "{\"step\": 0, \"val_loss\": 6}\n{\"step\": 1, \"val_loss\": 5}\n");
+    CompareCall first = {1, {"first=@first"}};
+    output = compare_output(first);
+    compare_expect(output, " 1     100           5.0000 ");
+    free(output);
     compare_teardown();
 }
 

@@ -231,6 +231,13 @@ static void test_file_writers(void) {
         CHECK(stat(kinds_path("null"), &info) == 0 && S_ISCHR(info.st_mode), "the device is gone");
         unlink(kinds_path("device"));
     }
+    // What close() says is an error too.
+    file_calls.close_error = EDQUOT;
+    char* said = write_file(kinds_path("quota"), "text", 4);
+    CHECK(said && strstr(said, "quota: could not be written: ") && strstr(said, strerror(EDQUOT)), "%s",
+          said ? said : "written");
+    free(said);
+    unlink(kinds_path("quota"));
     // A file is replaced as a whole: who has it open keeps the old one; its mode stays.
     free(write_file(kinds_path("file"), "old", 3));
     chmod(kinds_path("file"), 0604);

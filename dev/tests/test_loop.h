@@ -430,6 +430,9 @@ static void test_disk_full_for_a_while(void) {
             "--out tight --steps 12 --save-every 3 --room-at 8");
     toy_run(1, "error: the checkpoint of step 12: ", "--out tight0 --steps 12 --save-every 3");
     toy_run(1, "error: the checkpoint of step 12: ", "--out tight0 --resume --steps 12 --save-every 3");
+    // Nor does it go on where what could not be saved never can be: a gradient of 1e30 makes a moment infinite, no weight.
+    toy_run(1, "error: the checkpoint of step 3: |!The run goes on",
+            "--out tight1 --steps 12 --save-every 3 --clip 0 --poison-at 1 --poison-what 3");
     toy_soft_limit = 0;
     toy_same_run("room", "tight", 12);
     // For good: the end is an error, of the metrics where the rest fits.

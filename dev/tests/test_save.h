@@ -19,7 +19,7 @@ static int save_toy_owns(const Model* model, const char* key) {
 }
 
 // config.json and generation_config.json of a model that came from `source` (NULL: a preset), with a tokenizer of
-// these special tokens (-1: none), given by --tokenizer or not.
+// these special tokens (-1: none), given by --tokenizer or not; its files name no class, and a stock model needs none.
 static void test_save_configs(void) {
     const struct {
         const char *source, *generation;
@@ -59,6 +59,8 @@ static void test_save_configs(void) {
         model.owns_key = save_toy_owns;
         Tokenizer tokenizer;
         memset(&tokenizer, 0, sizeof tokenizer);
+        const CheckpointFile file = {"tokenizer.json", "{}", 2};
+        tokenizer.files[tokenizer.file_count++] = file;
         tokenizer.V = 10, tokenizer.bos = cases[i].bos, tokenizer.eot = cases[i].eos, tokenizer.pad = cases[i].pad;
         Trainer t;
         memset(&t, 0, sizeof t);

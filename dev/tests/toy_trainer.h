@@ -17,7 +17,8 @@ typedef struct {
     int64_t sleep_ms;      // in every micro-batch
     int64_t val_sleep_ms;  // in every micro-batch of a validation
     int64_t poison_at;     // number of the call of train() that goes wrong; 0: none
-    int64_t poison_what;   // 0: a gradient and the loss are NaN, 1: only a gradient is infinite, 2: validation
+    int64_t poison_what;   // 0: a gradient and the loss are NaN, 1: only a gradient is infinite, 2: validation, 3: a
+                           // gradient is so large that its square is infinite
     int64_t room_at;       // number of the call of train() that lifts the limit on the size of files; 0: none
     int64_t calls;
     double ahead;           // of the micro-batches that nobody has asked about, as on a GPU: the sum of losses,
@@ -75,8 +76,9 @@ static double toy_train(Model* model, const int* inputs, const int* targets, int
         struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
         setrlimit(RLIMIT_FSIZE, &all);
     }
-    if (++toy->calls == toy->poison_at && toy->poison_what < 2) {
-        model->grads[model->tensors.list[1].offset + 5] = toy->poison_what == 0 ? (real)NAN : (real)INFINITY;
+    if (++toy->calls == toy->poison_at && toy->poison_what != 2) {
+        static const float poisons[] = {NAN, INFINITY, 0, 1e30f};
+        model->grads[model->tensors.list[1].offset + 5] = (real)poisons[toy->poison_what];
         if (toy->poison_what == 0) { return (double)NAN; }
     }
     return sum;
@@ -140,7 +142,7 @@ static void toy_options(OptionTable* table) {
         {"toy", "val-sleep", OPTION_INT, "0", "MS", 0, 1e9, RESUME_RUN,
          "milliseconds lost in each micro-batch of a validation"},
         {"toy", "poison-at", OPTION_INT, "0", "N", 0, 1e9, RESUME_RUN, "micro-batch that goes wrong"},
-        {"toy", "poison-what", OPTION_INT, "0", "N", 0, 2, RESUME_RUN, "how"},
+        {"toy", "poison-what", OPTION_INT, "0", "N", 0, 3, RESUME_RUN, "how"},
         {"toy", "room-at", OPTION_INT, "0", "N", 0, 1e9, RESUME_RUN, "micro-batch from which on files may be larger"},
         {"toy", "peak", OPTION_NUMBER, "1e9", "X", 0, 1e18, RESUME_RUN,
          "FLOP/s that utilisation refers to, as a model on a GPU has them; 0: this machine's, as on the CPU; they take "

@@ -176,7 +176,8 @@ static inline void explain_page_strip(StringBuilder* sb, const Explained* e, con
               "<h2 id=\"text\">The text</h2>\n<p class=\"soft\">A token is coloured, and has a bar below it, by the "
               "pass that last changed the most probable token <em>after</em> it. Choose one, by arrow keys too, for "
               "its passes.</p>\n<ul class=\"legend\">\n");
-    for (int s = 0; s <= S; s += S > 8 && s > 0 ? (S + 7) / 8 : 1) {
+    for (int s = 0; s <= S; s++) {
+        if (S > 8 && s > 0 && (S - s) % ((S + 7) / 8) != 0) { continue; }  // about eight, the last one among them
         sb_printf(sb, "<li><span class=\"c\" style=\"--c:%.3g\">%d</span>%s</li>\n", S ? (double)s / S : 0.0, s,
                   s == 0   ? "pass 0, never changed"
                   : s == S ? "the last pass"

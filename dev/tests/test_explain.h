@@ -60,6 +60,14 @@ static void test_explain_numbers(void) {
     e = explain_run(model, inputs, T, COUNT, &bad);
     CHECK(bad == 0, "the first position without finite logits is %d", bad);
     explained_free(&e);
+    // Or from a position on that is not in the first block, where a token's own row is none.
+    enum { LATE = EXPLAIN_ROWS + 5 };
+    model = small_model("--ponder 0 --tie 0", 1, T);
+    for (int t = 0; t < LATE; t++) { inputs[t] = inputs[t] == inputs[LATE] ? (inputs[t] + 1) % V : inputs[t]; }
+    ((real*)ponder_of(model)->pass->embed.w)[(size_t)inputs[LATE] * (size_t)ponder_of(model)->pass->size.C] = NAN;
+    e = explain_run(model, inputs, T, COUNT, &bad);
+    CHECK(bad == LATE, "the first position without finite logits is %d", bad);
+    explained_free(&e);
     free(logits);
     free(p);
 }
@@ -71,6 +79,8 @@ static void test_explain_changes(void) {
     double entropy = 0, loss = 0;
     CHECK(explain_row(z, 5, 4, 3, row, &entropy, &loss), "finite");
     CHECK(row[0].id == 1 && row[1].id == 2 && row[2].id == 4, "%d, %d, %d", row[0].id, row[1].id, row[2].id);
+    CHECK(explain_row(z, 5, 4, 2, row, &entropy, &loss) && row[0].id == 1 && row[1].id == 2, "%d, %d of three equal",
+          row[0].id, row[1].id);
     const real even[4] = {-7, -7, -7, -7}, infinite[2] = {0, -INFINITY};
     CHECK(explain_row(even, 4, 2, 1, row, &entropy, &loss) && fabs(entropy - 2) < 1e-12 && fabs(loss - log(4)) < 1e-12,
           "%g bits, loss %g", entropy, loss);
@@ -120,6 +130,10 @@ static void test_explain_shown(void) {
         {"\xd7\xa9", "\xd7\xa9", "\xe2\x80\x8e\"\xd7\xa9\"\xe2\x80\x8e         "},  // from right to left
         {"\xc2\xa0\xe3\x80\x80", "\\u{a0}\\u{3000}", "\"\\u{a0}..\"  "},
         {"\xef\xbb\xbf", "\\u{feff}", "\"\\u{feff}\"  "},
+        {"\xef\xbf\xbe", "\\u{fffe}", "\"\\u{fffe}\"  "},              // no character
+        {"\xed\x9e\xa3", "\xed\x9e\xa3", "\"\xed\x9e\xa3\"        "},  // the last of Hangul, two columns
+        {"\xf0\x9e\xa4\x80", "\xf0\x9e\xa4\x80",                       // Adlam, from right to left
+         "\xe2\x80\x8e\"\xf0\x9e\xa4\x80\"\xe2\x80\x8e         "},
         {"", "", "\"\"          "},
         {"</script>", "</script>", "\"</script>\" "},
     };
@@ -278,6 +292,44 @@ static void test_explain_script(void) {
     tokenizer_close(tokenizer);
 }
 
+// What a page shows of its passes, made by hand: of many some, the first and the last among them; of a single token no
+// loss; lines of a text as lines; of a small probability the first digit.
+static void test_explain_page_parts(void) {
+    enum { MOST = 65 };
+    const char* volatile nowhere = NULL;
+    Tokenizer* tokenizer = tokenizer_open(nowhere, 257);
+    ExplainToken best[2 * MOST];
+    double entropy[2 * MOST], loss[2 * MOST];
+    for (int i = 0; i < 2 * MOST; i++) {
+        best[i].id = 'a', best[i].p = 1;
+        entropy[i] = 1, loss[i] = -log(0.0005);
+    }
+    const int tokens[2] = {'\n', 'a'};
+    static const int passes[][2] = {{1, 1}, {9, 9}, {10, 6}, {13, 7}, {MOST, 9}};  // and how many of them
+    for (int i = 0; i < 5; i++) {
+        Explained e = {2, passes[i][0], 1, tokens, best, entropy, loss};
+        StringBuilder sb = {0};
+        explain_page_strip(&sb, &e, tokenizer);
+        int listed = 0;
+        for (const char* at = sb.data; (at = strstr(at, "<li>")) != NULL; at++) { listed++; }
+        char* last = format_string("\">%d</span>%s</li>\n</ul>", passes[i][0] - 1,
+                                   i ? "the last pass" : "pass 0, never changed");
+        CHECK(listed == passes[i][1] && strstr(sb.data, last), "%d of %d passes: %s", listed, passes[i][0], sb.data);
+        CHECK(strstr(sb.data, ">\\n</a><br><a ") && !strstr(sb.data, ">a</a><br>"), "lines: %s", sb.data);
+        sb.size = 0;
+        explain_page_table(&sb, &e, tokenizer);
+        CHECK(strstr(sb.data, "<i>0.05 %, 1.00 bits</i>") != NULL, "0.05 %%: %s", sb.data);
+        sb.size = 0;
+        e.n = 1;
+        explain_page_summary(&sb, &e);
+        CHECK(strstr(sb.data, "<td>1.000</td><td>&ndash;</td><td>&ndash;</td>") && isfinite(explain_pass(&e, 0).loss),
+              "%s", sb.data);
+        free(last);
+        free(sb.data);
+    }
+    tokenizer_close(tokenizer);
+}
+
 static void test_explain_page(void) {
     enum { NASTY = 50 };  // bytes of it
     explain_must(EXPLAIN_NASTY " && $E --context 99 --prompt-file $O/nasty >$O/a 2>$O/e");
@@ -359,6 +411,7 @@ static void explain_tests(void) {
     RUN_WHOLE(test_explain_changes);
     RUN_WHOLE(test_explain_shown);
     RUN_WHOLE(test_explain_script);
+    RUN_WHOLE(test_explain_page_parts);
     RUN_WHOLE(test_explain_table);
     RUN_WHOLE(test_explain_validation);
     RUN_WHOLE(test_explain_page);

@@ -1170,6 +1170,9 @@ static void test_train_bad_options(void) {
         {"--batch 16777216 --seq 16777216", "--batch|--seq|tokens"},
         {"--out=", "--out"},
         {"--eval-only --resume", "holds no checkpoint"},
+        {"--flops 1e9 --steps 3", "--flops 1e9 and --steps 3: both say how long the run is"},
+        {"--flops 1e9 --epochs 3", "--flops 1e9 and --epochs 3: both say how long the run is"},
+        {"--plan --total-batch 1099511627792", "--total-batch 1099511627792: expected at most 2^40 tokens"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char* line = format_string("--out bad %s", cases[i][0]);
@@ -1196,12 +1199,16 @@ static void test_train_looks(void) {
             "--help --out look");
     toy_run(0, "parameters|first moments|second moments|total|FLOPs|softmax|all steps",
             "--plan --steps 10 --out look --peak 0");
+    toy_run(0, "all steps (2)", "--plan --flops 200000 --out look --peak 0");  // a step has 64 tokens of 1542
+    toy_run(0, "1099511627776 tokens a step", "--plan --total-batch 1099511627776 --out look --peak 0");
     CHECK(!toy_exists("look"), "--help or --plan writes into --out");
     // The banner.
     toy_run(0,
             "on the CPU|thread|instructions|matmul|peak|preset toy|4369 in 2 tensors|2000 tokens|124 rows of 16|15 "
             "tokens left out|hash|3 of 64 tokens|AdamW|first moments",
             "--steps 3 --out look --peak 0");
+    toy_run(0, "each 2 rows in micro-batches of 4|0.0484 epochs|clip off|before the first step and after the last",
+            "--steps 3 --out look2 --peak 0 --total-batch 32 --clip 0 --val-every 0");
     size_t size = 0;
     char* config = toy_read("look/step_00000003/config.json", &size);
     CHECK(config && strstr(config, "vocab_size"), "config.json");
@@ -1219,11 +1226,14 @@ static void test_train_looks(void) {
 }
 
 static void test_train_samples(void) {
-    char* outputs[3];
-    for (int i = 0; i < 3; i++) {
+    char* outputs[4];
+    for (int i = 0; i < 4; i++) {
         char* line = format_string("--train train.bin --val val.bin --seq 16 --batch 4 --out sa%d --steps 40 --lr 0.1 "
                                    "--sample-every 20 --sample-tokens 40 --prompt the_c%s",
-                                   i, i == 2 ? " --temperature 0" : "");
+                                   i,
+                                   i == 2   ? " --temperature 0"
+                                   : i == 3 ? " --top-k 1"
+                                            : "");
         int from;
         pid_t pid = toy_start(line, &from);
         int code = toy_wait(pid, from, &outputs[i]);
@@ -1237,9 +1247,12 @@ static void test_train_samples(void) {
     char* a = strstr(outputs[0], "---- sample after step 40");
     char* b = strstr(outputs[1], "---- sample after step 40");
     char* c = strstr(outputs[2], "---- sample after step 40");
+    char* d = strstr(outputs[3], "---- sample after step 40");
     size_t n = a ? (size_t)(strstr(a, "\n----\n") - a) : 0;
     CHECK(a && b && c && n > 0 && strncmp(a, b, n) == 0 && strncmp(a, c, n) != 0, "the same run says the same");
-    for (int i = 0; i < 3; i++) { free(outputs[i]); }
+    const char* end = c ? strstr(c, "\n----\n") : NULL;
+    CHECK(end && d && strncmp(c, d, (size_t)(end - c)) == 0, "the most probable token is the one of --top-k 1");
+    for (int i = 0; i < 4; i++) { free(outputs[i]); }
     toy_run(0, "---- continued", "--out sa4 --steps 0 --sample-tokens 5");  // from the validation data
     toy_run(0, "<|endoftext|>", "--out sa5 --steps 0 --sample-tokens 5 --prompt=");
     // A context that has room for just what was asked for, and for one less.

@@ -45,6 +45,10 @@ static void test_arena(void) {
           "the bias belongs to what was taken before it");
     for (int i = 0; i < 200; i++) { arena_things(&real_one, 0); }  // the record grows; nothing is read
     CHECK(places.count == 603, "%d places", places.count);
+    for (int i = 0; i < places.count; i++) {
+        const char *got = places.list[i].name, *names[] = {"pass 1: a", "pass 1: b", "pass 1: c"};
+        CHECK(got && strcmp(got, names[i % 3]) == 0, "place %d is %s", i, got ? got : "lost");
+    }
     places_free(&places);
     free(memory);
 }
@@ -74,6 +78,7 @@ static void test_tensors_bind(void) {
     tensors_bind(&table, params, NULL);
     CHECK(matrix_w.d == NULL && matrix_w.w == params + table.list[1].offset, "no gradients");
     CHECK(tensors_flops(&table) == 6 * 12, "%g FLOPs a token", tensors_flops(&table));
+    CHECK(tensors_widest(&table) == 4, "products have %zu numbers", tensors_widest(&table));
     CHECK(table.list[0].decay && table.list[1].decay && !table.list[2].decay, "matrices decay, vectors do not");
     free(params);
     for (int i = 0; i < table.count; i++) { free(table.list[i].name); }

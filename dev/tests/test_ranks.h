@@ -483,15 +483,19 @@ static void test_ranks_meet(void) {
 }
 
 static void test_ranks_banner(void) {
-    static RankPeer peers[] = {{"a", 1, 0}, {"a", 1, 1}, {"b", 1, 0}, {"b", 1, 2}, {"a", 1, 2}, {"b", 1, 3}};
+    static RankPeer peers[] = {{"a", 1, 0}, {"a", 1, 1}, {"b", 1, 0}, {"b", 1, 2},
+                               {"a", 1, 2}, {"b", 1, 3}, {"c", 1, 0}, {"c", 1, 2}};
     Ranks before = ranks;
-    ranks.count = 6;
+    ranks.count = 8;
     ranks.peers = peers;
     char* text = ranks_banner(NULL);
     const char* want =
-        "6 ranks on 2 hosts; a: ranks 0 to 1 on GPU 0 to 1, rank 4 on GPU 2; b: rank 2 on GPU 0, rank 3 on GPU "
-        "2, rank 5 on GPU 3";
+        "8 ranks on 3 hosts; a: ranks 0 to 1 on GPU 0 to 1, rank 4 on GPU 2; b: rank 2 on GPU 0, rank 3 on GPU "
+        "2, rank 5 on GPU 3; c: rank 6 on GPU 0, rank 7 on GPU 2";
     CHECK(strcmp(text, want) == 0, "%s", text);
+    free(text);
+    text = ranks_layout();
+    CHECK(strcmp(text, "8 GPUs of 3 machines") == 0, "%s", text);
     free(text);
     static const struct {
         const char *hosts, *order;  // a letter a rank
@@ -735,6 +739,33 @@ static void test_ranks_devices(void) {
         for (int r = 0; r < 3; r++) {
             crew_check("devices", r, same,
                        same ? "rank 1 (|, GPU 1) and rank 2 (|, GPU 2) are on the same GPU|00000000000000ab" : "");
+        }
+        crew_end();
+    }
+}
+
+// All take the fewest rows, and rank 0 says whose they are where they differ.
+static void crew_rows(int rank) {
+    static const int rows[][3] = {{8, 8, 8}, {8, 4, 16}};
+    crew_join(rank, crew_count);
+    const int least = ranks_least_rows(rows[crew.culprit][rank]);
+    printf("takes %d.", least);
+    ranks_end();
+}
+
+static void test_ranks_rows(void) {
+    for (int differ = 0; differ < 2; differ++) {
+        crew_begin("--nccl-timeout 5", 0);
+        crew.culprit = differ;
+        crew_run(crew_rows, 3);
+        crew_wait(5);
+        for (int r = 0; r < 3; r++) {
+            crew_check("rows", r, 0, differ ? "takes 4." : "takes 8.");
+            if (differ && r == 0) {
+                crew_check("rows", r, 0, "of 16 rows suit the GPU of rank 2 (|, of 4 that of rank 1 (|: all take 4;");
+            } else {
+                CHECK(!strstr(crew.member[r].said.data, "suit"), "rank %d says: %s", r, crew.member[r].said.data);
+            }
         }
         crew_end();
     }
@@ -1363,6 +1394,7 @@ static void ranks_tests(void) {
     RUN(test_ranks_missing);
     RUN(test_ranks_exchange_mismatch);
     RUN(test_ranks_devices);
+    RUN(test_ranks_rows);
     RUN(test_ranks_normal_end);
     RUN(test_ranks_goodbye);
     RUN(test_ranks_killed);

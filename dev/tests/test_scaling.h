@@ -19,6 +19,7 @@ static void test_scaling_reduce(void) {
         {"h100", 2, 1, 2, 1, 40, 3391.8432, 7330.8417},    // one GPU a machine: no link within
         {"h100", 12, 8, 2, 1, 240, 1129.6743, 1292.1403},  // the networks of six GPUs
         {"h100", 20, 10, 2, 0, 360, 867.1713, 918.8935},   // ten networks are faster than a link
+        {"h100", 20, 8, 3, 1, 240, 1242.5570, 1328.1403},  // of six or seven GPUs each
         {"a100", 16, 8, 2, 1, 160, 1704.4640, 1916.0104}, {"rtx4090", 16, 8, 2, 1, 10, 25297.4240, 29270.1670},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -75,6 +76,10 @@ static void test_scaling_overlap(void) {
               tails[i].tail, 1e6 * r.hidden, tails[i].hidden);
         CHECK(fabs(1e6 * r.latency - 4 * 56) < 1e-6, "latency %g us", 1e6 * r.latency);
     }
+    const GradientOrder whole = {1e-3, b, 3 * b, 3 * b + 7};  // complete at the ends of buckets
+    const Reduction even = reduction_of(&c, &whole);
+    CHECK(even.buckets[REDUCE_EARLY] == 1 && even.buckets[REDUCE_DURING] == 2 && even.buckets[REDUCE_LATE] == 1,
+          "buckets %d, %d, %d", even.buckets[0], even.buckets[1], even.buckets[2]);
     order.end = order.numbers;  // one table for both uses: nothing is complete early
     Reduction tied = reduction_of(&c, &order);
     CHECK(tied.buckets[REDUCE_EARLY] == 0 && tied.buckets[REDUCE_DURING] == 3, "tied: %d buckets early",

@@ -58,7 +58,21 @@ static void test_tensor_places(void) {
     CHECK(biases.size == 15 && biases.columns == 1 && biases.end - biases.first == 2, "biases: %zu", biases.size);
     TensorGroup last = tensor_group(&table, table.count - 1);
     CHECK(last.end == table.count && last.size == 640, "the last row is a group: %d", last.end);
+    TensorGroup one = tensor_group(&table, table.count - 2);
+    CHECK(tensor_group_end(&table, &one) == last.offset && tensor_group_end(&table, &last) == table.total,
+          "groups end at %zu and %zu", tensor_group_end(&table, &one), tensor_group_end(&table, &last));
     tensors_free(&table);
+    // A table grows, and keeps its rows.
+    TensorTable large = {0};
+    for (int i = 0; i < 200; i++) { tensor_add(&large, format_string("row %d", i), (size_t)i + 1, 0, INIT_ONES, 0); }
+    size_t next = 0;
+    for (int i = 0; i < 200; i++) {
+        const Tensor* t = &large.list[i];
+        CHECK(t->name && atoi(t->name + 4) == i && t->size == (size_t)i + 1 && t->offset == next, "row %d is %s", i,
+              t->name ? t->name : "lost");
+        next += round_up(t->size, TENSOR_START);
+    }
+    tensors_free(&large);
 }
 
 // Only what one product can read is joined.

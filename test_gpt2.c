@@ -211,7 +211,8 @@ static void test_absent_keys(void) {
 static void test_spellings(void) {
     const char* const texts[] = {
         "\"n_embd\": 32, \"n_layer\": 2, \"n_head\": 4, \"n_inner\": 128, \"n_positions\": 40",
-        "\"hidden_size\": 32, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"max_position_embeddings\": 40",
+        "\"hidden_size\": 32, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"max_position_embeddings\": 40, "
+        "\"activation_function\": \"gelu_python_tanh\"",
         "\"n_embd\": 32, \"hidden_size\": 32, \"n_layer\": 2, \"n_head\": 4, \"num_attention_heads\": 4.0, "
         "\"n_inner\": "
         "null, \"n_positions\": 40, \"n_ctx\": 24, \"activation_function\": \"gelu_pytorch_tanh\"",

@@ -336,14 +336,33 @@ static void test_bad_configurations(void) {
          "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
          "\"original_max_position_embeddings\": 0}",
          NULL, NULL, "original_max_position_embeddings is 0"},
+        {"rope_scaling",
+         "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 0, \"high_freq_factor\": 4, "
+         "\"original_max_position_embeddings\": 16}",
+         NULL, NULL, "low_freq_factor is 0"},
+        {"rope_scaling",
+         "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 1e12, "
+         "\"original_max_position_embeddings\": 16}",
+         NULL, NULL, "high_freq_factor 1e+12"},
+        {"rope_scaling", LLAMA3("1e12"), NULL, NULL, "factor 1e+12, expected"},
         {"rope_scaling", LLAMA3("\"8\""), NULL, NULL, "factor|a number"},
         {"rope_theta", "0", NULL, NULL, "rotary base"},
+        {"rope_theta", "1", NULL, NULL, "the rotary base is 1, expected more than 1"},
         {"rms_norm_eps", "0", NULL, NULL, "rms_norm_eps"},
         {"rms_norm_eps", "\"small\"", NULL, NULL, "rms_norm_eps"},
         {"tie_word_embeddings", "3", NULL, NULL, "tie_word_embeddings"},
         {NULL},
     };
     check_bad_configurations(bad);
+    // Heads whose size is said need not divide the width, but one is told.
+    for (int odd = 0; odd <= 1; odd++) {
+        char *output = NULL, *text = config_text("hidden_size", odd ? "33" : "32", "head_dim", "12");
+        const int code = run_child(read_config_child, text, &output);
+        CHECK(code == 0 &&
+                  (strstr(output, "warning: config.json: width 33 is not a multiple of heads 4") != NULL) == odd,
+              "%s: exit code %d, it said: %s", text, code, output);
+        free(text), free(output);
+    }
     const char* const dropouts[] = {"attention_dropout", NULL};
     check_dropouts(dropouts);
 }
@@ -368,6 +387,13 @@ static void test_rotary_spellings(void) {
         {"rope_parameters", LLAMA3("8.0, \"rope_theta\": 500"), NULL, NULL, 500, 8, 16},
         {"rope_parameters", LLAMA3("8.0, \"rope_theta\": 500"), "rope_scaling",
          LLAMA3("8, \"type\": \"llama3\", \"rope_theta\": 500.0"), 500, 8, 16},
+        // What only one of both has, but the configuration itself too, is in both versions' places.
+        {"rope_parameters", LLAMA3("8.0, \"rope_theta\": 500"), "rope_scaling", LLAMA3("8") ", \"rope_theta\": 500",
+         500, 8, 16},
+        {"rope_scaling",
+         "{\"rope_type\": \"llama3\", \"factor\": 1, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+         "\"original_max_position_embeddings\": 1}",
+         NULL, NULL, 10000, 1, 1},
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         Model* model = read_config(config_text(good[i].key, good[i].value, good[i].key2, good[i].value2), "");

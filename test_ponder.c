@@ -473,6 +473,13 @@ static void test_configuration(void) {
     CHECK(p.steps == 0, "the reference's vanilla run: ponderinglm false, pondering_steps 1");
     p = configured("", "{\"ponderinglm\": false, \"mutiply_pondering_steps\": true}");
     CHECK(p.steps == 0 && p.multiply_steps == 0, "which multiplies by nothing");
+    static const struct {
+        const char* text;
+        double value;
+    } ends[] = {{"{\"softmax_temperature\": 0.001}", 1e-3}, {"{\"softmax_temperature\": 1000}", 1e3}};
+    for (int i = 0; i < 2; i++) {
+        CHECK(configured("", ends[i].text).temperature == ends[i].value, "%s is allowed", ends[i].text);
+    }
     p = configured("", "{\"recurrent_model\": true, \"pondering_steps\": 3}");
     CHECK(p.steps == 3, "recurrent_model turns pondering on as well");
     p = configured("--ponder 1 --ponder-temperature 2",

@@ -44,6 +44,12 @@ static void test_random_frozen(void) {
         hash = hash_bytes(hash, &at, sizeof at);
     }
     CHECK(hash == 0x6f3ebbd967262c84u, "hash of the numbers is %016llx", (unsigned long long)hash);
+    hash = HASH_START;  // of 4^6, which just fills the range that is permuted
+    for (uint64_t i = 0; i < 4096; i++) {
+        uint64_t at = random_permute(42, 7, 4096, i);
+        hash = hash_bytes(hash, &at, sizeof at);
+    }
+    CHECK(hash == 0xff7af8b2c24e2f09u, "hash of the permutation is %016llx", (unsigned long long)hash);
     // Seed, stream and index all matter, the upper halves too.
     uint32_t base = random_u32(42, stream, 5);
     CHECK(base != random_u32(43, stream, 5) && base != random_u32(42 + (1ull << 32), stream, 5), "seed");

@@ -1368,6 +1368,25 @@ static void test_train_speed(void) {
     }
 }
 
+// The most rows of a step that a rank has: whole rounds of micro-batches of all ranks, then the first of what is left.
+static void test_rank_rows(void) {
+    static const struct {
+        int ranks, batch;
+        int64_t rows, most;
+    } cases[] = {{1, 3, 25, 25}, {4, 3, 24, 6}, {4, 3, 25, 7}, {4, 3, 27, 9},
+                 {4, 3, 34, 9},  {4, 3, 36, 9}, {4, 3, 2, 2}};
+    const Ranks before = ranks;
+    Trainer t;
+    memset(&t, 0, sizeof t);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ranks.count = cases[i].ranks, ranks.planned = 0;
+        t.B = cases[i].batch, t.step_rows = cases[i].rows;
+        CHECK(trainer_rank_rows(&t) == cases[i].most, "%lld rows for %d ranks by %d: %lld, expected %lld",
+              (long long)t.step_rows, ranks.count, t.B, (long long)trainer_rank_rows(&t), (long long)cases[i].most);
+    }
+    ranks = before;
+}
+
 // The moments' rows of the memory table: each as large as the parameters, gaps included.
 static void test_memory_table(void) {
     Model model;
@@ -1435,6 +1454,7 @@ static void train_tests(void) {
     toy_begin();
     RUN(test_log_formats);
     RUN(test_metrics_cut);
+    RUN(test_rank_rows);
     RUN(test_memory_table);
     RUN(test_train_reference);
     RUN(test_train_validation);

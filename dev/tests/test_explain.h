@@ -186,6 +186,10 @@ static void test_explain_table(void) {
     explain_must("$E --steps-at-inference 12 --prompt 'int f0(' >$O/b 2>$O/e && grep -q '13 passes (S = 12)' $O/b");
     explain_must("$E --steps-at-inference 2 --prompt 'int f0(' >$O/b 2>$O/e && tail -n 4 $O/a >$O/c && "
                  "tail -n 4 $O/b | cmp - $O/c");
+    // A config.json may say S for inference too, 0 like any other.
+    explain_must("cp -r $O/step_00000003 $O/own && sed -i '1s/{/{ \"steps_at_inference\": 0,/' $O/own/config.json && "
+                 "$E --model $O/own --prompt 'int f0(' >$O/b 2>$O/e && grep -q '1 pass (S = 0)' $O/b && "
+                 "grep -q 'S is steps_at_inference of config.json' $O/b");
     explain_must("for n in 1 2 6 50; do $E --candidates $n --prompt 'int \"f0\"(' 2>$O/e || exit 1; done >$O/b; "
                  "[ -z \"$(grep -E '.{121}' $O/b)\" ]");
     explain_must("$E --prompt i >$O/b 2>$O/e && grep -q 'over 1 token$' $O/b");

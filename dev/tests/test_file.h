@@ -9,8 +9,11 @@
 #include "file_calls.h"
 #include "test.h"
 
+#include <signal.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 // ---- a directory with one of each kind ----
 
@@ -410,6 +413,40 @@ static void test_file_no_sync(void) {
     kinds_end();
 }
 
+// A signal in the middle of writing ends the call and not the writing.
+static void interrupted(int number) { (void)number; }
+static void test_file_interrupted(void) {
+    enum { BYTES = 200000 };  // more than a pipe holds
+    int ends[2];
+    char *bytes = (char*)xalloc(BYTES, 1, "a test"), *read_back = (char*)xalloc(BYTES + 1, 1, "a test");
+    for (size_t i = 0; i < BYTES; i++) { bytes[i] = (char)(i % 251); }
+    if (pipe(ends) != 0) { die("pipe: %s", strerror(errno)); }
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        close(ends[1]);
+        usleep(20000);
+        size_t n = 0;
+        for (ssize_t more = 1; more > 0; n += (size_t)more) { more = read(ends[0], read_back + n, BYTES + 1 - n); }
+        _exit(n == BYTES && memcmp(bytes, read_back, BYTES) == 0 ? 0 : 1);
+    }
+    close(ends[0]);
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = interrupted;  // without SA_RESTART
+    sigaction(SIGALRM, &action, &before);
+    const struct itimerval often = {{0, 2000}, {0, 2000}}, never = {{0, 0}, {0, 0}};
+    setitimer(ITIMER_REAL, &often, NULL);
+    int written = write_all(ends[1], bytes, BYTES);
+    setitimer(ITIMER_REAL, &never, NULL);
+    sigaction(SIGALRM, &before, NULL);
+    close(ends[1]);
+    int status = 1;
+    CHECK(written == 0 && waitpid(child, &status, 0) == child && status == 0, "%d, status %x", written,
+          (unsigned)status);
+    free(bytes), free(read_back);
+}
+
 static void file_tests(void) {
     RUN(test_file_open);
     RUN(test_file_readers);
@@ -420,6 +457,7 @@ static void file_tests(void) {
     RUN(test_file_no_locks);
     RUN(test_file_lock_removed);
     RUN(test_file_no_sync);
+    RUN(test_file_interrupted);
 }
 
 #endif

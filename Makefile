@@ -405,7 +405,8 @@ need_nvcc:
 	    "building for $(foreach a,$(GPU_ARCHS:90=90a),sm_$(a))$(if $(GPU_ARCH),, and PTX of compute_80)"
 .PHONY: need_nvcc
 
-GPU_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder gpu_sampling $(ARCHITECTURES:%=gpu_%)
+KERNEL_TESTS = gpu_layers gpu_matmul gpu_attention gpu_ponder gpu_sampling
+GPU_TESTS = $(KERNEL_TESTS) $(ARCHITECTURES:%=gpu_%)
 # $(call of_test,program): what is_whole says where it is a model's
 of_test = -DTESTING $(if $(filter $(ARCHITECTURES:%=gpu_%),$(1)),$(call is_whole,$(1:gpu_%=%)))
 $(foreach a,$(ARCHITECTURES),$(eval $(call cuda,train_$(a)_cuda,train_$(a).cu,)))
@@ -481,10 +482,13 @@ $(foreach v,plain race asan ubsan msan,$(eval $(call emulator,$(v))))
 $(B)/emu/race.o: dev/emulate/race.cpp
 	@mkdir -p $(@D)
 	$(EMU_plain) -O2 $(EMU_FLAGS) -c -o $@ $<
+# Sums and maxima over a warp are seven in ten of all that the lanes of a model wait for. Shuffle by shuffle, as a GPU has them, they
+# are in the plain tests of kernels; elsewhere lanes meet once for all of one (common/cuda.cuh, and test_trees of test_emulate).
+EMU_SHUFFLES = $(KERNEL_TESTS:%=$(B)/emu/%) $(KERNEL_TESTS:%=$(B)/emu/%_fp32)
 # $(call emu,program,source,variant,flags)
 define emu
 $(1): $(2) $(B)/emu/emulate_$(3).o $(B)/emu/nccl_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $(B)/include/modeling_ponder.h
-	$$(EMU_$(3)) $$(EMU_FLAGS) $(4) -DBUILD_DIR='"$(B)"' -c -MF $$@.d -MT $$@ -o $$@.o $$<
+	$$(EMU_$(3)) $$(EMU_FLAGS) $(if $(filter $(1),$(EMU_SHUFFLES)),,-DEMULATE_TREES) $(4) -DBUILD_DIR='"$(B)"' -c -MF $$@.d -MT $$@ -o $$@.o $$<
 	$$(or $$(EMU_LINK_$(3)),$$(EMU_$(3))) -o $$@ $$@.o $(B)/emu/emulate_$(3).o $(B)/emu/nccl_$(3).o $(if $(filter race,$(3)),$(B)/emu/race.o) $$(LIBS)
 endef
 $(foreach a,$(ARCHITECTURES),$(eval $(call emu,$(B)/train_$(a)_emu,train_$(a).cu,plain,$(HOST_ISA))))

@@ -169,6 +169,14 @@ static __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+// Under the emulator lanes meet once for such a tree instead of five times, and the bits are the same; where EMULATE_TREES is
+// not defined, as in tests of kernels, they are the shuffles above.
+#ifdef EMULATE_TREES
+static inline float plain_sum(float a, float b) { return a + b; }
+#define warp_sum(x) emulate_tree<plain_sum>("warp_sum", __FILE__, __LINE__, x)
+#define warp_max(x) emulate_tree<nan_max>("warp_max", __FILE__, __LINE__, x)
+#endif
+
 // Every thread gets the sum over its block of blockDim.x threads (a multiple of 32). scratch (32): shared;
 // free for other use after the next barrier.
 static __device__ __forceinline__ float block_sum(float x, float* scratch) {

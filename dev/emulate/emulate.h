@@ -127,6 +127,24 @@ static inline EMULATE_UNSEEN number emulate_shuffle(const char* what, const char
     emulate_shuffle("__shfl_up_sync", __FILE__, __LINE__, mask, x, \
                     EMULATE_LANE >= (int)(d) ? EMULATE_LANE - (int)(d) : EMULATE_LANE)
 
+// What x = join(x, __shfl_xor_sync(x, m)) leaves in every lane with m = 16, 8, ..., 1: all of it by the lane that comes last. Such
+// trees are most of what the lanes of a model meet for.
+template <float (*join)(float, float)> static EMULATE_UNSEEN void emulate_tree_of_warp(unsigned char* all) {
+    float x[32], next[32];
+    for (size_t lane = 0; lane < 32; lane++) { memcpy(&x[lane], all + 64 * lane, sizeof(float)); }
+    for (size_t m = 16; m > 0; m /= 2) {
+        for (size_t lane = 0; lane < 32; lane++) { next[lane] = join(x[lane], x[lane ^ m]); }
+        memcpy(x, next, sizeof x);
+    }
+    for (size_t lane = 0; lane < 32; lane++) { memcpy(all + 64 * lane, &x[lane], sizeof(float)); }
+}
+template <float (*join)(float, float)>
+static inline EMULATE_UNSEEN float emulate_tree(const char* what, const char* file, int line, float x) {
+    const unsigned char* all = emulate_meet(what, file, line, 0xffffffffu, &x, sizeof x, emulate_tree_of_warp<join>);
+    memcpy(&x, all + 64 * (size_t)EMULATE_LANE, sizeof x);
+    return x;
+}
+
 static inline EMULATE_UNSEEN unsigned emulate_ballot(const char* what, const char* file, int line, unsigned mask,
                                                      int predicate) {
     unsigned char mine = predicate != 0;

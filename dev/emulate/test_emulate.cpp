@@ -358,10 +358,25 @@ static __global__ void divergent_shuffle_kernel(float* out) {
 }
 static void divergent_shuffle(void) { launch(divergent_shuffle_kernel, 1, 32, 0, NULL, device_floats(32)); }
 
+// In parentheses a name is no macro: (warp_sum) has its shuffles, warp_sum is the emulator's tree.
 static __global__ void half_shuffle_kernel(float* out) {
-    if (threadIdx.x < 16) { out[threadIdx.x] = warp_sum(out[threadIdx.x]); }
+    if (threadIdx.x < 16) { out[threadIdx.x] = (warp_sum)(out[threadIdx.x]); }
 }
 static void half_shuffle(void) { launch(half_shuffle_kernel, 1, 32, 0, NULL, device_floats(32)); }
+static __global__ void half_tree_kernel(float* out) {
+    if (threadIdx.x < 16) { out[threadIdx.x] = warp_sum(out[threadIdx.x]); }
+}
+static void half_tree(void) { launch(half_tree_kernel, 1, 32, 0, NULL, device_floats(32)); }
+static __global__ void divergent_tree_kernel(float* out) {
+    float x = out[threadIdx.x];
+    if (threadIdx.x < 16) {
+        x = warp_sum(x);
+    } else {
+        x = warp_max(x);
+    }
+    out[threadIdx.x] = x;
+}
+static void divergent_tree(void) { launch(divergent_tree_kernel, 1, 32, 0, NULL, device_floats(32)); }
 
 static __global__ void half_warp_kernel(float* out) { out[threadIdx.x] = warp_sum(out[threadIdx.x]); }
 static void half_warp(void) { launch(half_warp_kernel, 1, 48, 0, NULL, device_floats(48)); }
@@ -423,7 +438,7 @@ static __global__ void barrier_against_shuffle_kernel(float* out) {
     if (threadIdx.x == 0) {
         __syncthreads();
     } else {
-        out[threadIdx.x] = warp_sum(1.0f);
+        out[threadIdx.x] = (warp_sum)(1.0f);
     }
 }
 static void barrier_against_shuffle(void) { launch(barrier_against_shuffle_kernel, 1, 32, 0, NULL, device_floats(32)); }
@@ -559,6 +574,8 @@ static const Wrong wrongs[] = {
     {"early_return", early_return, ANY, "kernel early_return_kernel|the barrier in|the kernel"},
     {"divergent_shuffle", divergent_shuffle, ANY, "kernel divergent_shuffle_kernel|divergent warp|__shfl_xor_sync"},
     {"half_shuffle", half_shuffle, ANY, "kernel half_shuffle_kernel|hangs|__shfl_xor_sync"},
+    {"half_tree", half_tree, ANY, "kernel half_tree_kernel|hangs|warp_sum"},
+    {"divergent_tree", divergent_tree, ANY, "kernel divergent_tree_kernel|divergent warp|warp_sum|warp_max"},
     {"half_warp", half_warp, ANY, "kernel half_warp_kernel|a warp of 16 lanes"},
     {"wgmma_no_fence", wgmma_wrong<1>, ANY, "kernel (wgmma_kernel|wgmma without wgmma_fence since"},
     {"wgmma_no_fence_shared", wgmma_wrong<2>, ANY, "kernel (wgmma_kernel|wgmma without wgmma_fence_shared"},
@@ -655,6 +672,36 @@ static void test_exchange(void) {
     }
     free(got);
     free(bits);
+}
+
+// out (4,n): sum and maximum of every warp, by shuffles and by the emulator's trees.
+static __global__ void trees_kernel(float* out, const float* x, int n) {
+    const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    out[i] = (warp_sum)(x[i]);
+    out[n + i] = warp_sum(x[i]);
+    out[2 * n + i] = (warp_max)(x[i]);
+    out[3 * n + i] = warp_max(x[i]);
+}
+// Bit by bit, in lanes whose maximum is a zero of either sign, in warps that have an infinity or a NaN.
+static void test_trees(void) {
+    enum { N = 32 * 64 };
+    float *x = device_new<float>(N), *out = device_new<float>(4 * N), numbers[N];
+    for (int i = 0; i < N; i++) { numbers[i] = noise() * ldexpf(1.0f, i % 64 / 2 - 16); }
+    for (int i = 0; i < 32; i++) { numbers[i] = noise() > 0 ? 0.0f : -0.0f; }
+    numbers[32] = INFINITY, numbers[64] = -INFINITY, numbers[96 + 5] = NAN, numbers[128 + 31] = NAN;
+    CUDA_CHECK(cudaMemcpy(x, numbers, sizeof numbers, cudaMemcpyHostToDevice));
+    launch(trees_kernel, N / 64, 64, 0, NULL, out, x, N);
+    float* got = from_device(out, 4 * N);
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < 4; k += 2) {
+            CHECK(memcmp(&got[k * N + i], &got[(k + 1) * N + i], sizeof *got) == 0,
+                  "%s of number %d: by shuffles %.9g, by a tree %.9g", k ? "maximum" : "sum", i, got[k * N + i],
+                  got[(k + 1) * N + i]);
+        }
+    }
+    free(got);
+    cudaFree(x);
+    cudaFree(out);
 }
 
 // out (blocks): sums of rows of n, the block larger than the row in one case.
@@ -1369,6 +1416,7 @@ static void test_traces(void) {
 
 static int right(void) {
     RUN(test_exchange);
+    RUN(test_trees);
     RUN(test_block_sum);
     RUN(test_syncwarp);
     RUN(test_count);

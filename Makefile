@@ -356,7 +356,7 @@ test: $(TRAINERS) $(TESTS) $(B)/bytes $(B)/tokens $(B)/compare ## every test tha
 # others' are under sanitizers with real = float.
 test-sanitize: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@ASAN_OPTIONS=detect_leaks=0 $(MAKE) --no-print-directory B=$(B)/sanitize ISAS="$(NATIVE)" DOUBLES="$(FIRST)" \
-	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" test
+	    CFLAGS="-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all" test
 .PHONY: test test-sanitize
 
 # ---- CUDA ----

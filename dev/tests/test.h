@@ -9,6 +9,16 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+// Under sanitizers every access costs more; tests whose numbers other builds judge, and that only repeat there, are shorter.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TEST_SANITIZED 1
+#elif defined(__has_feature)
+#define TEST_SANITIZED \
+    (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer))
+#else
+#define TEST_SANITIZED 0
+#endif
+
 typedef struct {
     int passed, failed, skipped;
     int checks_failed;     // in the running test

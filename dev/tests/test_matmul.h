@@ -291,7 +291,7 @@ static MtHalves mt_halves(uint64_t stream, size_t rows, size_t cols, size_t ld) 
     }
     return x;
 }
-static const void* mt_number_of(const MtHalves* x, int which) {
+static const void* mt_number_of(const MtHalves* x, size_t which) {
     return which == 0 ? (const void*)x->exact : which == 1 ? (const void*)x->half : (const void*)x->rough;
 }
 static void mt_halves_free(MtHalves* x) { free(x->exact), free(x->rough), free(x->half); }
@@ -306,7 +306,8 @@ static const MatmulKernel* mt_kernel(int i) {  // NULL: not here
     return bf16_usable(&bf16_kernels[i]) ? &bf16_kernels[i].kernel : NULL;
 }
 
-// A product in bf16 by gemm_any(), of each kernel and kind of number, against gemm_reference_bf16(), to the bit.
+// A product in bf16 by gemm_any(), of each kernel and kind of number, against gemm_reference_bf16(), to the bit. Operands are read
+// each by itself, so a shape has every kind of either once; which kind of the other goes with it, the shape decides.
 static void mt_check_halves_as(const MatmulKernel* kernel, int transA, int transB, size_t M, size_t N, size_t K,
                                float alpha, int accumulate, int with_bias, size_t gap) {
     size_t lda = (transA ? M : K) + gap, ldb = (transB ? K : N) + 2 * gap, ldc = N + 3 * gap;
@@ -323,22 +324,23 @@ static void mt_check_halves_as(const MatmulKernel* kernel, int transA, int trans
     gemm_reference_bf16(kernel->sums, transA, transB, M, N, K, alpha, A.exact, lda, B.exact, ldb, accumulate,
                         (float*)want, ldc, with_bias ? (float*)bias : NULL);
     denormals_restore(before);
-    for (int which = 0; which < 9; which++) {
+    for (size_t of_a = 0; of_a < 3; of_a++) {
         static const Number numbers[] = {NUMBER_FP32, NUMBER_BF16, NUMBER_ROUNDED};
+        const size_t of_b = (of_a + mt_hash(13, M + 31 * N + 1009 * K + (size_t)transB)) % 3;
         real* got = mt_matrix(9, M, N, ldc);
         memcpy(got, begin, count * sizeof(real));
-        gemm_any(kernel, transA, transB, M, N, K, (real)alpha, mt_number_of(&A, which % 3), numbers[which % 3], lda,
-                 mt_number_of(&B, which / 3), numbers[which / 3], ldb, accumulate, got, ldc, with_bias ? bias : NULL);
+        gemm_any(kernel, transA, transB, M, N, K, (real)alpha, mt_number_of(&A, of_a), numbers[of_a], lda,
+                 mt_number_of(&B, of_b), numbers[of_b], ldb, accumulate, got, ldc, with_bias ? bias : NULL);
         size_t bad = 0, at = 0;
         for (size_t i = 0; i < count; i++) {
             int same = i % ldc < N ? memcmp(&got[i], &want[i], sizeof(real)) == 0 : got[i] != got[i];
             if (!same && bad++ == 0) { at = i; }
         }
         CHECK(bad == 0,
-              "%s (%d, %d, M=%zu, N=%zu, K=%zu, alpha %g, accumulate %d, bias %d, gap %zu, numbers %d and "
-              "%d): %zu differ, first (%zu, %zu): %a, want %a",
-              kernel->name, transA, transB, M, N, K, (double)alpha, accumulate, with_bias, gap, which % 3, which / 3,
-              bad, at / ldc, at % ldc, (double)got[at], (double)want[at]);
+              "%s (%d, %d, M=%zu, N=%zu, K=%zu, alpha %g, accumulate %d, bias %d, gap %zu, numbers %zu and "
+              "%zu): %zu differ, first (%zu, %zu): %a, want %a",
+              kernel->name, transA, transB, M, N, K, (double)alpha, accumulate, with_bias, gap, of_a, of_b, bad,
+              at / ldc, at % ldc, (double)got[at], (double)want[at]);
         free(got);
     }
     free(bias), free(want), free(begin);

@@ -371,11 +371,8 @@ static void test_tokens_round_trip(void) {
 
 // Seconds of the processor in which a million characters must be encoded: a third of that is usual, half of it on a busy
 // machine. Sanitizers and builds that are not optimised are slower by their nature.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+#if TEST_SANITIZED || !defined(__OPTIMIZE__)
 static const double tokens_seconds = 20;
-#elif defined(__has_feature)
-static const double tokens_seconds =
-    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer) ? 20 : 1;
 #else
 static const double tokens_seconds = 1;
 #endif

@@ -156,6 +156,17 @@ static inline void trainer_parse(Trainer* t, int argc, char** argv) {
     if (t->out[0] == 0) { die("--out '': expected a directory"); }
 }
 
+// Options that were given in vain are more often a misunderstanding than a habit.
+static inline void trainer_warn_of_unused(const Trainer* t) {
+    char* unused = options_unused(&t->options);
+    const char* what = options_prompts(&t->options);
+    if (unused && ranks_talks()) {
+        warn("%s: not used %s--%s%s", unused, what ? "by " : "without ", what ? what : "generate",
+             what ? "" : " or --explain");
+    }
+    free(unused);
+}
+
 // ---- where the model comes from ----
 
 // With --resume: the newest checkpoint in --out, its state and its options.

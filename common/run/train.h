@@ -687,6 +687,7 @@ static inline int trainer_program(int argc, char** argv, const ModelClass* kind)
     t->command = command_line(argc, argv);
     trainer_plan_ranks(t);
     if (!options_given(&t->options, "plan")) { trainer_begin_ranks(t); }
+    trainer_warn_of_unused(t);
     trainer_catch_signals();
     trainer_find_checkpoint(t);
     trainer_find_model(t);

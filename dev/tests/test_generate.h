@@ -322,6 +322,14 @@ static void test_generate_options(void) {
         "@/$f | "
         "tr -s ', ' '\\n\\n' | sort -u | grep -c .; done >@/c; [ $(head -n 1 @/c) -lt 30 ] && [ $(tail -n 1 @/c) = 30 "
         "]");
+    // What is given in vain is named, and nothing else.
+    generate_must("% --prompt a --sample-tokens 3 --lr 1e-3 --seq 16 --page x >@/a 2>@/e && "
+                  "grep -qx 'warning: --seq, --lr, --page: not used by --generate' @/e");
+    generate_must("% --prompt a --sample-tokens 3 --batch 2 --temperature 2 --top-k 5 --top-p 0.9 --seed 3 --stop b "
+                  "--repetition-penalty 2 --context 40 >@/a 2>@/e && ! grep -q warning @/e");
+    generate_must(TRAIN " --model @/step_00000003 --explain --page @/a.html --candidates 2 --context 40 --prompt a "
+                        "--top-k 5 --steps 3 >@/a 2>@/e && "
+                        "grep -qx 'warning: --steps, --top-k: not used by --explain' @/e");
 }
 
 // Rounds all tensors of two dimensions in a file of weights.

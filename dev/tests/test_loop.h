@@ -607,6 +607,8 @@ static void test_warnings_of_tokens(void) {
 static void test_warnings(void) {
     toy_run(0, "!warning", "--out wa --steps 1 --warmup-steps 0");
     toy_run(0, "warning: nothing will be learnt|--warmup-steps 0", "--out wa1 --steps 1");
+    toy_run(0, "warning: --stop, --page: not used without --generate or --explain",
+            "--stop a --out wa8 --steps 2 --page b");
     toy_run(0, "!warning", "--out wa2 --steps 2");
     toy_shell(
         "mkdir in && cp val.bin in/b.bin && cp train.bin in/a.bin && cp val.bin twin.bin && ln -s val.bin link.bin");

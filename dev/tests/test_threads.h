@@ -131,7 +131,7 @@ static void test_threads_under_a_loader(void) {
     }
     if (maps) { fclose(maps); }
     char* command =
-        format_string("OMP_WAIT_POLICY=passive %s %s --threads </dev/null >/dev/null 2>&1", loader, threads_path());
+        format_string("OMP_WAIT_POLICY=passive %s \"%s\" --threads </dev/null >/dev/null 2>&1", loader, threads_path());
     int status = loader[0] ? system(command) : -1;
     free(command);
     if (!(WIFEXITED(status) && WEXITSTATUS(status) == 7)) {

@@ -66,7 +66,7 @@ static inline void threads_slice(uint64_t slice) {
 typedef struct {
     const char *name, *value;
 } ThreadsSetting;
-static const ThreadsSetting threads_settings[] = {{"GOMP_SPINCOUNT", "8000"}, {"KMP_BLOCKTIME", "0"}};
+static const ThreadsSetting threads_settings[] = {{"GOMP_SPINCOUNT", "2000"}, {"KMP_BLOCKTIME", "0"}};
 enum { THREADS_SETTINGS = sizeof threads_settings / sizeof *threads_settings };
 
 // 1 if the guard is this process's, and ends so.

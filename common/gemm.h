@@ -466,8 +466,7 @@ static inline void matmul_sleep(void) {
 }
 
 // Waits until another thread has counted *count up to `value`. That one may have lost its processor to another program,
-// so after a while this one gives up its own; not sooner, since whoever sleeps may not be let in again at once, and nearly
-// all waits are over by then (dev/LOG.md).
+// so after a while this one gives up its own; not sooner, since whoever sleeps may not be let in again at once (dev/LOG.md).
 static inline void matmul_wait(const uint32_t* count, uint32_t value) {
     double since = 0;
     for (size_t looks = 1; __atomic_load_n(count, __ATOMIC_ACQUIRE) != value; looks++) {

@@ -192,31 +192,21 @@ static inline const char* options_prompts(const OptionTable* options) {
     return NULL;
 }
 
-static inline int options_named(const char* name, const char* const* names) {
-    for (; *names; names++) {
-        if (strcmp(name, *names) == 0) { return 1; }
-    }
-    return 0;
-}
-
 // The options on the command line that --generate or --explain do not look at or, without them, that nothing else does:
 // "--seq, --lr"; NULL: none. The caller frees it.
 static inline char* options_unused(const OptionTable* options) {
-    static const char* const training[] = {
-        "train",       "val",        "seq",  "total-batch", "shuffle",     "steps",        "epochs",    "flops",
-        "max-minutes", "save-every", "keep", "val-every",   "val-batches", "sample-every", "log-every", NULL};
-    static const char* const drawing[] = {"batch", "sample-tokens", "temperature",        "top-k", "top-p",
-                                          "seed",  "stop",          "repetition-penalty", NULL};
-    static const char* const pages[] = {"page", "candidates", NULL};
-    static const char* const prompts[] = {"prompt-file", "stop", "repetition-penalty", "context", "page",
-                                          "candidates",  NULL};
+    static const char training[] = "train|val|seq|total-batch|shuffle|steps|epochs|flops|max-minutes|save-every|keep|"
+                                   "val-every|val-batches|sample-every|log-every",
+                      drawing[] = "batch|sample-tokens|temperature|top-k|top-p|seed|stop|repetition-penalty",
+                      pages[] = "page|candidates",
+                      prompts[] = "prompt-file|stop|repetition-penalty|context|page|candidates";
     const char* what = options_prompts(options);
     StringBuilder sb = {0};
     for (int i = 0; i < options->count; i++) {
         const Option* o = &options->rows[i];
-        int unused = !what ? options_named(o->name, prompts)
-                           : strcmp(o->group, "optimiser") == 0 || options_named(o->name, training) ||
-                                 options_named(o->name, strcmp(what, "generate") == 0 ? pages : drawing);
+        int unused = !what ? option_is_choice(prompts, o->name)
+                           : strcmp(o->group, "optimiser") == 0 || option_is_choice(training, o->name) ||
+                                 option_is_choice(strcmp(what, "generate") == 0 ? pages : drawing, o->name);
         if (o->given && unused) { sb_printf(&sb, "%s--%s", sb.size ? ", " : "", o->name); }
     }
     return sb.data;
